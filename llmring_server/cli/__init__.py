@@ -1,0 +1,30 @@
+"""The command line: every command is a client of Ring."""
+
+from typing import Any
+
+import rich_click as click
+
+from llmring_server.cli.db import db
+from llmring_server.cli.keys import keys
+from llmring_server.cli.serve import serve
+from llmring_server.errors import RingError
+
+
+class Group(click.RichGroup):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Say what went wrong in a sentence, not in a traceback."""
+        try:
+            return super().invoke(ctx)
+        except RingError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+@click.group(cls=Group)
+@click.version_option(package_name="llmring-server")
+def main() -> None:
+    """Record every LLM call exactly once, with an exact cost."""
+
+
+main.add_command(serve)
+main.add_command(db)
+main.add_command(keys)

@@ -1,0 +1,92 @@
+"""`llmring-server db`: the database and its schema."""
+
+import asyncio
+from pathlib import Path
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from llmring_server import catalog, migrations
+from llmring_server.cli import environment
+from llmring_server.database import opened
+from llmring_server.settings import Settings
+
+
+@click.group()
+def db() -> None:
+    """Create, migrate and inspect the database."""
+
+
+@db.command()
+@environment.options
+def create(env: str, data_dir: Path) -> None:
+    """Create the database and its tables; with --env test, a throw-away one that stays."""
+    if env == "test":
+        with environment.server_for_tests(data_dir) as server:
+            click.echo(catalog.place_of(asyncio.run(_create_throwaway(server))))
+        return
+    with environment.chosen(env, data_dir) as chosen:
+        made = asyncio.run(catalog.create(chosen.settings.database_url or ""))
+        click.echo(f"{'Created' if made else 'Found'} the database: {chosen.place}")
+        _report(asyncio.run(_migrate(chosen.settings)))
+
+
+@db.command()
+@environment.options
+def migrate(env: str, data_dir: Path) -> None:
+    """Bring the tables up to date. Running it twice, or twice at once, is harmless."""
+    with environment.chosen(env, data_dir) as chosen:
+        _report(asyncio.run(_migrate(chosen.settings)))
+
+
+@db.command()
+@environment.options
+def status(env: str, data_dir: Path) -> None:
+    """List the migrations with the times when they were applied."""
+    with environment.chosen(env, data_dir) as chosen:
+        steps = asyncio.run(_steps(chosen.settings))
+        table = Table(
+            "migration", "applied", title=f"{chosen.place}, {chosen.settings.database_schema}"
+        )
+        for step in steps:
+            time = f"{step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "pending"
+            table.add_row(step.filename, time)
+        Console().print(table)
+
+
+@db.command()
+@environment.data_dir
+def drop_test(data_dir: Path) -> None:
+    """Drop the throw-away databases that `db create --env test` left on the test server."""
+    with environment.server_for_tests(data_dir) as server:
+        dropped = asyncio.run(_drop_throwaways(server))
+    click.echo(f"Dropped: {', '.join(dropped)}" if dropped else "There are no test databases.")
+
+
+def _report(applied: list[str]) -> None:
+    click.echo(f"Applied: {', '.join(applied)}" if applied else "Up to date: nothing to apply.")
+
+
+async def _migrate(settings: Settings) -> list[str]:
+    async with opened(settings) as manager:
+        return await migrations.migrate(manager)
+
+
+async def _steps(settings: Settings) -> list[migrations.Step]:
+    async with opened(settings) as manager:
+        return await migrations.steps(manager)
+
+
+async def _create_throwaway(server: str) -> str:
+    url = catalog.throwaway_url(server)
+    await catalog.create(url, throwaway=True)
+    await _migrate(Settings(database_url=url, database_pool_size=1))
+    return url
+
+
+async def _drop_throwaways(server: str) -> list[str]:
+    names = await catalog.throwaways(server)
+    for name in names:
+        await catalog.drop(catalog.named(server, name))
+    return names

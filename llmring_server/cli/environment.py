@@ -1,0 +1,125 @@
+"""Environments: which database a command works on, and with which settings."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import rich_click as click
+from pydantic import ValidationError
+
+from llmring_server import catalog
+from llmring_server.embedded import Embedded, default_data_dir
+from llmring_server.settings import PREFIX, Settings
+
+NAMES = ("dev", "test", "prod")
+
+
+class Environment(NamedTuple):
+    """The settings of an environment, and for people where its data lives."""
+
+    name: str
+    settings: Settings
+    place: str
+
+
+data_dir = click.option(
+    "--data-dir",
+    envvar="LLMRING_DATA_DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=default_data_dir,
+    show_default="a folder of this user's",
+    help="Where the PostgreSQL of our own keeps its data, if no other is named.",
+)
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the caller choose the environment of a command."""
+    env = click.option(
+        "--env",
+        type=click.Choice(NAMES),
+        default="dev",
+        show_default=True,
+        help="dev: llmring_dev, or what LLMRING_DATABASE_URL names; test: a throw-away database;"
+        " prod: only what LLMRING_DATABASE_URL names.",
+    )
+    return env(data_dir(command))
+
+
+def read(environ: Mapping[str, str], **defaults: str) -> Settings:
+    """Read settings from `environ`; what is wrong there is the caller's mistake."""
+    defaults = {PREFIX + name.upper(): value for name, value in defaults.items()}
+    try:
+        return Settings.from_env({**defaults, **environ})
+    except ValidationError as exc:
+        wrong = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in exc.errors()]
+        raise click.UsageError("\n".join(wrong)) from exc
+
+
+@contextmanager
+def chosen(
+    env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
+) -> Iterator[Environment]:
+    """Yield the environment of this name, its database there for as long as it is used."""
+    with {"dev": _dev, "test": _test, "prod": _prod}[env](data_dir, environ) as environment:
+        yield environment
+
+
+@contextmanager
+def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
+    settings = read(environ)
+    if not settings.database_url:
+        raise click.UsageError(
+            "prod has no default database: set LLMRING_DATABASE_URL=postgresql://user@host/name"
+        )
+    yield Environment("prod", settings, catalog.place_of(settings.database_url))
+
+
+@contextmanager
+def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
+    settings = read(environ, auth="open")
+    if settings.database_url:
+        yield Environment("dev", settings, catalog.place_of(settings.database_url))
+        return
+    with embedded(data_dir) as server:
+        url = server.url("llmring_dev")
+        asyncio.run(catalog.create(url))
+        settings = settings.model_copy(update={"database_url": url})
+        yield Environment("dev", settings, f"{data_dir} (PostgreSQL of our own)")
+
+
+@contextmanager
+def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
+    with server_for_tests(data_dir, environ) as server:
+        url = catalog.throwaway_url(server)
+        asyncio.run(catalog.create(url, throwaway=True))
+        settings = read(environ, auth="open").model_copy(update={"database_url": url})
+        try:
+            yield Environment("test", settings, catalog.place_of(url))
+        finally:
+            asyncio.run(catalog.drop(url))
+
+
+@contextmanager
+def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Yield the URL of the server for tests: what TEST_DB_* names, or one of our own."""
+    given = {
+        part: quote(environ.get(f"TEST_DB_{part}") or default, safe="")
+        for part, default in (("USER", "postgres"), ("PASSWORD", ""), ("HOST", "localhost"))
+    }
+    if not any(environ.get(f"TEST_DB_{part}") for part in (*given, "PORT")):
+        with embedded(data_dir) as server:
+            yield server.url("postgres")
+        return
+    port = environ.get("TEST_DB_PORT") or "5432"
+    yield f"postgresql://{given['USER']}:{given['PASSWORD']}@{given['HOST']}:{port}/postgres"
+
+
+@contextmanager
+def embedded(data_dir: Path) -> Iterator[Embedded]:
+    click.echo(f"Starting PostgreSQL in {data_dir} ...", err=True)
+    with Embedded(data_dir) as server:
+        yield server

@@ -1,0 +1,111 @@
+"""`llmring-server serve`: the server, and a PostgreSQL for it if none is named."""
+
+import asyncio
+import socket
+from importlib.metadata import version
+from pathlib import Path
+
+import rich_click as click
+import uvicorn
+from uvicorn.supervisors import ChangeReload, Multiprocess
+
+from llmring_server.cli import environment
+from llmring_server.cli.environment import Environment
+from llmring_server.ring import Ring
+from llmring_server.server import listen, url_of
+from llmring_server.settings import Settings
+from llmring_server.web.factory import ASGIFactory
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+BANNER = """
+llmring-server {version}
+
+  API   {url}
+  Data  {place}
+  Keys  {auth}
+
+Log a call:
+
+  curl {url}/api/v1/log -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
+    -d '{{"provider":"openai","model":"gpt-4o","input_tokens":10,"output_tokens":5,"cost":0.001}}'
+
+See what it adds up to:
+
+  curl {url}/api/v1/stats -H 'X-API-Key: {key}'
+"""
+
+AUTH = {
+    "open": ("open: any API key will do, and names a project of its own", "my-project"),
+    "keys": ("issued keys only: llmring-server keys issue", "llmr_k1_..."),
+}
+
+
+@click.command()
+@environment.options
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--reload", is_flag=True, help="Start again when a source file changes.")
+def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: bool) -> None:  # noqa: FBT001, PLR0913, PLR0917, they are the options
+    """Serve the API until Ctrl-C."""
+    with environment.chosen(env, data_dir) as chosen:
+        if chosen.settings.auth == "open" and host not in LOOPBACK:
+            raise click.UsageError(
+                f"Mode open believes any key, so it is not served on {host}:"
+                " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
+            )
+        asyncio.run(_prepare(chosen.settings))
+        with _listening(host, port) as listener:
+            click.echo(_banner(chosen, url_of(listener)))
+            _run(_config(chosen, workers, reload=reload), listener)
+    click.echo("Stopped.", err=True)
+
+
+async def _prepare(settings: Settings) -> None:
+    """Find out before anything is served whether the database is there, and migrate it."""
+    async with Ring.open(settings) as ring:
+        await ring.ready()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as exc:
+        raise click.ClickException(
+            f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another --port."
+        ) from exc
+
+
+def _banner(chosen: Environment, url: str) -> str:
+    auth, key = AUTH[chosen.settings.auth]
+    return BANNER.format(
+        version=version("llmring-server"), url=url, place=chosen.place, auth=auth, key=key
+    )
+
+
+def _config(chosen: Environment, workers: int, *, reload: bool) -> uvicorn.Config:
+    return uvicorn.Config(
+        ASGIFactory(chosen.settings).standalone,
+        factory=True,
+        workers=workers,
+        reload=reload,
+        access_log=chosen.name == "dev",
+        log_level="info" if chosen.name == "dev" else "warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=15,
+    )
+
+
+def _run(config: uvicorn.Config, listener: socket.socket) -> None:
+    server = uvicorn.Server(config)
+    try:
+        if config.should_reload:
+            ChangeReload(config, target=server.run, sockets=[listener]).run()
+        elif config.workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+        else:
+            server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has stopped already, and says once more what stopped it

@@ -1,0 +1,116 @@
+"""Many callers, one commit: the first to wait leads, and writes for all who wait by then."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from llmring_server.errors import Overloaded, RingError, Unavailable, trace
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+_logger = logging.getLogger(__name__)
+
+PATIENCE = 5.0
+PAUSE = 0.05
+
+
+class Bounds(NamedTuple):
+    """How much is written at once, by how many at a time, and how much may wait."""
+
+    batch: int = 500
+    flights: int = 2
+    pending: int = 5000
+
+
+async def persist(
+    write: Callable[[Sequence[Item]], Awaitable[Outcome]],
+    items: Sequence[Item],
+    patience: float = PATIENCE,
+) -> Outcome:
+    """Write `items`, again and again while the connection is lost: twice must be harmless."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return await write(items)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(PAUSE)
+
+
+class Combine(Generic[Item, Outcome]):
+    """Turns `write` of many into a call for one.
+
+    `write` gives an outcome (or a RingError) for each item, all of them committed, or raises.
+    An error that blames an item is given to that item alone.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[Item]], Awaitable[list[Outcome | RingError]]],
+        bounds: Bounds,
+    ) -> None:
+        self._write = write
+        self._bounds = bounds
+        self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
+        self._flights: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, item: Item) -> Outcome:
+        """Write `item` with its neighbours; cancelling the caller cancels nothing else."""
+        if len(self._waiting) >= self._bounds.pending:
+            raise Overloaded
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if len(self._flights) < self._bounds.flights:
+            # A task of its own, so that a client who leaves takes nobody's commit away.
+            flight = asyncio.create_task(self._fly())
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
+        return await future
+
+    async def _fly(self) -> None:
+        while batch := self._take():
+            await self._land(batch)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if not flight.cancelled() and (exc := flight.exception()):
+            _logger.error("writing a batch failed: %s", trace(exc))
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        size = min(len(self._waiting), self._bounds.batch)
+        taken = [self._waiting.popleft() for _ in range(size)]
+        return [each for each in taken if not each[1].cancelled()]
+
+    async def _land(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        outcomes: Sequence[Outcome | RingError] = [RingError()] * len(batch)
+        try:
+            outcomes = await self._outcomes([item for item, _ in batch])
+        finally:
+            # Also when something unforeseen happened: nobody is left waiting.
+            for (_, future), outcome in zip(batch, outcomes, strict=True):
+                settle(future, outcome)
+
+    async def _outcomes(self, items: Sequence[Item]) -> list[Outcome | RingError]:
+        try:
+            return await persist(self._write, items)
+        except RingError as exc:
+            if not exc.blames_caller or len(items) == 1:
+                return [exc] * len(items)
+        # One of them cannot be stored: halve until it stands alone.
+        middle = len(items) // 2
+        return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
+
+
+def settle(future: asyncio.Future[Outcome], outcome: Outcome | RingError) -> None:
+    """Tell one waiter; one who has left hears nothing."""
+    if future.done():
+        return
+    if isinstance(outcome, RingError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

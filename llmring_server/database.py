@@ -1,0 +1,182 @@
+"""One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from copy import copy
+from typing import Any, Self, TypeAlias, cast
+
+import asyncpg
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import errors
+from llmring_server.settings import Settings
+
+# Generic for the type checker only.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+# The table of reliability: what the database or its driver raises, and what a caller is told.
+_UNAVAILABLE = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+_BUSY = (
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    TimeoutError,
+)
+_OUTDATED = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.InvalidSchemaNameError,
+)
+# A row that no table of ours can hold. Validation should have refused it first.
+_UNFIT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    OverflowError,
+)
+
+NO_DATABASE = (
+    "No database is named: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
+    " or run `llmring-server serve`, which can bring its own."
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the database or the driver raises into our own errors."""
+    try:
+        yield
+    except asyncpg.UniqueViolationError as exc:
+        raise errors.Conflict from exc
+    except asyncpg.ForeignKeyViolationError as exc:
+        raise errors.NotFound from exc
+    except _OUTDATED as exc:
+        raise errors.NotMigrated from exc
+    except asyncpg.LockNotAvailableError as exc:
+        raise errors.Locked(at=exc.context) from exc
+    except _BUSY as exc:
+        raise errors.Overloaded from exc
+    except _UNFIT as exc:
+        raise errors.Invalid("A value is out of the range that can be stored.") from exc
+    except _UNAVAILABLE as exc:
+        raise errors.Unavailable from exc
+
+
+class _Plain(asyncpg.Connection):
+    """A connection without session state, which saves a round trip at each release."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
+def _session(settings: Settings) -> dict[str, str]:
+    # A pooler in transaction mode refuses parameters of a session.
+    if settings.database_pooler:
+        return {"application_name": "llmring-server"}
+    return {
+        "application_name": "llmring-server",
+        "search_path": "pg_catalog",
+        "timezone": "UTC",
+        "jit": "off",
+        "statement_timeout": _milliseconds(settings.statement_timeout),
+        "lock_timeout": _milliseconds(settings.lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.idle_in_transaction_timeout),
+    }
+
+
+def _pool(settings: Settings) -> Pool:
+    return asyncpg.create_pool(
+        settings.dsn(),
+        min_size=settings.database_pool_size,
+        max_size=settings.database_pool_size + settings.database_pool_overflow,
+        connection_class=_Plain,
+        statement_cache_size=0 if settings.database_pooler else 100,
+        command_timeout=settings.statement_timeout + 1,
+        server_settings=_session(settings),
+    )
+
+
+async def _connected(settings: Settings) -> Pool:
+    if not settings.database_url:
+        raise errors.Unavailable(NO_DATABASE)
+    try:
+        return await _pool(settings)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        # Of the driver's texts these name a host, a user or a database, never a password.
+        raise errors.Unavailable(f"Cannot open the database: {exc or type(exc).__name__}") from exc
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
+    """Open a pool as `settings` say, and close it at the end."""
+    pool = await _connected(settings)
+    try:
+        yield AsyncDatabaseManager(pool=pool, schema=settings.database_schema)
+    finally:
+        await pool.close()
+
+
+class Database:
+    """Where statements run: a connection for each from the pool, or the caller's transaction."""
+
+    def __init__(self, manager: AsyncDatabaseManager, acquire_timeout: float = 2) -> None:
+        self.manager = manager
+        self.schema = manager.schema or "public"
+        self._acquire_timeout = acquire_timeout
+        self._held: Connection | None = None
+        # True inside a transaction of the caller's, which ends when the caller says so.
+        self.borrowed = False
+
+    def within(self, transaction: Any) -> Self:
+        """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""
+        other = self._on(getattr(transaction, "connection", transaction))
+        other.borrowed = True
+        return other
+
+    def _on(self, connection: Connection) -> Self:
+        other = copy(self)
+        other._held = connection
+        return other
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Yield a connection; whatever it raises is translated."""
+        with translated():
+            if self._held is not None:
+                yield self._held
+                return
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout(self._acquire_timeout):
+                    connection = await stack.enter_async_context(self._acquired())
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Self]:
+        """Yield this database inside a transaction, or inside a savepoint of the caller's."""
+        async with self.connection() as connection, connection.transaction():
+            yield self._on(connection)
+
+    def _acquired(self) -> AbstractAsyncContextManager[Connection]:
+        return cast("AbstractAsyncContextManager[Connection]", self.manager.acquire())

@@ -1,0 +1,122 @@
+"""Lists of calls: which ones, in pages, each page's end the start of the next."""
+
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple, Self
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import Field
+
+from llmring_server.entry import moment_of
+from llmring_server.errors import Invalid
+from llmring_server.tenant import Tenant
+from llmring_server.window import Span
+
+Label = Annotated[str, Field(max_length=255)]
+
+_SEAL = 8
+
+
+class Labels(Span):
+    """Which calls: of a span of time, with exactly these labels."""
+
+    log_id: UUID | None = None
+    provider: Label | None = None
+    model: Label | None = None
+    alias: Label | None = None
+    profile: Label | None = None
+    origin: Label | None = None
+    id_at_origin: Label | None = None
+
+    def where(self) -> dict[str, Any]:
+        """Return the parameters of the statement that finds them."""
+        found = self.model_dump(include=set(Labels.__annotations__))
+        since, until = self.bounds()
+        if self.log_id and not self.start_date and not self.end_date:
+            # A call's id tells its millisecond.
+            since = moment_of(self.log_id)
+            until = since + timedelta(milliseconds=1)
+        return found | {"since": since, "until": until}
+
+
+class Page(Labels):
+    """One page of them, newest first: from the top, after `offset` calls, or after a cursor."""
+
+    limit: int = Field(50, ge=1, le=500)
+    offset: int = Field(0, ge=0, le=10_000)
+    cursor: str | None = Field(None, max_length=200)
+
+    def after(self, tenant: Tenant) -> "Place":
+        if self.cursor is None:
+            return Place(None, None)
+        if self.offset:
+            raise Invalid("offset: give a cursor or an offset, not both")
+        return Place.unseal(self.cursor, self._seal_of(tenant))
+
+    def next(self, tenant: Tenant, last: "Log") -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return Place(last.logged_at, last.id).seal(self._seal_of(tenant))
+
+    def _seal_of(self, tenant: Tenant) -> bytes:
+        """A cursor is good for the list that it was made for."""
+        of = self.model_dump_json(exclude={"limit", "offset", "cursor"})
+        return tenant.bytes + of.encode()
+
+
+class Place(NamedTuple):
+    """The last call that was seen."""
+
+    last_at: datetime | None
+    last_id: UUID | None
+
+    def seal(self, key: bytes) -> str:
+        body = orjson.dumps([self.last_at, str(self.last_id)])
+        return urlsafe_b64encode(_sum(key, body) + body).rstrip(b"=").decode()
+
+    @classmethod
+    def unseal(cls, cursor: str, key: bytes) -> Self:
+        try:
+            sealed = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        except ValueError:
+            sealed = b""
+        seal, body = sealed[:_SEAL], sealed[_SEAL:]
+        if not hmac.compare_digest(seal, _sum(key, body)):
+            raise Invalid("cursor: not a cursor of this list; start again without one")
+        last_at, last_id = orjson.loads(body)
+        return cls(datetime.fromisoformat(last_at), UUID(last_id))
+
+
+def _sum(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, "sha256")[:_SEAL]
+
+
+@dataclass(slots=True)
+class Log:
+    """One call as it was stored; an unknown cost is 0 with the source `unpriced`."""
+
+    id: UUID
+    logged_at: datetime
+    provider: str
+    model: str
+    alias: str | None
+    profile: str
+    origin: str | None
+    id_at_origin: str | None
+    status: str
+    latency_ms: int | None
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    cost: Decimal
+    cost_source: str
+    metadata: dict[str, Any]
+    conversation_id: UUID | None = None
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> Self:
+        return cls(**dict(row) | {"metadata": orjson.loads(row["metadata"])})

@@ -1,0 +1,83 @@
+"""Hand-written SQL, named in files, bound once to a schema, run on a pool or in a transaction."""
+
+import re
+from collections.abc import Mapping
+from copy import copy
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import asyncpg
+
+from llmring_server import errors
+from llmring_server.database import Database
+
+_HERE = Path(__file__).parent
+# Beside the package in a checkout, inside it in a wheel.
+SQL = next(path for path in (_HERE / "sql", _HERE.parent / "sql") if path.is_dir())
+
+_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_TABLE = re.compile(r"<<(tables\.\w+|schema)>>")
+_PARAM = re.compile(r"@([a-z_]+)")
+
+
+class Statement(NamedTuple):
+    """One statement as PostgreSQL takes it, and the names of its parameters in order."""
+
+    text: str
+    params: tuple[str, ...]
+
+    def arguments(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        if given.keys() != set(self.params):
+            msg = f"statement takes {sorted(self.params)}, got {sorted(given)}"
+            raise TypeError(msg)
+        return tuple(given[name] for name in self.params)
+
+
+def template(sql: str) -> str:
+    """Spell our `<<tables.x>>` the way pgdbm expects: `{{tables.x}}`."""
+    return _TABLE.sub(r"{{\1}}", sql)
+
+
+@cache
+def load(noun: str) -> Mapping[str, str]:
+    """Read the named blocks of `sql/<noun>.sql`."""
+    _, *parts = _NAME.split((SQL / f"{noun}.sql").read_text())
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def bind(block: str, database: Database) -> Statement:
+    """Resolve tables and number the `@parameters` of one block, once."""
+    text = re.sub(r"--.*", "", block).strip().removesuffix(";")
+    params = tuple(dict.fromkeys(_PARAM.findall(text)))
+    text = _PARAM.sub(lambda match: f"${params.index(match[1]) + 1}", text)
+    return Statement(database.manager.prepare_query(template(text)), params)
+
+
+class Repository:
+    """One noun's statements, ready to run."""
+
+    noun: ClassVar[str]
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._sql = {name: bind(sql, database) for name, sql in load(self.noun).items()}
+
+    def on(self, database: Database) -> Self:
+        """Return this repository working on `database`, for example a transaction."""
+        other = copy(self)
+        other._database = database
+        return other
+
+    async def _all(self, name: str, **params: Any) -> list[asyncpg.Record]:
+        statement = self._sql[name]
+        async with self._database.connection() as connection:
+            return await connection.fetch(statement.text, *statement.arguments(params))
+
+    async def _one(self, name: str, **params: Any) -> asyncpg.Record:
+        statement = self._sql[name]
+        async with self._database.connection() as connection:
+            found = await connection.fetchrow(statement.text, *statement.arguments(params))
+        if found is None:
+            raise errors.NotFound
+        return found

@@ -1,0 +1,61 @@
+"""The whole server without HTTP: `Ring(db).usage.log(tenant, entry)`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import Any, Self
+
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server.combine import Bounds
+from llmring_server.database import Database, opened
+from llmring_server.errors import NotMigrated
+from llmring_server.keys import Keys
+from llmring_server.migrations import migrate, pending
+from llmring_server.settings import Settings
+from llmring_server.usage import Usage
+
+
+class Ring:
+    """Every capability on one borrowed database: nothing to open, nothing to close."""
+
+    def __init__(self, db: AsyncDatabaseManager, settings: Settings | None = None) -> None:
+        self.db = db
+        self.settings = settings = settings or Settings()
+        self._database = Database(db, settings.acquire_timeout)
+        self.usage = Usage(
+            self._database, Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
+        )
+        self.keys = Keys(self._database)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings | str) -> AsyncIterator[Self]:
+        """Open a database, named by a URL or settings, migrate it, and close it at the end."""
+        if isinstance(settings, str):
+            settings = Settings(database_url=settings)
+        async with opened(settings) as db:
+            if settings.migrate_on_start:
+                await migrate(db)
+            yield cls(db, settings)
+
+    def within(self, transaction: Any) -> Self:
+        """Return this ring working inside the caller's transaction.
+
+        That is pgdbm's, or an asyncpg connection with one. What is written goes with it.
+        """
+        other = copy(self)
+        other._database = self._database.within(transaction)
+        other.usage = self.usage.on(other._database)
+        other.keys = self.keys.on(other._database)
+        return other
+
+    async def ping(self) -> None:
+        """Return if the database answers; raise Unavailable or Overloaded if not."""
+        async with self._database.connection() as connection:
+            await connection.fetchval("SELECT 1")
+
+    async def ready(self) -> None:
+        """Return if requests can be served; NotMigrated names the files that are missing."""
+        if missing := await pending(self.db):
+            raise NotMigrated(f"{NotMigrated.__doc__} Missing: {', '.join(missing)}.")

@@ -1,0 +1,76 @@
+"""HTTP inside a running program: `async with Server(ring, port=0) as server: server.url`."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from llmring_server.ring import Ring
+from llmring_server.web.factory import ASGIFactory
+
+
+class _Guest(uvicorn.Server):
+    """A server that leaves the signals to the program that it runs in, and says when it is up."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket to serve on; OSError if the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server:
+    """Serves `ring` until stopped. Port 0 takes a free one; the ring stays open afterwards."""
+
+    def __init__(self, ring: Ring, host: str = "127.0.0.1", port: int = 8000) -> None:
+        self._address = host, port
+        app = ASGIFactory(ring.settings).around(ring)
+        self._server = _Guest(uvicorn.Config(app, log_config=None, access_log=False))
+        self._task: asyncio.Task[None] | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        """Listen and serve; return when the first request can be answered."""
+        listener = listen(*self._address)
+        self.url = url_of(listener)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        await self._server.up.wait()
+
+    async def stop(self) -> None:
+        """Finish the requests that are running, then close."""
+        self._server.should_exit = True
+        if self._task:
+            await self._task
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()

@@ -1,0 +1,57 @@
+"""Configuration: `LLMRING_<FIELD>` in the environment, or keyword arguments in code."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+PREFIX = "LLMRING_"
+
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda value: value.replace(",", " ").split() if isinstance(value, str) else value
+    ),
+]
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """How this server behaves; README says what each field is for."""
+
+    database_url: str | None = Field(None, repr=False)
+    database_schema: str = Field("llmring", pattern="^[a-z_][a-z0-9_]{0,62}$")
+    database_pool_size: int = Field(20, ge=1)
+    database_pool_overflow: int = Field(10, ge=0)
+    database_pooler: bool = False
+    database_tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = None
+    database_tls_ca: Path | None = None
+    acquire_timeout: Seconds = 2
+    statement_timeout: Seconds = 10
+    lock_timeout: Seconds = 2
+    idle_in_transaction_timeout: Seconds = 10
+    migrate_on_start: bool = True
+    auth: Literal["keys", "open"] = "keys"
+    cors_origins: Names = ()
+    log_batch: int = Field(500, ge=1, le=10_000)
+    log_flights: int = Field(2, ge=1, le=64)
+    log_pending: int = Field(5000, ge=1)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the fields that `environ` names; platforms that set `DATABASE_URL` are heard too."""
+        if url := environ.get("DATABASE_URL"):
+            environ = {PREFIX + "DATABASE_URL": url, **environ}
+        fields = {name: PREFIX + name.upper() for name in cls.model_fields}
+        return cls(**{name: environ[key] for name, key in fields.items() if environ.get(key)})
+
+    def dsn(self) -> str | None:
+        """Return the database's URL with the TLS that these settings ask for."""
+        tls = {"sslmode": self.database_tls, "sslrootcert": self.database_tls_ca}
+        given = urlencode({name: value for name, value in tls.items() if value})
+        if not self.database_url or not given:
+            return self.database_url
+        return f"{self.database_url}{'&' if '?' in self.database_url else '?'}{given}"

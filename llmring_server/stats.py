@@ -1,0 +1,113 @@
+"""What the calls of a window add up to, in total, over time and by label."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, PlainSerializer, model_validator
+
+from llmring_server.window import LONGEST, Span, is_utc, zone
+
+QUARTER, DAY = timedelta(minutes=15), timedelta(days=1)
+LONGEST_BY_HOUR = timedelta(days=31)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Window(Span):
+    """The span, grain and time zone of a report."""
+
+    group_by: Literal["hour", "day", "week", "month"] = "day"
+    tz: Annotated[str, AfterValidator(zone)] = "UTC"
+
+    @model_validator(mode="after")
+    def _is_reasonable(self) -> Self:
+        since, until = self.bounds()
+        if until - since > LONGEST:
+            raise ValueError("a window is at most 400 days long")
+        if self.group_by == "hour" and until - since > LONGEST_BY_HOUR:
+            raise ValueError("a window is at most 31 days long when grouped by hour")
+        return self
+
+    def cuts(self) -> "Cuts":
+        # Days of sums are UTC's: another zone's days, and hours, are put together from quarters.
+        return cut(*self.bounds(), days=is_utc(self.tz) and self.group_by != "hour")
+
+
+class Cuts(NamedTuple):
+    """Where a window is cut: calls | quarter hours | days | quarter hours | calls."""
+
+    since: datetime
+    quarters_since: datetime
+    days_since: datetime
+    days_until: datetime
+    quarters_until: datetime
+    until: datetime
+
+
+def _ceil(moment: datetime, step: timedelta) -> datetime:
+    return moment + (_EPOCH - moment) % step
+
+
+def _floor(moment: datetime, step: timedelta) -> datetime:
+    return moment - (moment - _EPOCH) % step
+
+
+def cut(since: datetime, until: datetime, *, days: bool) -> Cuts:
+    """Cut [since, until) so that each part is read from the coarsest sums that are exact for it."""
+    quarters = _ceil(since, QUARTER), _floor(until, QUARTER)
+    if quarters[0] > quarters[1]:
+        quarters = until, until
+    whole = _ceil(quarters[0], DAY), _floor(quarters[1], DAY)
+    if whole[0] > whole[1] or not days:
+        whole = quarters[1], quarters[1]
+    return Cuts(since, quarters[0], *whole, quarters[1], until)
+
+
+class Totals(BaseModel):
+    """What the calls that share a label add up to; cost in USD."""
+
+    requests: int
+    errors: int
+    cost: Decimal
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+
+
+class OriginTotals(Totals):
+    # Clients have always read this one as a number; the others are exact decimals in strings.
+    cost: Annotated[Decimal, PlainSerializer(float, when_used="json")]
+
+
+class Bucket(BaseModel):
+    """One hour, day, week or month of the report's time zone, named by its start."""
+
+    date: str
+    requests: int
+    errors: int
+    cost: Decimal
+    top_model: str
+
+
+class Summary(BaseModel):
+    """The whole window; `total_cost` leaves out the calls whose price is not known."""
+
+    total_requests: int
+    total_errors: int
+    unpriced_requests: int
+    total_cost: Decimal
+    total_tokens: int
+    unique_models: int
+    unique_origins: int
+
+
+class Stats(BaseModel):
+    """A report; `by_day` has one bucket for each period with calls, newest first."""
+
+    summary: Summary
+    by_day: list[Bucket]
+    by_model: dict[str, Totals]
+    by_provider: dict[str, Totals]
+    by_origin: dict[str, OriginTotals]
+    by_alias: dict[str, Totals]
+    by_profile: dict[str, Totals]

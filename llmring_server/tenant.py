@@ -1,0 +1,13 @@
+"""Whose data. One value, one column, one predicate: `tenant = @tenant`."""
+
+from hashlib import sha256
+from typing import NewType
+from uuid import UUID
+
+Tenant = NewType("Tenant", UUID)
+
+
+def of_key(key: str) -> Tenant:
+    """Name the owner of a key by its digest, a UUIDv8 (RFC 9562): no key is ever stored."""
+    digest = int.from_bytes(sha256(b"llmring-tenant/1\n" + key.encode()).digest()[:16])
+    return Tenant(UUID(int=digest & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62))

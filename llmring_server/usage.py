@@ -1,0 +1,162 @@
+"""What was called, when, by whom, at what cost: written once, read back."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from llmring_server.combine import Bounds, Combine, persist
+from llmring_server.database import Database
+from llmring_server.entry import Entry, Record, record
+from llmring_server.errors import InProgress, Invalid, Locked, RingError
+from llmring_server.pages import Log, Page
+from llmring_server.repository import Repository
+from llmring_server.stats import Stats, Window
+from llmring_server.tenant import Tenant
+
+# PostgreSQL names the table that it waited for in vain.
+_KEYS = "usage_keys"
+
+
+class Logged(NamedTuple):
+    """What became of an entry; `replayed` if its key had stored it before."""
+
+    log_id: UUID
+    timestamp: datetime
+    cost: Decimal | None
+    cost_source: str
+    replayed: bool = False
+
+
+class Usage(Repository):
+    """The log of LLM calls of every tenant."""
+
+    noun = "usage"
+
+    def __init__(self, database: Database, bounds: Bounds) -> None:
+        super().__init__(database)
+        self._combine = Combine(self._write, bounds)
+
+    async def log(self, tenant: Tenant, entry: Entry, key: str | None = None) -> Logged:
+        """Store `entry` once: committed on return, or with the caller's transaction.
+
+        A `key` that the tenant used before gives the first answer again, or Invalid if it came
+        with another entry; InProgress while its first use is undecided.
+        """
+        call = record(tenant, entry, key or entry.idempotency_key)
+        if self._database.borrowed:
+            return _granted(await self._store([call]))[0]
+        return await self._combine(call)
+
+    async def log_many(
+        self, tenant: Tenant, entries: Sequence[Entry], key: str | None = None
+    ) -> list[Logged]:
+        """Store all `entries` in one commit, or none; `key` stands for the batch as it is."""
+        calls = list(_batch(tenant, entries, key))
+        return await persist(
+            self._store_together, calls, patience=0 if self._database.borrowed else 5
+        )
+
+    async def logs(self, tenant: Tenant, page: Page | None = None) -> list[Log]:
+        """Return a page of calls, newest first; `page.next` makes the cursor of the next one."""
+        page = page or Page()
+        rows = await self._all(
+            "logs",
+            tenant=tenant,
+            **page.where(),
+            **page.after(tenant)._asdict(),
+            limit=page.limit,
+            offset=page.offset,
+        )
+        return [Log.of(row) for row in rows]
+
+    async def stats(self, tenant: Tenant, window: Window | None = None) -> Stats:
+        """Report on `window`: the last 30 days by UTC day, unless it says otherwise."""
+        window = window or Window()
+        row = await self._one(
+            "stats", tenant=tenant, grain=window.group_by, tz=window.tz, **window.cuts()._asdict()
+        )
+        return Stats.model_validate_json(row["stats"])
+
+    async def _store_together(self, calls: Sequence[Record]) -> list[Logged]:
+        async with self._database.transaction() as inside:
+            return _granted(await self.on(inside)._store(calls))
+
+    async def _write(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+        try:
+            return await self._store(calls)
+        except Locked as exc:
+            if _KEYS not in exc.at:
+                raise
+            return await self._store_apart(calls)
+
+    async def _store(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+        entries = f"[{b','.join(call.row for call in calls).decode()}]"
+        rows = await self._all("log", entries=entries, borrowed=self._database.borrowed)
+        stored = {row["id"] for row in rows}
+        # A call without a key that was not stored now was stored by an earlier try of ours.
+        twins = [call for call in calls if call.key and call.id not in stored]
+        claims = await self._claims(twins) if twins else {}
+        return [_outcome(call, claims) for call in calls]
+
+    async def _claims(self, calls: Sequence[Record]) -> dict[tuple[UUID, UUID | None], Any]:
+        wanted = orjson.dumps([{"tenant": call.tenant, "key": call.key} for call in calls])
+        rows = await self._all("claims", wanted=wanted.decode())
+        claims: dict[tuple[UUID, UUID | None], Any] = {
+            (call.tenant, call.key): None for call in calls
+        }
+        return claims | {(row["tenant"], row["key"]): row for row in rows}
+
+    async def _store_apart(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+        """Store around a lock: some key is held by a transaction that does not end."""
+        free = [call for call in calls if call.key is None]
+        outcomes = dict(zip(free, await self._store(free) if free else [], strict=True))
+        for call in calls:
+            if call.key is not None:
+                outcomes[call] = await self._store_alone(call)
+        return [outcomes[call] for call in calls]
+
+    async def _store_alone(self, call: Record) -> Logged | RingError:
+        try:
+            async with self._database.transaction() as inside:
+                await self.on(inside)._all("brief_lock")
+                return (await self.on(inside)._store([call]))[0]
+        except RingError as exc:
+            return InProgress() if isinstance(exc, Locked) and _KEYS in exc.at else exc
+
+
+def _batch(tenant: Tenant, entries: Sequence[Entry], key: str | None) -> Iterator[Record]:
+    """A batch's key is a key for each place in it, good for a batch of the same length."""
+    if key is None:
+        yield from (record(tenant, each, each.idempotency_key) for each in entries)
+    elif any(each.idempotency_key for each in entries):
+        raise Invalid("idempotency_key: give a key for the batch or for its entries, not both")
+    else:
+        for place, each in enumerate(entries):
+            yield record(tenant, each, f"{key} {place}", within=len(entries))
+
+
+def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:
+    try:
+        claim = claims[call.tenant, call.key]
+    except KeyError:
+        return Logged(call.id, call.logged_at, call.cost, call.cost_source)
+    if claim is None:
+        return InProgress()
+    if claim["fingerprint"] != call.fingerprint:
+        return Invalid(
+            "This Idempotency-Key was used for another request.", "idempotency_key_reused"
+        )
+    replayed = claim["id"] != call.id
+    return Logged(claim["id"], claim["logged_at"], claim["cost"], claim["cost_source"], replayed)
+
+
+def _granted(outcomes: Sequence[Logged | RingError]) -> list[Logged]:
+    """Return the outcomes, or raise the first that is an error."""
+    for outcome in outcomes:
+        if isinstance(outcome, RingError):
+            raise outcome
+    return [outcome for outcome in outcomes if isinstance(outcome, Logged)]

@@ -1,0 +1,60 @@
+"""The outermost layer: an id for every request, headers for every answer, an answer for a crash."""
+
+import logging
+
+import uuid_utils
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmring_server.errors import RingError, trace
+from llmring_server.web.problems import problem
+
+_logger = logging.getLogger(__name__)
+
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+def slashless(scope: Scope) -> str:
+    """`/log/` is `/log`: no redirect, so no client drops a body or a header on the way."""
+    path: str = scope["path"]
+    is_root = len(path) <= len(scope.get("root_path", "")) + 1
+    return path if is_root else path.removesuffix("/")
+
+
+class Edge:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = str(uuid_utils.uuid7())
+        headers = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        started = False
+
+        async def answer(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*headers, *message["headers"]]
+            await send(message)
+
+        scope = {**scope, "path": slashless(scope), "llmring.request_id": request_id}
+        try:
+            await self.app(scope, receive, answer)
+        except RingError as exc:
+            if started:
+                raise
+            await problem(Request(scope), exc)(scope, receive, answer)
+        except Exception as exc:  # the last line: a bug of ours must not cost the connection
+            if started:
+                raise
+            report(exc, scope)
+            await problem(Request(scope), RingError())(scope, receive, answer)
+
+
+def report(exc: Exception, scope: Scope) -> None:
+    route = getattr(scope.get("route"), "path", "?")
+    request = scope["method"], route, scope["llmring.request_id"]
+    _logger.error("%s %s, request %s, failed: %s", *request, trace(exc))

@@ -1,0 +1,91 @@
+"""One app, two owners: it opens its own database, or borrows its parent's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from pgdbm import AsyncDatabaseManager
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmring_server.migrations import migrate
+from llmring_server.ring import Ring
+from llmring_server.settings import Settings
+from llmring_server.web.edge import Edge
+from llmring_server.web.problems import HANDLERS
+from llmring_server.web.routes import API, META, Exact
+
+
+class Migrated:
+    """Brings the schema up to date before the first request, once; tries again if it fails."""
+
+    def __init__(self, app: ASGIApp, db: AsyncDatabaseManager) -> None:
+        self.app = app
+        self.db = db
+        self._done = False
+        self._one_at_a_time = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._done:
+            async with self._one_at_a_time:
+                if not self._done:
+                    await migrate(self.db)
+                    self._done = True
+        await self.app(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class ASGIFactory:
+    settings: Settings
+    include_meta_routes: bool = True
+
+    def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
+        """Return an app that borrows `db`. There is nothing to start, and nothing to stop."""
+        return self.around(Ring(db, self.settings), run_migrations=run_migrations)
+
+    def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
+        """Return an app that serves an open `ring`."""
+        app = self._app([Middleware(Migrated, ring.db)] if run_migrations else [])
+        self._give(app, ring)
+        app.state.mode, app.state.external_db = "library", True
+        return app
+
+    def standalone(self) -> Starlette:
+        """Return an app that opens, migrates and closes a database of its own."""
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            async with Ring.open(self.settings) as ring:
+                self._give(app, ring)
+                yield
+
+        app = self._app(self._cors())
+        app.router.lifespan_context = lifespan
+        app.state.mode, app.state.external_db = "standalone", False
+        return app
+
+    def _app(self, middleware: list[Middleware]) -> Starlette:
+        app = Starlette(middleware=[Middleware(Edge), *middleware], exception_handlers=HANDLERS)
+        app.router = Exact(API + META if self.include_meta_routes else API)
+        app.state.settings = self.settings
+        return app
+
+    def _cors(self) -> list[Middleware]:
+        if not self.settings.cors_origins:
+            return []
+        return [
+            Middleware(
+                CORSMiddleware,
+                allow_origins=self.settings.cors_origins,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key"],
+                expose_headers=["Link", "X-Request-ID", "Retry-After", "Idempotent-Replayed"],
+            )
+        ]
+
+    def _give(self, app: Starlette, ring: Ring) -> None:
+        app.state.ring, app.state.db = ring, ring.db
+        app.state.schema = ring.db.schema

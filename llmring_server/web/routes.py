@@ -1,0 +1,53 @@
+"""Every URL we answer, on one screen."""
+
+from collections.abc import Sequence
+
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from llmring_server.web import meta, usage
+from llmring_server.web.call import Endpoint, Handler
+
+
+def get(path: str, handler: Handler, *, public: bool = False) -> Route:
+    return Route(path, Endpoint(handler, public=public), methods=["GET"])
+
+
+def post(path: str, handler: Handler) -> Route:
+    return Route(path, Endpoint(handler, public=False), methods=["POST"])
+
+
+META = [
+    get("/", meta.root, public=True),
+    get("/health", meta.health, public=True),
+    get("/health/live", meta.live, public=True),
+    get("/health/ready", meta.ready, public=True),
+]
+
+API = [
+    post("/api/v1/log", usage.log),
+    get("/api/v1/logs", usage.logs),
+    get("/api/v1/stats", usage.stats),
+]
+
+
+class Exact(Router):
+    """A router that looks up a path without parameters before it tries one route after another."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        super().__init__(routes, redirect_slashes=False)
+        self._exact = {
+            (method, route.path): route
+            for route in routes
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            if route := self._exact.get((scope["method"], path)):
+                scope["route"] = route
+                await route.app(scope, receive, send)
+                return
+        await super().app(scope, receive, send)

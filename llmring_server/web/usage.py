@@ -1,0 +1,44 @@
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from llmring_server.entry import Entry
+from llmring_server.pages import Page
+from llmring_server.stats import Stats, Window
+from llmring_server.usage import Logged
+from llmring_server.web.body import KIB
+from llmring_server.web.call import Call, render
+
+LOG_CAP = 256 * KIB
+
+
+def answer(logged: Logged) -> dict[str, Any]:
+    return {
+        "log_id": logged.log_id,
+        "cost": 0 if logged.cost is None else logged.cost,
+        "cost_source": logged.cost_source,
+        "timestamp": logged.timestamp,
+    }
+
+
+async def log(call: Call) -> Response:
+    entry = await call.read(Entry, LOG_CAP)
+    logged = await call.ring.usage.log(call.tenant, entry, call.idempotency_key)
+    headers = {"Idempotent-Replayed": "true"} if logged.replayed else None
+    return Response(render(answer(logged)), headers=headers, media_type="application/json")
+
+
+async def logs(call: Call) -> Response:
+    page = call.query(Page)
+    found = await call.ring.usage.logs(call.tenant, page)
+    headers = {}
+    if len(found) == page.limit:
+        cursor = page.next(call.tenant, found[-1])
+        rest = {k: v for k, v in call.query_params.items() if k not in {"cursor", "offset"} and v}
+        headers["Link"] = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
+    return Response(render(found), headers=headers, media_type="application/json")
+
+
+async def stats(call: Call) -> Stats:
+    return await call.ring.usage.stats(call.tenant, call.query(Window))

@@ -1,0 +1,1 @@
+"""How fast and how lean this server is, alone and against others, on the same PostgreSQL."""

@@ -1,0 +1,88 @@
+"""The servers that are measured: each one worker of uvicorn, without an access log."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from email.message import Message
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from scripts.benchmark import peer
+from scripts.benchmark.postgres import SCHEMA, database
+from scripts.benchmark.processes import free_port, serving
+
+ROOT = Path(__file__).parents[2]
+FROM_HERE = ("--app-dir", str(ROOT))
+
+
+class Contender(NamedTuple):
+    """A server that runs, and its database, if it has one."""
+
+    name: str
+    port: int
+    pid: int
+    database: str | None = None
+
+    def get(self, path: str, key: str) -> tuple[Message, Any]:
+        """Ask once; return the headers and the body of the answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
+        try:
+            connection.request("GET", path, headers={"X-API-Key": key})
+            answer = connection.getresponse()
+            return answer.headers, orjson.loads(answer.read())
+        finally:
+            connection.close()
+
+
+def _uvicorn(python: Path, app: str, port: int, *options: str) -> list[str]:
+    options = ("--host", "127.0.0.1", "--port", str(port), "--no-access-log", *options)
+    return [str(python), "-m", "uvicorn", app, *options]
+
+
+def _environment(url: str) -> dict[str, str]:
+    return {
+        "PATH": os.defpath,
+        "LLMRING_AUTH": "open",
+        "LLMRING_DATABASE_URL": url,
+        "LLMRING_DATABASE_SCHEMA": SCHEMA,
+    }
+
+
+@contextmanager
+def ours(server: str) -> Iterator[Contender]:
+    port = free_port()
+    command = _uvicorn(Path(sys.executable), "llmring_server:app", port, *FROM_HERE)
+    with database(server) as url, serving(command, port, _environment(url)) as process:
+        yield Contender("ours", port, process.pid, url)
+
+
+@contextmanager
+def theirs(server: str) -> Iterator[Contender]:
+    port = free_port()
+    command = _uvicorn(peer.python(), "llmring_server.main:app", port)
+    with database(server) as url, serving(command, port, _environment(url)) as process:
+        yield Contender("peer", port, process.pid, url)
+
+
+@contextmanager
+def bare(_: str) -> Iterator[Contender]:
+    port = free_port()
+    command = _uvicorn(Path(sys.executable), "scripts.benchmark.bare:app", port, *FROM_HERE)
+    with serving(command, port, {"PATH": os.defpath}) as process:
+        yield Contender("bare", port, process.pid)
+
+
+Maker = Callable[[str], AbstractContextManager[Contender]]
+ALONE: list[Maker] = [ours]
+WITH_PEER: list[Maker] = [ours, theirs]
+
+
+@contextmanager
+def running(server: str, *makers: Maker) -> Iterator[list[Contender]]:
+    """Run them side by side: who is not asked costs nothing."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(make(server)) for make in makers]

@@ -1,0 +1,35 @@
+"""How fast calls are logged."""
+
+from typing import Any
+
+from scripts.benchmark.contenders import Contender, bare, running
+from scripts.benchmark.load import Plan
+from scripts.benchmark.measure import Bench
+from scripts.benchmark.payload import KEYS
+from scripts.benchmark.race import Race, by_clients, same
+
+BATCH = 100
+
+
+def log(bench: Bench) -> dict[str, Any]:
+    """Log single calls of one tenant; beside it a route that only answers."""
+    with running(bench.server, *bench.rivals, bare) as contenders:
+        loads = by_clients("", lambda clients: Plan(clients, bench.seconds))
+        return Race(bench, contenders, loads).report()
+
+
+def log_1000_tenants(bench: Bench) -> dict[str, Any]:
+    """Log single calls of a thousand tenants at random."""
+    with running(bench.server, *bench.rivals) as contenders:
+        plan = Plan(64, bench.seconds, KEYS)
+        return Race(bench, contenders, {"c=64": same(plan)}).report()
+
+
+def batch(bench: Bench) -> dict[str, Any]:
+    """Log calls by the hundred; the peer, which has no such route, one by one."""
+
+    def plan(contender: Contender) -> Plan:
+        return Plan(4, bench.seconds, batch=1 if contender.name == "peer" else BATCH)
+
+    with running(bench.server, *bench.rivals) as contenders:
+        return Race(bench, contenders, {"c=4": plan}).report()

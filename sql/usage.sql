@@ -1,0 +1,184 @@
+-- Which models were called, when, by whom, at what cost: one row per LLM call.
+
+-- name: log
+-- Many calls at once: claims their keys, stores them, adds them up. One statement is one commit.
+-- Across tenants: each entry brings its own. Keys and sums are written in the order of their primary keys, so that statements
+-- side by side cannot deadlock. Sending the same calls again adds nothing.
+WITH given AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(@entries::text::json) AS entry (
+        tenant uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
+        cost numeric, cost_source text, status text,
+        provider text, model text, profile text, alias text, origin text, id_at_origin text,
+        input_tokens bigint, output_tokens bigint, cached_input_tokens bigint,
+        latency_ms integer, metadata json
+    )
+),
+claimed AS (
+    INSERT INTO <<tables.usage_keys>> (tenant, key, fingerprint, id, logged_at)
+    SELECT tenant, key, fingerprint, id, logged_at FROM given WHERE key IS NOT NULL
+    ORDER BY tenant, key
+    ON CONFLICT DO NOTHING
+    RETURNING id
+),
+stored AS (
+    INSERT INTO <<tables.usage_logs>> (
+        tenant, id, logged_at, cost, cost_source, status,
+        provider, model, profile, alias, origin, id_at_origin,
+        input_tokens, output_tokens, cached_input_tokens, latency_ms, metadata
+    )
+    SELECT
+        tenant, id, logged_at, cost, cost_source, status,
+        provider, model, profile, alias, origin, id_at_origin,
+        input_tokens, output_tokens, cached_input_tokens, latency_ms, metadata
+    FROM given
+    WHERE key IS NULL OR id IN (SELECT id FROM claimed)
+    ON CONFLICT DO NOTHING
+    RETURNING *
+),
+added AS (
+    INSERT INTO <<tables.usage_rollups>> AS sums (
+        tenant, minutes, bucket, dimension, value, shard,
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    )
+    SELECT
+        tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'),
+        dimension, value,
+        CASE WHEN @borrowed::boolean THEN pg_current_xact_id()::text::bigint ELSE 0 END,
+        count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
+        coalesce(sum(cost), 0), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+    FROM stored
+    CROSS JOIN (VALUES (15), (1440)) AS grain (minutes)
+    CROSS JOIN LATERAL (
+        VALUES ('total', ''), ('model', model), ('provider', provider),
+               ('alias', alias), ('profile', profile), ('origin', origin)
+    ) AS label (dimension, value)
+    WHERE value IS NOT NULL
+    GROUP BY 1, 2, 3, 4, 5, 6
+    ORDER BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (tenant, minutes, bucket, dimension, value, shard) DO UPDATE SET
+        requests = sums.requests + excluded.requests,
+        errors = sums.errors + excluded.errors,
+        unpriced = sums.unpriced + excluded.unpriced,
+        cost = sums.cost + excluded.cost,
+        input_tokens = sums.input_tokens + excluded.input_tokens,
+        output_tokens = sums.output_tokens + excluded.output_tokens,
+        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
+)
+SELECT id FROM stored;
+
+-- name: claims
+-- What used these keys first, and what it was answered. Across tenants: each key brings its own.
+SELECT tenant, key, fingerprint, id, logged_at, cost, coalesce(cost_source, 'unpriced') AS cost_source
+FROM json_to_recordset(@wanted::text::json) AS wanted (tenant uuid, key uuid)
+JOIN <<tables.usage_keys>> AS claim USING (tenant, key)
+LEFT JOIN <<tables.usage_logs>> AS log USING (tenant, logged_at, id);
+
+-- name: brief_lock
+SET LOCAL lock_timeout = '20ms';
+
+-- name: logs
+SELECT
+    id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
+    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
+    metadata::text AS metadata
+FROM <<tables.usage_logs>>
+WHERE tenant = @tenant
+  AND logged_at >= @since AND logged_at < @until
+  AND (@log_id::uuid IS NULL OR id = @log_id)
+  AND (@provider::text IS NULL OR provider = @provider)
+  AND (@model::text IS NULL OR model = @model)
+  AND (@alias::text IS NULL OR alias = @alias)
+  AND (@profile::text IS NULL OR profile = @profile)
+  AND (@origin::text IS NULL OR origin = @origin)
+  AND (@id_at_origin::text IS NULL OR id_at_origin = @id_at_origin)
+  AND (@last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id))
+ORDER BY logged_at DESC, id DESC
+LIMIT @limit OFFSET @offset;
+
+-- name: stats
+-- Sums of days in the middle of the window, of quarter hours towards its edges, and calls
+-- themselves only in the ragged quarters at both ends: exact, at a cost that does not grow.
+WITH ragged AS (
+    SELECT * FROM <<tables.usage_logs>>
+    WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @quarters_since
+    UNION ALL
+    SELECT * FROM <<tables.usage_logs>>
+    WHERE tenant = @tenant AND logged_at >= @quarters_until AND logged_at < @until
+),
+sums AS (
+    SELECT
+        bucket, dimension, value,
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    FROM <<tables.usage_rollups>>
+    WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
+       OR tenant = @tenant AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
+       OR tenant = @tenant AND minutes = 15 AND bucket >= @days_until AND bucket < @quarters_until
+    UNION ALL
+    SELECT
+        logged_at, dimension, value,
+        1, (status <> 'ok')::integer, (cost IS NULL)::integer, coalesce(cost, 0),
+        input_tokens, output_tokens, cached_input_tokens
+    FROM ragged
+    CROSS JOIN LATERAL (
+        VALUES ('total', ''), ('model', model), ('provider', provider),
+               ('alias', alias), ('profile', profile), ('origin', origin)
+    ) AS label (dimension, value)
+    WHERE value IS NOT NULL
+),
+periods AS (
+    SELECT
+        date_trunc(@grain::text, bucket AT TIME ZONE @tz::text) AS period, dimension, value,
+        sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost
+    FROM sums
+    WHERE dimension IN ('total', 'model')
+    GROUP BY 1, 2, 3
+),
+top AS (
+    SELECT DISTINCT ON (period) period, value AS model
+    FROM periods
+    WHERE dimension = 'model'
+    ORDER BY period, requests DESC, value
+),
+by_period AS (
+    SELECT json_agg(json_build_object(
+        'date', to_char(period, CASE @grain WHEN 'hour' THEN 'YYYY-MM-DD"T"HH24:MI' ELSE 'YYYY-MM-DD' END),
+        'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', model
+    ) ORDER BY period DESC) AS buckets
+    FROM periods
+    JOIN top USING (period)
+    WHERE dimension = 'total'
+),
+labels AS (
+    SELECT
+        dimension, value, sum(requests) AS requests, sum(errors) AS errors,
+        sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens
+    FROM sums
+    GROUP BY dimension, value
+),
+by_label AS (
+    SELECT dimension, count(*) AS size, json_object_agg(value, json_build_object(
+        'requests', requests, 'errors', errors, 'cost', cost, 'input_tokens', input_tokens,
+        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens
+    ) ORDER BY requests DESC, value) AS labels
+    FROM labels
+    GROUP BY dimension
+)
+SELECT json_build_object(
+    'summary', (SELECT json_build_object(
+        'total_requests', coalesce(max(requests), 0),
+        'total_errors', coalesce(max(errors), 0),
+        'unpriced_requests', coalesce(max(unpriced), 0),
+        'total_cost', coalesce(max(cost), '0'),
+        'total_tokens', coalesce(max(input_tokens + output_tokens), 0),
+        'unique_models', coalesce((SELECT size FROM by_label WHERE dimension = 'model'), 0),
+        'unique_origins', coalesce((SELECT size FROM by_label WHERE dimension = 'origin'), 0)
+    ) FROM labels WHERE dimension = 'total'),
+    'by_day', coalesce((SELECT buckets FROM by_period), '[]'),
+    'by_model', coalesce((SELECT labels FROM by_label WHERE dimension = 'model'), '{}'),
+    'by_provider', coalesce((SELECT labels FROM by_label WHERE dimension = 'provider'), '{}'),
+    'by_origin', coalesce((SELECT labels FROM by_label WHERE dimension = 'origin'), '{}'),
+    'by_alias', coalesce((SELECT labels FROM by_label WHERE dimension = 'alias'), '{}'),
+    'by_profile', coalesce((SELECT labels FROM by_label WHERE dimension = 'profile'), '{}')
+)::text AS stats;

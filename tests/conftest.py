@@ -1,0 +1,105 @@
+"""One database for the session, one fresh tenant per test, both kinds of app."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager, DatabaseConfig
+from starlette.applications import Starlette
+
+from llmring_server import Ring, Settings, build, create_app, migrate
+from llmring_server.embedded import Embedded
+from llmring_server.tenant import Tenant, of_key
+
+CALL: dict[str, Any] = {
+    "provider": "openai",
+    "model": "gpt-4o-mini",
+    "input_tokens": 1000,
+    "output_tokens": 200,
+}
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Iterator[Path]:
+    # pytest's own folders are closed to the user that PostgreSQL runs as when we are root.
+    path = Path(tempfile.mkdtemp(prefix="llmring-"))
+    path.chmod(0o711)
+    yield path / "data"
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def url(data_dir: Path) -> Iterator[str]:
+    """A PostgreSQL to test on: TEST_DATABASE_URL, or one of our own."""
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    with Embedded(data_dir) as server:
+        yield server.url("postgres")
+
+
+@pytest.fixture(scope="session")
+async def db(url: str) -> AsyncIterator[AsyncDatabaseManager]:
+    """A parent's manager: its pool is as pgdbm makes it, not as we would."""
+    pool = await AsyncDatabaseManager.create_shared_pool(
+        DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
+    )
+    db = AsyncDatabaseManager(pool=pool, schema=f"test_{uuid4().hex[:8]}")
+    await migrate(db)
+    yield db
+    await db.execute(f'DROP SCHEMA "{db.schema}" CASCADE')
+    await pool.close()
+
+
+@pytest.fixture
+def settings(url: str, db: AsyncDatabaseManager) -> Settings:
+    """Settings of a standalone server on the same schema."""
+    return Settings(
+        database_url=url,
+        database_schema=db.schema or "public",
+        database_pool_size=2,
+        database_pool_overflow=2,
+        auth="open",
+    )
+
+
+@pytest.fixture
+def ring(db: AsyncDatabaseManager) -> Ring:
+    return Ring(db)
+
+
+@pytest.fixture
+def key() -> str:
+    return uuid4().hex
+
+
+@pytest.fixture
+def tenant(key: str) -> Tenant:
+    return of_key(key)
+
+
+@pytest.fixture(params=["standalone", "mounted"])
+async def client(
+    request: pytest.FixtureRequest, db: AsyncDatabaseManager, settings: Settings, key: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app, with a key, under both kinds of owner."""
+    if request.param == "mounted":
+        app, prefix = Starlette(), "/llmring"
+        app.mount(prefix, build(db, Settings(auth="open")))
+    else:
+        app, prefix = create_app(settings=settings), ""
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app),
+            base_url=f"http://test{prefix}",
+            headers={"X-API-Key": key},
+        ) as client,
+    ):
+        yield client

@@ -1,0 +1,104 @@
+"""The published client's command line against a running server, as a user types it."""
+
+import asyncio
+import csv
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Server, Settings
+from llmring_server.entry import Entry
+from llmring_server.tenant import Tenant
+from tests.conftest import CALL
+
+Run = Callable[..., Awaitable[str]]
+
+COLUMNS = ["logged_at", "provider", "model", "alias", "profile", "origin"]
+COLUMNS += ["input_tokens", "output_tokens", "cost"]
+
+
+@pytest.fixture(params=["open"])
+async def server(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> AsyncIterator[Server]:
+    async with Server(Ring(db, Settings(auth=request.param)), port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def llmring(server: Server, key: str, tmp_path: Path) -> Run:
+    """Run `llmring server ...` in an empty home; return what it prints."""
+    ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
+
+    async def run(*arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "llmring.cli", "server", *arguments),
+            cwd=tmp_path, env=os.environ | ours, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        printed, _ = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == 0, printed.decode()
+        return printed.decode()
+
+    return run
+
+
+@pytest.fixture
+async def two_calls(ring: Ring, tenant: Tenant) -> None:
+    await ring.usage.log(tenant, Entry(**CALL, cost=Decimal("0.25"), origin="tests"))
+    await ring.usage.log(tenant, Entry(**CALL, alias="fast", profile="prod"))
+
+
+async def test_init_finds_the_server_and_saves_where_it_is(
+    llmring: Run, server: Server, key: str, tmp_path: Path
+) -> None:
+    printed = await llmring("init")
+    assert "status=healthy, version=0." in printed
+    saved = (tmp_path / ".env.llmring").read_text()
+    assert f"LLMRING_SERVER_URL={server.url}\n" in saved
+    assert f"LLMRING_API_KEY={key}\n" in saved
+
+
+async def test_status_finds_everything_well(llmring: Run) -> None:
+    printed = await llmring("status")
+    assert "status=healthy database=connected" in printed
+    assert "API key accepted" in printed
+
+
+@pytest.mark.parametrize("server", ["keys"], indirect=True)
+async def test_status_says_when_a_key_was_never_issued(llmring: Run) -> None:
+    assert "API key was rejected (401)" in await llmring("status")
+
+
+@pytest.mark.usefixtures("two_calls")
+async def test_stats_as_json_are_what_the_server_says(llmring: Run) -> None:
+    stats = json.loads(await llmring("stats", "--json"))
+    assert (stats["summary"]["total_requests"], stats["summary"]["total_cost"]) == (2, "0.25")
+    assert list(stats["by_alias"]) == ["fast"]
+
+
+@pytest.mark.usefixtures("two_calls")
+async def test_logs_as_a_table_show_every_call(llmring: Run) -> None:
+    _, _, newest, oldest = (await llmring("logs")).splitlines()
+    assert newest.endswith(":: None :: fast 1000→200 $0.0000")
+    assert oldest.endswith(":: tests :: gpt-4o-mini 1000→200 $0.2500")
+
+
+@pytest.mark.usefixtures("two_calls")
+async def test_logs_as_json_match_their_filters(llmring: Run) -> None:
+    wanted = ("--origin", "tests", "--model", "gpt-4o-mini")
+    [log] = json.loads(await llmring("logs", "--json", *wanted))
+    assert (log["model"], log["cost"], log["cost_source"]) == ("gpt-4o-mini", 0.25, "client")
+
+
+@pytest.mark.usefixtures("two_calls")
+async def test_logs_as_csv_have_a_row_for_each_call_of_a_page(llmring: Run, tmp_path: Path) -> None:
+    page = ("--limit", "1", "--offset", "1")
+    await llmring("logs", "--output", "csv", "--output-file", "calls.csv", *page)
+    with (tmp_path / "calls.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert list(row) == COLUMNS
+    assert (row["origin"], row["profile"], row["cost"]) == ("tests", "default", "0.25")

