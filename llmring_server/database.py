@@ -113,7 +113,6 @@ def _pool(settings: Settings) -> Pool:
         max_size=settings.database_pool_size + settings.database_pool_overflow,
         connection_class=_Plain,
         statement_cache_size=0 if settings.database_pooler else 100,
-        command_timeout=settings.statement_timeout + 1,
         server_settings=_session(settings),
     )
 
@@ -141,10 +140,13 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
 class Database:
     """Where statements run: a connection for each from the pool, or the caller's transaction."""
 
-    def __init__(self, manager: AsyncDatabaseManager, acquire_timeout: float = 2) -> None:
+    def __init__(self, manager: AsyncDatabaseManager, settings: Settings | None = None) -> None:
+        settings = settings or Settings()
         self.manager = manager
         self.schema = manager.schema or "public"
-        self._acquire_timeout = acquire_timeout
+        # Longer than the database's own limit: for a server that does not answer at all.
+        self.timeout = settings.statement_timeout + 1
+        self._acquire_timeout = settings.acquire_timeout
         self._held: Connection | None = None
         # True inside a transaction of the caller's, which ends when the caller says so.
         self.borrowed = False

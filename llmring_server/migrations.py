@@ -8,7 +8,8 @@ from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 from pgdbm.migrations import Migration
 
 from llmring_server.database import Connection, Database
-from llmring_server.repository import SQL, bind, load, template
+from llmring_server.maintenance import partition
+from llmring_server.repository import SQL, template
 
 FILES = SQL / "migrations" / "llmring"
 
@@ -42,9 +43,7 @@ def _module(schema: str) -> str:
 async def _locked(connection: Connection, schema: str) -> None:
     # pgdbm prepares its own table before it takes its lock, so we take one first.
     await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-    await connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtext($1))", _module(schema), timeout=600
-    )
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", _module(schema))
     # Behind a long query we would block everyone who comes after us: give up instead.
     await connection.execute("SET LOCAL lock_timeout = '10s'")
 
@@ -63,15 +62,6 @@ async def _applied(connection: Connection, schema: str) -> list[str]:
     return [each["filename"] for each in done["applied"]]
 
 
-async def partition(connection: Connection, database: Database) -> list[str]:
-    """Create the monthly partitions that calls of the coming year and the last one may need."""
-    missing = bind(load("partitions")["missing"], database)
-    rows = await connection.fetch(missing.text, *missing.arguments({"schema": database.schema}))
-    for row in rows:
-        await connection.execute(row["statements"])
-    return [row["name"] for row in rows]
-
-
 async def migrate(db: AsyncDatabaseManager) -> list[str]:
     """Apply what is missing in `db`'s schema, all or nothing; return the names of the files."""
     database = Database(db)
@@ -79,7 +69,7 @@ async def migrate(db: AsyncDatabaseManager) -> list[str]:
         await _locked(connection, database.schema)
         await _created(connection, database.schema)
         applied = await _applied(connection, database.schema)
-        await partition(connection, database)
+        await partition(database, connection)
     return applied
 
 

@@ -1,7 +1,7 @@
 """Hand-written SQL, named in files, bound once to a schema, run on a pool or in a transaction."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,10 @@ from llmring_server.database import Database
 _HERE = Path(__file__).parent
 # Beside the package in a checkout, inside it in a wheel.
 SQL = next(path for path in (_HERE / "sql", _HERE.parent / "sql") if path.is_dir())
+
+PREFETCH = 500
+# A reader may take its time between two of our questions to the database.
+PATIENT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _TABLE = re.compile(r"<<(tables\.\w+|schema)>>")
@@ -70,14 +74,24 @@ class Repository:
         return other
 
     async def _all(self, name: str, **params: Any) -> list[asyncpg.Record]:
-        statement = self._sql[name]
+        text, arguments = self._prepared(name, params)
         async with self._database.connection() as connection:
-            return await connection.fetch(statement.text, *statement.arguments(params))
+            return await connection.fetch(text, *arguments, timeout=self._database.timeout)
 
     async def _one(self, name: str, **params: Any) -> asyncpg.Record:
-        statement = self._sql[name]
-        async with self._database.connection() as connection:
-            found = await connection.fetchrow(statement.text, *statement.arguments(params))
-        if found is None:
+        rows = await self._all(name, **params)
+        if not rows:
             raise errors.NotFound
-        return found
+        return rows[0]
+
+    async def _stream(self, name: str, **params: Any) -> AsyncIterator[asyncpg.Record]:
+        """Yield rows through a cursor of the server's, so that no number of them fills memory."""
+        text, arguments = self._prepared(name, params)
+        async with self._database.transaction() as inside, inside.connection() as connection:
+            await connection.execute(PATIENT)
+            async for row in connection.cursor(text, *arguments, prefetch=PREFETCH):
+                yield row
+
+    def _prepared(self, name: str, params: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+        statement = self._sql[name]
+        return statement.text, statement.arguments(params)

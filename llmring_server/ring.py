@@ -22,7 +22,7 @@ class Ring:
     def __init__(self, db: AsyncDatabaseManager, settings: Settings | None = None) -> None:
         self.db = db
         self.settings = settings = settings or Settings()
-        self._database = Database(db, settings.acquire_timeout)
+        self._database = Database(db, settings)
         self.usage = Usage(
             self._database, Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         )

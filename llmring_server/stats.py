@@ -28,9 +28,13 @@ class Window(Span):
             raise ValueError("a window is at most 31 days long when grouped by hour")
         return self
 
+    @property
+    def by_utc_day(self) -> bool:
+        """True if sums of UTC days will do; other days, and hours, are made of quarters."""
+        return is_utc(self.tz) and self.group_by != "hour"
+
     def cuts(self) -> "Cuts":
-        # Days of sums are UTC's: another zone's days, and hours, are put together from quarters.
-        return cut(*self.bounds(), days=is_utc(self.tz) and self.group_by != "hour")
+        return cut(*self.bounds(), days=self.by_utc_day)
 
 
 class Cuts(NamedTuple):

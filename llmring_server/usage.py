@@ -1,6 +1,6 @@
 """What was called, when, by whom, at what cost: written once, read back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from llmring_server.combine import Bounds, Combine, persist
 from llmring_server.database import Database
 from llmring_server.entry import Entry, Record, record
 from llmring_server.errors import InProgress, Invalid, Locked, RingError
-from llmring_server.pages import Log, Page
+from llmring_server.pages import Labels, Log, Page, Place
 from llmring_server.repository import Repository
 from llmring_server.stats import Stats, Window
 from llmring_server.tenant import Tenant
@@ -73,12 +73,29 @@ class Usage(Repository):
         )
         return [Log.of(row) for row in rows]
 
+    async def export(self, tenant: Tenant, labels: Labels | None = None) -> AsyncIterator[Log]:
+        """Yield every call that `labels` name, newest first, from one snapshot."""
+        labels = labels or Labels()
+        place = Place(None, None)._asdict()
+        rows = self._stream("logs", tenant=tenant, **labels.where(), **place, limit=None, offset=0)
+        async for row in rows:
+            yield Log.of(row)
+
     async def stats(self, tenant: Tenant, window: Window | None = None) -> Stats:
-        """Report on `window`: the last 30 days by UTC day, unless it says otherwise."""
+        """Report on `window`: the last 30 days by UTC day, unless it says otherwise.
+
+        Of months that maintenance has forgotten, whole UTC days are left: a day that such a
+        window cuts is not counted, and other days or hours are Invalid.
+        """
         window = window or Window()
         row = await self._one(
             "stats", tenant=tenant, grain=window.group_by, tz=window.tz, **window.cuts()._asdict()
         )
+        if row["coarse_until"] and not window.by_utc_day:
+            raise Invalid(
+                f"Before {row['coarse_until']:%Y-%m-%d} only sums of UTC days are kept:"
+                " ask from then on, or with tz=UTC and not by hour."
+            )
         return Stats.model_validate_json(row["stats"])
 
     async def _store_together(self, calls: Sequence[Record]) -> list[Logged]:

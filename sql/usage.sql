@@ -98,6 +98,7 @@ LIMIT @limit OFFSET @offset;
 -- name: stats
 -- Sums of days in the middle of the window, of quarter hours towards its edges, and calls
 -- themselves only in the ragged quarters at both ends: exact, at a cost that does not grow.
+-- Until `coarse_until`, where maintenance has been, there are only sums of days.
 WITH ragged AS (
     SELECT * FROM <<tables.usage_logs>>
     WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @quarters_since
@@ -164,8 +165,16 @@ by_label AS (
     ) ORDER BY requests DESC, value) AS labels
     FROM labels
     GROUP BY dimension
+),
+coarse AS (
+    SELECT max(bucket) + interval '1 day' AS until
+    FROM <<tables.usage_rollups>>
+    WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @since - interval '1 day'
+      AND bucket < @until AND bucket <= coalesce((
+          SELECT min(bucket) FROM <<tables.usage_rollups>> WHERE tenant = @tenant AND minutes = 15
+      ), 'infinity') - interval '1 day'
 )
-SELECT json_build_object(
+SELECT (SELECT until FROM coarse) AS coarse_until, json_build_object(
     'summary', (SELECT json_build_object(
         'total_requests', coalesce(max(requests), 0),
         'total_errors', coalesce(max(errors), 0),

@@ -7,8 +7,9 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Settings, migrate
-from llmring_server.database import Database, opened
-from llmring_server.migrations import FILES, partition, pending, steps
+from llmring_server.database import opened
+from llmring_server.maintenance import maintain
+from llmring_server.migrations import FILES, pending, steps
 
 PROCESSES, ROUNDS = 8, 20
 
@@ -99,8 +100,7 @@ async def test_partitions_take_back_what_the_default_one_caught(
         "INSERT INTO {{tables.usage_logs}} VALUES (gen_random_uuid(), now(), gen_random_uuid(),"
         " 1, 1, 0, NULL, 1, 'client', 'ok', 'p', 'm', 'default', NULL, NULL, NULL, '{}')"
     )
-    async with fresh.acquire() as connection, connection.transaction():
-        assert await partition(connection, Database(fresh)) == [f"usage_logs_{this_month}"]
+    assert (await maintain(fresh)).made == [f"usage_logs_{this_month}"]
     count = "SELECT count(*) FROM {{tables.usage_logs_%s}}"
     assert await fresh.fetch_value(count % this_month) == 1
     assert await fresh.fetch_value(count % "default") == 0

@@ -1,13 +1,15 @@
 """`llmring-server db`: the database and its schema."""
 
 import asyncio
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from llmring_server import catalog, migrations
+from llmring_server import catalog, maintenance, migrations
 from llmring_server.cli import environment
 from llmring_server.database import opened
 from llmring_server.settings import Settings
@@ -55,6 +57,32 @@ def status(env: str, data_dir: Path) -> None:
         Console().print(table)
 
 
+class Days(click.ParamType):
+    """A number of days, written 400d."""
+
+    name = "days"
+
+    def convert(self, value: str, _: object, __: object) -> timedelta:
+        if not re.fullmatch(r"[1-9]\d{0,4}d", value):
+            self.fail("write a number of days, such as 400d")
+        return timedelta(days=int(value.removesuffix("d")))
+
+
+@db.command()
+@environment.options
+@click.option("--retain", type=Days(), help="Forget calls of months that ended so long ago: 400d.")
+def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
+    """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
+
+    What dropped calls add up to stays in the statistics, by UTC day.
+    """
+    with environment.chosen(env, data_dir) as chosen:
+        done = asyncio.run(_maintain(chosen.settings, retain))
+    click.echo(
+        f"Made: {', '.join(done.made) or 'nothing'}. Dropped: {', '.join(done.dropped) or 'nothing'}."
+    )
+
+
 @db.command()
 @environment.data_dir
 def drop_test(data_dir: Path) -> None:
@@ -71,6 +99,11 @@ def _report(applied: list[str]) -> None:
 async def _migrate(settings: Settings) -> list[str]:
     async with opened(settings) as manager:
         return await migrations.migrate(manager)
+
+
+async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.Maintained:
+    async with opened(settings) as manager:
+        return await maintenance.maintain(manager, retain)
 
 
 async def _steps(settings: Settings) -> list[migrations.Step]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
-from llmring_server.web import meta, usage
+from llmring_server.web import batch, export, meta, usage
 from llmring_server.web.call import Endpoint, Handler
 
 
@@ -26,7 +26,9 @@ META = [
 
 API = [
     post("/api/v1/log", usage.log),
+    post("/api/v1/logs/batch", batch.log_many),
     get("/api/v1/logs", usage.logs),
+    get("/api/v1/logs/export", export.export),
     get("/api/v1/stats", usage.stats),
 ]
 

@@ -79,7 +79,7 @@ def write(report: dict[str, Any]) -> None:
 
 def main() -> None:
     given = options()
-    for request in (signal.SIGTERM, signal.SIGHUP):
+    for request in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(request, lambda *_: sys.exit(1))
     # Not the URL, which may hold a password.
     told = {name: each for name, each in vars(given).items() if name != "database"}

@@ -73,6 +73,7 @@ def _load(contender: Contender, plan: Plan, origin: str) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        start_new_session=True,
         timeout=plan.seconds + SLOWEST,
     )
     found: dict[str, Any] = json.loads(done.stdout)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,11 +81,10 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _embedded() -> Iterator[str]:
-    with _folder() as folder:
-        with Embedded(folder / "postgres") as server:
-            pid = postmaster(server.url())
-            yield server.url()
-        await_end(pid)
+    with _folder() as folder, ExitStack() as last, Embedded(folder / "postgres") as server:
+        # It goes on for a moment when nobody has a share in it any more.
+        last.callback(await_end, postmaster(server.url()))
+        yield server.url()
 
 
 @contextmanager

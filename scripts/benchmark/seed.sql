@@ -37,11 +37,11 @@ FROM call
 -- name: rollups
 -- What the log statement would have added up.
 INSERT INTO usage_rollups (
-    tenant, minutes, bucket, dimension, value,
+    tenant, minutes, bucket, dimension, value, shard,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
 )
 SELECT
-    tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'), dimension, value,
+    tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'), dimension, value, 0,
     count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
     coalesce(sum(cost), 0), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
 FROM usage_logs

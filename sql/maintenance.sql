@@ -1,0 +1,74 @@
+-- What keeps the tables of usage small and fast. All of it works across tenants: they share months.
+
+-- name: missing
+-- The statements that add each month's partition which is not there: from the oldest that is (on
+-- a new schema from 14 months back, since calls may be back-filled) to 12 ahead. What the default
+-- partition caught of that month moves over. ATTACH, unlike CREATE ... PARTITION OF, lets reads
+-- and writes of the parent go on.
+SELECT name, format(
+    'LOCK TABLE <<tables.usage_logs_default>> IN ACCESS EXCLUSIVE MODE;
+     CREATE TABLE %1$I.%2$I (LIKE <<tables.usage_logs>> INCLUDING ALL);
+     WITH moved AS (DELETE FROM <<tables.usage_logs_default>>
+                    WHERE logged_at >= %3$L AND logged_at < %4$L RETURNING *)
+     INSERT INTO %1$I.%2$I SELECT * FROM moved;
+     ALTER TABLE <<tables.usage_logs>> ATTACH PARTITION %1$I.%2$I FOR VALUES FROM (%3$L) TO (%4$L)',
+    @schema::text, name, month AT TIME ZONE 'UTC', (month + interval '1 month') AT TIME ZONE 'UTC'
+) AS statements
+FROM date_trunc('month', now() AT TIME ZONE 'UTC') AS this
+CROSS JOIN LATERAL (
+    SELECT coalesce(min(to_date(right(relname, 7), 'YYYY_MM')), this - interval '14 months') AS since
+    FROM pg_inherits
+    JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = '<<tables.usage_logs>>'::regclass AND relname ~ '^usage_logs_\d{4}_\d{2}$'
+) AS oldest
+CROSS JOIN LATERAL generate_series(since, this + interval '12 months', interval '1 month') AS month
+CROSS JOIN LATERAL to_char(month, '"usage_logs_"YYYY_MM') AS name
+WHERE to_regclass(format('%I.%I', @schema::text, name)) IS NULL
+ORDER BY month;
+
+-- name: expired
+-- The statements that drop each month which ended before `oldest`.
+SELECT relname AS name, format('DROP TABLE %I.%I', @schema::text, relname) AS statements
+FROM pg_inherits
+JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhparent = '<<tables.usage_logs>>'::regclass
+  AND relname ~ '^usage_logs_\d{4}_\d{2}$'
+  AND (to_date(right(relname, 7), 'YYYY_MM') + interval '1 month') AT TIME ZONE 'UTC' <= @oldest
+ORDER BY relname;
+
+-- name: forget_strays
+-- Calls of the same age that found no partition of their month.
+DELETE FROM <<tables.usage_logs_default>> WHERE logged_at < @oldest;
+
+-- name: forget_keys
+-- A key lives as long as the call that it protects.
+DELETE FROM <<tables.usage_keys>> WHERE logged_at < @oldest;
+
+-- name: forget_quarters
+-- Where the calls are gone, sums are kept by the day.
+DELETE FROM <<tables.usage_rollups>> WHERE minutes = 15 AND bucket < @oldest;
+
+-- name: fold
+-- Adds the sums of callers' transactions, which have ended by now, to those of everyone.
+WITH ended AS (
+    DELETE FROM <<tables.usage_rollups>> WHERE shard <> 0 RETURNING *
+)
+INSERT INTO <<tables.usage_rollups>> AS sums (
+    tenant, minutes, bucket, dimension, value, shard,
+    requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+)
+SELECT
+    tenant, minutes, bucket, dimension, value, 0,
+    sum(requests), sum(errors), sum(unpriced), sum(cost),
+    sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+FROM ended
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5
+ON CONFLICT (tenant, minutes, bucket, dimension, value, shard) DO UPDATE SET
+    requests = sums.requests + excluded.requests,
+    errors = sums.errors + excluded.errors,
+    unpriced = sums.unpriced + excluded.unpriced,
+    cost = sums.cost + excluded.cost,
+    input_tokens = sums.input_tokens + excluded.input_tokens,
+    output_tokens = sums.output_tokens + excluded.output_tokens,
+    cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens;
