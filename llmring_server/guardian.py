@@ -151,7 +151,7 @@ class Guardian:
         file = self.home.data / "postmaster.pid"
         if not file.exists():
             return
-        number = file.read_text().partition("\n")[0]
+        number = file.read_text(errors="replace").partition("\n")[0]
         if number.isdigit() and is_server(int(number), self.home.data):
             end(int(number), lambda: is_server(int(number), self.home.data))
         # PostgreSQL still finds whoever uses these data, by the shared memory.
@@ -192,6 +192,8 @@ def main(linger: str, home: str, programs: str) -> None:
     guardian = Guardian(Home(Path(home)), Path(programs), float(linger))
     guardian.home.guardian.write_text(f"{os.getpid()}\n")
     guardian.guard()
+    with suppress(OSError):
+        guardian.home.sockets.rmdir()
 
 
 if __name__ == "__main__":

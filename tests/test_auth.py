@@ -96,9 +96,11 @@ async def test_contradicting_credentials_are_a_400(
 
 @pytest.mark.parametrize("given", ['""', "k" * 256, "kéy", "two"])
 async def test_a_bad_idempotency_key_is_a_400(client: httpx.AsyncClient, given: str) -> None:
-    headers = [("Idempotency-Key", given.encode("latin-1"))] * (2 if given == "two" else 1)
+    headers = [(b"Idempotency-Key", given.encode("latin-1"))] * (2 if given == "two" else 1)
     answer = await client.post(
-        "/api/v1/log", json=CALL, headers=[*headers, ("X-API-Key", client.headers["X-API-Key"])]
+        "/api/v1/log",
+        json=CALL,
+        headers=[*headers, (b"X-API-Key", client.headers["X-API-Key"].encode())],
     )
     assert answer.status_code == 400
     assert (await client.get("/api/v1/logs")).json() == []

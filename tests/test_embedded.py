@@ -4,10 +4,11 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def cluster() -> Iterator[Cluster]:
     for lock in folder.rglob("guardian.lock"):
         eventually(partial(unguarded, Cluster(lock.parent)))
     shutil.rmtree(folder)
+
+
+@contextmanager
+def running(*command: Path | str) -> Iterator[subprocess.Popen[bytes]]:
+    with launched(Path(command[0]), *command[1:]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -118,7 +128,7 @@ async def test_a_killed_postmaster_comes_back_with_all_that_was_committed(
 async def test_an_orphan_makes_room(cluster: Cluster) -> None:
     postgres = cluster.prepare() / "postgres"
     sockets = f"unix_socket_directories={cluster.sockets}"
-    with launched(postgres, "-D", cluster.data, "-c", sockets) as orphan:
+    with running(postgres, "-D", cluster.data, "-c", sockets) as orphan:
         eventually(cluster.answers)
         with Embedded(cluster.path, linger=0) as server:
             assert orphan.wait(30) == 0
@@ -127,13 +137,12 @@ async def test_an_orphan_makes_room(cluster: Cluster) -> None:
 
 async def test_a_stranger_with_a_dead_server_s_number_is_left_alone(cluster: Cluster) -> None:
     cluster.prepare()
-    with launched(Path("/bin/sleep"), "600") as stranger:
+    with running("/bin/sleep", "600") as stranger:
         for lock in (cluster.data / "postmaster.pid", cluster.sockets / f"{SOCKET}.lock"):
             lock.write_text(f"{stranger.pid}\n{cluster.data}\n")
         with Embedded(cluster.path, linger=0) as server:
             assert await ask(server.url()) == 42
         assert stranger.poll() is None
-        stranger.kill()
 
 
 def test_data_of_another_version_are_refused(cluster: Cluster) -> None:
@@ -174,7 +183,7 @@ async def test_programs_out_of_reach_are_copied(cluster: Cluster) -> None:
     assert closed.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("name", ["spaces & more", "much too long for a socket, " * 7])
+@pytest.mark.parametrize("name", ["spaces, commas & more", "much too long for a socket, " * 7])
 async def test_the_url_leads_into_any_folder(cluster: Cluster, name: str) -> None:
     with Embedded(cluster.path / name, linger=0) as server:
         assert await ask(server.url("template1"), "SELECT current_database()") == "template1"

@@ -57,7 +57,7 @@ def status(env: str, data_dir: Path) -> None:
         Console().print(table)
 
 
-class Days(click.ParamType):
+class Days(click.ParamType[timedelta]):
     """A number of days, written 400d."""
 
     name = "days"
@@ -78,9 +78,8 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """
     with environment.chosen(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
-    click.echo(
-        f"Made: {', '.join(done.made) or 'nothing'}. Dropped: {', '.join(done.dropped) or 'nothing'}."
-    )
+    for what, months in done._asdict().items():
+        click.echo(f"{what.capitalize()}: {', '.join(months) or 'nothing'}")
 
 
 @db.command()

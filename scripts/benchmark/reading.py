@@ -85,6 +85,6 @@ def _deep(contender: Contender, now: datetime, depth: int) -> str:
 
 def _growth(race: Race, contender: Contender, before: str, after: str) -> dict[str, float] | None:
     pairs = zip(
-        race.samples[before, contender.name], race.samples[after, contender.name], strict=True
+        race.samples[before, contender.name], race.samples[after, contender.name], strict=False
     )
     return spread(quotient(two.figures["p50_ms"], one.figures["p50_ms"]) for one, two in pairs)

@@ -1,0 +1,192 @@
+"""Serving: inside a program, and as the command that users start, stop and kill."""
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import signal
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Server, Settings
+from tests.conftest import CALL
+from tests.test_cli import ENVIRONMENT, PROGRAM
+
+LOG = "/api/v1/log"
+
+
+class Serving(NamedTuple):
+    """A running `llmring-server serve`."""
+
+    process: Process
+    output: Path
+    client: httpx.AsyncClient
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    async def find_client(self) -> None:
+        """Wait until the server has told where it is."""
+        async with asyncio.timeout(60):
+            while not (told := re.search(r"API +(\S+)", self.said())):
+                assert self.process.returncode is None, self.said()
+                await asyncio.sleep(0.02)
+        self.client.base_url = httpx.URL(told[1])
+
+    async def ids(self) -> list[str]:
+        answer = await self.client.get("/api/v1/logs?limit=500")
+        return sorted(log["id"] for log in answer.raise_for_status().json())
+
+    async def log(self) -> str:
+        answer = await self.client.post(LOG, json=CALL)
+        return str(answer.raise_for_status().json()["log_id"])
+
+    async def end(self, request: signal.Signals) -> int:
+        self.process.send_signal(request)
+        return await asyncio.wait_for(self.process.wait(), 60)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Serving]]
+
+
+def is_free(lock: Path) -> bool:
+    with lock.open() as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def guardian_of(home: Path) -> int:
+    return int((home / "guardian.lock").read_text())
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
+    home = Path(tempfile.mkdtemp(prefix="llmring-"))
+    home.chmod(0o711)
+    yield home / "data"
+    deadline = time.monotonic() + 30
+    while not is_free(home / "data/guardian.lock"):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def serve(home: Path, tmp_path: Path, key: str) -> Serve:
+    @asynccontextmanager
+    async def serve(*options: str) -> AsyncIterator[Serving]:
+        output = tmp_path / uuid4().hex
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(PROGRAM, "serve", "--port", "0", "--data-dir", str(home), *options),
+                env=ENVIRONMENT, stdout=file, stderr=file,
+            )  # fmt: skip
+        try:
+            async with httpx.AsyncClient(headers={"X-API-Key": key}, timeout=30) as client:
+                serving = Serving(process, output, client)
+                await serving.find_client()
+                yield serving
+        finally:
+            if process.returncode is None:
+                await serving.end(signal.SIGKILL)
+
+    return serve
+
+
+async def test_a_server_in_a_program_serves_until_it_is_stopped(ring: Ring) -> None:
+    server = Server(ring, port=0)
+    await server.start()
+    async with httpx.AsyncClient(base_url=server.url) as client:
+        assert (await client.get("/health")).json()["status"] == "healthy"
+        await server.stop()
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/health")
+    await ring.ping()
+
+
+async def test_two_servers_in_a_program_serve_a_ring_each(
+    db: AsyncDatabaseManager, ring: Ring, key: str
+) -> None:
+    open_ring = Ring(db, Settings(auth="open"))
+    async with (
+        Server(ring, port=0) as first,
+        Server(open_ring, port=0) as second,
+        httpx.AsyncClient(headers={"X-API-Key": key}) as client,
+    ):
+        assert (await client.post(first.url + LOG, json=CALL)).status_code == 401
+        assert (await client.post(second.url + LOG, json=CALL)).status_code == 200
+
+
+async def test_a_server_in_a_program_raises_when_its_port_is_in_use(ring: Ring) -> None:
+    async with Server(ring, port=0) as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            await Server(ring, port=port).start()
+
+
+async def test_ctrl_c_stops_serve_well_and_keeps_the_data(serve: Serve) -> None:
+    async with serve() as first:
+        logged = await first.log()
+        assert await first.end(signal.SIGINT) == 0
+        assert first.said().endswith("Stopped.\n")
+    async with serve() as second:
+        assert await second.ids() == [logged]
+
+
+async def test_a_second_serve_on_one_data_folder_joins_the_first(serve: Serve) -> None:
+    async with serve() as first, serve() as second:
+        logged = [await first.log(), await second.log()]
+        assert await first.ids() == await second.ids() == sorted(logged)
+        assert await first.end(signal.SIGINT) == 0
+        assert len(await second.ids()) == 2
+
+
+async def test_serve_that_is_killed_has_lost_nothing_that_it_acknowledged(serve: Serve) -> None:
+    acknowledged, enough = set(), asyncio.Event()
+
+    async def keep_logging(server: Serving) -> None:
+        with suppress(httpx.TransportError):
+            while True:
+                acknowledged.add(await server.log())
+                if len(acknowledged) == 100:
+                    enough.set()
+
+    async with serve() as first, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(keep_logging(first))
+        await enough.wait()
+        await first.end(signal.SIGKILL)
+    async with serve() as second:
+        assert acknowledged <= set(await second.ids())
+
+
+async def test_serve_recovers_from_the_loss_of_its_database_and_its_guardian(
+    serve: Serve, home: Path
+) -> None:
+    async with serve() as first:
+        logged = await first.log()
+        os.kill(guardian_of(home), signal.SIGKILL)
+        await first.end(signal.SIGKILL)
+    async with serve() as second:
+        assert await second.ids() == [logged]
+
+
+async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
+    async with serve("--workers", "2") as server:
+        logged = [await server.log() for _ in range(20)]
+        assert await server.ids() == sorted(logged)
+        assert await server.end(signal.SIGINT) == 0
+        assert server.said().count("Waiting for child process") == 2
