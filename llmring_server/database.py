@@ -3,12 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from typing import Any, Self, TypeAlias, cast
 
@@ -185,16 +180,16 @@ class Database:
             if self._held is not None:
                 yield self._held
                 return
-            async with AsyncExitStack() as stack:
-                async with asyncio.timeout(self._acquire_timeout):
-                    connection = await stack.enter_async_context(self._acquired())
-                yield connection
+            borrowing = self.manager.acquire()
+            async with asyncio.timeout(self._acquire_timeout):
+                connection = await borrowing.__aenter__()
+            try:
+                yield cast("Connection", connection)
+            finally:
+                await borrowing.__aexit__(None, None, None)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
         """Yield this database inside a transaction, or inside a savepoint of the caller's."""
         async with self.connection() as connection, connection.transaction():
             yield self._on(connection)
-
-    def _acquired(self) -> AbstractAsyncContextManager[Connection]:
-        return cast("AbstractAsyncContextManager[Connection]", self.manager.acquire())

@@ -4,13 +4,14 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
 import uuid_utils
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 
+from llmring_server.bounded import Json
 from llmring_server.errors import Invalid
 from llmring_server.tenant import Tenant
 
@@ -57,7 +58,7 @@ class Entry(BaseModel, strict=True):
     origin: Annotated[str, Field(max_length=255)] | None = None
     id_at_origin: Annotated[str, Field(max_length=255)] | None = None
     logged_at: Moment | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Json | None = None
     idempotency_key: Key | None = None
 
 

@@ -1,5 +1,6 @@
 """Whose data. One value, one column, one predicate: `tenant = @tenant`."""
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import NewType
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 Tenant = NewType("Tenant", UUID)
 
 
+@lru_cache(maxsize=10_000)
 def of_key(key: str) -> Tenant:
     """Name the owner of a key by its digest, a UUIDv8 (RFC 9562): no key is ever stored."""
     digest = int.from_bytes(sha256(b"llmring-tenant/1\n" + key.encode()).digest()[:16])

@@ -12,7 +12,7 @@ from llmring_server.errors import Invalid, RingError
 from llmring_server.usage import Logged
 from llmring_server.web import body
 from llmring_server.web.call import Call, blaming_the_client, render
-from llmring_server.web.usage import answer
+from llmring_server.web.usage import answer, replay
 
 CAP = 16 * 1024 * body.KIB
 LONGEST = 1000
@@ -26,21 +26,19 @@ class How(BaseModel):
     partial: bool = False
 
 
-async def log_many(call: Call) -> Response:
+async def log_many(call: Call) -> dict[str, Any] | Response:
     how = call.query(How)
     values = _bounded(await _values(call, partial=how.partial))
     outcomes = await (_each(call, values) if how.partial else _together(call, values))
-    replayed = all(isinstance(each, Logged) and each.replayed for each in outcomes)
-    return Response(
-        render(_report(outcomes)),
-        headers={"Idempotent-Replayed": "true"} if replayed else None,
-        media_type=body.JSON,
-    )
+    report = _report(outcomes)
+    if all(isinstance(each, Logged) and each.replayed for each in outcomes):
+        return replay(render(report))
+    return report
 
 
 async def _values(call: Call, *, partial: bool) -> list[Any]:
-    media = body.media_type(call, body.JSON, body.NDJSON)
-    data = await body.read(call, CAP)
+    media = body.media_type(call.headers, body.JSON, body.NDJSON)
+    data = await body.read(call.headers, call.receive, CAP)
     if media == body.NDJSON:
         return list(_lines(data, partial=partial))
     values = body.parse(data)

@@ -1,60 +1,78 @@
 """The microframework: a `Call` goes in, a result comes out as JSON."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmring_server.entry import plain
 from llmring_server.errors import BadRequest, Invalid
-from llmring_server.ring import Ring
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
 from llmring_server.web.auth import authenticate
 
+if TYPE_CHECKING:
+    from llmring_server.ring import Ring
+
 Model = TypeVar("Model", bound=BaseModel)
 
-_KEY = re.compile(r"[ -~]{1,255}")
+# Said twice, these could mean one thing to us and another to whoever stands before us.
+ONCE = {
+    b"authorization", b"content-encoding", b"content-length", b"content-type",
+    b"idempotency-key", b"x-api-key",
+}  # fmt: skip
+
+_KEY = re.compile(rb"[ -~]{1,255}")
 
 
 @contextmanager
-def blaming_the_client(where: str = "") -> Iterator[None]:
+def blaming_the_client() -> Iterator[None]:
     """Report a model's complaints as the caller's mistake: true at the edge, and only here."""
     try:
         yield
     except ValidationError as exc:
         complaints = exc.errors(include_url=False, include_context=False, include_input=False)
-        first = complaints[0]
-        at = ".".join(str(part) for part in (where, *first["loc"]) if part != "") or "request"
-        raise Invalid(f"{at}: {first['msg']}", errors=complaints) from exc
+        at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
+        raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
 
 
-class Call(Request[Any]):
+def sole(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return headers by name; those that decide something may come once."""
+    found = dict(headers)
+    if len(found) < len(headers):
+        names = [name for name, _ in headers]
+        if twice := [name.decode() for name in ONCE if names.count(name) > 1]:
+            raise BadRequest(f"Send this header once: {twice[0]}.")
+    return found
+
+
+class Call:
     """A request that knows its ring and, unless the route is public, its tenant."""
 
     tenant: Tenant
 
-    @property
-    def ring(self) -> Ring:
-        ring: Ring = self.app.state.ring
-        return ring
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.headers: Mapping[bytes, bytes] = sole(scope["headers"])
+        self.ring: Ring = scope["app"].state.ring
 
     async def read(self, model: type[Model], cap: int) -> Model:
         """Read the JSON body, of at most `cap` bytes, as a `model`."""
-        body.media_type(self, body.JSON)
-        value = body.parse(await body.read(self, cap))
+        body.media_type(self.headers, body.JSON)
+        value = body.parse(await body.read(self.headers, self.receive, cap))
         with blaming_the_client():
             return model.model_validate(value)
 
     def query(self, model: type[Model]) -> Model:
         """Read the query string as a `model`; a parameter without a value is as good as absent."""
-        given = self.query_params.multi_items()
+        given = QueryParams(self.scope["query_string"]).multi_items()
         found = {name: value for name, value in given if value}
         if len({name for name, _ in given}) < len(given) or "\0" in "".join(found.values()):
             raise Invalid("query: give each parameter once, as text without U+0000")
@@ -64,13 +82,13 @@ class Call(Request[Any]):
     @property
     def idempotency_key(self) -> str | None:
         """The Idempotency-Key header, bare or quoted (draft-ietf-httpapi-idempotency-key)."""
-        given = self.headers.getlist("idempotency-key")
-        if not given:
+        given = self.headers.get(b"idempotency-key")
+        if given is None:
             return None
-        key = given[0].removeprefix('"').removesuffix('"')
-        if len(given) > 1 or not _KEY.fullmatch(key):
-            raise BadRequest("Idempotency-Key: send it once, 1 to 255 printable ASCII characters.")
-        return key
+        key = given.removeprefix(b'"').removesuffix(b'"')
+        if not _KEY.fullmatch(key):
+            raise BadRequest("Idempotency-Key: send 1 to 255 printable ASCII characters.")
+        return key.decode()
 
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -97,8 +115,16 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = Call(scope, receive)
         if not self.public:
-            call.tenant = await authenticate(call)
+            call.tenant = await authenticate(call.headers, call.ring)
         result = await self.handler(call)
-        if not isinstance(result, Response):
-            result = Response(render(result), media_type="application/json")
-        await result(scope, receive, send)
+        if isinstance(result, Response):
+            await result(scope, receive, send)
+        else:
+            await _answer(render(result), send)
+
+
+async def _answer(content: bytes, send: Send) -> None:
+    length = b"%d" % len(content)
+    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

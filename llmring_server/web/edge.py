@@ -3,7 +3,7 @@
 import logging
 
 import uuid_utils
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmring_server.errors import RingError, trace
@@ -43,15 +43,17 @@ class Edge:
         scope = {**scope, "path": slashless(scope), "llmring.request_id": request_id}
         try:
             await self.app(scope, receive, answer)
+        except ClientDisconnect:
+            return  # there is nobody left to answer
         except RingError as exc:
             if started:
                 raise
-            await problem(Request(scope), exc)(scope, receive, answer)
+            await problem(scope, exc)(scope, receive, answer)
         except Exception as exc:  # the last line: a bug of ours must not cost the connection
             if started:
                 raise
             report(exc, scope)
-            await problem(Request(scope), RingError())(scope, receive, answer)
+            await problem(scope, RingError())(scope, receive, answer)
 
 
 def report(exc: Exception, scope: Scope) -> None:

@@ -9,6 +9,8 @@ from pgdbm import AsyncDatabaseManager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.migrations import migrate
@@ -37,6 +39,16 @@ class Migrated:
         await self.app(scope, receive, send)
 
 
+class _App(Starlette):
+    """Starlette without its own last resort: that is Edge, which keeps the connection."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        for cls, args, kwargs in reversed(self.user_middleware):
+            app = cls(app, *args, **kwargs)
+        return app
+
+
 @dataclass(frozen=True)
 class ASGIFactory:
     settings: Settings
@@ -48,7 +60,7 @@ class ASGIFactory:
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
         """Return an app that serves an open `ring`."""
-        app = self._app([Middleware(Migrated, ring.db)] if run_migrations else [])
+        app = self._app(*[Middleware(Migrated, ring.db)] * run_migrations)
         self._give(app, ring)
         app.state.mode, app.state.external_db = "library", True
         return app
@@ -62,18 +74,22 @@ class ASGIFactory:
                 self._give(app, ring)
                 yield
 
-        app = self._app(self._cors())
+        app = self._app()
         app.router.lifespan_context = lifespan
         app.state.mode, app.state.external_db = "standalone", False
         return app
 
-    def _app(self, middleware: list[Middleware]) -> Starlette:
-        app = Starlette(middleware=[Middleware(Edge), *middleware], exception_handlers=HANDLERS)
-        app.router = Exact(API + META if self.include_meta_routes else API)
+    def _app(self, *inner: Middleware) -> Starlette:
+        routes = API + META if self.include_meta_routes else API
+        # Edge answers errors, so CORS stands before it: a browser may read those, too.
+        middleware = [*self._cors(), Middleware(Edge), *inner, Middleware(Exact, routes)]
+        app = _App(middleware=middleware, exception_handlers=HANDLERS)
+        app.router = Router(routes, redirect_slashes=False)
         app.state.settings = self.settings
         return app
 
     def _cors(self) -> list[Middleware]:
+        # A parent says itself who may call.
         if not self.settings.cors_origins:
             return []
         return [

@@ -22,11 +22,14 @@ def answer(logged: Logged) -> dict[str, Any]:
     }
 
 
-async def log(call: Call) -> Response:
+async def log(call: Call) -> dict[str, Any] | Response:
     entry = await call.read(Entry, LOG_CAP)
     logged = await call.ring.usage.log(call.tenant, entry, call.idempotency_key)
-    headers = {"Idempotent-Replayed": "true"} if logged.replayed else None
-    return Response(render(answer(logged)), headers=headers, media_type="application/json")
+    return replay(render(answer(logged))) if logged.replayed else answer(logged)
+
+
+def replay(content: bytes) -> Response:
+    return Response(content, headers={"Idempotent-Replayed": "true"}, media_type="application/json")
 
 
 async def logs(call: Call) -> Response:
@@ -35,7 +38,7 @@ async def logs(call: Call) -> Response:
     headers = {}
     if len(found) == page.limit:
         cursor = page.next(call.tenant, found[-1])
-        rest = {k: v for k, v in call.query_params.items() if k not in {"cursor", "offset"} and v}
+        rest = page.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
         headers["Link"] = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
     return Response(render(found), headers=headers, media_type="application/json")
 
