@@ -19,6 +19,7 @@ from uuid import UUID
 import uuid_utils
 
 from llmring_server.database import Database
+from llmring_server.errors import Invalid, NotFound
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
@@ -28,6 +29,7 @@ PATTERN = re.compile(PREFIX + r"([0-9A-Za-z]{8})[0-9A-Za-z]{38}")
 # A revoked key is refused everywhere after this many seconds, without asking at each request.
 BELIEVED, DOUBTED = 5.0, 1.0
 REMEMBERED = 10_000
+LONGEST_NAME = 128
 
 _BASE62 = digits + ascii_uppercase + ascii_lowercase
 
@@ -91,6 +93,8 @@ class Keys(Repository):
 
     async def issue(self, project: str) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
+        if not 1 <= len(project.strip()) <= LONGEST_NAME:
+            raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
         key = make()
         id = key[len(PREFIX) :][:8]
         row = await self._one(
@@ -107,8 +111,11 @@ class Keys(Repository):
 
     async def revoke(self, id: str) -> datetime:
         """Refuse this key from now on (elsewhere, within seconds); return since when."""
-        revoked_at: datetime = (await self._one("revoke", id=id))["revoked_at"]
+        rows = await self._all("revoke", id=id)
+        if not rows:
+            raise NotFound(f"No key has this id: {id}")
         self._known.clear()
+        revoked_at: datetime = rows[0]["revoked_at"]
         return revoked_at
 
     async def tenant_of(self, key: str) -> Tenant | None:

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
 from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
+from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
 
 from llmring_server.database import Connection, Database
+from llmring_server.errors import NotMigrated
 from llmring_server.maintenance import partition
 from llmring_server.repository import SQL, template
 
@@ -58,7 +60,10 @@ async def _created(connection: Connection, schema: str) -> None:
 async def _applied(connection: Connection, schema: str) -> list[str]:
     held = AsyncDatabaseManager(pool=cast("Any", _Held(connection)), schema=schema)
     steps = _Migrations(held, str(FILES), module_name=_module(schema))
-    done = await steps.apply_pending_migrations()
+    try:
+        done = await steps.apply_pending_migrations()
+    except MigrationError as exc:
+        raise NotMigrated(f"A migration failed and changed nothing: {exc}") from exc
     return [each["filename"] for each in done["applied"]]
 
 

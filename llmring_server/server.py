@@ -11,6 +11,14 @@ import uvicorn
 
 from llmring_server.ring import Ring
 from llmring_server.web.factory import ASGIFactory
+from llmring_server.web.protocol import Protocol
+
+
+class _Config(uvicorn.Config):
+    """A configuration that leaves logging to the program that it is for."""
+
+    def configure_logging(self) -> None:
+        pass
 
 
 class _Guest(uvicorn.Server):
@@ -45,23 +53,29 @@ class Server:
 
     def __init__(self, ring: Ring, host: str = "127.0.0.1", port: int = 8000) -> None:
         self._address = host, port
-        app = ASGIFactory(ring.settings).around(ring)
-        self._server = _Guest(uvicorn.Config(app, log_config=None, access_log=False))
-        self._task: asyncio.Task[None] | None = None
+        self._app = ASGIFactory(ring.settings).around(ring)
+        self._running: tuple[_Guest, asyncio.Task[None]] | None = None
         self.url = ""
 
     async def start(self) -> None:
         """Listen and serve; return when the first request can be answered."""
+        if self._running:
+            return
         listener = listen(*self._address)
         self.url = url_of(listener)
-        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
-        await self._server.up.wait()
+        config = _Config(
+            self._app, http=Protocol, log_config=None, log_level=None, timeout_graceful_shutdown=15
+        )
+        server = _Guest(config)
+        self._running = server, asyncio.create_task(server.serve(sockets=[listener]))
+        await server.up.wait()
 
     async def stop(self) -> None:
-        """Finish the requests that are running, then close."""
-        self._server.should_exit = True
-        if self._task:
-            await self._task
+        """Finish the requests that are running, for up to 15 seconds, then close."""
+        if self._running:
+            (server, task), self._running = self._running, None
+            server.should_exit = True
+            await task
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -4,12 +4,30 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 PREFIX = "LLMRING_"
 
+
+def _readable(url: str) -> str:
+    """Check what may be split wrongly, before anyone quotes half a password in an error."""
+    try:
+        parts = urlsplit(url)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise ValueError(
+            "write postgresql://user:password@host:port/name,"
+            " with the special characters of user and password percent-encoded"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_readable)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Names = Annotated[
     tuple[str, ...],
@@ -19,10 +37,10 @@ Names = Annotated[
 ]
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
     """How this server behaves; README says what each field is for."""
 
-    database_url: str | None = Field(None, repr=False)
+    database_url: Url | None = Field(None, repr=False)
     database_schema: str = Field("llmring", pattern="^[a-z_][a-z0-9_]{0,62}$")
     database_pool_size: int = Field(20, ge=1)
     database_pool_overflow: int = Field(10, ge=0)

@@ -113,9 +113,8 @@ class Usage(Repository):
     async def _store(self, calls: Sequence[Record]) -> list[Logged | RingError]:
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
         rows = await self._all("log", entries=entries, borrowed=self._database.borrowed)
-        stored = {row["id"] for row in rows}
-        # A call without a key that was not stored now was stored by an earlier try of ours.
-        twins = [call for call in calls if call.key and call.id not in stored]
+        claimed = {row["id"] for row in rows}
+        twins = [call for call in calls if call.key and call.id not in claimed]
         claims = await self._claims(twins) if twins else {}
         return [_outcome(call, claims) for call in calls]
 

@@ -1,4 +1,5 @@
--- What keeps the tables of usage small and fast. All of it works across tenants: they share months.
+-- What keeps the tables of usage small and fast.
+-- Across tenants: they share the tables of months, and the time that has gone by.
 
 -- name: missing
 -- The statements that add each month's partition which is not there: from the oldest that is (on

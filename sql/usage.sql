@@ -3,7 +3,8 @@
 -- name: log
 -- Many calls at once: claims their keys, stores them, adds them up. One statement is one commit.
 -- Across tenants: each entry brings its own. Keys and sums are written in the order of their primary keys, so that statements
--- side by side cannot deadlock. Sending the same calls again adds nothing.
+-- side by side cannot deadlock. Sending the same calls again adds nothing. Gives back which of the
+-- calls with keys were stored.
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@entries::text::json) AS entry (
         tenant uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
@@ -35,26 +36,43 @@ stored AS (
     ON CONFLICT DO NOTHING
     RETURNING *
 ),
+quarters AS (
+    SELECT
+        tenant, date_bin('15 minutes', logged_at, 'epoch') AS bucket, dimension, value,
+        count(*) AS requests, count(*) FILTER (WHERE status <> 'ok') AS errors,
+        count(*) FILTER (WHERE cost IS NULL) AS unpriced, coalesce(sum(cost), 0) AS cost,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens
+    FROM stored
+    CROSS JOIN LATERAL (
+        VALUES ('total', ''), ('model', model), ('provider', provider),
+               ('alias', alias), ('profile', profile), ('origin', origin)
+    ) AS label (dimension, value)
+    WHERE value IS NOT NULL
+    GROUP BY 1, 2, 3, 4
+),
+deltas AS (
+    SELECT tenant, 15 AS minutes, bucket, dimension, value,
+           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    FROM quarters
+    UNION ALL
+    SELECT tenant, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value,
+           sum(requests), sum(errors), sum(unpriced), sum(cost),
+           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+    FROM quarters
+    GROUP BY 1, 3, 4, 5
+),
 added AS (
     INSERT INTO <<tables.usage_rollups>> AS sums (
         tenant, minutes, bucket, dimension, value, shard,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     )
     SELECT
-        tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'),
-        dimension, value,
+        tenant, minutes, bucket, dimension, value,
         CASE WHEN @borrowed::boolean THEN pg_current_xact_id()::text::bigint ELSE 0 END,
-        count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
-        coalesce(sum(cost), 0), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
-    FROM stored
-    CROSS JOIN (VALUES (15), (1440)) AS grain (minutes)
-    CROSS JOIN LATERAL (
-        VALUES ('total', ''), ('model', model), ('provider', provider),
-               ('alias', alias), ('profile', profile), ('origin', origin)
-    ) AS label (dimension, value)
-    WHERE value IS NOT NULL
-    GROUP BY 1, 2, 3, 4, 5, 6
-    ORDER BY 1, 2, 3, 4, 5, 6
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    FROM deltas
+    ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (tenant, minutes, bucket, dimension, value, shard) DO UPDATE SET
         requests = sums.requests + excluded.requests,
         errors = sums.errors + excluded.errors,
@@ -64,7 +82,7 @@ added AS (
         output_tokens = sums.output_tokens + excluded.output_tokens,
         cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
 )
-SELECT id FROM stored;
+SELECT id FROM claimed;
 
 -- name: claims
 -- What used these keys first, and what it was answered. Across tenants: each key brings its own.

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
@@ -20,8 +21,9 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings
+from llmring_server.guardian import take
 from tests.conftest import CALL
-from tests.test_cli import ENVIRONMENT, PROGRAM
+from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 
 LOG = "/api/v1/log"
 
@@ -60,13 +62,6 @@ class Serving(NamedTuple):
 Serve = Callable[..., AbstractAsyncContextManager[Serving]]
 
 
-def is_free(lock: Path) -> bool:
-    with lock.open() as file, suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    return False
-
-
 def guardian_of(home: Path) -> int:
     return int((home / "guardian.lock").read_text())
 
@@ -76,9 +71,9 @@ def home() -> Iterator[Path]:
     """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
     home = Path(tempfile.mkdtemp(prefix="llmring-"))
     home.chmod(0o711)
-    yield home / "data"
+    yield home
     deadline = time.monotonic() + 30
-    while not is_free(home / "data/guardian.lock"):
+    while take(home / "guardian.lock", fcntl.LOCK_EX) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     shutil.rmtree(home)
@@ -87,12 +82,12 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def serve(home: Path, tmp_path: Path, key: str) -> Serve:
     @asynccontextmanager
-    async def serve(*options: str) -> AsyncIterator[Serving]:
+    async def serve(*options: str, **settings: str) -> AsyncIterator[Serving]:
         output = tmp_path / uuid4().hex
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
                 *(PROGRAM, "serve", "--port", "0", "--data-dir", str(home), *options),
-                env=ENVIRONMENT, stdout=file, stderr=file,
+                env=ENVIRONMENT | settings, stdout=file, stderr=file,
             )  # fmt: skip
         try:
             async with httpx.AsyncClient(headers={"X-API-Key": key}, timeout=30) as client:
@@ -190,3 +185,13 @@ async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
         assert await server.ids() == sorted(logged)
         assert await server.end(signal.SIGINT) == 0
         assert server.said().count("Waiting for child process") == 2
+
+
+async def test_serve_does_not_show_the_password_of_its_database(
+    serve: Serve, db: AsyncDatabaseManager, url: str
+) -> None:
+    secret = url if urlsplit(url).password else with_password(url, "canary")
+    prod = {"LLMRING_DATABASE_URL": secret, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    async with serve("--env", "prod", **prod) as server:
+        assert await server.end(signal.SIGINT) == 0
+        assert f":{urlsplit(secret).password}@" not in server.said()

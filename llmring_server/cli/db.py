@@ -29,7 +29,7 @@ def create(env: str, data_dir: Path) -> None:
             click.echo(catalog.place_of(asyncio.run(_create_throwaway(server))))
         return
     with environment.chosen(env, data_dir) as chosen:
-        made = asyncio.run(catalog.create(chosen.settings.database_url or ""))
+        made = asyncio.run(catalog.create(chosen.settings.dsn() or ""))
         click.echo(f"{'Created' if made else 'Found'} the database: {chosen.place}")
         _report(asyncio.run(_migrate(chosen.settings)))
 

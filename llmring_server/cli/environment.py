@@ -115,6 +115,8 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
             yield server.url("postgres")
         return
     port = environ.get("TEST_DB_PORT") or "5432"
+    if not port.isdecimal():
+        raise click.UsageError("TEST_DB_PORT: write a number")
     yield f"postgresql://{given['USER']}:{given['PASSWORD']}@{given['HOST']}:{port}/postgres"
 
 

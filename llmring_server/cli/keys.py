@@ -23,7 +23,9 @@ def keys() -> None:
 
 def _run(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
     async def on_ring() -> Result:
-        async with Ring.open(chosen.settings.model_copy(update={"database_pool_size": 1})) as ring:
+        # In production, migrating is a step of its own.
+        update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
+        async with Ring.open(chosen.settings.model_copy(update=update)) as ring:
             return await work(ring)
 
     with environment.chosen(env, data_dir) as chosen:

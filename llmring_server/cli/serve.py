@@ -15,6 +15,7 @@ from llmring_server.ring import Ring
 from llmring_server.server import listen, url_of
 from llmring_server.settings import Settings
 from llmring_server.web.factory import ASGIFactory
+from llmring_server.web.protocol import Protocol
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -44,7 +45,9 @@ AUTH = {
 @click.command()
 @environment.options
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--reload", is_flag=True, help="Start again when a source file changes.")
 def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: bool) -> None:  # noqa: FBT001, PLR0913, PLR0917, they are the options
@@ -58,7 +61,7 @@ def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: 
         asyncio.run(_prepare(chosen.settings))
         with _listening(host, port) as listener:
             click.echo(_banner(chosen, url_of(listener)))
-            _run(_config(chosen, workers, reload=reload), listener)
+            _run(_config(chosen, workers), listener, reload=reload)
     click.echo("Stopped.", err=True)
 
 
@@ -84,12 +87,12 @@ def _banner(chosen: Environment, url: str) -> str:
     )
 
 
-def _config(chosen: Environment, workers: int, *, reload: bool) -> uvicorn.Config:
+def _config(chosen: Environment, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
         ASGIFactory(chosen.settings).standalone,
         factory=True,
+        http=Protocol,
         workers=workers,
-        reload=reload,
         access_log=chosen.name == "dev",
         log_level="info" if chosen.name == "dev" else "warning",
         proxy_headers=False,
@@ -98,10 +101,10 @@ def _config(chosen: Environment, workers: int, *, reload: bool) -> uvicorn.Confi
     )
 
 
-def _run(config: uvicorn.Config, listener: socket.socket) -> None:
+def _run(config: uvicorn.Config, listener: socket.socket, *, reload: bool) -> None:
     server = uvicorn.Server(config)
     try:
-        if config.should_reload:
+        if reload:
             ChangeReload(config, target=server.run, sockets=[listener]).run()
         elif config.workers > 1:
             Multiprocess(config, sockets=[listener]).run()

@@ -1,6 +1,7 @@
 """One app, two owners: it opens its own database, or borrows its parent's."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -72,6 +73,9 @@ class ASGIFactory:
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             async with Ring.open(self.settings) as ring:
                 self._give(app, ring)
+                # What is there now stays: the collector need not look at it at every turn.
+                gc.freeze()
+                gc.set_threshold(10_000)
                 yield
 
         app = self._app()

@@ -55,7 +55,9 @@ def _environment(url: str) -> dict[str, str]:
 @contextmanager
 def ours(server: str) -> Iterator[Contender]:
     port = free_port()
-    command = _uvicorn(Path(sys.executable), "llmring_server:app", port, *FROM_HERE)
+    # As it is served in earnest.
+    command = [str(Path(sys.executable).with_name("llmring-server")), "serve", "--env", "prod"]
+    command += ["--port", str(port)]
     with database(server) as url, serving(command, port, _environment(url)) as process:
         yield Contender("ours", port, process.pid, url)
 

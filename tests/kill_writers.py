@@ -1,0 +1,169 @@
+"""Eight clients who log until they are told to stop, and the judge of what they were told.
+
+Imported to start them and to judge, run to be them.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+from typing import Any, BinaryIO, NamedTuple, Self
+from uuid import uuid4
+
+import httpx
+import orjson
+
+from llmring_server import Ring
+from llmring_server.tenant import Tenant, of_key
+
+API_KEY = "kill-writers"
+WRITERS, PAUSE, PATIENCE = 8, 0.05, 5.0
+RETRIED = {409, 500, 503}
+
+STORED = "SELECT id_at_origin AS key, id::text FROM {{tables.usage_logs}} WHERE tenant = $1"
+# Sums that are not what the calls add up to, counted another way than the server does.
+WRONG_SUMS = """
+WITH calls AS (
+    SELECT minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'), dimension, value,
+           count(*), sum(coalesce(cost, 0)), sum(input_tokens), sum(output_tokens)
+    FROM {{tables.usage_logs}} CROSS JOIN unnest(ARRAY[15, 1440]) AS minutes
+    CROSS JOIN LATERAL (VALUES
+        ('total', ''), ('model', model), ('provider', provider),
+        ('profile', profile), ('alias', alias), ('origin', origin)
+    ) AS label (dimension, value)
+    WHERE tenant = $1 AND value IS NOT NULL GROUP BY 1, 2, 3, 4
+), sums AS (
+    SELECT minutes, bucket, dimension, value,
+           sum(requests), sum(cost), sum(input_tokens), sum(output_tokens)
+    FROM {{tables.usage_rollups}} WHERE tenant = $1 GROUP BY 1, 2, 3, 4
+)
+SELECT count(*) FROM (
+    (TABLE calls EXCEPT TABLE sums) UNION ALL (TABLE sums EXCEPT TABLE calls)
+) AS wrong"""
+
+
+class Kept(NamedTuple):
+    """What the writers kept: the id that each key was given, and what should not have been."""
+
+    acknowledged: dict[str, str]
+    mismatches: int
+    failures: int
+
+    @classmethod
+    def of(cls, ledger: Path) -> Self:
+        lines = [orjson.loads(line) for line in ledger.read_bytes().splitlines()]
+        return cls(
+            {line["key"]: line["log_id"] for line in lines if "log_id" in line},
+            sum("mismatch" in line for line in lines),
+            sum("failure" in line for line in lines),
+        )
+
+
+class Verdict(NamedTuple):
+    """What became of the calls that were acknowledged."""
+
+    acknowledged: int
+    lost: int = 0
+    doubled: int = 0
+    mismatches: int = 0
+    failures: int = 0
+    wrong_sums: int = 0
+
+
+async def judge(ring: Ring, kept: Kept) -> Verdict:
+    rows = [tuple(row.values()) for row in await ring.db.fetch_all(STORED, of_key(API_KEY))]
+    return Verdict(
+        acknowledged=len(kept.acknowledged),
+        lost=len(kept.acknowledged.items() - set(rows)),
+        doubled=len(rows) - len({key for key, _ in rows}),
+        mismatches=kept.mismatches,
+        failures=kept.failures,
+        wrong_sums=await wrong_sums(ring, of_key(API_KEY)),
+    )
+
+
+async def wrong_sums(ring: Ring, tenant: Tenant) -> int:
+    rows = await ring.db.fetch_all(STORED, tenant)
+    assert (await ring.usage.stats(tenant)).summary.total_requests == len(rows)
+    return int(await ring.db.fetch_value(WRONG_SUMS, tenant))
+
+
+def writers(url: str, ledger: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Start them on the server at `url`; they stop at SIGTERM, or after `seconds`."""
+    command = (sys.executable, "-m", "tests.kill_writers", url, ledger, str(seconds))
+    return subprocess.Popen(command, cwd=Path(__file__).parents[1])
+
+
+def call(key: str) -> dict[str, Any]:
+    """Make the call that `key` stands for: always the same one, and found by its key."""
+    tokens = int(key[:4], 16)
+    counts = {"input_tokens": tokens, "output_tokens": tokens % 7, "cost": tokens / 1000}
+    return {"provider": "openai", "model": f"gpt-{tokens % 3}", "id_at_origin": key, **counts}
+
+
+class Writer:
+    """A client: sends a key until it is acknowledged, keeps that on disk, and only then counts."""
+
+    def __init__(self, client: httpx.AsyncClient, ledger: BinaryIO, over: asyncio.Event) -> None:
+        self.client, self.ledger, self.over = client, ledger, over
+        self.acknowledged: list[tuple[str, str]] = []
+        self.chance = Random()  # noqa: S311, nobody guesses it
+
+    async def write(self) -> None:
+        while not self.over.is_set():
+            key = uuid4().hex
+            if log_id := await self.send(key):
+                self.keep(key=key, log_id=log_id)
+                self.acknowledged.append((key, log_id))
+            if self.acknowledged and self.chance.random() < 0.1:
+                await self.repeat(*self.chance.choice(self.acknowledged))
+
+    async def repeat(self, key: str, log_id: str) -> None:
+        if (again := await self.send(key)) not in (log_id, None):
+            self.keep(mismatch=again, key=key)
+
+    async def send(self, key: str) -> str | None:
+        """Send until there is an answer; None if it is over before."""
+        while not self.over.is_set():
+            if log_id := await self.attempt(key):
+                return log_id
+            await asyncio.sleep(PAUSE * self.chance.random())
+        return None
+
+    async def attempt(self, key: str) -> str | None:
+        headers = {"Idempotency-Key": key}
+        try:
+            answer = await self.client.post("/api/v1/log", json=call(key), headers=headers)
+        except httpx.TransportError:
+            return None
+        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            self.keep(failure=answer.text, key=key)
+        if answer.status_code in RETRIED:
+            return None
+        return str(answer.raise_for_status().json()["log_id"])
+
+    def keep(self, **line: str) -> None:
+        self.ledger.write(orjson.dumps(line) + b"\n")
+        self.ledger.flush()
+        os.fsync(self.ledger.fileno())
+
+
+async def main(url: str, ledger: str, seconds: str) -> None:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    loop.call_later(float(seconds), over.set)
+    headers = {"X-API-Key": API_KEY}
+    with Path(ledger).open("ab") as file:  # noqa: ASYNC230, nothing counts before it is kept
+        async with (
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(WRITERS):
+                group.create_task(Writer(client, file, over).write())
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""HTTP inside a running program."""
+
+import asyncio
+import logging
+
+import httpx
+
+from llmring_server import Ring, Server, Settings
+
+
+async def test_a_server_may_be_started_again(ring: Ring) -> None:
+    server = Server(ring, port=0)
+    for _ in range(2):
+        await server.start()
+        await server.start()
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            assert (await client.get("/health/live")).status_code == 200
+        await server.stop()
+        await server.stop()
+
+
+async def test_a_server_leaves_the_programs_logging_alone(ring: Ring) -> None:
+    logger = logging.getLogger("uvicorn.access")
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    async with Server(ring, port=0):
+        assert logger.handlers == [handler]
+        assert logger.propagate
+    logger.removeHandler(handler)
+
+
+async def test_answers_arrive_whole_however_they_are_asked_for(ring: Ring) -> None:
+    ring = Ring(ring.db, Settings(auth="open"))
+    head = b"GET /api/v1/logs/export HTTP/1.1\r\nHost: x\r\nX-API-Key: k\r\n"
+    async with Server(ring, port=0) as server:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(server.url.rpartition(":")[2])
+        )
+        # Pipelined: answers come one after another, in order, over one connection.
+        writer.write((head + b"\r\n") * 3 + head + b"Connection: close\r\n\r\n")
+        answers = await reader.read()
+        writer.close()
+    assert answers.count(b"HTTP/1.1 200 OK") == 4
+    assert answers.count(b"id,logged_at,provider") == 4
+    assert answers.endswith(b"0\r\n\r\n")
+
+
+async def test_a_server_stops_although_a_client_does_not_end(ring: Ring) -> None:
+    async with Server(ring, port=0) as server:
+        server_port = int(server.url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", server_port)
+        writer.write(b"POST /api/v1/log HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        await writer.drain()
+    writer.close()

@@ -1,0 +1,57 @@
+import pytest
+from pydantic import ValidationError
+
+from llmring_server import Settings
+
+
+def test_from_env_hears_what_platforms_set_and_ours_before_it() -> None:
+    theirs, ours = "postgres://u@theirs/x", "postgresql://u@ours/x"
+    assert Settings.from_env({"DATABASE_URL": theirs}).database_url == theirs
+    both = {"DATABASE_URL": theirs, "LLMRING_DATABASE_URL": ours}
+    assert Settings.from_env(both).database_url == ours
+
+
+def test_from_env_reads_lists_and_leaves_out_what_is_empty() -> None:
+    environ = {"LLMRING_CORS_ORIGINS": "https://a.example, https://b.example", "LLMRING_AUTH": ""}
+    settings = Settings.from_env(environ)
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+    assert settings.auth == "keys"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:can/ary@127.0.0.1:5432/x",
+        "postgresql://u:can#ary@127.0.0.1:5432/x",
+        "postgresql://u:can[ary@127.0.0.1:5432/x",
+        "postgresql://u:canary@127.0.0.1:port/x",
+        "mysql://u:canary@127.0.0.1/x",
+        "u:canary@127.0.0.1/x",
+    ],
+)
+def test_a_url_that_cannot_be_read_is_explained_without_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="percent-encoded") as raised:
+        Settings(database_url=url)
+    assert "can" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%2Fw@h:5432/x",
+        "postgres://h1:5432,h2:5433/x?target_session_attrs=read-write",
+        "postgresql://llmring@/x?host=/run/sock",
+        "postgresql://[::1]:5432/x",
+    ],
+)
+def test_urls_of_every_kind_are_taken(url: str) -> None:
+    assert Settings(database_url=url).dsn() == url
+
+
+def test_tls_is_asked_for_in_the_url() -> None:
+    settings = Settings(database_url="postgresql://h/x?a=b", database_tls="verify-full")
+    assert settings.dsn() == "postgresql://h/x?a=b&sslmode=verify-full"
+
+
+def test_no_password_in_a_repr() -> None:
+    assert "canary" not in repr(Settings(database_url="postgresql://u:canary@h/x"))
