@@ -152,20 +152,21 @@ periods AS (
     WHERE dimension IN ('total', 'model')
     GROUP BY 1, 2, 3
 ),
-top AS (
-    SELECT DISTINCT ON (period) period, value AS model
-    FROM periods
-    WHERE dimension = 'model'
-    ORDER BY period, requests DESC, value
-),
 by_period AS (
     SELECT json_agg(json_build_object(
         'date', to_char(period, CASE @grain WHEN 'hour' THEN 'YYYY-MM-DD"T"HH24:MI' ELSE 'YYYY-MM-DD' END),
-        'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', model
+        'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', models[1]
     ) ORDER BY period DESC) AS buckets
-    FROM periods
-    JOIN top USING (period)
-    WHERE dimension = 'total'
+    FROM (
+        SELECT
+            period,
+            sum(requests) FILTER (WHERE dimension = 'total') AS requests,
+            sum(errors) FILTER (WHERE dimension = 'total') AS errors,
+            sum(cost) FILTER (WHERE dimension = 'total') AS cost,
+            array_agg(value ORDER BY requests DESC, value) FILTER (WHERE dimension = 'model') AS models
+        FROM periods
+        GROUP BY period
+    ) AS period
 ),
 labels AS (
     SELECT
