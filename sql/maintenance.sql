@@ -55,17 +55,17 @@ WITH ended AS (
     DELETE FROM <<tables.usage_rollups>> WHERE shard <> 0 RETURNING *
 )
 INSERT INTO <<tables.usage_rollups>> AS sums (
-    tenant, minutes, bucket, dimension, value, shard,
+    tenant, minutes, bucket, dimension, value, provider, shard,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
 )
 SELECT
-    tenant, minutes, bucket, dimension, value, 0,
+    tenant, minutes, bucket, dimension, value, provider, 0,
     sum(requests), sum(errors), sum(unpriced), sum(cost),
     sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
 FROM ended
-GROUP BY 1, 2, 3, 4, 5
-ORDER BY 1, 2, 3, 4, 5
-ON CONFLICT (tenant, minutes, bucket, dimension, value, shard) DO UPDATE SET
+GROUP BY 1, 2, 3, 4, 5, 6
+ORDER BY 1, 2, 3, 4, 5, 6
+ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
     requests = sums.requests + excluded.requests,
     errors = sums.errors + excluded.errors,
     unpriced = sums.unpriced + excluded.unpriced,

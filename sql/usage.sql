@@ -38,42 +38,42 @@ stored AS (
 ),
 quarters AS (
     SELECT
-        tenant, date_bin('15 minutes', logged_at, 'epoch') AS bucket, dimension, value,
+        tenant, date_bin('15 minutes', logged_at, 'epoch') AS bucket, dimension, value, maker,
         count(*) AS requests, count(*) FILTER (WHERE status <> 'ok') AS errors,
         count(*) FILTER (WHERE cost IS NULL) AS unpriced, coalesce(sum(cost), 0) AS cost,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens
     FROM stored
     CROSS JOIN LATERAL (
-        VALUES ('total', ''), ('model', model), ('provider', provider),
-               ('alias', alias), ('profile', profile), ('origin', origin)
-    ) AS label (dimension, value)
+        VALUES ('model', model, provider), ('alias', alias, ''),
+               ('profile', profile, ''), ('origin', origin, '')
+    ) AS label (dimension, value, maker)
     WHERE value IS NOT NULL
-    GROUP BY 1, 2, 3, 4
+    GROUP BY 1, 2, 3, 4, 5
 ),
 deltas AS (
-    SELECT tenant, 15 AS minutes, bucket, dimension, value,
+    SELECT tenant, 15 AS minutes, bucket, dimension, value, maker,
            requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     FROM quarters
     UNION ALL
-    SELECT tenant, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value,
+    SELECT tenant, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value, maker,
            sum(requests), sum(errors), sum(unpriced), sum(cost),
            sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
     FROM quarters
-    GROUP BY 1, 3, 4, 5
+    GROUP BY 1, 3, 4, 5, 6
 ),
 added AS (
     INSERT INTO <<tables.usage_rollups>> AS sums (
-        tenant, minutes, bucket, dimension, value, shard,
+        tenant, minutes, bucket, dimension, value, provider, shard,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     )
     SELECT
-        tenant, minutes, bucket, dimension, value,
+        tenant, minutes, bucket, dimension, value, maker,
         CASE WHEN @borrowed::boolean THEN pg_current_xact_id()::text::bigint ELSE 0 END,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     FROM deltas
-    ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (tenant, minutes, bucket, dimension, value, shard) DO UPDATE SET
+    ORDER BY 1, 2, 3, 4, 5, 6
+    ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
         requests = sums.requests + excluded.requests,
         errors = sums.errors + excluded.errors,
         unpriced = sums.unpriced + excluded.unpriced,
@@ -126,7 +126,7 @@ WITH ragged AS (
 ),
 sums AS (
     SELECT
-        bucket, dimension, value,
+        bucket, dimension, value, provider AS maker,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     FROM <<tables.usage_rollups>>
     WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
@@ -134,23 +134,23 @@ sums AS (
        OR tenant = @tenant AND minutes = 15 AND bucket >= @days_until AND bucket < @quarters_until
     UNION ALL
     SELECT
-        logged_at, dimension, value,
+        logged_at, dimension, value, maker,
         1, (status <> 'ok')::integer, (cost IS NULL)::integer, coalesce(cost, 0),
         input_tokens, output_tokens, cached_input_tokens
     FROM ragged
     CROSS JOIN LATERAL (
-        VALUES ('total', ''), ('model', model), ('provider', provider),
-               ('alias', alias), ('profile', profile), ('origin', origin)
-    ) AS label (dimension, value)
+        VALUES ('model', model, provider), ('alias', alias, ''),
+               ('profile', profile, ''), ('origin', origin, '')
+    ) AS label (dimension, value, maker)
     WHERE value IS NOT NULL
 ),
 periods AS (
     SELECT
-        date_trunc(@grain::text, bucket AT TIME ZONE @tz::text) AS period, dimension, value,
+        date_trunc(@grain::text, bucket AT TIME ZONE @tz::text) AS period, value AS model,
         sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost
     FROM sums
-    WHERE dimension IN ('total', 'model')
-    GROUP BY 1, 2, 3
+    WHERE dimension = 'model'
+    GROUP BY 1, 2
 ),
 by_period AS (
     SELECT json_agg(json_build_object(
@@ -158,24 +158,33 @@ by_period AS (
         'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', models[1]
     ) ORDER BY period DESC) AS buckets
     FROM (
-        SELECT
-            period,
-            sum(requests) FILTER (WHERE dimension = 'total') AS requests,
-            sum(errors) FILTER (WHERE dimension = 'total') AS errors,
-            sum(cost) FILTER (WHERE dimension = 'total') AS cost,
-            array_agg(value ORDER BY requests DESC, value) FILTER (WHERE dimension = 'model') AS models
+        SELECT period, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+               array_agg(model ORDER BY requests DESC, model) AS models
         FROM periods
         GROUP BY period
     ) AS period
 ),
+makers AS (
+    SELECT
+        dimension, value, maker, sum(requests) AS requests, sum(errors) AS errors,
+        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+    FROM sums
+    GROUP BY dimension, value, maker
+),
 labels AS (
     SELECT
-        dimension, value, sum(requests) AS requests, sum(errors) AS errors,
+        label.dimension, label.value, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens
-    FROM sums
-    GROUP BY dimension, value
+    FROM makers
+    CROSS JOIN LATERAL (
+        VALUES (dimension, value, true), ('provider', maker, dimension = 'model'),
+               ('total', '', dimension = 'model')
+    ) AS label (dimension, value, counts)
+    WHERE counts
+    GROUP BY label.dimension, label.value
 ),
 by_label AS (
     SELECT dimension, count(*) AS size, json_object_agg(value, json_build_object(

@@ -5,6 +5,7 @@ Imported to start them and to judge, run to be them.
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import orjson
 from llmring_server import Ring
 from llmring_server.tenant import Tenant, of_key
 
-API_KEY = "kill-writers"
+API_KEY, LOG = "kill-writers", "/api/v1/log"
 WRITERS, PAUSE, PATIENCE = 8, 0.05, 5.0
 RETRIED = {409, 500, 503}
 
@@ -104,6 +105,28 @@ def call(key: str) -> dict[str, Any]:
     return {"provider": "openai", "model": f"gpt-{tokens % 3}", "id_at_origin": key, **counts}
 
 
+def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
+    """Write a request: what a client library does to it would take longer than the server."""
+    data = orjson.dumps(body)
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\n"
+    head += f"Idempotency-Key: {key}\r\n" if key else ""
+    head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+async def answer(request: bytes, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> Any:
+    """Send `request` until nobody else is busy with its key; return what was answered."""
+    status = b"409"
+    while status == b"409":
+        to.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        status = head.split()[1]
+    assert status == b"200", body
+    return orjson.loads(body)
+
+
 class Writer:
     """A client: sends a key until it is acknowledged, keeps that on disk, and only then counts."""
 
@@ -136,7 +159,7 @@ class Writer:
     async def attempt(self, key: str) -> str | None:
         headers = {"Idempotency-Key": key}
         try:
-            answer = await self.client.post("/api/v1/log", json=call(key), headers=headers)
+            answer = await self.client.post(LOG, json=call(key), headers=headers)
         except httpx.TransportError:
             return None
         if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:

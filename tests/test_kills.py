@@ -11,12 +11,10 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from fcntl import LOCK_EX
 from pathlib import Path
 from random import Random
-
-import asyncpg
 
 from llmring_server import Ring, Settings
 from llmring_server.embedded import Cluster, Embedded
@@ -30,6 +28,10 @@ SEED = int(os.environ.get("SEED") or time.time_ns() % 10**6)
 LONGEST = 120.0
 
 Kill = Callable[[], Awaitable[None]]
+
+
+def chance() -> Random:
+    return Random(SEED)  # noqa: S311, chance that can be had again
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -87,18 +89,30 @@ async def serving(listener: socket.socket, **settings: str) -> AsyncIterator[Pro
         await asyncio.wait_for(process.wait(), LONGEST)
 
 
+@asynccontextmanager
+async def two_processes(settings: Settings) -> AsyncIterator[list[int]]:
+    """Serve one database twice; yield the ports."""
+    given = {name: str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
+    async with AsyncExitStack() as stack:
+        listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
+        for each in listeners:
+            await stack.enter_async_context(serving(each, **given))
+        yield [each.getsockname()[1] for each in listeners]
+
+
 class Storm:
     """A server and a PostgreSQL that are killed and come back, and writers who live through it."""
 
     def __init__(self, url: str, home: Cluster) -> None:
         self.url, self.home, self.ledger = url, home, home.path / "ledger"
-        self.chance = Random(SEED)  # noqa: S311, chance that can be had again
+        self.dice = chance()
         self.server: Process
+        self.clients: subprocess.Popen[bytes]
 
     async def rage(self, server_kills: int, postgres_kills: int) -> Kept:
         """Kill them in any order; return what the writers kept."""
         kills = [self.kill_server] * server_kills + [self.kill_postgres] * postgres_kills
-        self.chance.shuffle(kills)
+        self.dice.shuffle(kills)
         self.ledger.touch()
         with listen("127.0.0.1", 0) as listener:
             async with asyncio.TaskGroup() as group:
@@ -113,27 +127,29 @@ class Storm:
                 await self.server.wait()
 
     async def while_writing(self, url: str, kills: Sequence[Kill]) -> None:
-        with writers(url, self.ledger, LONGEST) as clients:
+        with writers(url, self.ledger, LONGEST) as self.clients:
             try:
                 await self.progress()
                 for kill in kills:
                     await self.kill_soon(kill)
                 await self.progress()
             finally:
-                clients.terminate()
-                ended = await asyncio.to_thread(clients.wait, LONGEST)
+                self.clients.terminate()
+                ended = await asyncio.to_thread(self.clients.wait, LONGEST)
         assert ended == 0
 
     async def kill_soon(self, kill: Kill) -> None:
         """Kill mostly in full swing, and sometimes before all has recovered."""
-        if self.chance.random() < 0.75:
+        if self.dice.random() < 0.75:
             await self.progress()
-        await asyncio.sleep(self.chance.uniform(0.05, 0.6))
+        await asyncio.sleep(self.dice.uniform(0.05, 0.6))
         await kill()
 
     async def progress(self) -> None:
+        """Wait until something more is acknowledged, as long as there are writers."""
         known = self.ledger.stat().st_size
-        await until(lambda: self.ledger.stat().st_size > known)
+        await until(lambda: self.ledger.stat().st_size > known or self.clients.poll() is not None)
+        assert self.ledger.stat().st_size > known, "the writers have given up"
 
     async def kill_server(self) -> None:
         with suppress(ProcessLookupError):
@@ -162,10 +178,10 @@ async def test_what_was_acknowledged_survives_any_mix_of_kills() -> None:
 
 async def test_a_database_that_acknowledges_too_early_is_found_out() -> None:
     async with own_cluster() as (server, home):
-        connection = await asyncpg.connect(server.url())
-        await connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        await connection.execute("SELECT pg_reload_conf()")
-        await connection.close()
+        # The tables themselves shall not be lost.
+        async with Ring.open(server.url()) as ring:
+            await ring.db.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
+            await ring.db.execute("SELECT pg_reload_conf()")
         hasty = f"{server.url()}&synchronous_commit=off"
         kept = await Storm(hasty, home).rage(server_kills=0, postgres_kills=4)
         assert (await verdict(server.url(), kept)).lost > 0

@@ -1,34 +1,28 @@
 """Several processes, clients that vanish, a database that stops: what was promised still holds."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from random import Random
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import orjson
 import pytest
 
 from llmring_server import Ring, Server, Settings
+from llmring_server.embedded import Cluster, Embedded
 from llmring_server.server import listen, url_of
 from llmring_server.tenant import of_key
+from llmring_server.web.routes import META
 from tests.conftest import CALL
-from tests.kill_writers import call, wrong_sums
-from tests.test_kills import LONGEST, SEED, own_cluster, serving, unguarded, until
+from tests.kill_writers import LOG, answer, call, post, wrong_sums
+from tests.test_kills import LONGEST, chance, own_cluster, serving, two_processes, unguarded, until
 
-LOG, BATCH = "/api/v1/log", "/api/v1/logs/batch"
-ROUTES: list[tuple[str, str, Any]] = [
-    ("POST", LOG, CALL),
-    ("POST", BATCH, [CALL] * 3),
-    ("GET", "/api/v1/logs", None),
-    ("GET", "/api/v1/logs/export", None),
-    ("GET", "/api/v1/stats", None),
-]
-# What a request may take whose database is gone; without a bound it would wait for ever.
+# What a request may take whose database is gone; unbounded, it would take for ever.
 PATIENCE = 8
+BATCH, STATS = "/api/v1/logs/batch", "/api/v1/stats"
+READ = (STATS, "/api/v1/logs", "/api/v1/logs/export")
+ROUTES: dict[str, Any] = {LOG: CALL, BATCH: [CALL] * 3, **dict.fromkeys(READ)}
 
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'llmring-server'"
 IDLE = f"{OURS} AND state LIKE 'idle in transaction%'"
@@ -36,32 +30,6 @@ DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_data
 CALLS = """
 SELECT provider, model, id_at_origin, input_tokens, output_tokens, cost::float8 AS cost
 FROM {{tables.usage_logs}} WHERE tenant = $1"""
-
-
-def chance() -> Random:
-    return Random(SEED)  # noqa: S311, chance that can be had again
-
-
-def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
-    """Write a request: what a client library does to it would take longer than the server."""
-    data = orjson.dumps(body)
-    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\n"
-    head += f"Idempotency-Key: {key}\r\n" if key else ""
-    head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
-
-
-async def answer(request: bytes, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> Any:
-    """Send `request` until nobody else is busy with its key; return what was answered."""
-    status = b"409"
-    while status == b"409":
-        to.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"(?i)content-length: (\d+)", head)
-        body = await reader.readexactly(int(length[1]) if length else 0)
-        status = head.split()[1]
-    assert status == b"200", body
-    return orjson.loads(body)
 
 
 async def answers(ports: Iterable[int], requests: Iterable[bytes]) -> list[tuple[bytes, Any]]:
@@ -81,15 +49,9 @@ async def answers(ports: Iterable[int], requests: Iterable[bytes]) -> list[tuple
     return answered
 
 
-@asynccontextmanager
-async def two_processes(settings: Settings) -> AsyncIterator[list[int]]:
-    """Serve one database twice; yield the ports."""
-    given = {name: str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
-    async with AsyncExitStack() as stack:
-        listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
-        for each in listeners:
-            await stack.enter_async_context(serving(each, **given))
-        yield [each.getsockname()[1] for each in listeners]
+async def ask(client: httpx.AsyncClient, path: str, key: str) -> httpx.Response:
+    body, headers = ROUTES.get(path), {"X-API-Key": key}
+    return await client.request("POST" if body else "GET", path, json=body, headers=headers)
 
 
 @asynccontextmanager
@@ -102,8 +64,7 @@ async def small(
         async with Server(ring, port=0) as server, httpx.AsyncClient(timeout=LONGEST) as client:
             client.base_url = httpx.URL(server.url)
             yield ring, client
-        pool = ring.db._pool
-        assert pool is not None
+        pool: Any = ring.db._pool
         assert pool.get_idle_size() == pool.get_size() == size
         assert await ring.db.fetch_value(IDLE) == 0
 
@@ -116,7 +77,7 @@ async def test_ten_posts_of_each_of_1000_keys_to_two_processes_are_1000_calls(
     async with two_processes(settings) as ports:
         answered = await answers(ports, requests)
     assert len(answered) == 10_000
-    ids = {(request, answer["log_id"]) for request, answer in answered}
+    ids = {(request, told["log_id"]) for request, told in answered}
     assert len(ids) == len({each for _, each in ids}) == 1000
     assert len(await ring.db.fetch_all(CALLS, of_key(key))) == 1000
     assert await wrong_sums(ring, of_key(key)) == 0
@@ -152,21 +113,87 @@ async def leave(url: httpx.URL, sent: bytes, *, rudely: bool) -> None:
     _, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(sent)
     await writer.drain()
-    writer.transport.abort() if rudely else writer.close()
+    (writer.transport.abort if rudely else writer.close)()
 
 
 async def test_clients_that_leave_at_any_byte_leave_nothing_half_done(
     settings: Settings, ring: Ring, key: str
 ) -> None:
-    dice, keys = chance(), [uuid4().hex for _ in range(200)]
-    requests = [post(LOG, call(each), key, each) for each in keys]
-    cuts = [dice.randint(0, len(each) * 3 // 2) for each in requests]
+    dice = chance()
+    calls = {each: call(each) for each in (uuid4().hex for _ in range(200))}
+    requests = {each: post(LOG, calls[each], key, each) for each in calls}
+    cuts = {each: dice.randint(0, len(requests[each]) * 3 // 2) for each in calls}
+    whole = [calls[each] for each in calls if cuts[each] >= len(requests[each])]
     async with small(settings, 4) as (_, client), asyncio.TaskGroup() as group:
-        for request, cut in zip(requests, cuts, strict=True):
-            group.create_task(leave(client.base_url, request[:cut], rudely=dice.random() < 0.5))
+        for each, cut in cuts.items():
+            sent = requests[each][:cut]
+            group.create_task(leave(client.base_url, sent, rudely=dice.random() < 0.5))
     stored = await ring.db.fetch_all(CALLS, of_key(key))
-    sent = [
-        each for each, request, cut in zip(keys, requests, cuts, strict=True) if cut >= len(request)
-    ]
-    assert 0 < len(stored) <= len(sent)
-    ...
+    assert stored
+    assert all(row in whole for row in stored)
+    async with small(settings, 4) as (_, client):
+        await answers([client.base_url.port or 0], requests.values())
+    stored = await ring.db.fetch_all(CALLS, of_key(key))
+    assert {row["id_at_origin"]: row for row in stored} == calls
+    assert (len(stored), await wrong_sums(ring, of_key(key))) == (200, 0)
+
+
+async def keep_asking(url: str, path: str, latest: dict[str, int]) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+        while True:
+            answered = await ask(client, path, key=path)
+            refused = answered.status_code == 503 and "Retry-After" in answered.headers
+            assert answered.is_success or refused, answered.text
+            latest[path] = answered.status_code
+
+
+async def outage(database: Embedded, home: Cluster, latest: dict[str, int]) -> None:
+    """Stop a database that serves, and start it again when its absence has been felt."""
+    await until(lambda: latest == dict.fromkeys(ROUTES, 200))
+    database.stop()
+    await until(lambda: latest[STATS] == 503 and unguarded(home))
+    await asyncio.sleep(2)
+    await asyncio.to_thread(database.start)
+    latest.clear()
+    await until(lambda: latest == dict.fromkeys(ROUTES, 200))
+
+
+async def test_a_server_outlives_its_database_and_answers_meanwhile() -> None:
+    latest: dict[str, int] = {}
+    async with own_cluster() as (database, home):
+        with listen("127.0.0.1", 0) as listener:
+            url, given = url_of(listener), {"database_url": database.url(), "auth": "open"}
+            async with serving(listener, **given) as process, asyncio.TaskGroup() as group:
+                await answers([listener.getsockname()[1]], [post(LOG, CALL, "key")])
+                asking = [group.create_task(keep_asking(url, path, latest)) for path in ROUTES]
+                await outage(database, home, latest)
+                for each in asking:
+                    each.cancel()
+                assert process.returncode is None
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_a_crowd_at_two_connections_is_served_or_refused(
+    settings: Settings, key: str, path: str
+) -> None:
+    async with small(settings, 2) as (_, client):
+        crowd = (ask(client, path, key) for _ in range(60))
+        live, *answered = await asyncio.gather(client.get("/health/live"), *crowd)
+    assert live.status_code == 200
+    assert {200} <= {each.status_code for each in answered} <= {200, 429, 503}
+
+
+async def test_a_pool_that_is_taken_refuses_every_route_that_needs_it(
+    settings: Settings, key: str
+) -> None:
+    async with small(settings, 1, acquire_timeout=0.2) as (ring, client), ring.db.acquire():
+        answered = await asyncio.gather(*(ask(client, path, key) for path in ROUTES))
+        assert all(each.status_code == 503 and each.headers["Retry-After"] for each in answered)
+        assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_every_route_makes_do_with_one_connection(settings: Settings) -> None:
+    async with small(settings, 1, auth="keys") as (ring, client):
+        key = (await ring.keys.issue(uuid4().hex)).secret
+        for path in (*ROUTES, *(route.path for route in META)):
+            assert (await ask(client, path, key)).is_success, path

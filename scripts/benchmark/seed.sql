@@ -37,21 +37,22 @@ FROM call
 -- name: rollups
 -- What the log statement would have added up.
 INSERT INTO usage_rollups (
-    tenant, minutes, bucket, dimension, value, shard,
+    tenant, minutes, bucket, dimension, value, provider, shard,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
 )
 SELECT
-    tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'), dimension, value, 0,
+    tenant, minutes, date_bin(minutes * interval '1 minute', logged_at, 'epoch'),
+    dimension, value, maker, 0,
     count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
     coalesce(sum(cost), 0), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
 FROM usage_logs
 CROSS JOIN (VALUES (15), (1440)) AS grain (minutes)
 CROSS JOIN LATERAL (
-    VALUES ('total', ''), ('model', model), ('provider', provider),
-           ('alias', alias), ('profile', profile), ('origin', origin)
-) AS label (dimension, value)
+    VALUES ('model', model, provider), ('alias', alias, ''),
+           ('profile', profile, ''), ('origin', origin, '')
+) AS label (dimension, value, maker)
 WHERE tenant = $1::uuid AND value IS NOT NULL
-GROUP BY 1, 2, 3, 4, 5
+GROUP BY 1, 2, 3, 4, 5, 6
 
 -- name: peer
 WITH call AS (<<calls>>)
