@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 from uuid import uuid4
 
@@ -29,20 +29,23 @@ IDLE = f"{OURS} AND state LIKE 'idle in transaction%'"
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 
-async def answers(ports: Iterable[int], requests: Iterable[bytes]) -> list[tuple[bytes, Any]]:
-    """Send all, over 40 connections to each port at once; return each with its answer."""
+async def answers(
+    ports: list[int], requests: Iterable[bytes], connections: int = 40
+) -> list[tuple[bytes, Any]]:
+    """Send all, over so many connections to each port at once; return each with its answer."""
     waiting, answered = iter(requests), []
 
     async def work(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for each in waiting:
-            answered.append((each, await answer(each, reader, writer)))  # noqa: PERF401, others add
-        writer.close()
+        with closing(writer):
+            for each in waiting:
+                told = await answer(each, reader, writer)
+                answered.append((each, told))
         await writer.wait_closed()
 
     async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
-        for port in ports:
-            [group.create_task(work(port)) for _ in range(40)]
+        for port in ports * connections:
+            group.create_task(work(port))
     return answered
 
 
@@ -98,7 +101,7 @@ async def test_two_processes_that_log_for_the_same_tenants_never_deadlock(
     requests += [post(LOG, call(uuid4().hex), dice.choice(keys)) for _ in range(2000)]
     dice.shuffle(requests)
     async with two_processes(settings) as ports:
-        await answers(ports, requests)
+        await answers(ports, requests, connections=8)
     assert await deadlocks(ring) == before
     rows = [await ring.db.fetch_all(CALLS, of_key(key)) for key in keys]
     assert sum(map(len, rows)) == 2000 + sum(map(len, batches))
