@@ -65,7 +65,9 @@ async def small(
             client.base_url = httpx.URL(server.url)
             yield ring, client
         pool: Any = ring.db._pool
-        assert pool.get_idle_size() == pool.get_size() == size
+        if busy := pool.get_size() - pool.get_idle_size():
+            pool.terminate()  # to close it would be to wait for them
+        assert busy == 0
         assert await ring.db.fetch_value(IDLE) == 0
 
 
@@ -96,15 +98,15 @@ async def test_two_processes_that_log_for_the_same_tenants_never_deadlock(
 ) -> None:
     dice, before = chance(), await deadlocks(ring)
     keys = [uuid4().hex for _ in range(3)]
-    batches = [[call(uuid4().hex) for _ in range(dice.randint(1, 20))] for _ in range(1000)]
+    batches = [[call(uuid4().hex) for _ in range(dice.randint(1, 20))] for _ in range(500)]
     requests = [post(BATCH, each, dice.choice(keys)) for each in batches]
-    requests += [post(LOG, call(uuid4().hex), dice.choice(keys)) for _ in range(2000)]
+    requests += [post(LOG, call(uuid4().hex), dice.choice(keys)) for _ in range(1500)]
     dice.shuffle(requests)
     async with two_processes(settings) as ports:
-        await answers(ports, requests, connections=8)
+        await answers(ports, requests, connections=20)
     assert await deadlocks(ring) == before
     rows = [await ring.db.fetch_all(CALLS, of_key(key)) for key in keys]
-    assert sum(map(len, rows)) == 2000 + sum(map(len, batches))
+    assert sum(map(len, rows)) == 1500 + sum(map(len, batches))
     assert [await wrong_sums(ring, of_key(key)) for key in keys] == [0, 0, 0]
 
 
