@@ -23,7 +23,7 @@ from llmring_server.server import listen, url_of
 from tests.kill_writers import Kept, Verdict, judge, writers
 from tests.test_cli import ENVIRONMENT
 
-SEED = int(os.environ.get("SEED") or time.time_ns() % 10**6)
+SEED = int(os.environ.get("TEST_SEED") or time.time_ns() % 10**6)
 # For a machine that is busy with other things: usually all is over in seconds.
 LONGEST = 120.0
 
@@ -31,6 +31,7 @@ Kill = Callable[[], Awaitable[None]]
 
 
 def chance() -> Random:
+    sys.stdout.write(f"TEST_SEED={SEED}\n")
     return Random(SEED)  # noqa: S311, chance that can be had again
 
 
@@ -68,9 +69,10 @@ def postmaster(home: Cluster) -> int:
 
 
 def children(process: int) -> list[int]:
-    command = ("/usr/bin/env", "pgrep", "-P", str(process))
-    found = subprocess.run(command, check=False, capture_output=True)
-    return [int(each) for each in found.stdout.split()]
+    if sys.platform == "linux":
+        return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+    command = ("/usr/bin/pgrep", "-P", str(process))
+    return [*map(int, subprocess.run(command, check=False, capture_output=True).stdout.split())]
 
 
 @asynccontextmanager
@@ -159,14 +161,14 @@ class Storm:
         """Kill the postmaster and its children; stopped first, it neither makes nor buries any."""
         await until(lambda: postmaster(self.home) > 0)
         os.kill(father := postmaster(self.home), signal.SIGSTOP)
-        for process in (*children(father), father):
-            os.kill(process, signal.SIGKILL)
+        for each in (*children(father), father):
+            os.kill(each, signal.SIGKILL)
 
 
 async def verdict(url: str, kept: Kept) -> Verdict:
     async with Ring.open(Settings(database_url=url, database_pool_size=1)) as ring:
         found = await judge(ring, kept)
-    sys.stdout.write(f"seed {SEED}: {found}\n")
+    sys.stdout.write(f"{found}\n")
     return found
 
 

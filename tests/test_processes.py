@@ -86,7 +86,7 @@ async def test_ten_posts_of_each_of_1000_keys_to_two_processes_are_1000_calls(
 
 
 async def deadlocks(ring: Ring) -> int:
-    """Count those ever; a session tells of its own at its end."""
+    """Count those ever; a connection tells of its own when it ends."""
     async with asyncio.timeout(LONGEST):
         while await ring.db.fetch_value(OURS):  # noqa: ASYNC110, the database sets no event
             await asyncio.sleep(0.05)
