@@ -51,7 +51,12 @@ _UNFIT = (
 
 # A server that starts beside us, or recovers, is there after a while.
 STARTING = 5.0
-_NOT_YET = (ConnectionRefusedError, FileNotFoundError, asyncpg.CannotConnectNowError)
+_NOT_YET = (
+    ConnectionError,
+    FileNotFoundError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+)
 
 NO_DATABASE = (
     "No database is named: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
