@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from llmring_server.database import Connection
+from llmring_server.database import Connection, reaching
 from llmring_server.errors import Unavailable
 
 # Only a database with this comment is ever dropped.
@@ -16,10 +16,8 @@ THROWAWAY = "llmring-server: a throw-away database for tests"
 
 @asynccontextmanager
 async def _server(url: str) -> AsyncIterator[Connection]:
-    try:
+    with reaching("the server"):
         connection = await asyncpg.connect(url, database="postgres")
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        raise Unavailable(f"Cannot reach the server: {exc or type(exc).__name__}") from exc
     try:
         yield connection
     finally:

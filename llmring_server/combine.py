@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from llmring_server.errors import Overloaded, RingError, Unavailable, trace
+from llmring_server.patience import patiently
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -32,14 +32,7 @@ async def persist(
     patience: float = PATIENCE,
 ) -> Outcome:
     """Write `items`, again and again while the connection is lost: twice must be harmless."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return await write(items)
-        except Unavailable:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(PAUSE)
+    return await patiently(lambda: write(items), Unavailable, patience, PAUSE)
 
 
 class Combine(Generic[Item, Outcome]):

@@ -1,7 +1,6 @@
 """One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
@@ -11,6 +10,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.patience import patiently
 from llmring_server.settings import Settings
 
 # Generic for the type checker only.
@@ -122,25 +122,25 @@ def _pool(settings: Settings) -> Pool:
     )
 
 
-async def _awaited(settings: Settings) -> Pool:
-    deadline = time.monotonic() + STARTING
-    while True:
-        try:
-            return await _pool(settings)
-        except _NOT_YET:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.1)
+@contextmanager
+def reaching(what: str) -> Iterator[None]:
+    """Say why `what` cannot be reached."""
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        # Of the driver's texts these name a host, a user or a database, never a password.
+        raise errors.Unavailable(f"Cannot open {what}: {exc or type(exc).__name__}") from exc
 
 
 async def _connected(settings: Settings) -> Pool:
     if not settings.database_url:
         raise errors.Unavailable(NO_DATABASE)
-    try:
-        return await _awaited(settings)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        # Of the driver's texts these name a host, a user or a database, never a password.
-        raise errors.Unavailable(f"Cannot open the database: {exc or type(exc).__name__}") from exc
+
+    async def connect() -> Pool:
+        return await _pool(settings)
+
+    with reaching("the database"):
+        return await patiently(connect, _NOT_YET, STARTING, pause=0.1)
 
 
 @asynccontextmanager

@@ -144,6 +144,11 @@ class Usage(Repository):
             return InProgress() if isinstance(exc, Locked) and _KEYS in exc.at else exc
 
 
+def key_at(key: str, place: int) -> str:
+    """Return what a batch's key is for the entry in this place."""
+    return f"{key} {place}"
+
+
 def _batch(tenant: Tenant, entries: Sequence[Entry], key: str | None) -> Iterator[Record]:
     """A batch's key is a key for each place in it, good for a batch of the same length."""
     if key is None:
@@ -152,7 +157,7 @@ def _batch(tenant: Tenant, entries: Sequence[Entry], key: str | None) -> Iterato
         raise Invalid("idempotency_key: give a key for the batch or for its entries, not both")
     else:
         for place, each in enumerate(entries):
-            yield record(tenant, each, f"{key} {place}", within=len(entries))
+            yield record(tenant, each, key_at(key, place), within=len(entries))
 
 
 def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:

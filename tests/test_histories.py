@@ -84,7 +84,7 @@ class Histories(RuleBasedStateMachine):
             self.wait(self.ring.usage.log_many(self.tenant, [*batch, bad]))
 
     @rule(entry=entries, kept=st.booleans())
-    def log_within_a_transaction(self, entry: Entry, kept: bool) -> None:  # noqa: FBT001
+    def log_within_a_transaction(self, entry: Entry, kept: bool) -> None:  # noqa: FBT001, likewise
         async def work() -> None:
             async with self.ring.db.acquire() as connection:
                 transaction = connection.transaction()

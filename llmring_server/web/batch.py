@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
-from llmring_server.usage import Logged
+from llmring_server.usage import Logged, key_at
 from llmring_server.web import body
 from llmring_server.web.call import Call, blaming_the_client, render
 from llmring_server.web.usage import answer, replay
@@ -74,7 +74,7 @@ async def _together(call: Call, values: list[Any]) -> list[Logged]:
 
 async def _each(call: Call, values: list[Any]) -> list[Logged | RingError]:
     key = call.idempotency_key
-    keys = [f"{key} {index}" if key else None for index in range(len(values))]
+    keys = [key_at(key, index) if key else None for index in range(len(values))]
     return await asyncio.gather(*(_one(call, *each) for each in zip(values, keys, strict=True)))
 
 

@@ -42,5 +42,6 @@ class _Joining:
 
 
 class Protocol(HttpToolsProtocol):
+    # uvicorn narrows what asyncio gives; what we give has all that uvicorn calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport))  # type: ignore[arg-type]
