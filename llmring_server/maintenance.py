@@ -1,5 +1,7 @@
 """What keeps the tables small and fast: months made ahead, months dropped, sums folded."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -41,25 +43,32 @@ async def partition(database: Database, connection: Connection) -> list[str]:
     return await _Housekeeping(database, connection).run_each("missing", schema=database.schema)
 
 
+@asynccontextmanager
+async def _step(database: Database) -> AsyncIterator[_Housekeeping]:
+    """Yield the statements in a transaction of their own: no step keeps the locks of another."""
+    async with database.transaction() as inside, inside.connection() as connection:
+        # Long deletes are fine, and touch nothing new; waiting for a lock would block the others.
+        await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'")
+        yield _Housekeeping(database, connection)
+
+
 async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) -> Maintained:
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
     What the forgotten calls add up to stays, by UTC day. Run it daily, beside a serving server.
     """
     database = Database(db)
-    async with database.transaction() as inside, inside.connection() as connection:
-        # Long deletes are fine, and touch nothing new; waiting for a lock would block the others.
-        await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'")
-        made = await partition(database, connection)
-        house = _Housekeeping(database, connection)
+    async with _step(database) as house:
+        made = await house.run_each("missing", schema=database.schema)
+    async with _step(database) as house:
         await house.run("fold")
-        dropped = await _forget(house, database.schema, retain) if retain else []
-    return Maintained(made, dropped)
+    return Maintained(made, await _forget(database, retain) if retain else [])
 
 
-async def _forget(house: _Housekeeping, schema: str, retain: timedelta) -> list[str]:
+async def _forget(database: Database, retain: timedelta) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    dropped = await house.run_each("expired", schema=schema, oldest=oldest)
-    for name in ("forget_strays", "forget_keys", "forget_quarters"):
-        await house.run(name, oldest=oldest)
-    return dropped
+    for name in ("forget_keys", "forget_strays", "forget_quarters"):
+        async with _step(database) as house:
+            await house.run(name, oldest=oldest)
+    async with _step(database) as house:
+        return await house.run_each("expired", schema=database.schema, oldest=oldest)

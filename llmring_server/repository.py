@@ -88,7 +88,8 @@ class Repository:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""
         text, arguments = self._prepared(name, params)
         async with self._database.transaction() as inside, inside.connection() as connection:
-            await connection.execute(PATIENT)
+            if not self._database.borrowed:
+                await connection.execute(PATIENT)
             async for row in connection.cursor(text, *arguments, prefetch=PREFETCH):
                 yield row
 

@@ -130,3 +130,11 @@ async def test_export_goes_through_more_calls_than_one_chunk(ring: Ring, tenant:
     exported = [(log.logged_at, log.id) async for log in ring.usage.export(tenant)]
     assert len(set(exported)) == 1700
     assert exported == sorted(exported, reverse=True)
+
+
+async def test_export_leaves_the_callers_transaction_as_it_was(ring: Ring, tenant: Tenant) -> None:
+    setting = "SHOW idle_in_transaction_session_timeout"
+    async with ring.db.transaction() as tx:
+        before = await tx.fetch_value(setting)
+        assert [log async for log in ring.within(tx).usage.export(tenant)] == []
+        assert await tx.fetch_value(setting) == before

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -98,3 +99,14 @@ async def test_calls_without_a_partition_are_forgotten_too(fresh: Ring) -> None:
     await maintain(fresh.db, retain=timedelta(days=60))
     assert await fresh.db.fetch_value(stray) == 0
     assert await requests(fresh) == 2
+
+
+async def test_maintenance_that_waits_keeps_nobody_waiting(fresh: Ring) -> None:
+    await fresh.usage.log(TENANT, ago(200), "old")
+    async with fresh.db.transaction() as tx:
+        await tx.execute("SELECT 1 FROM {{tables.usage_keys}} FOR UPDATE")
+        maintaining = asyncio.create_task(maintain(fresh.db, retain=timedelta(days=60)))
+        await asyncio.sleep(0.5)
+        await fresh.usage.log(TENANT, ago(0))
+        assert not maintaining.done()
+    assert (await maintaining).dropped
