@@ -133,8 +133,7 @@ async def test_export_goes_through_more_calls_than_one_chunk(ring: Ring, tenant:
 
 
 async def test_export_leaves_the_callers_transaction_as_it_was(ring: Ring, tenant: Tenant) -> None:
-    setting = "SHOW idle_in_transaction_session_timeout"
     async with ring.db.transaction() as tx:
-        before = await tx.fetch_value(setting)
+        await tx.execute("SET LOCAL idle_in_transaction_session_timeout = '33s'")
         assert [log async for log in ring.within(tx).usage.export(tenant)] == []
-        assert await tx.fetch_value(setting) == before
+        assert await tx.fetch_value("SHOW idle_in_transaction_session_timeout") == "33s"
