@@ -1,13 +1,38 @@
-"""Free JSON with bounds, so that what is small to send is small to keep and to give back."""
+"""Strict JSON with bounds, so that what is small to send is small to keep and to give back."""
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any
 
+import jiter
 from pydantic import AfterValidator
 
-from llmring_server.errors import Invalid
+from llmring_server.errors import BadRequest, Invalid
 
 DEEPEST, MOST_KEYS, LONGEST_KEY, LARGEST = 32, 10_000, 1024, 2**64
+
+_PLACE = re.compile(r" at line (\d+) column (\d+)$")
+
+
+def parse(data: bytes) -> Any:
+    """Parse strict JSON: no duplicate keys, no NaN, no NUL, numbers as they are written."""
+    try:
+        value = jiter.from_json(
+            data, allow_inf_nan=False, float_mode="decimal", catch_duplicate_keys=True
+        )
+    except ValueError as exc:
+        raise BadRequest(f"The body is not strict JSON: {_complaint(str(exc))}.") from exc
+    # Only such a body can break a bound that neither the parser nor a model keeps.
+    if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > DEEPEST:
+        check(value)
+    return value
+
+
+def _complaint(text: str) -> str:
+    """Repeat the parser's complaint without the caller's text in it."""
+    reason = "a key occurs twice" if "duplicate key" in text else _PLACE.sub("", text)
+    place = _PLACE.search(text)
+    return f"{reason}, line {place[1]}, column {place[2]}" if place else reason
 
 
 def check(value: Any) -> Any:

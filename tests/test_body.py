@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llmring_server.bounded import parse
 from llmring_server.errors import RingError
-from llmring_server.web.body import parse
 from tests.bad_input import GOOD, INVALID, NOT_JSON, body, without
 from tests.conftest import CALL
 

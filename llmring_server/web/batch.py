@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
 
+from llmring_server.bounded import parse
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
 from llmring_server.usage import Logged, key_at
@@ -41,7 +42,7 @@ async def _values(call: Call, *, partial: bool) -> list[Any]:
     data = await body.read(call.headers, call.receive, CAP)
     if media == body.NDJSON:
         return list(_lines(data, partial=partial))
-    values = body.parse(data)
+    values = parse(data)
     if not isinstance(values, list):
         raise Invalid("body: send an array of calls")
     return values
@@ -52,7 +53,7 @@ def _lines(data: bytes, *, partial: bool) -> Iterator[Any]:
         if not line.strip():
             continue
         try:
-            yield body.parse(line)
+            yield parse(line)
         except RingError as exc:
             at_line = type(exc)(f"{exc} (line {number} of the body)")
             if not partial:

@@ -1,22 +1,16 @@
-"""What a body may be: UTF-8 JSON, uncompressed, bounded, and meaning one thing only."""
+"""What a body may be: UTF-8 JSON, uncompressed, and bounded."""
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
-import jiter
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from llmring_server.bounded import DEEPEST, check
-from llmring_server.errors import BadRequest, TooLarge, UnsupportedMedia
+from llmring_server.errors import TooLarge, UnsupportedMedia
 
 KIB = 1024
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-
-_PLACE = re.compile(r" at line (\d+) column (\d+)$")
 
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
@@ -48,24 +42,3 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, cap: int) -> by
         if size > cap:
             raise TooLarge
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def parse(data: bytes) -> Any:
-    """Parse strict JSON: no duplicate keys, no NaN, no NUL, numbers as they are written."""
-    try:
-        value = jiter.from_json(
-            data, allow_inf_nan=False, float_mode="decimal", catch_duplicate_keys=True
-        )
-    except ValueError as exc:
-        raise BadRequest(f"The body is not strict JSON: {_complaint(str(exc))}.") from exc
-    # Only such a body can break a bound that neither the parser nor a model keeps.
-    if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > DEEPEST:
-        check(value)
-    return value
-
-
-def _complaint(text: str) -> str:
-    """Repeat the parser's complaint without the caller's text in it."""
-    reason = "a key occurs twice" if "duplicate key" in text else _PLACE.sub("", text)
-    place = _PLACE.search(text)
-    return f"{reason}, line {place[1]}, column {place[2]}" if place else reason

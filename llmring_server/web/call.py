@@ -11,6 +11,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llmring_server.bounded import parse
 from llmring_server.entry import plain
 from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
@@ -66,7 +67,7 @@ class Call:
     async def read(self, model: type[Model], cap: int) -> Model:
         """Read the JSON body, of at most `cap` bytes, as a `model`."""
         body.media_type(self.headers, body.JSON)
-        value = body.parse(await body.read(self.headers, self.receive, cap))
+        value = parse(await body.read(self.headers, self.receive, cap))
         with blaming_the_client():
             return model.model_validate(value)
 
