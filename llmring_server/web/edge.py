@@ -11,6 +11,8 @@ from llmring_server.web.problems import problem
 
 _logger = logging.getLogger(__name__)
 
+Headers = list[tuple[bytes, bytes]]
+
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
@@ -19,6 +21,12 @@ def slashless(scope: Scope) -> str:
     path: str = scope["path"]
     is_root = len(path) <= len(scope.get("root_path", "")) + 1
     return path if is_root else path.removesuffix("/")
+
+
+def completed(given: Headers, ours: Headers) -> Headers:
+    """Add what of `ours` an answer does not say by itself."""
+    said = {name for name, _ in given}
+    return [*(header for header in ours if header[0] not in said), *given]
 
 
 class Edge:
@@ -37,7 +45,7 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*headers, *message["headers"]]
+                message["headers"] = completed(message["headers"], headers)
             await send(message)
 
         scope = {**scope, "path": slashless(scope), "llmring.request_id": request_id}
