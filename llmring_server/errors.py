@@ -87,6 +87,12 @@ class Unavailable(RingError):
     retry_after = 1
 
 
+class Stale(Unavailable):
+    """The registry has not answered well for more than 7 days: too old to be told as its word."""
+
+    retry_after = 15
+
+
 class Overloaded(RingError):
     """Too much is waiting already; try again soon."""
 

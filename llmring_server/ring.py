@@ -12,6 +12,7 @@ from llmring_server.database import Database, opened
 from llmring_server.errors import NotMigrated
 from llmring_server.keys import Keys
 from llmring_server.migrations import migrate, pending
+from llmring_server.registry import Registry
 from llmring_server.settings import Settings
 from llmring_server.usage import Usage
 
@@ -27,6 +28,7 @@ class Ring:
             self._database, Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         )
         self.keys = Keys(self._database)
+        self.registry = Registry(self._database, settings)
 
     @classmethod
     @asynccontextmanager
@@ -37,7 +39,11 @@ class Ring:
         async with opened(settings) as db:
             if settings.migrate_on_start:
                 await migrate(db)
-            yield cls(db, settings)
+            ring = cls(db, settings)
+            try:
+                yield ring
+            finally:
+                await ring.registry.close()
 
     def within(self, transaction: Any) -> Self:
         """Return this ring working inside the caller's transaction.
@@ -48,6 +54,7 @@ class Ring:
         other._database = self._database.within(transaction)
         other.usage = self.usage.on(other._database)
         other.keys = self.keys.on(other._database)
+        other.registry = self.registry.on(other._database)
         return other
 
     async def ping(self) -> None:

@@ -1,6 +1,7 @@
 """Configuration: `LLMRING_<FIELD>` in the environment, or keyword arguments in code."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -9,6 +10,11 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 PREFIX = "LLMRING_"
+
+# A registry that nobody asks.
+NOWHERE = "none"
+
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
 def _readable(url: str) -> str:
@@ -27,14 +33,30 @@ def _readable(url: str) -> str:
     return url
 
 
+def _trusted(url: str) -> str:
+    """Check that what comes from `url` comes from whom it names."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    plain = parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname or "")
+    trusted = plain or (parts.scheme == "https" and parts.hostname)
+    if url != NOWHERE and (not trusted or parts.query or parts.fragment):
+        raise ValueError("write https://host/path, http://localhost:port/path, or none")
+    return url.rstrip("/")
+
+
+def _words(value: object) -> object:
+    return value.replace(",", " ").split() if isinstance(value, str) else value
+
+
 Url = Annotated[str, AfterValidator(_readable)]
+RegistryUrl = Annotated[str, AfterValidator(_trusted)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-Names = Annotated[
-    tuple[str, ...],
-    BeforeValidator(
-        lambda value: value.replace(",", " ").split() if isinstance(value, str) else value
-    ),
-]
+Names = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
+Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
@@ -54,6 +76,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     migrate_on_start: bool = True
     auth: Literal["keys", "open"] = "keys"
     cors_origins: Names = ()
+    registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
+    registry_ttl: float = Field(3600, gt=0, le=86_400)
+    registry_providers: Providers = ("openai", "anthropic", "google")
     log_batch: int = Field(500, ge=1, le=10_000)
     log_flights: int = Field(2, ge=1, le=64)
     log_pending: int = Field(5000, ge=1)

@@ -16,6 +16,11 @@ from starlette.applications import Starlette
 from llmring_server import Ring, Settings, build, create_app, migrate
 from llmring_server.embedded import Embedded
 from llmring_server.tenant import Tenant, of_key
+from tests.fake_registry import FakeRegistry, fake_registry
+
+# No test calls anyone but those that bring a registry of their own.
+Settings.model_fields["registry_url"].default = "none"
+Settings.model_rebuild(force=True)
 
 CALL: dict[str, Any] = {
     "provider": "openai",
@@ -85,6 +90,15 @@ def tenant(key: str) -> Tenant:
     return of_key(key)
 
 
+@pytest.fixture
+async def fake(db: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
+    """A registry that nobody has asked yet."""
+    tables = "{{tables.registry_files}}, {{tables.registry_sources}}"
+    await db.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+    async with fake_registry() as fake:
+        yield fake
+
+
 @pytest.fixture(params=["standalone", "mounted"])
 async def client(
     request: pytest.FixtureRequest, db: AsyncDatabaseManager, settings: Settings, key: str
@@ -92,7 +106,7 @@ async def client(
     """A client of the app, with a key, under both kinds of owner."""
     if request.param == "mounted":
         app, prefix = Starlette(), "/llmring"
-        app.mount(prefix, build(db, Settings(auth="open")))
+        app.mount(prefix, build(db, settings))
     else:
         app, prefix = create_app(settings=settings), ""
     async with (

@@ -24,7 +24,7 @@ PROGRAM = str(Path(sys.executable).parent / "llmring-server")
 OURS = ("LLMRING_", "DATABASE_URL", "TEST_DB_")
 # Whoever runs the tests has settings too, and perhaps a database that is dear to them.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-ENVIRONMENT["COLUMNS"] = "300"
+ENVIRONMENT |= {"COLUMNS": "300", "LLMRING_REGISTRY_URL": "none"}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

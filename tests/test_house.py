@@ -25,6 +25,15 @@ STATEMENTS = [
     for name, sql in load(file.stem).items()
 ]
 
+DIALLERS = {"aiohttp", "http.client", "httpx", "requests", "socket", "urllib.request", "urllib3"}
+# One calls the registry; the others open sockets of our own.
+LISTENERS = {
+    "llmring_server/upstream.py": {"httpx"},
+    "llmring_server/guardian.py": {"socket"},
+    "llmring_server/server.py": {"socket"},
+    "llmring_server/cli/serve.py": {"socket"},
+}
+
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -100,6 +109,15 @@ async def test_every_statement_on_tenant_data_names_its_tenant(db: AsyncDatabase
 def test_every_statement_is_used(noun: str, name: str) -> None:
     users = [source.read_text() for source in SOURCES]
     assert any(f'"{name}"' in text and f'"{noun}"' in text for text in users)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=relative)
+def test_only_upstream_calls_anyone(source: Path) -> None:
+    nodes = list(ast.walk(ast.parse(source.read_text())))
+    names = {a.name for node in nodes if isinstance(node, ast.Import) for a in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    found = {name for name in names if name.split(".")[0] in DIALLERS or name in DIALLERS}
+    assert found <= LISTENERS.get(relative(source), set())
 
 
 def test_every_setting_is_in_the_readme() -> None:

@@ -21,7 +21,7 @@ from tests.test_kills import LONGEST, chance, own_cluster, serving, two_processe
 # What a request may take whose database is gone; unbounded, it would take for ever.
 PATIENCE = 8
 BATCH, STATS = "/api/v1/logs/batch", "/api/v1/stats"
-READ = (STATS, "/api/v1/logs", "/api/v1/logs/export")
+READ = (STATS, "/api/v1/logs", "/api/v1/logs/export", "/registry")
 ROUTES: dict[str, Any] = {LOG: CALL, BATCH: [CALL] * 3, **dict.fromkeys(READ)}
 
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'llmring-server'"

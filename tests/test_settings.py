@@ -55,3 +55,43 @@ def test_tls_is_asked_for_in_the_url() -> None:
 
 def test_no_password_in_a_repr() -> None:
     assert "canary" not in repr(Settings(database_url="postgresql://u:canary@h/x"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.com/registry",
+        "http://localhost.example.com",
+        "http://127.0.0.1.example.com",
+        "https://",
+        "https://h/r?x=can",
+        "https://h/#can",
+        "https://h:port/can",
+        "file:///can",
+        "//h/r",
+        "https://[can",
+    ],
+)
+def test_a_registry_that_cannot_be_trusted_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="write https://") as raised:
+        Settings(registry_url=url)
+    assert "can" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://h.example/r", "http://localhost:80/r", "http://127.0.0.1", "http://[::1]:1", "none"],
+)
+def test_registries_of_every_kind_are_taken(url: str) -> None:
+    assert Settings(registry_url=url).registry_url == url
+    assert Settings(registry_url=f"{url}/" if url != "none" else url).registry_url == url
+
+
+def test_a_provider_is_a_plain_name() -> None:
+    environ = {"LLMRING_REGISTRY_PROVIDERS": "openai, x-ai"}
+    assert Settings.from_env(environ).registry_providers == ("openai", "x-ai")
+    for name in ("../x", "a/b", "A", "", "v?x"):
+        with pytest.raises(ValidationError):
+            Settings(registry_providers=(name,))
+    with pytest.raises(ValidationError):
+        Settings(registry_providers=())

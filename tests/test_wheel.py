@@ -24,7 +24,7 @@ ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
     if not name.startswith(("PYTHON", "LLMRING_", "DATABASE_URL"))
-}
+} | {"LLMRING_REGISTRY_URL": "none"}
 OBJECTS = """
     SELECT relnamespace::regnamespace::text AS place FROM pg_class WHERE oid >= 16384 UNION
     SELECT pronamespace::regnamespace::text FROM pg_proc WHERE oid >= 16384 UNION

@@ -21,6 +21,11 @@ from llmring_server.web.edge import Edge
 from llmring_server.web.problems import HANDLERS
 from llmring_server.web.routes import API, META, Exact
 
+ALLOWED = ("Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "If-None-Match")
+EXPOSED = (
+    "Link", "X-Request-ID", "Retry-After", "Idempotent-Replayed", "ETag", "X-Registry-Stale",
+)  # fmt: skip
+
 
 class Migrated:
     """Brings the schema up to date before the first request, once; tries again if it fails."""
@@ -101,8 +106,8 @@ class ASGIFactory:
                 CORSMiddleware,
                 allow_origins=self.settings.cors_origins,
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key"],
-                expose_headers=["Link", "X-Request-ID", "Retry-After", "Idempotent-Replayed"],
+                allow_headers=[*ALLOWED],
+                expose_headers=[*EXPOSED],
             )
         ]
 

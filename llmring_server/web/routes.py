@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmring_server.web import batch, export, meta, usage
+from llmring_server.web import batch, export, meta, registry, usage
 from llmring_server.web.call import Endpoint, Handler
 
 
@@ -30,6 +30,12 @@ API = [
     get("/api/v1/logs", usage.logs),
     get("/api/v1/logs/export", export.export),
     get("/api/v1/stats", usage.stats),
+    get("/registry", registry.listing, public=True),
+    get("/registry.json", registry.listing, public=True),
+    get("/registry/manifest.json", registry.manifest, public=True),
+    get("/registry/v/{id}/registry.json", registry.edition, public=True),
+    get("/registry/{provider}/models.json", registry.models, public=True),
+    get("/registry/{provider}/v/{version}/models.json", registry.version, public=True),
 ]
 
 
