@@ -1,0 +1,144 @@
+"""`llmring-server registry`: the models that there are, and what they cost."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+import rich_click as click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llmring_server.cli import environment
+from llmring_server.difference import Difference, compare
+from llmring_server.listing import PRICES, Edition
+from llmring_server.ring import Ring
+from llmring_server.shelf import Doubtful, Source
+
+
+class Status(NamedTuple):
+    edition: Edition
+    sources: dict[str, Source]
+    doubtful: list[Doubtful]
+
+
+@click.group()
+def registry() -> None:
+    """Models and prices: where they come from, how they change."""
+
+
+@registry.command()
+@environment.options
+def status(env: str, data_dir: Path) -> None:
+    """Tell what is served, since when, and how the last attempt to renew it went."""
+    found = environment.on_ring(env, data_dir, _status)
+    table = Table("provider", "models", "version", "since", title=f"Edition {found.edition.id}")
+    for name in ("last good", "last try"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("which was", ratio=1)
+    for file in found.edition.files:
+        version = str(file.version) if file.id else "offline"
+        tried = _tried(found.sources.get(file.provider))
+        table.add_row(file.provider, str(len(file.models)), version, f"{file.since:%F}", *tried)
+    Console().print(table)
+    if found.doubtful:
+        _tell_doubts(found.doubtful)
+
+
+def _tried(source: Source | None) -> list[str]:
+    if not source:
+        return ["never", "never", ""]
+    return [_ago(source.checked), _ago(source.tried), escape(source.outcome or "under way")]
+
+
+def _ago(seconds: float | None) -> str:
+    if seconds is None:
+        return "never"
+    for name, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"
+
+
+async def _status(ring: Ring) -> Status:
+    known = await ring.registry.known()
+    edition = await ring.registry.edition(max((file.id for file in known.history), default=0))
+    sources = {source.provider: source for source in await ring.registry.sources()}
+    return Status(edition, sources, await ring.registry.doubtful())
+
+
+def _tell_doubts(doubtful: list[Doubtful]) -> None:
+    table = Table("file", "provider", "models", "version", "why", title="Quarantined")
+    for file, reason in doubtful:
+        told = [str(len(file.models)), str(file.version), escape(reason)]
+        table.add_row(str(file.id), file.provider, *told)
+    Console().print(table)
+    click.echo("Look at one with `registry diff`; `registry accept FILE` takes it for good.")
+
+
+@registry.command()
+@environment.options
+def refresh(env: str, data_dir: Path) -> None:
+    """Ask the registry for news now."""
+    outcomes = environment.on_ring(env, data_dir, lambda ring: ring.registry.refresh())
+    table = Table("provider", "outcome")
+    for outcome in outcomes:
+        table.add_row(outcome.provider, escape(outcome.text))
+    Console().print(table)
+    if not all(outcome.good for outcome in outcomes):
+        raise SystemExit(1)
+
+
+@registry.command()
+@environment.options
+@click.argument("file", type=int)
+def accept(env: str, data_dir: Path, file: int) -> None:
+    """Take a quarantined file for good, everywhere within 5 seconds."""
+    id = environment.on_ring(env, data_dir, lambda ring: ring.registry.accept(file))
+    click.echo(f"File {file} is accepted, as edition {id}.")
+
+
+@registry.command()
+@environment.options
+@click.argument("before", type=int, required=False)
+@click.argument("after", type=int, required=False)
+def diff(env: str, data_dir: Path, before: int | None, after: int | None) -> None:
+    """Show how one edition differs from another.
+
+    They are named by their numbers: 0 is the offline book, a quarantined file's is what would be
+    if it was accepted. Unless named, AFTER is such a file, or else the newest edition, and BEFORE
+    the edition that it follows.
+    """
+
+    async def work(ring: Ring) -> tuple[str, Difference]:
+        older, newer = await _pair(ring, before, after)
+        editions = [await ring.registry.proposed(id) for id in (older, newer)]
+        return f"From {older} to {newer}", compare(*(each.models for each in editions))
+
+    _show(*environment.on_ring(env, data_dir, work))
+
+
+async def _pair(ring: Ring, before: int | None, after: int | None) -> tuple[int, int]:
+    good = sorted([0, *(file.id for file in (await ring.registry.known()).history)])
+    doubtful = [each.file.id for each in await ring.registry.doubtful()]
+    newer = [*good, *doubtful][-1] if after is None else after
+    followed = good if newer in doubtful else [0, *(id for id in good if id < newer)]
+    return followed[-1] if before is None else before, newer
+
+
+def _show(title: str, difference: Difference) -> None:
+    if not any(difference):
+        click.echo(f"{title}: no model and no price differs.")
+        return
+    table = Table("model", "USD per million tokens", "before", "after", title=title)
+    for key in difference.added:
+        table.add_row(escape(key), "", "", "added")
+    for key in difference.removed:
+        table.add_row(escape(key), "", "", "removed")
+    for key, price, *prices in difference.changes:
+        table.add_row(escape(key), escape(price.removeprefix(PRICES[0])), *map(_price, prices))
+    Console().print(table)
+
+
+def _price(price: Decimal | None) -> str:
+    return "unknown" if price is None else f"{price:f}"
