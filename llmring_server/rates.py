@@ -1,0 +1,150 @@
+"""What units of use cost: exact arithmetic, in USD.
+
+Tokens that are said to be of one kind are taken out of the kind that holds them: a price is per
+unit of one kind, and each unit is paid once.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+MILLION, THOUSAND = 10**6, 10**3
+
+# Costs are kept to this, and up to that.
+UNIT = Decimal(1).scaleb(-10)
+MOST = 10**9 - UNIT
+
+# Kinds of use, and how many units of each a price is for.
+PER = {
+    "input": MILLION,
+    "input_audio": MILLION,
+    "input_image": MILLION,
+    "input_video": MILLION,
+    "cache_read": MILLION,
+    "cache_read_audio": MILLION,
+    "cache_read_image": MILLION,
+    "cache_write": MILLION,
+    "cache_write_1h": MILLION,
+    "output": MILLION,
+    "output_audio": MILLION,
+    "output_image": MILLION,
+    "reasoning": MILLION,
+    "web_search": THOUSAND,
+    "request": THOUSAND,
+}
+
+# What a field that says more adds to each kind, for each of its tokens.
+FIELDS: dict[str, dict[str, int]] = {
+    "cache_creation_input_tokens": {"input": -1, "cache_write": 1},
+    "cache_creation_1h_input_tokens": {"cache_write": -1, "cache_write_1h": 1},
+    "audio_input_tokens": {"input": -1, "input_audio": 1},
+    "image_input_tokens": {"input": -1, "input_image": 1},
+    "video_input_tokens": {"input": -1, "input_video": 1},
+    "cached_audio_input_tokens": {
+        "input_audio": -1, "input": 1, "cache_read": -1, "cache_read_audio": 1,
+    },
+    "cached_image_input_tokens": {
+        "input_image": -1, "input": 1, "cache_read": -1, "cache_read_image": 1,
+    },
+    "audio_output_tokens": {"output": -1, "output_audio": 1},
+    "image_output_tokens": {"output": -1, "output_image": 1},
+    "reasoning_output_tokens": {"output": -1, "reasoning": 1},
+    "web_searches": {"web_search": 1},
+}  # fmt: skip
+
+# Their input tokens leave out those read from a cache or written to it:
+# https://platform.claude.com/docs/en/build-with-claude/prompt-caching (Tracking cache performance),
+# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
+APART = {"anthropic", "aws", "bedrock"}
+
+
+class Rate(NamedTuple):
+    """A price for `PER` units; above some lengths of the prompt another one, or None: unknown."""
+
+    base: Decimal
+    above: tuple[tuple[int, Decimal | None], ...] = ()
+
+    def of(self, prompt: int) -> tuple[int, Decimal | None]:
+        """Return where the tier of a prompt of so many tokens starts, and its price."""
+        for start, price in reversed(self.above):
+            # Providers bill the whole request at the tier that its prompt reaches.
+            if prompt > start:
+                return start, price
+        return 0, self.base
+
+
+Rates = Mapping[str, Rate]
+
+
+class Use(NamedTuple):
+    """What a call used, each unit of one kind; `prompt` is the whole input, cached or not."""
+
+    prompt: int
+    units: dict[str, int]
+
+
+class Line(NamedTuple):
+    """One line of a bill: `quantity` units at `unit_price` USD for `per` of them."""
+
+    kind: str
+    quantity: int
+    unit_price: Decimal
+    per: int
+    prompt_above: int
+    amount: Decimal
+
+
+class Lacking(LookupError):
+    """There is no price for one kind of what was used."""
+
+
+def use(provider: str, inputs: int, outputs: int, cached: int, details: Mapping[str, Any]) -> Use:
+    """Sort what a call reports into kinds.
+
+    ValueError: it says to hold more tokens of some kind than it has.
+    """
+    written = details.get("cache_creation_input_tokens", 0)
+    if provider.lower() in APART or cached + written > inputs:
+        inputs += cached + written
+    outputs += outputs_apart(outputs, details)
+    units = {"input": inputs - cached, "cache_read": cached, "output": outputs, "request": 1}
+    for field in FIELDS.keys() & details.keys():
+        for kind, sign in FIELDS[field].items():
+            units[kind] = units.get(kind, 0) + sign * details[field]
+    if min(units.values()) < 0:
+        raise ValueError("tokens of one kind are more than the tokens that hold them")
+    return Use(inputs, units)
+
+
+def outputs_apart(outputs: int, details: Mapping[str, Any]) -> int:
+    """Return the reasoning tokens that `outputs` cannot hold, and so must leave out."""
+    reasoning: int = details.get("reasoning_output_tokens", 0)
+    return reasoning if reasoning > outputs else 0
+
+
+def bill(rates: Rates, used: Use) -> list[Line]:
+    """Price what was used; Lacking names the kind that has no price."""
+    return [
+        _line(kind, quantity, rates, used.prompt)
+        for kind, quantity in _priced_kinds(rates, used.units).items()
+        if quantity
+    ]
+
+
+def _priced_kinds(rates: Rates, units: dict[str, int]) -> dict[str, int]:
+    """Fold kinds that are another one unless a price says otherwise."""
+    if "reasoning" in units and "reasoning" not in rates:
+        # Reasoning is output: that is how every provider bills it.
+        units = units | {"output": units["output"] + units["reasoning"], "reasoning": 0}
+    if "request" not in rates:
+        # Few models cost anything by the request.
+        units = units | {"request": 0}
+    return units
+
+
+def _line(kind: str, quantity: int, rates: Rates, prompt: int) -> Line:
+    rate = rates.get(kind)
+    start, price = rate.of(prompt) if rate else (0, None)
+    if price is None:
+        raise Lacking(kind)
+    return Line(kind, quantity, price, PER[kind], start, price * quantity / PER[kind])
