@@ -1,12 +1,13 @@
 """The price book: layers of offers, the first that knows all prices of a call prices it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
+from llmring_server.database import Database
 from llmring_server.offers import Layer, Offer, Price
 from llmring_server.rates import MOST, UNIT, Lacking, Line, Use, bill
 
@@ -82,3 +83,11 @@ class Book:
 
 # For calls that all bring their cost.
 UNREAD = Book([])
+
+
+class Pricing(Protocol):
+    """Where the book in force comes from, and the prices that it quoted go to."""
+
+    async def book(self) -> Book: ...
+    async def keep(self, prices: Iterable[Price]) -> None: ...
+    def on(self, database: Database) -> Self: ...

@@ -13,6 +13,7 @@ from llmring_server.errors import NotMigrated
 from llmring_server.keys import Keys
 from llmring_server.migrations import migrate, pending
 from llmring_server.prices import Prices
+from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
 from llmring_server.usage import Usage
 
@@ -28,6 +29,7 @@ class Ring:
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
         self.keys = Keys(self._database)
+        self.rerating = Rerating(self._database, self.prices)
 
     @classmethod
     @asynccontextmanager

@@ -3,17 +3,16 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import orjson
 
-from llmring_server.book import UNREAD, Book
+from llmring_server.book import UNREAD, Book, Pricing
 from llmring_server.combine import Bounds, Combine
 from llmring_server.database import Database
 from llmring_server.entry import Entry
 from llmring_server.errors import InProgress, Invalid, Locked, RingError
-from llmring_server.offers import Price
 from llmring_server.pages import Labels, Log, Page, Place
 from llmring_server.record import Record, record, records
 from llmring_server.repository import Repository
@@ -32,14 +31,6 @@ class Logged(NamedTuple):
     cost: Decimal | None
     cost_source: str
     replayed: bool = False
-
-
-class Pricing(Protocol):
-    """What a log needs of prices."""
-
-    async def book(self) -> Book: ...
-    async def keep(self, prices: Iterable[Price]) -> None: ...
-    def on(self, database: Database) -> Self: ...
 
 
 class Usage(Repository):

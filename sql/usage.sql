@@ -118,16 +118,16 @@ LIMIT @limit OFFSET @offset;
 -- themselves only in the ragged quarters at both ends: exact, at a cost that does not grow.
 -- Until `coarse_until`, where maintenance has been, there are only sums of days.
 WITH ragged AS (
-    SELECT * FROM <<tables.usage_logs>>
+    SELECT * FROM <<tables.usage_calls>>
     WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @quarters_since
     UNION ALL
-    SELECT * FROM <<tables.usage_logs>>
+    SELECT * FROM <<tables.usage_calls>>
     WHERE tenant = @tenant AND logged_at >= @quarters_until AND logged_at < @until
 ),
 sums AS (
     SELECT
-        bucket, dimension, value, provider AS maker,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        bucket, dimension, value, provider AS maker, requests, errors, unpriced,
+        cost, adjustment, input_tokens, output_tokens, cached_input_tokens
     FROM <<tables.usage_rollups>>
     WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
        OR tenant = @tenant AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
@@ -140,7 +140,8 @@ sums AS (
              WHEN profile IS NOT NULL THEN 'profile' ELSE 'origin' END,
         coalesce(model, alias, profile, origin), coalesce(provider, ''),
         count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
-        coalesce(sum(cost), 0), sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+        coalesce(sum(cost), 0), sum(adjustment),
+        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
     FROM ragged
     GROUP BY 1, GROUPING SETS ((model, provider), (alias), (profile), (origin))
     HAVING coalesce(model, alias, profile, origin) IS NOT NULL
@@ -168,8 +169,9 @@ by_period AS (
 makers AS (
     SELECT
         dimension, value, maker, sum(requests) AS requests, sum(errors) AS errors,
-        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens
     FROM sums
     GROUP BY dimension, value, maker
 ),
@@ -177,8 +179,8 @@ labels AS (
     SELECT
         label.dimension, label.value, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
     FROM makers
     CROSS JOIN LATERAL (
         VALUES (dimension, value, true), ('provider', maker, dimension = 'model'),
@@ -209,6 +211,7 @@ SELECT (SELECT until FROM coarse) AS coarse_until, json_build_object(
         'total_errors', coalesce(max(errors), 0),
         'unpriced_requests', coalesce(max(unpriced), 0),
         'total_cost', coalesce(max(cost), '0'),
+        'total_adjustment', coalesce(max(adjustment), '0'),
         'total_tokens', coalesce(max(input_tokens + output_tokens), 0),
         'unique_models', coalesce((SELECT size FROM by_label WHERE dimension = 'model'), 0),
         'unique_origins', coalesce((SELECT size FROM by_label WHERE dimension = 'origin'), 0)
