@@ -83,6 +83,6 @@ def prices(rows: Iterable[asyncpg.Record]) -> Iterator[Price]:
             service_tier=row["service_tier"] or None,
             source="override",
             version=f"{row['made_at']:%Y-%m-%dT%H:%M:%SZ}",
-            since=row["since"],
+            since=None if row["since"] == EVER else row["since"],
             rates=read(orjson.loads(row["rates"])),
         )

@@ -5,6 +5,7 @@ unit of one kind, and each unit is paid once.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -83,7 +84,8 @@ class Use(NamedTuple):
     units: dict[str, int]
 
 
-class Line(NamedTuple):
+@dataclass(slots=True)
+class Line:
     """One line of a bill: `quantity` units at `unit_price` USD for `per` of them."""
 
     kind: str

@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import rich_click as click
@@ -13,7 +13,10 @@ from pydantic import ValidationError
 
 from llmring_server import catalog
 from llmring_server.embedded import Embedded, default_data_dir
+from llmring_server.ring import Ring
 from llmring_server.settings import PREFIX, Settings
+
+Result = TypeVar("Result")
 
 NAMES = ("dev", "test", "prod")
 
@@ -66,6 +69,19 @@ def chosen(
     """Yield the environment of this name, its database there for as long as it is used."""
     with {"dev": _dev, "test": _test, "prod": _prod}[env](data_dir, environ) as environment:
         yield environment
+
+
+def run(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
+    """Do `work` on the environment's ring, migrated unless it is production's."""
+
+    async def on_ring() -> Result:
+        # In production, migrating is a step of its own.
+        update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
+        async with Ring.open(environment.settings.model_copy(update=update)) as ring:
+            return await work(ring)
+
+    with chosen(env, data_dir) as environment:
+        return asyncio.run(on_ring())
 
 
 @contextmanager

@@ -1,9 +1,6 @@
 """`llmring-server keys`: who may call."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import rich_click as click
 from rich.console import Console
@@ -11,9 +8,6 @@ from rich.table import Table
 
 from llmring_server.cli import environment
 from llmring_server.keys import Key
-from llmring_server.ring import Ring
-
-Result = TypeVar("Result")
 
 
 @click.group()
@@ -21,23 +15,12 @@ def keys() -> None:
     """Issue, list and revoke API keys."""
 
 
-def _run(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
-    async def on_ring() -> Result:
-        # In production, migrating is a step of its own.
-        update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
-        async with Ring.open(chosen.settings.model_copy(update=update)) as ring:
-            return await work(ring)
-
-    with environment.chosen(env, data_dir) as chosen:
-        return asyncio.run(on_ring())
-
-
 @keys.command()
 @environment.options
 @click.option("--project", default="default", show_default=True, help="Made if there is none.")
 def issue(env: str, data_dir: Path, project: str) -> None:
     """Issue a key for a project. It is shown now and never again."""
-    issued = _run(env, data_dir, lambda ring: ring.keys.issue(project))
+    issued = environment.run(env, data_dir, lambda ring: ring.keys.issue(project))
     click.echo(issued.secret)
     click.echo(f"Key {issued.id} of project {project} ({issued.tenant}). Keep it safe.", err=True)
 
@@ -47,7 +30,7 @@ def issue(env: str, data_dir: Path, project: str) -> None:
 def list_(env: str, data_dir: Path) -> None:
     """List the keys of all projects."""
     table = Table("key", "project", "tenant", "created", "revoked")
-    for key in _run(env, data_dir, lambda ring: ring.keys.list()):
+    for key in environment.run(env, data_dir, lambda ring: ring.keys.list()):
         table.add_row(*_cells(key))
     Console().print(table)
 
@@ -62,5 +45,5 @@ def _cells(key: Key) -> list[str]:
 @click.argument("id")
 def revoke(env: str, data_dir: Path, id: str) -> None:
     """Refuse the key with this id (8 characters, after llmr_k1_), everywhere within 5 seconds."""
-    revoked_at = _run(env, data_dir, lambda ring: ring.keys.revoke(id))
+    revoked_at = environment.run(env, data_dir, lambda ring: ring.keys.revoke(id))
     click.echo(f"Key {id} is revoked since {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")
