@@ -29,11 +29,16 @@ KINDS = {
     "requests_kcount": "request",
 }
 
+# What the book calls some service tiers.
 CONTEXTS = {
     None: {},
     "batch": {"processing": "batch"},
     "fast": {"service_tier": "fast", "speed": "fast"},
 }
+
+
+def context(tier: str | None) -> dict[str, str]:
+    return CONTEXTS.get(tier, {"service_tier": tier or ""})
 
 
 @cache
@@ -62,7 +67,7 @@ class Offline:
 class _Listed:
     def __init__(self, provider: str, model: "ModelInfo", tier: str | None) -> None:
         self._provider, self._model, self._tier = provider, model, tier
-        self._context = CONTEXTS.get(tier, {"service_tier": tier or ""})
+        self._context = context(tier)
         self._variants = [
             each
             for each in model.price_variants or ()

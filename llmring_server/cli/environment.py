@@ -71,17 +71,17 @@ def chosen(
         yield environment
 
 
-def run(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
+def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
     """Do `work` on the environment's ring, migrated unless it is production's."""
 
-    async def on_ring() -> Result:
+    async def working() -> Result:
         # In production, migrating is a step of its own.
         update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
         async with Ring.open(environment.settings.model_copy(update=update)) as ring:
             return await work(ring)
 
     with chosen(env, data_dir) as environment:
-        return asyncio.run(on_ring())
+        return asyncio.run(working())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def keys() -> None:
 @click.option("--project", default="default", show_default=True, help="Made if there is none.")
 def issue(env: str, data_dir: Path, project: str) -> None:
     """Issue a key for a project. It is shown now and never again."""
-    issued = environment.run(env, data_dir, lambda ring: ring.keys.issue(project))
+    issued = environment.on_ring(env, data_dir, lambda ring: ring.keys.issue(project))
     click.echo(issued.secret)
     click.echo(f"Key {issued.id} of project {project} ({issued.tenant}). Keep it safe.", err=True)
 
@@ -30,7 +30,7 @@ def issue(env: str, data_dir: Path, project: str) -> None:
 def list_(env: str, data_dir: Path) -> None:
     """List the keys of all projects."""
     table = Table("key", "project", "tenant", "created", "revoked")
-    for key in environment.run(env, data_dir, lambda ring: ring.keys.list()):
+    for key in environment.on_ring(env, data_dir, lambda ring: ring.keys.list()):
         table.add_row(*_cells(key))
     Console().print(table)
 
@@ -45,5 +45,5 @@ def _cells(key: Key) -> list[str]:
 @click.argument("id")
 def revoke(env: str, data_dir: Path, id: str) -> None:
     """Refuse the key with this id (8 characters, after llmr_k1_), everywhere within 5 seconds."""
-    revoked_at = environment.run(env, data_dir, lambda ring: ring.keys.revoke(id))
+    revoked_at = environment.on_ring(env, data_dir, lambda ring: ring.keys.revoke(id))
     click.echo(f"Key {id} is revoked since {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")

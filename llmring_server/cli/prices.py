@@ -45,7 +45,8 @@ def prices() -> None:
 @click.option("--at", type=DATE, help="At a time (UTC), rather than now.")
 def show(env: str, data_dir: Path, **sought: Any) -> None:
     """Show what a model costs: each price in the book, the one that goes first first."""
-    for price in environment.run(env, data_dir, lambda ring: ring.prices.find(Sought(**sought))):
+    wanted = Sought(**sought)
+    for price in environment.on_ring(env, data_dir, lambda ring: ring.prices.find(wanted)):
         _print(price)
 
 
@@ -91,15 +92,15 @@ def override(env: str, data_dir: Path, **given: Any) -> None:
     """
     named = given["provider"], given["model"]
     if given["remove"]:
-        count = environment.run(env, data_dir, lambda ring: ring.prices.withdraw(*named))
+        count = environment.on_ring(env, data_dir, lambda ring: ring.prices.withdraw(*named))
         click.echo(f"Removed: {count}")
     elif given["file"] or all(named):
         wanted = _overrides(given)
-        environment.run(env, data_dir, lambda ring: ring.prices.override(wanted))
+        environment.on_ring(env, data_dir, lambda ring: ring.prices.override(wanted))
         click.echo(f"Set: {len(wanted)}. In force everywhere within 5 seconds.")
         click.echo("Calls of the past keep their cost until: prices rerate", err=True)
     else:
-        for price in environment.run(env, data_dir, lambda ring: ring.prices.overrides()):
+        for price in environment.on_ring(env, data_dir, lambda ring: ring.prices.overrides()):
             _print(price)
 
 
@@ -126,7 +127,7 @@ def _overrides(given: dict[str, Any]) -> list[Override]:
 def check(env: str, data_dir: Path, days: int) -> None:
     """List the models whose calls have no price; exit with 1 if there are any."""
     since = datetime.now(UTC) - timedelta(days=days)
-    found = environment.run(env, data_dir, lambda ring: ring.prices.unpriced(since))
+    found = environment.on_ring(env, data_dir, lambda ring: ring.prices.unpriced(since))
     if not found:
         click.echo(f"Every call of the last {days} days has a cost.")
         return
@@ -153,7 +154,7 @@ def rerate(env: str, data_dir: Path, **given: Any) -> None:
     """
     calls = Calls(given["since"], given["until"] or datetime.now(UTC), given["model"])
     dry_run = given["dry_run"]
-    found = environment.run(env, data_dir, lambda ring: _rerate(ring, calls, dry_run=dry_run))
+    found = environment.on_ring(env, data_dir, lambda ring: _rerate(ring, calls, dry_run=dry_run))
     if found:
         Console().print(_differences(found))
     click.echo("Nothing was changed." if dry_run or not found else "Adjusted.", err=True)
