@@ -52,6 +52,7 @@ class Ring:
         other.prices = self.prices.on(other._database)
         other.usage = self.usage.on(other._database)
         other.keys = self.keys.on(other._database)
+        other.rerating = self.rerating.on(other._database)
         return other
 
     async def ping(self) -> None:
