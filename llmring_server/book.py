@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, Self
 
 from llmring_server.database import Database
 from llmring_server.offers import Layer, Offer, Price
-from llmring_server.rates import MOST, UNIT, Lacking, Line, Use, bill
+from llmring_server.rates import MOST, Lacking, Use, cost
 
 # What providers call the tier that costs what is on the price list.
 STANDARD = {None, "default", "standard", "on_demand"}
@@ -25,7 +25,6 @@ class Quote(NamedTuple):
 
     cost: Decimal | None
     price: Price | None
-    lines: Sequence[Line] = ()
     lacking: str = ""
 
     @property
@@ -56,13 +55,12 @@ class Book:
         for offer in self.offers(provider, model, tier):
             if price := offer.at(when):
                 try:
-                    lines = bill(price.rates, used)
+                    amount = cost(price.rates, used)
                 except Lacking as exc:
                     lacking = str(exc)
                 else:
-                    cost = sum((line.amount for line in lines), Decimal(0)).quantize(UNIT)
-                    if cost <= MOST:
-                        return Quote(cost, price, lines)
+                    if amount <= MOST:
+                        return Quote(amount, price)
                     lacking = "so many tokens"
         return Quote(None, None, lacking=lacking)
 

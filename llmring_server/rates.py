@@ -4,7 +4,7 @@ Tokens that are said to be of one kind are taken out of the kind that holds them
 unit of one kind, and each unit is paid once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ MILLION, THOUSAND = 10**6, 10**3
 # Costs are kept to this, and up to that.
 UNIT = Decimal(1).scaleb(-10)
 MOST = 10**9 - UNIT
+
+_NOTHING = Decimal(0)
 
 # Kinds of use, and how many units of each a price is for.
 PER = {
@@ -124,29 +126,31 @@ def outputs_apart(outputs: int, details: Mapping[str, Any]) -> int:
     return reasoning if reasoning > outputs else 0
 
 
+def charges(rates: Rates, used: Use) -> Iterator[tuple[str, int, int, Decimal]]:
+    """Yield kind, quantity, start of the tier and unit price; Lacking names what has no price."""
+    for kind, quantity in used.units.items():
+        if quantity:
+            # Reasoning is output, unless it has a price of its own: so every provider bills it.
+            rate = rates.get(kind) or (rates.get("output") if kind == "reasoning" else None)
+            if rate:
+                start, price = rate.of(used.prompt)
+                if price is not None:
+                    yield kind, quantity, start, price
+                    continue
+            # Few models cost anything by the request.
+            if kind != "request":
+                raise Lacking(kind)
+
+
+def cost(rates: Rates, used: Use) -> Decimal:
+    """Return what was used costs, rounded half-even."""
+    amounts = (price * quantity / PER[kind] for kind, quantity, _, price in charges(rates, used))
+    return sum(amounts, _NOTHING).quantize(UNIT)
+
+
 def bill(rates: Rates, used: Use) -> list[Line]:
-    """Price what was used; Lacking names the kind that has no price."""
+    """Return the same line by line."""
     return [
-        _line(kind, quantity, rates, used.prompt)
-        for kind, quantity in _priced_kinds(rates, used.units).items()
-        if quantity
+        Line(kind, quantity, price, PER[kind], start, price * quantity / PER[kind])
+        for kind, quantity, start, price in charges(rates, used)
     ]
-
-
-def _priced_kinds(rates: Rates, units: dict[str, int]) -> dict[str, int]:
-    """Fold kinds that are another one unless a price says otherwise."""
-    if "reasoning" in units and "reasoning" not in rates:
-        # Reasoning is output: that is how every provider bills it.
-        units = units | {"output": units["output"] + units["reasoning"], "reasoning": 0}
-    if "request" not in rates:
-        # Few models cost anything by the request.
-        units = units | {"request": 0}
-    return units
-
-
-def _line(kind: str, quantity: int, rates: Rates, prompt: int) -> Line:
-    rate = rates.get(kind)
-    start, price = rate.of(prompt) if rate else (0, None)
-    if price is None:
-        raise Lacking(kind)
-    return Line(kind, quantity, price, PER[kind], start, price * quantity / PER[kind])
