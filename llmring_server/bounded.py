@@ -1,15 +1,18 @@
-"""Strict JSON with bounds, so that what is small to send is small to keep and to give back."""
+"""JSON in and out: strict and exact, and bounded, so that what is small to send stays small."""
 
 import re
 from decimal import Decimal
 from typing import Annotated, Any
+from uuid import UUID
 
 import jiter
+import orjson
 from pydantic import AfterValidator
 
 from llmring_server.errors import BadRequest, Invalid
 
 DEEPEST, MOST_KEYS, LONGEST_KEY, LARGEST = 32, 10_000, 1024, 2**64
+_DIGITS = 30
 
 _PLACE = re.compile(r" at line (\d+) column (\d+)$")
 
@@ -72,3 +75,14 @@ def _check_scalar(value: Any) -> None:
 
 # An object of the caller's own making.
 Json = Annotated[dict[str, Any], AfterValidator(check)]
+
+
+def plain(value: object) -> orjson.Fragment | str:
+    """Write in JSON what orjson cannot: a Decimal as the number it is, exactly."""
+    if isinstance(value, Decimal):
+        value = value.normalize()
+        # No amount of money is written so, but 1e-400 must not become 400 digits.
+        return orjson.Fragment(f"{value:f}" if abs(value.adjusted()) < _DIGITS else str(value))
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError

@@ -6,16 +6,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from llmring_server.errors import Overloaded, RingError, Unavailable, trace
-from llmring_server.patience import patiently
+from llmring_server.errors import Overloaded, RingError, trace
+from llmring_server.patience import persist
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _logger = logging.getLogger(__name__)
-
-PATIENCE = 5.0
-PAUSE = 0.05
 
 
 class Bounds(NamedTuple):
@@ -24,15 +21,6 @@ class Bounds(NamedTuple):
     batch: int = 500
     flights: int = 2
     pending: int = 5000
-
-
-async def persist(
-    write: Callable[[Sequence[Item]], Awaitable[Outcome]],
-    items: Sequence[Item],
-    patience: float = PATIENCE,
-) -> Outcome:
-    """Write `items`, again and again while the connection is lost: twice must be harmless."""
-    return await patiently(lambda: write(items), Unavailable, patience, PAUSE)
 
 
 class Combine(Generic[Item, Outcome]):
@@ -90,7 +78,7 @@ class Combine(Generic[Item, Outcome]):
 
     async def _outcomes(self, items: Sequence[Item]) -> list[Outcome | RingError]:
         try:
-            return await persist(self._write, items)
+            return await persist(lambda: self._write(items))
         except RingError as exc:
             if not exc.blames_caller or len(items) == 1:
                 return [exc] * len(items)

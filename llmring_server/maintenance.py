@@ -67,7 +67,7 @@ async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) ->
 
 async def _forget(database: Database, retain: timedelta) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    for name in ("forget_keys", "forget_strays", "forget_quarters"):
+    for name in ("forget_keys", "forget_strays", "forget_adjustments", "forget_quarters"):
         async with _step(database) as house:
             await house.run(name, oldest=oldest)
     async with _step(database) as house:

@@ -12,8 +12,8 @@ import asyncpg
 import orjson
 from pydantic import Field
 
-from llmring_server.entry import moment_of
 from llmring_server.errors import Invalid
+from llmring_server.record import moment_of
 from llmring_server.tenant import Tenant
 from llmring_server.window import Span
 
@@ -97,7 +97,10 @@ def _sum(key: bytes, body: bytes) -> bytes:
 
 @dataclass(slots=True)
 class Log:
-    """One call as it was stored; an unknown cost is 0 with the source `unpriced`."""
+    """One call as it was stored; an unknown cost is 0 with the source `unpriced`.
+
+    `cost` is what it costs by now: `adjustment` of it came by re-rating.
+    """
 
     id: UUID
     logged_at: datetime
@@ -114,9 +117,13 @@ class Log:
     cached_input_tokens: int
     cost: Decimal
     cost_source: str
+    adjustment: Decimal
+    details: dict[str, Any] | None
     metadata: dict[str, Any]
     conversation_id: UUID | None = None
 
     @classmethod
     def of(cls, row: asyncpg.Record) -> Self:
-        return cls(**dict(row) | {"metadata": orjson.loads(row["metadata"])})
+        # By place, which takes a fifth of the time: the statement names them in this order.
+        *told, details, metadata = row
+        return cls(*(*told, details and orjson.loads(details), orjson.loads(metadata)))

@@ -5,6 +5,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from llmring_server.errors import Unavailable
+
+PATIENCE, PAUSE = 5.0, 0.05
+
 Outcome = TypeVar("Outcome")
 
 
@@ -23,3 +27,8 @@ async def patiently(
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(pause)
+
+
+async def persist(work: Callable[[], Awaitable[Outcome]], seconds: float = PATIENCE) -> Outcome:
+    """Do `work`, again and again while the connection is lost: twice must be harmless."""
+    return await patiently(work, Unavailable, seconds, PAUSE)

@@ -1,7 +1,7 @@
 """Hand-written SQL, named in files, bound once to a schema, run on a pool or in a transaction."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -11,6 +11,7 @@ import asyncpg
 
 from llmring_server import errors
 from llmring_server.database import Database
+from llmring_server.patience import PATIENCE, Outcome, persist
 
 _HERE = Path(__file__).parent
 # Beside the package in a checkout, inside it in a wheel.
@@ -83,6 +84,11 @@ class Repository:
         if not rows:
             raise errors.NotFound
         return rows[0]
+
+    async def _persist(self, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Do `work` again while the connection is lost: twice must be harmless."""
+        # A caller's transaction is lost with its connection.
+        return await persist(work, 0 if self._database.borrowed else PATIENCE)
 
     async def _stream(self, name: str, **params: Any) -> AsyncIterator[asyncpg.Record]:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""

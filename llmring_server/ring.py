@@ -12,7 +12,9 @@ from llmring_server.database import Database, opened
 from llmring_server.errors import NotMigrated
 from llmring_server.keys import Keys
 from llmring_server.migrations import migrate, pending
+from llmring_server.prices import Prices
 from llmring_server.registry import Registry
+from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
 from llmring_server.usage import Usage
 
@@ -24,10 +26,11 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = Database(db, settings)
-        self.usage = Usage(
-            self._database, Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
-        )
+        self.prices = Prices(self._database)
+        bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
+        self.usage = Usage(self._database, bounds, self.prices)
         self.keys = Keys(self._database)
+        self.rerating = Rerating(self._database, self.prices)
         self.registry = Registry(self._database, settings)
 
     @classmethod
@@ -52,8 +55,10 @@ class Ring:
         """
         other = copy(self)
         other._database = self._database.within(transaction)
+        other.prices = self.prices.on(other._database)
         other.usage = self.usage.on(other._database)
         other.keys = self.keys.on(other._database)
+        other.rerating = self.rerating.on(other._database)
         other.registry = self.registry.on(other._database)
         return other
 

@@ -94,12 +94,16 @@ class Bucket(BaseModel):
 
 
 class Summary(BaseModel):
-    """The whole window; `total_cost` leaves out the calls whose price is not known."""
+    """The whole window; `total_cost` leaves out the calls whose price is not known.
+
+    `total_adjustment` of it came by re-rating.
+    """
 
     total_requests: int
     total_errors: int
     unpriced_requests: int
     total_cost: Decimal
+    total_adjustment: Decimal
     total_tokens: int
     unique_models: int
     unique_origins: int

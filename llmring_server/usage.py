@@ -1,18 +1,20 @@
 """What was called, when, by whom, at what cost: written once, read back."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import orjson
 
-from llmring_server.combine import Bounds, Combine, persist
+from llmring_server.book import UNREAD, Book, Pricing
+from llmring_server.combine import Bounds, Combine
 from llmring_server.database import Database
-from llmring_server.entry import Entry, Record, record
+from llmring_server.entry import Entry
 from llmring_server.errors import InProgress, Invalid, Locked, RingError
 from llmring_server.pages import Labels, Log, Page, Place
+from llmring_server.record import Record, record, records
 from llmring_server.repository import Repository
 from llmring_server.stats import Stats, Window
 from llmring_server.tenant import Tenant
@@ -36,9 +38,15 @@ class Usage(Repository):
 
     noun = "usage"
 
-    def __init__(self, database: Database, bounds: Bounds) -> None:
+    def __init__(self, database: Database, bounds: Bounds, prices: Pricing) -> None:
         super().__init__(database)
         self._combine = Combine(self._write, bounds)
+        self._prices = prices
+
+    def on(self, database: Database) -> Self:
+        other = super().on(database)
+        other._prices = self._prices.on(database)
+        return other
 
     async def log(self, tenant: Tenant, entry: Entry, key: str | None = None) -> Logged:
         """Store `entry` once: committed on return, or with the caller's transaction.
@@ -46,7 +54,8 @@ class Usage(Repository):
         A `key` that the tenant used before gives the first answer again, or Invalid if it came
         with another entry; InProgress while its first use is undecided.
         """
-        call = record(tenant, entry, key or entry.idempotency_key)
+        call = record(tenant, entry, await self._book([entry]), key or entry.idempotency_key)
+        await self._keep([call])
         if self._database.borrowed:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)
@@ -55,10 +64,9 @@ class Usage(Repository):
         self, tenant: Tenant, entries: Sequence[Entry], key: str | None = None
     ) -> list[Logged]:
         """Store all `entries` in one commit, or none; `key` stands for the batch as it is."""
-        calls = list(_batch(tenant, entries, key))
-        return await persist(
-            self._store_together, calls, patience=0 if self._database.borrowed else 5
-        )
+        calls = list(records(tenant, entries, await self._book(entries), key))
+        await self._keep(calls)
+        return await self._persist(lambda: self._store_together(calls))
 
     async def logs(self, tenant: Tenant, page: Page | None = None) -> list[Log]:
         """Return a page of calls, newest first; `page.next` makes the cursor of the next one."""
@@ -98,6 +106,13 @@ class Usage(Repository):
             )
         return Stats.model_validate_json(row["stats"])
 
+    async def _book(self, entries: Iterable[Entry]) -> Book:
+        return await self._prices.book() if any(each.cost is None for each in entries) else UNREAD
+
+    async def _keep(self, calls: Iterable[Record]) -> None:
+        if prices := [call.quote.price for call in calls if call.quote.price]:
+            await self._prices.keep(prices)
+
     async def _store_together(self, calls: Sequence[Record]) -> list[Logged]:
         async with self._database.transaction() as inside:
             return _granted(await self.on(inside)._store(calls))
@@ -129,11 +144,12 @@ class Usage(Repository):
     async def _store_apart(self, calls: Sequence[Record]) -> list[Logged | RingError]:
         """Store around a lock: some key is held by a transaction that does not end."""
         free = [call for call in calls if call.key is None]
-        outcomes = dict(zip(free, await self._store(free) if free else [], strict=True))
+        stored = await self._store(free) if free else []
+        outcomes = dict(zip((call.id for call in free), stored, strict=True))
         for call in calls:
             if call.key is not None:
-                outcomes[call] = await self._store_alone(call)
-        return [outcomes[call] for call in calls]
+                outcomes[call.id] = await self._store_alone(call)
+        return [outcomes[call.id] for call in calls]
 
     async def _store_alone(self, call: Record) -> Logged | RingError:
         try:
@@ -144,27 +160,11 @@ class Usage(Repository):
             return InProgress() if isinstance(exc, Locked) and _KEYS in exc.at else exc
 
 
-def key_at(key: str, place: int) -> str:
-    """Return what a batch's key is for the entry in this place."""
-    return f"{key} {place}"
-
-
-def _batch(tenant: Tenant, entries: Sequence[Entry], key: str | None) -> Iterator[Record]:
-    """A batch's key is a key for each place in it, good for a batch of the same length."""
-    if key is None:
-        yield from (record(tenant, each, each.idempotency_key) for each in entries)
-    elif any(each.idempotency_key for each in entries):
-        raise Invalid("idempotency_key: give a key for the batch or for its entries, not both")
-    else:
-        for place, each in enumerate(entries):
-            yield record(tenant, each, key_at(key, place), within=len(entries))
-
-
 def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:
     try:
         claim = claims[call.tenant, call.key]
     except KeyError:
-        return Logged(call.id, call.logged_at, call.cost, call.cost_source)
+        return Logged(call.id, call.logged_at, call.quote.cost, call.quote.source)
     if claim is None:
         return InProgress()
     if claim["fingerprint"] != call.fingerprint:

@@ -45,6 +45,9 @@ DELETE FROM <<tables.usage_logs_default>> WHERE logged_at < @oldest;
 -- A key lives as long as the call that it protects.
 DELETE FROM <<tables.usage_keys>> WHERE logged_at < @oldest;
 
+-- name: forget_adjustments
+DELETE FROM <<tables.usage_adjustments>> WHERE logged_at < @oldest;
+
 -- name: forget_quarters
 -- Where the calls are gone, sums are kept by the day.
 DELETE FROM <<tables.usage_rollups>> WHERE minutes = 15 AND bucket < @oldest;
@@ -56,11 +59,11 @@ WITH ended AS (
 )
 INSERT INTO <<tables.usage_rollups>> AS sums (
     tenant, minutes, bucket, dimension, value, provider, shard,
-    requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    requests, errors, unpriced, cost, adjustment, input_tokens, output_tokens, cached_input_tokens
 )
 SELECT
     tenant, minutes, bucket, dimension, value, provider, 0,
-    sum(requests), sum(errors), sum(unpriced), sum(cost),
+    sum(requests), sum(errors), sum(unpriced), sum(cost), sum(adjustment),
     sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
 FROM ended
 GROUP BY 1, 2, 3, 4, 5, 6
@@ -70,6 +73,7 @@ ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDA
     errors = sums.errors + excluded.errors,
     unpriced = sums.unpriced + excluded.unpriced,
     cost = sums.cost + excluded.cost,
+    adjustment = sums.adjustment + excluded.adjustment,
     input_tokens = sums.input_tokens + excluded.input_tokens,
     output_tokens = sums.output_tokens + excluded.output_tokens,
     cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens;

@@ -8,9 +8,9 @@
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@entries::text::json) AS entry (
         tenant uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
-        cost numeric, cost_source text, status text,
+        cost numeric, cost_source text, price uuid, status text,
         provider text, model text, profile text, alias text, origin text, id_at_origin text,
-        input_tokens bigint, output_tokens bigint, cached_input_tokens bigint,
+        input_tokens bigint, output_tokens bigint, cached_input_tokens bigint, details json,
         latency_ms integer, metadata json
     )
 ),
@@ -23,14 +23,14 @@ claimed AS (
 ),
 stored AS (
     INSERT INTO <<tables.usage_logs>> (
-        tenant, id, logged_at, cost, cost_source, status,
+        tenant, id, logged_at, cost, cost_source, price, status,
         provider, model, profile, alias, origin, id_at_origin,
-        input_tokens, output_tokens, cached_input_tokens, latency_ms, metadata
+        input_tokens, output_tokens, cached_input_tokens, details, latency_ms, metadata
     )
     SELECT
-        tenant, id, logged_at, cost, cost_source, status,
+        tenant, id, logged_at, cost, cost_source, price, status,
         provider, model, profile, alias, origin, id_at_origin,
-        input_tokens, output_tokens, cached_input_tokens, latency_ms, metadata
+        input_tokens, output_tokens, cached_input_tokens, details, latency_ms, metadata
     FROM given
     WHERE key IS NULL OR id IN (SELECT id FROM claimed)
     ON CONFLICT DO NOTHING
@@ -97,9 +97,9 @@ SET LOCAL lock_timeout = '20ms';
 -- name: logs
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
-    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    metadata::text AS metadata
-FROM <<tables.usage_logs>>
+    input_tokens, output_tokens, cached_input_tokens,
+    coalesce(cost, 0) AS cost, cost_source, adjustment, details::text AS details, metadata::text AS metadata
+FROM <<tables.usage_calls>>
 WHERE tenant = @tenant
   AND logged_at >= @since AND logged_at < @until
   AND (@log_id::uuid IS NULL OR id = @log_id)
@@ -118,31 +118,33 @@ LIMIT @limit OFFSET @offset;
 -- themselves only in the ragged quarters at both ends: exact, at a cost that does not grow.
 -- Until `coarse_until`, where maintenance has been, there are only sums of days.
 WITH ragged AS (
-    SELECT * FROM <<tables.usage_logs>>
+    SELECT * FROM <<tables.usage_calls>>
     WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @quarters_since
     UNION ALL
-    SELECT * FROM <<tables.usage_logs>>
+    SELECT * FROM <<tables.usage_calls>>
     WHERE tenant = @tenant AND logged_at >= @quarters_until AND logged_at < @until
 ),
 sums AS (
     SELECT
-        bucket, dimension, value, provider AS maker,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        bucket, dimension, value, provider AS maker, requests, errors, unpriced,
+        cost, adjustment, input_tokens, output_tokens, cached_input_tokens
     FROM <<tables.usage_rollups>>
     WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
        OR tenant = @tenant AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
        OR tenant = @tenant AND minutes = 15 AND bucket >= @days_until AND bucket < @quarters_until
     UNION ALL
+    -- Each call once for all of its labels; of these, a row has the one that it is grouped by.
     SELECT
-        logged_at, dimension, value, maker,
-        1, (status <> 'ok')::integer, (cost IS NULL)::integer, coalesce(cost, 0),
-        input_tokens, output_tokens, cached_input_tokens
+        date_bin('15 minutes', logged_at, 'epoch'),
+        CASE WHEN model IS NOT NULL THEN 'model' WHEN alias IS NOT NULL THEN 'alias'
+             WHEN profile IS NOT NULL THEN 'profile' ELSE 'origin' END,
+        coalesce(model, alias, profile, origin), coalesce(provider, ''),
+        count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
+        coalesce(sum(cost), 0), sum(adjustment),
+        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
     FROM ragged
-    CROSS JOIN LATERAL (
-        VALUES ('model', model, provider), ('alias', alias, ''),
-               ('profile', profile, ''), ('origin', origin, '')
-    ) AS label (dimension, value, maker)
-    WHERE value IS NOT NULL
+    GROUP BY 1, GROUPING SETS ((model, provider), (alias), (profile), (origin))
+    HAVING coalesce(model, alias, profile, origin) IS NOT NULL
 ),
 periods AS (
     SELECT
@@ -167,8 +169,9 @@ by_period AS (
 makers AS (
     SELECT
         dimension, value, maker, sum(requests) AS requests, sum(errors) AS errors,
-        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens
     FROM sums
     GROUP BY dimension, value, maker
 ),
@@ -176,8 +179,8 @@ labels AS (
     SELECT
         label.dimension, label.value, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
     FROM makers
     CROSS JOIN LATERAL (
         VALUES (dimension, value, true), ('provider', maker, dimension = 'model'),
@@ -208,6 +211,7 @@ SELECT (SELECT until FROM coarse) AS coarse_until, json_build_object(
         'total_errors', coalesce(max(errors), 0),
         'unpriced_requests', coalesce(max(unpriced), 0),
         'total_cost', coalesce(max(cost), '0'),
+        'total_adjustment', coalesce(max(adjustment), '0'),
         'total_tokens', coalesce(max(input_tokens + output_tokens), 0),
         'unique_models', coalesce((SELECT size FROM by_label WHERE dimension = 'model'), 0),
         'unique_origins', coalesce((SELECT size FROM by_label WHERE dimension = 'origin'), 0)

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 
 from llmring_server import Ring, Settings, build, create_app, migrate
 from llmring_server.embedded import Embedded
+from llmring_server.rates import FIELDS, Use, use
 from llmring_server.tenant import Tenant, of_key
 from tests.fake_registry import FakeRegistry, fake_registry
 
@@ -28,6 +29,13 @@ CALL: dict[str, Any] = {
     "input_tokens": 1000,
     "output_tokens": 200,
 }
+
+
+def used(call: dict[str, Any]) -> Use:
+    """Sort what a call reports into kinds."""
+    details = {name: count for name, count in call.items() if name in FIELDS}
+    tokens = call["input_tokens"], call["output_tokens"], call.get("cached_input_tokens", 0)
+    return use(call["provider"], *tokens, details)
 
 
 @pytest.fixture(scope="session")

@@ -109,14 +109,15 @@ async def test_logging_service_logs_all_that_it_knows(
     assert log.metadata == told
 
 
-async def test_logging_service_logs_a_model_that_it_has_no_price_for(
+async def test_logging_service_leaves_a_price_that_it_does_not_know_to_the_server(
     remote: ServerClient, ring: Ring, tenant: Tenant
 ) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": None}
     await chat(remote, "openai:gpt-4o", usage)
     log = await only_log(ring, tenant)
     assert (log.alias, log.profile, log.id_at_origin) == (None, "default", None)
-    assert (log.cached_input_tokens, log.cost, log.cost_source) == (0, Decimal(0), "unpriced")
+    assert log.cached_input_tokens == 0
+    assert (log.cost, log.cost_source) == (Decimal("0.0000225"), "offline")
 
 
 async def test_logging_service_feeds_the_statistics(
@@ -151,9 +152,9 @@ GOOGLE = GenerateContentResponse.model_validate(
 @pytest.mark.parametrize(
     ("response", "logged"),
     [
-        (OPENAI, ("openai", "gpt-4o", 100, 20, 0, "stop")),  # it says null cached tokens
-        (ANTHROPIC, ("anthropic", "claude-4", 50, 7, 40, "end_turn")),
-        (GOOGLE, ("google", "gemini-3", 9, 0, 0, None)),  # and null output tokens
+        (OPENAI, ("openai", "gpt-4o", 100, 20, 0, "stop", "offline")),  # it says null cached tokens
+        (ANTHROPIC, ("anthropic", "claude-4", 50, 7, 40, "end_turn", "unpriced")),
+        (GOOGLE, ("google", "gemini-3", 9, 0, 0, None, "unpriced")),  # and null output tokens
     ],
     ids=["openai", "anthropic", "google"],
 )
@@ -166,8 +167,8 @@ async def test_log_llm_call_logs_what_the_provider_answered(
     assert await decorators.log_llm_call(**decorated)(answer)("Hi") is response
     log = await only_log(ring, tenant)
     tokens = log.input_tokens, log.output_tokens, log.cached_input_tokens
-    assert (log.provider, log.model, *tokens, log.metadata["finish_reason"]) == logged
-    assert (log.alias, log.origin, log.cost_source) == ("fast", "app", "unpriced")
+    told = log.provider, log.model, *tokens, log.metadata["finish_reason"], log.cost_source
+    assert (told, log.alias, log.origin) == (logged, "fast", "app")
 
 
 async def test_log_llm_stream_logs_the_usage_that_comes_last(

@@ -76,14 +76,14 @@ async def test_status_says_when_a_key_was_never_issued(llmring: Run) -> None:
 @pytest.mark.usefixtures("two_calls")
 async def test_stats_as_json_are_what_the_server_says(llmring: Run) -> None:
     stats = json.loads(await llmring("stats", "--json"))
-    assert (stats["summary"]["total_requests"], stats["summary"]["total_cost"]) == (2, "0.25")
+    assert (stats["summary"]["total_requests"], stats["summary"]["total_cost"]) == (2, "0.25027")
     assert list(stats["by_alias"]) == ["fast"]
 
 
 @pytest.mark.usefixtures("two_calls")
 async def test_logs_as_a_table_show_every_call(llmring: Run) -> None:
     _, _, newest, oldest = (await llmring("logs")).splitlines()
-    assert newest.endswith(":: None :: fast 1000→200 $0.0000")
+    assert newest.endswith(":: None :: fast 1000→200 $0.0003")
     assert oldest.endswith(":: tests :: gpt-4o-mini 1000→200 $0.2500")
 
 

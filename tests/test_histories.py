@@ -17,18 +17,23 @@ from llmring_server import Ring, Settings
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, Unavailable
 from llmring_server.maintenance import maintain
+from llmring_server.overrides import Override
+from llmring_server.rerating import Calls
 from llmring_server.stats import Window
 from llmring_server.tenant import Tenant, of_key
+from tests.ledger import Ledger
 
 NOW = datetime.now(UTC)
 TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+
+MODELS = ["a", "b", "c"]
 
 costs = st.none() | st.decimals(0, 1000, places=10)
 tokens = st.integers(0, 2**53 - 1)
 entries = st.builds(
     Entry,
     provider=st.sampled_from(["p", "q"]),
-    model=st.sampled_from(["a", "b", "c"]),
+    model=st.sampled_from(MODELS),
     alias=st.none() | st.sampled_from(["x", "y"]),
     input_tokens=tokens,
     output_tokens=tokens,
@@ -49,9 +54,11 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tenant: Tenant = of_key(uuid4().hex)
-        self.calls: list[Any] = []
+        self.ledger = Ledger()
         self.keys: dict[str, Any] = {}
         self.forgotten: datetime | None = None
+        for model in MODELS:
+            self.wait(self.ring.prices.withdraw("p", model))
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -77,7 +84,8 @@ class Histories(RuleBasedStateMachine):
     def log_many(self, batch: list[Entry], spoilt: bool) -> None:  # noqa: FBT001, hypothesis names it
         if not spoilt:
             self.wait(self.ring.usage.log_many(self.tenant, batch))
-            self.calls += batch
+            for entry in batch:
+                self.remember(entry, None)
             return
         bad = batch[0].model_copy(update={"model": "NUL \0"})
         with pytest.raises(Invalid):
@@ -93,7 +101,8 @@ class Histories(RuleBasedStateMachine):
                 await (transaction.commit() if kept else transaction.rollback())
 
         self.wait(work())
-        self.calls += [entry] if kept else []
+        if kept:
+            self.remember(entry, None)
 
     @rule(entry=entries)
     def lose_the_answer_of_a_commit(self, entry: Entry) -> None:
@@ -113,13 +122,26 @@ class Histories(RuleBasedStateMachine):
     @rule(days=st.integers(40, 400))
     def forget(self, days: int) -> None:
         self.wait(maintain(self.ring.db, timedelta(days=days)))
-        oldest = (NOW - timedelta(days=days)).replace(day=1)
+        oldest = (TODAY - timedelta(days=days)).replace(day=1)
+        self.ledger.forget(oldest)
         gone = [key for key, entry in self.keys.items() if entry.logged_at.date() < oldest.date()]
         self.keys = {key: entry for key, entry in self.keys.items() if key not in gone}
         self.forgotten = max(oldest, self.forgotten or oldest)
 
+    @rule(model=st.sampled_from(MODELS), price=st.decimals(0, Decimal("0.1"), places=6))
+    def rerate(self, model: str, price: Decimal) -> None:
+        rates = dict.fromkeys(("input", "cache_read", "output"), price)
+        override = Override(provider="p", model=model, rates=rates)
+        self.wait(self.ring.prices.override([override]))
+        self.wait(self.adjust(Calls(NOW - timedelta(days=400), NOW + timedelta(hours=1), model)))
+        self.ledger.set_price(model, price)
+
+    async def adjust(self, calls: Calls) -> None:
+        async for _ in self.ring.rerating.run(calls):
+            pass
+
     def remember(self, entry: Entry, key: str | None) -> None:
-        self.calls.append(entry)
+        self.ledger.add(entry)
         if key:
             self.keys[key] = entry
 
@@ -141,13 +163,12 @@ class Histories(RuleBasedStateMachine):
     def check(self, since: datetime, until: datetime) -> None:
         window = Window(start_date=since, end_date=until)
         stats = self.wait(self.ring.usage.stats(self.tenant, window))
-        calls = [call for call in self.calls if since <= call.logged_at <= until]
-        assert stats.summary.total_cost == sum(
-            (call.cost or Decimal(0) for call in calls), Decimal(0)
-        )
+        calls = [call for call in self.ledger.calls if since <= call.logged_at <= until]
+        assert stats.summary.total_cost == self.ledger.total(calls)
         assert stats.summary.total_requests == len(calls)
         assert stats.summary.total_errors == sum(call.status != "ok" for call in calls)
-        assert stats.summary.unpriced_requests == sum(call.cost is None for call in calls)
+        unpriced = [call for call in calls if self.ledger.cost(call) is None]
+        assert stats.summary.unpriced_requests == len(unpriced)
         assert stats.summary.total_tokens == sum(
             call.input_tokens + call.output_tokens for call in calls
         )

@@ -29,6 +29,7 @@ async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient
         "total_errors": 0,
         "unpriced_requests": 0,
         "total_cost": "0",
+        "total_adjustment": "0",
         "total_tokens": 0,
         "unique_models": 0,
         "unique_origins": 0,

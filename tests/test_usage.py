@@ -38,7 +38,7 @@ async def test_log_takes_null_counts_and_null_metadata(client: httpx.AsyncClient
 async def test_log_without_a_cost_is_unpriced_and_counted_as_such(
     client: httpx.AsyncClient,
 ) -> None:
-    answer = (await post(client)).json()
+    answer = (await post(client, model="nobody-knows")).json()
     assert (answer["cost"], answer["cost_source"]) == (0, "unpriced")
     summary = (await client.get("/api/v1/stats")).json()["summary"]
     assert (summary["unpriced_requests"], summary["total_cost"]) == (1, "0")

@@ -71,6 +71,19 @@ def chosen(
         yield environment
 
 
+def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
+    """Do `work` on the environment's ring, migrated unless it is production's."""
+
+    async def working() -> Result:
+        # In production, migrating is a step of its own.
+        update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
+        async with Ring.open(environment.settings.model_copy(update=update)) as ring:
+            return await work(ring)
+
+    with chosen(env, data_dir) as environment:
+        return asyncio.run(working())
+
+
 @contextmanager
 def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     settings = read(environ)
@@ -128,16 +141,3 @@ def embedded(data_dir: Path) -> Iterator[Embedded]:
     click.echo(f"Starting PostgreSQL in {data_dir} ...", err=True)
     with Embedded(data_dir) as server:
         yield server
-
-
-def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
-    """Do `work` on the ring of this environment; return what comes of it."""
-
-    async def working() -> Result:
-        # In production, migrating is a step of its own.
-        update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
-        async with Ring.open(environment.settings.model_copy(update=update)) as ring:
-            return await work(ring)
-
-    with chosen(env, data_dir) as environment:
-        return asyncio.run(working())

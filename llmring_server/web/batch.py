@@ -10,7 +10,8 @@ from starlette.responses import Response
 from llmring_server.bounded import parse
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
-from llmring_server.usage import Logged, key_at
+from llmring_server.record import key_at
+from llmring_server.usage import Logged
 from llmring_server.web import body
 from llmring_server.web.call import Call, blaming_the_client, render
 from llmring_server.web.usage import answer, replay

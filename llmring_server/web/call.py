@@ -11,8 +11,7 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmring_server.bounded import parse
-from llmring_server.entry import plain
+from llmring_server.bounded import parse, plain
 from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
 from llmring_server.web import body

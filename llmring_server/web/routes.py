@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmring_server.web import batch, export, meta, registry, usage
+from llmring_server.web import batch, export, meta, prices, registry, usage
 from llmring_server.web.call import Endpoint, Handler
 
 
@@ -29,7 +29,9 @@ API = [
     post("/api/v1/logs/batch", batch.log_many),
     get("/api/v1/logs", usage.logs),
     get("/api/v1/logs/export", export.export),
+    get("/api/v1/logs/{id}/cost", prices.explain),
     get("/api/v1/stats", usage.stats),
+    get("/api/v1/prices", prices.prices),
     get("/registry", registry.listing, public=True),
     get("/registry.json", registry.listing, public=True),
     get("/registry/manifest.json", registry.manifest, public=True),

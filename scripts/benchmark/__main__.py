@@ -23,6 +23,7 @@ CASES: dict[str, Case] = {
     "log": writing.log,
     "log-1000-tenants": writing.log_1000_tenants,
     "batch": writing.batch,
+    "priced": writing.priced,
     "stats": reading.stats,
     "logs": reading.logs,
     "size": footprint.size,

@@ -34,6 +34,8 @@ class Plan:
     keys: Sequence[str] = (payload.KEYS[0],)
     path: str = ""
     batch: int = 1
+    # Leave the cost of calls to the server.
+    priced: bool = False
     # Stop after so many calls; 0: as many as fit into the time.
     calls: int = 0
 
@@ -41,8 +43,8 @@ class Plan:
         if self.path:
             return payload.gets(self.path, self.keys[0])
         if self.batch > 1:
-            return payload.batches(origin, self.keys[0], self.batch)
-        return payload.singles(origin, self.keys)
+            return payload.batches(origin, self.keys[0], self.batch, priced=self.priced)
+        return payload.singles(origin, self.keys, priced=self.priced)
 
 
 class Run:

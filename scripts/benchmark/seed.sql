@@ -35,7 +35,7 @@ SELECT
 FROM call
 
 -- name: rollups
--- What the log statement would have added up.
+-- What the log statement would have added up, on the disk in the order of time as it would be.
 INSERT INTO usage_rollups (
     tenant, minutes, bucket, dimension, value, provider, shard,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
@@ -53,6 +53,7 @@ CROSS JOIN LATERAL (
 ) AS label (dimension, value, maker)
 WHERE tenant = $1::uuid AND value IS NOT NULL
 GROUP BY 1, 2, 3, 4, 5, 6
+ORDER BY 3
 
 -- name: peer
 WITH call AS (<<calls>>)

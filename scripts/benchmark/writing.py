@@ -1,8 +1,9 @@
 """How fast calls are logged."""
 
+from dataclasses import replace
 from typing import Any
 
-from scripts.benchmark.contenders import Contender, bare, running
+from scripts.benchmark.contenders import Contender, bare, ours, running
 from scripts.benchmark.load import Plan
 from scripts.benchmark.measure import Bench
 from scripts.benchmark.payload import KEYS
@@ -23,6 +24,18 @@ def log_1000_tenants(bench: Bench) -> dict[str, Any]:
     with running(bench.server, *bench.rivals) as contenders:
         plan = Plan(64, bench.seconds, KEYS)
         return Race(bench, contenders, {"c=64": same(plan)}).report()
+
+
+def priced(bench: Bench) -> dict[str, Any]:
+    """Log calls that bring their cost, and calls that the price book prices."""
+    plans = {
+        "single, c=64": Plan(64, bench.seconds),
+        "by the hundred, c=4": Plan(4, bench.seconds, batch=BATCH),
+    }
+    loads = {name: same(plan) for name, plan in plans.items()}
+    loads |= {f"{name}, priced": same(replace(plan, priced=True)) for name, plan in plans.items()}
+    with running(bench.server, ours) as contenders:
+        return Race(bench, contenders, loads).report()
 
 
 def batch(bench: Bench) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""What calls cost, and why: the price book of this deployment, and the prices it has used."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, Field
+
+from llmring_server import offline, overrides
+from llmring_server.book import Book
+from llmring_server.database import Database
+from llmring_server.errors import NotFound
+from llmring_server.explanation import Explanation, Listed
+from llmring_server.offers import Price
+from llmring_server.overrides import Override
+from llmring_server.record import moment_of
+from llmring_server.repository import Repository
+from llmring_server.tenant import Tenant
+
+# Another process's override is in force here after this many seconds.
+BELIEVED = 5.0
+
+
+class Sought(BaseModel):
+    """A model whose price is asked for, now unless it says otherwise."""
+
+    provider: Annotated[str, Field(max_length=50)]
+    model: Annotated[str, Field(max_length=255)]
+    service_tier: Annotated[str, Field(max_length=32)] | None = None
+    at: AwareDatetime | None = None
+
+
+class Unpriced(NamedTuple):
+    """A model whose calls have no price."""
+
+    provider: str
+    model: str
+    calls: int
+    first_at: datetime
+    last_at: datetime
+
+
+@dataclass(slots=True)
+class _Shelf:
+    """The book in force, and the prices that are stored: shared by all on the same database."""
+
+    book: Book | None = None
+    rows: Sequence[Any] = ()
+    believed_until: float = 0
+    stored: set[UUID] = field(default_factory=set)
+
+
+class Prices(Repository):
+    """The price book: what the operator says goes before what the offline book says."""
+
+    noun = "prices"
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._shelf = _Shelf()
+
+    async def book(self) -> Book:
+        """Return the book, at most five seconds old."""
+        if self._shelf.book and time.monotonic() < self._shelf.believed_until:
+            return self._shelf.book
+        # Set first: meanwhile the others go on with the book that there is.
+        self._shelf.believed_until = time.monotonic() + BELIEVED
+        return await self._persist(self._restock)
+
+    async def _restock(self) -> Book:
+        rows = await self._all("overrides")
+        if self._shelf.book is None or self._shelf.rows != rows:
+            await asyncio.to_thread(offline.providers)
+            self._shelf.rows = rows
+            self._shelf.book = Book([overrides.layer(rows), offline.Offline()])
+        return self._shelf.book
+
+    async def keep(self, prices: Iterable[Price]) -> None:
+        """Store the prices that calls will refer to."""
+        new = {price.id: price for price in prices if price.id not in self._shelf.stored}
+        if new:
+            rows = orjson.dumps([Listed.of(price) for price in new.values()]).decode()
+            await self._persist(lambda: self._all("keep", prices=rows))
+            # A caller's transaction may take them back.
+            if not self._database.borrowed:
+                self._shelf.stored |= new.keys()
+
+    async def find(self, sought: Sought) -> list[Listed]:
+        """Return the prices of a model, the first before the others; NotFound without any."""
+        when = sought.at or datetime.now(UTC)
+        book = await self.book()
+        offers = book.offers(sought.provider, sought.model, sought.service_tier)
+        found = [Listed.of(price) for offer in offers if (price := offer.at(when))]
+        if not found:
+            raise NotFound(
+                "No price is known for this provider, model, service tier and time:"
+                " llmring-server prices override sets one."
+            )
+        return found
+
+    async def explain(self, tenant: Tenant, id: UUID) -> Explanation:
+        """Return why a call costs what it costs."""
+        since = moment_of(id)
+        until = since + timedelta(milliseconds=1)
+        rows = await self._all("explain", tenant=tenant, id=id, since=since, until=until)
+        if not rows:
+            raise NotFound
+        return Explanation.of(rows[0])
+
+    async def overrides(self) -> list[Listed]:
+        """Return the prices that the operator has set."""
+        return [Listed.of(price) for price in overrides.prices(await self._all("overrides"))]
+
+    async def override(self, prices: Sequence[Override]) -> None:
+        """Set prices for this deployment; the same model, tier and date again replaces a price."""
+        rows = orjson.dumps([price.row() for price in prices]).decode()
+        await self._all("override", overrides=rows)
+        self._shelf.believed_until = 0
+
+    async def withdraw(self, provider: str, model: str) -> int:
+        """Take back what the operator has set for a model; return how many prices that were."""
+        rows = await self._all("withdraw", provider=provider.lower(), model=model)
+        self._shelf.believed_until = 0
+        return len(rows)
+
+    async def unpriced(self, since: datetime) -> list[Unpriced]:
+        """Return the models whose calls, since then, have no price."""
+        return [Unpriced(*row) for row in await self._all("unpriced", since=since)]

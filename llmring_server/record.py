@@ -1,0 +1,157 @@
+"""An LLM call as it is written: with its id, its time and its price, chosen once."""
+
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+import uuid_utils
+
+from llmring_server.book import Book, Quote
+from llmring_server.bounded import plain
+from llmring_server.entry import Entry
+from llmring_server.errors import Invalid
+from llmring_server.rates import UNIT, Use, use
+from llmring_server.tenant import Tenant
+
+METADATA_BYTES = 64 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Record(NamedTuple):
+    """An entry that has been given its id, time and price: what the log statement takes."""
+
+    tenant: Tenant
+    id: UUID
+    logged_at: datetime
+    quote: Quote
+    key: UUID | None
+    fingerprint: UUID | None
+    row: bytes
+
+
+def moment_of(id: UUID) -> datetime:
+    """Return the millisecond that a UUIDv7 was made in (RFC 9562)."""
+    # Any other UUID may name a time beyond the calendar: then, a time when nothing happened.
+    return _EPOCH + timedelta(milliseconds=min(id.int >> 80, 10**14))
+
+
+def _digest(data: bytes) -> UUID:
+    return UUID(bytes=sha256(data).digest()[:16])
+
+
+def _fingerprint(entry: Entry, within: int) -> UUID:
+    """Digest what the client sent, whatever its spelling, as one of `within` entries."""
+    fields = entry.model_dump(exclude={"idempotency_key"}, exclude_none=True)
+    return _digest(orjson.dumps([within, fields], plain, orjson.OPT_SORT_KEYS))
+
+
+def _now(entry: Entry) -> tuple[UUID, datetime]:
+    """Choose an id and the time that belongs to it, both from one reading of the clock."""
+    microseconds = (
+        (entry.logged_at - _EPOCH) // timedelta(microseconds=1)
+        if entry.logged_at
+        else time.time_ns() // 1000
+    )
+    made = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
+    return UUID(int=made.int), _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _metadata(entry: Entry) -> orjson.Fragment:
+    try:
+        text = orjson.dumps(entry.metadata or {}, plain)
+    except TypeError as exc:
+        raise Invalid("metadata: must be plain JSON") from exc
+    if len(text) > METADATA_BYTES:
+        raise Invalid("metadata: must be at most 64 KiB of JSON")
+    return orjson.Fragment(text)
+
+
+def _quote(entry: Entry, book: Book, details: dict[str, Any], when: datetime) -> Quote:
+    """Price a call; what its client says that it cost, it cost."""
+    if entry.cost is not None:
+        if details:
+            _use(entry, details)
+        return Quote(entry.cost.quantize(UNIT), None)
+    used = _use(entry, details)
+    return book.quote(entry.provider, entry.model, entry.service_tier, used, when)
+
+
+def _use(entry: Entry, details: dict[str, Any]) -> Use:
+    try:
+        return use(
+            entry.provider,
+            entry.input_tokens or 0,
+            entry.output_tokens or 0,
+            entry.cached_input_tokens or 0,
+            details,
+        )
+    except ValueError as exc:
+        raise Invalid(f"tokens: {exc}") from exc
+
+
+def _row(entry: Entry, details: dict[str, Any], quote: Quote) -> dict[str, Any]:
+    return {
+        "cost": quote.cost,
+        "cost_source": quote.source,
+        "price": quote.price and quote.price.id,
+        "status": entry.status,
+        "provider": entry.provider,
+        "model": entry.model,
+        "profile": entry.profile or "default",
+        "alias": entry.alias,
+        "origin": entry.origin,
+        "id_at_origin": entry.id_at_origin,
+        "input_tokens": entry.input_tokens or 0,
+        "output_tokens": entry.output_tokens or 0,
+        "cached_input_tokens": entry.cached_input_tokens or 0,
+        "details": details or None,
+        "latency_ms": entry.latency_ms,
+        "metadata": _metadata(entry),
+    }
+
+
+def record(
+    tenant: Tenant, entry: Entry, book: Book, key: str | None = None, within: int = 1
+) -> Record:
+    """Make `entry` ready to be written, once: sending the record again changes nothing.
+
+    `book` is not read for an entry that brings its cost.
+    """
+    id, logged_at = _now(entry)
+    details = entry.details()
+    quote = _quote(entry, book, details, logged_at)
+    claim = _digest(key.encode()) if key else None
+    fingerprint = _fingerprint(entry, within) if key else None
+    row = _row(entry, details, quote) | {
+        "tenant": tenant,
+        "id": id,
+        "logged_at": logged_at,
+        "key": claim,
+        "fingerprint": fingerprint,
+    }
+    return Record(tenant, id, logged_at, quote, claim, fingerprint, orjson.dumps(row, plain))
+
+
+def key_at(key: str, place: int) -> str:
+    """Return what a batch's key is for the entry in this place."""
+    return f"{key} {place}"
+
+
+def records(
+    tenant: Tenant, entries: Sequence[Entry], book: Book, key: str | None
+) -> Iterator[Record]:
+    """Make a batch ready to be written.
+
+    The batch's key is a key for each place in it, good for a batch of the same length.
+    """
+    if key is None:
+        yield from (record(tenant, each, book, each.idempotency_key) for each in entries)
+    elif any(each.idempotency_key for each in entries):
+        raise Invalid("idempotency_key: give a key for the batch or for its entries, not both")
+    else:
+        for place, each in enumerate(entries):
+            yield record(tenant, each, book, key_at(key, place), within=len(entries))

@@ -1,0 +1,169 @@
+"""Re-rating: what calls would cost by the price book of today, added as adjustments.
+
+A call is never edited: its first cost stays, and what changes stands beside it.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import orjson
+import uuid_utils
+
+from llmring_server.book import Book, Pricing, Quote
+from llmring_server.bounded import plain
+from llmring_server.database import Database
+from llmring_server.errors import Conflict
+from llmring_server.offers import EVER
+from llmring_server.rates import use
+from llmring_server.repository import Repository
+from llmring_server.tenant import Tenant
+
+PAGE = 1000
+
+
+class Calls(NamedTuple):
+    """Which calls to re-rate: of [since, until), of one model or of all."""
+
+    since: datetime
+    until: datetime
+    model: str | None = None
+
+
+class Change(NamedTuple):
+    """A call that costs something else by now; `before` is None if it had no price."""
+
+    tenant: Tenant
+    logged_at: datetime
+    id: UUID
+    provider: str
+    model: str
+    before: Decimal | None
+    quote: Quote
+
+    def row(self, run: UUID) -> dict[str, Any]:
+        cost, price = self.quote.cost, self.quote.price
+        return {
+            "tenant": self.tenant,
+            "logged_at": self.logged_at,
+            "id": self.id,
+            "run": run,
+            "amount": (cost or Decimal(0)) - (self.before or Decimal(0)),
+            "was_unpriced": self.before is None,
+            "cost": cost,
+            "cost_source": self.quote.source,
+            "price": price and price.id,
+        }
+
+
+class Rerating(Repository):
+    """Adjusts what the calls of all tenants cost."""
+
+    noun = "rerating"
+
+    def __init__(self, database: Database, prices: Pricing) -> None:
+        super().__init__(database)
+        self._prices = prices
+
+    async def preview(self, calls: Calls) -> AsyncIterator[list[Change]]:
+        """Yield what would change, page by page, and change nothing."""
+        last: Place = _START
+        book = await self._prices.book()
+        while rows := await self._page(calls, last):
+            last = _place(rows[-1])
+            yield changes(book, rows)
+
+    async def run(self, calls: Calls) -> AsyncIterator[list[Change]]:
+        """Yield what has changed, page by page, each page committed; Conflict if one is running."""
+        run = UUID(int=uuid_utils.uuid7().int)
+        last: Place | None = _START
+        while last:
+            async with self._database.transaction() as inside:
+                found, last = await self._adjust(inside, calls, last, run)
+            yield found
+
+    async def _adjust(
+        self, inside: Database, calls: Calls, last: "Place", run: UUID
+    ) -> tuple[list[Change], "Place | None"]:
+        here, prices = self.on(inside), self._prices.on(inside)
+        if not (await here._one("claim"))["claimed"]:
+            raise Conflict("Another re-rating is running; wait for its end.")
+        rows = await here._page(calls, last)
+        found = changes(await prices.book(), rows)
+        if found:
+            await prices.keep(each.quote.price for each in found if each.quote.price)
+            written = orjson.dumps([each.row(run) for each in found], plain).decode()
+            await here._all("adjust", changes=written)
+        return found, _place(rows[-1]) if rows else None
+
+    async def _page(self, calls: Calls, last: "Place") -> list[asyncpg.Record]:
+        return await self._all("page", **calls._asdict(), **last._asdict(), limit=PAGE)
+
+
+class Place(NamedTuple):
+    """The last call that was seen."""
+
+    last_tenant: UUID
+    last_at: datetime
+    last_id: UUID
+
+
+_START = Place(UUID(int=0), EVER, UUID(int=0))
+
+
+def _place(row: asyncpg.Record) -> Place:
+    return Place(row["tenant"], row["logged_at"], row["id"])
+
+
+def changes(book: Book, rows: Iterable[asyncpg.Record]) -> list[Change]:
+    """Return what `book` says about calls that differs from what they cost."""
+    found = []
+    for row in rows:
+        quote = _quote(book, row)
+        if quote.cost is not None and quote.cost != row["cost"]:
+            found.append(
+                Change(
+                    row["tenant"], row["logged_at"], row["id"], row["provider"], row["model"],
+                    row["cost"], quote,
+                )
+            )  # fmt: skip
+    return found
+
+
+def _quote(book: Book, row: asyncpg.Record) -> Quote:
+    details = orjson.loads(row["details"] or "{}")
+    tokens = row["input_tokens"], row["output_tokens"], row["cached_input_tokens"]
+    used = use(row["provider"], *tokens, details)
+    tier = details.get("service_tier")
+    return book.quote(row["provider"], row["model"], tier, used, row["logged_at"])
+
+
+# By UTC day, provider and model.
+Differences = defaultdict[tuple[date, str, str], "Difference"]
+
+
+@dataclass(slots=True)
+class Difference:
+    """What some changes add up to."""
+
+    calls: int = 0
+    unpriced: int = 0
+    before: Decimal = Decimal(0)
+    after: Decimal = Decimal(0)
+
+    def add(self, change: Change) -> None:
+        self.calls += 1
+        self.unpriced += change.before is None
+        self.before += change.before or 0
+        self.after += change.quote.cost or 0
+
+
+def add_up(found: Iterable[Change], into: Differences) -> None:
+    """Add changes up, by UTC day, provider and model."""
+    for each in found:
+        into[each.logged_at.astimezone(UTC).date(), each.provider, each.model].add(each)

@@ -1,0 +1,93 @@
+"""Rating calls again: what they were recorded with stays, what changes is seen."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from llmring_server import Ring
+from llmring_server.errors import Conflict
+from llmring_server.rerating import Calls, Change
+from llmring_server.tenant import Tenant
+from tests.test_prices import call, override
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+def model() -> str:
+    return f"m-{uuid4().hex}"
+
+
+async def rerate(ring: Ring, model: str, *, dry_run: bool = False) -> list[Change]:
+    calls = Calls(NOW - timedelta(days=400), NOW + timedelta(minutes=10), model)
+    pages = ring.rerating.preview(calls) if dry_run else ring.rerating.run(calls)
+    return [change async for page in pages for change in page]
+
+
+async def costs(ring: Ring, tenant: Tenant) -> Any:
+    """Return what the calls cost, and what statistics say of cost, adjustment and unpriced."""
+    summary = (await ring.usage.stats(tenant)).summary
+    logs = await ring.usage.logs(tenant)
+    assert sum(log.cost for log in logs) == summary.total_cost
+    assert sum(log.adjustment for log in logs) == summary.total_adjustment
+    found = [log.cost for log in logs]
+    return found, summary.total_cost, summary.total_adjustment, summary.unpriced_requests
+
+
+async def test_calls_without_a_price_get_one_when_it_is_known(
+    ring: Ring, tenant: Tenant, model: str
+) -> None:
+    await ring.usage.log(tenant, call(model, cost=9))
+    logged = await ring.usage.log(tenant, call(model))
+    assert await costs(ring, tenant) == ([0, 9], 9, 0, 1)
+    await ring.prices.override(override(model, 2))
+    assert len(await rerate(ring, model, dry_run=True)) == 1
+    assert await costs(ring, tenant) == ([0, 9], 9, 0, 1)
+    change: Any
+    [change] = await rerate(ring, model)
+    assert (change.before, change.quote.cost) == (None, 2)
+    assert await costs(ring, tenant) == ([2, 9], 11, 2, 0)
+    assert await rerate(ring, model) == []
+    found: Any = await ring.prices.explain(tenant, logged.log_id)
+    assert (found.cost, found.cost_source, found.lines[0].amount) == (2, "override", 2)
+    await ring.prices.withdraw("acme", model)
+
+
+async def test_every_rating_of_a_call_is_kept(ring: Ring, tenant: Tenant, model: str) -> None:
+    await ring.prices.override(override(model, 2))
+    logged = await ring.usage.log(tenant, call(model, id_at_origin="x"), "key")
+    for usd in (3, 1):
+        await ring.prices.override(override(model, usd))
+        await rerate(ring, model)
+    assert await costs(ring, tenant) == ([1], 1, -1, 0)
+    found: Any = await ring.prices.explain(tenant, logged.log_id)
+    amounts: Any = [(Decimal(each["amount"]), Decimal(each["cost"])) for each in found.adjustments]
+    assert (amounts, found.adjustment) == ([(1, 3), (-2, 1)], -1)
+    again: Any = await ring.usage.log(tenant, call(model, id_at_origin="x"), "key")
+    assert (again.replayed, again.cost) == (True, 2)  # as it was first answered
+    await ring.prices.withdraw("acme", model)
+    assert await rerate(ring, model) == []
+    assert await costs(ring, tenant) == ([1], 1, -1, 0)
+
+
+async def test_pages_of_calls_are_all_rated(
+    ring: Ring, tenant: Tenant, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmring_server.rerating.PAGE", 3)
+    old = [call(model, logged_at=NOW - timedelta(days=40 * n)) for n in range(10)]
+    await ring.usage.log_many(tenant, old)
+    await ring.prices.override(override(model, 1))
+    assert len(await rerate(ring, model)) == 10
+    await ring.prices.withdraw("acme", model)
+
+
+async def test_one_rerating_at_a_time(ring: Ring, tenant: Tenant, model: str) -> None:
+    await ring.usage.log(tenant, call(model))
+    async with ring.db.acquire() as connection, connection.transaction():
+        inside = ring.within(connection)
+        await inside.rerating.on(inside._database)._one("claim")
+        with pytest.raises(Conflict):
+            await rerate(ring, model)
