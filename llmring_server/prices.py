@@ -5,17 +5,19 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol, Self
 from uuid import UUID
 
+import asyncpg
 import orjson
 from pydantic import AwareDatetime, BaseModel, Field
 
-from llmring_server import offline, overrides
+from llmring_server import offline, overrides, tariffs
 from llmring_server.book import Book
 from llmring_server.database import Database
 from llmring_server.errors import NotFound
 from llmring_server.explanation import Explanation, Listed
+from llmring_server.listing import Snapshot
 from llmring_server.offers import Price
 from llmring_server.overrides import Override
 from llmring_server.record import moment_of
@@ -35,6 +37,13 @@ class Sought(BaseModel):
     at: AwareDatetime | None = None
 
 
+class Registering(Protocol):
+    """Where the registry's files come from."""
+
+    async def snapshot(self) -> Snapshot: ...
+    def on(self, database: Database) -> Self: ...
+
+
 class Unpriced(NamedTuple):
     """A model whose calls have no price."""
 
@@ -51,18 +60,31 @@ class _Shelf:
 
     book: Book | None = None
     rows: Sequence[Any] = ()
+    snapshot: Snapshot | None = None
     believed_until: float = 0
     stored: set[UUID] = field(default_factory=set)
 
 
+def _book(rows: Sequence[asyncpg.Record], snapshot: Snapshot) -> Book:
+    offline.providers()
+    files = reversed(snapshot.history)
+    return Book([overrides.layer(rows), tariffs.layer(files), offline.Offline()])
+
+
 class Prices(Repository):
-    """The price book: what the operator says goes before what the offline book says."""
+    """The price book: first what the operator says, then the registry, then the offline book."""
 
     noun = "prices"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, registry: Registering) -> None:
         super().__init__(database)
+        self._registry = registry
         self._shelf = _Shelf()
+
+    def on(self, database: Database) -> Self:
+        other = super().on(database)
+        other._registry = self._registry.on(database)
+        return other
 
     async def book(self) -> Book:
         """Return the book, at most five seconds old."""
@@ -73,12 +95,12 @@ class Prices(Repository):
         return await self._persist(self._restock)
 
     async def _restock(self) -> Book:
-        rows = await self._all("overrides")
-        if self._shelf.book is None or self._shelf.rows != rows:
-            await asyncio.to_thread(offline.providers)
-            self._shelf.rows = rows
-            self._shelf.book = Book([overrides.layer(rows), offline.Offline()])
-        return self._shelf.book
+        rows, snapshot = await self._all("overrides"), await self._registry.snapshot()
+        shelf = self._shelf
+        if shelf.book is None or (shelf.rows, shelf.snapshot) != (rows, snapshot):
+            shelf.book = await asyncio.to_thread(_book, rows, snapshot)
+            shelf.rows, shelf.snapshot = rows, snapshot
+        return shelf.book
 
     async def keep(self, prices: Iterable[Price]) -> None:
         """Store the prices that calls will refer to."""

@@ -26,12 +26,12 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = Database(db, settings)
-        self.prices = Prices(self._database)
+        self.registry = Registry(self._database, settings)
+        self.prices = Prices(self._database, self.registry)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
         self.keys = Keys(self._database)
         self.rerating = Rerating(self._database, self.prices)
-        self.registry = Registry(self._database, settings)
 
     @classmethod
     @asynccontextmanager

@@ -2,10 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
+from llmring_server.listing import File
 from llmring_server.offers import Dated, Named, Price
 from llmring_server.rates import Rate, Rates
 
@@ -20,19 +20,6 @@ FIELDS = {
     "cache_write_1h": ("cache_write_1h",),
     "reasoning": ("output_thinking",),
 }
-
-
-class File(Protocol):
-    """What a registry says of one provider's models, from a time on."""
-
-    @property
-    def provider(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def since(self) -> datetime: ...
-    @property
-    def models(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 def layer(files: Iterable[File]) -> Named:
@@ -59,7 +46,7 @@ def _price(file: File, name: str, model: Mapping[str, Any]) -> Price:
         model=name,
         service_tier=None,
         source="registry",
-        version=f"{file.provider} {file.version}",
+        version=f"{file.provider} {file.version}, file {file.id}",
         since=file.since,
         rates=_rates(model),
     )
