@@ -58,11 +58,9 @@ async def test_costs_are_what_the_client_reckons() -> None:
 
 
 def usage_of(model: Any, chance: random.Random) -> dict[str, int]:
-    """Make up what was used: of kinds that the client has a price of, in prompts of usual length."""
-    usage = {
-        "prompt_tokens": chance.randrange(100_000),
-        "completion_tokens": chance.randrange(9999),
-    }
+    """Make up what was used: of kinds that the client has a price of, in usual prompts."""
+    prompt, completion = chance.randrange(100_000), chance.randrange(9999)
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     if model.get(f"{USD}cache_read"):
         usage["cached_tokens"] = chance.randrange(usage["prompt_tokens"] + 1)
     for ttl in ("5m", "1h"):
@@ -76,12 +74,10 @@ def reported(model: Any, usage: dict[str, int]) -> dict[str, Any]:
     cached = usage.get("cached_tokens", 0)
     hour = usage.get("cache_creation_1h_tokens", 0)
     written = usage.get("cache_creation_5m_tokens", 0) + hour
-    apart = model["provider"] == "anthropic"
+    left_out = cached if model["provider"] == "anthropic" else -written
     return {
         "provider": model["provider"],
-        "input_tokens": usage["prompt_tokens"] - cached
-        if apart
-        else usage["prompt_tokens"] + written,
+        "input_tokens": usage["prompt_tokens"] - left_out,
         "output_tokens": usage["completion_tokens"],
         "cached_input_tokens": cached,
         "cache_creation_input_tokens": written,
