@@ -44,6 +44,12 @@ class NotFound(RingError):
     status = 404
 
 
+class RequestTimeout(RingError):
+    """The request was too long in coming."""
+
+    status = 408
+
+
 class Conflict(RingError):
     """Something with that name already exists."""
 
@@ -62,6 +68,12 @@ class TooLarge(RingError):
     status = 413
 
 
+class TargetTooLong(RingError):
+    """The URL is longer than 8 KiB."""
+
+    status = 414
+
+
 class UnsupportedMedia(RingError):
     """Send the body as UTF-8 JSON, uncompressed, with `Content-Type: application/json`."""
 
@@ -78,6 +90,12 @@ class Invalid(RingError):
     ) -> None:
         super().__init__(detail, code)
         self.errors = errors
+
+
+class HeadTooLarge(RingError):
+    """Send up to 100 header fields, of up to 16 KiB together."""
+
+    status = 431
 
 
 class Unavailable(RingError):

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Said twice, these could mean one thing to us and another to whoever stands before us.
-ONCE = {
-    b"authorization", b"content-encoding", b"content-length", b"content-type",
-    b"idempotency-key", b"x-api-key",
-}  # fmt: skip
-
 _KEY = re.compile(rb"[ -~]{1,255}")
 
 
@@ -42,16 +36,6 @@ def blaming_the_client() -> Iterator[None]:
         raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
 
 
-def sole(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return headers by name; those that decide something may come once."""
-    found = dict(headers)
-    if len(found) < len(headers):
-        names = [name for name, _ in headers]
-        if twice := [name.decode() for name in ONCE if names.count(name) > 1]:
-            raise BadRequest(f"Send this header once: {twice[0]}.")
-    return found
-
-
 class Call:
     """A request that knows its ring and, unless the route is public, its tenant."""
 
@@ -60,7 +44,7 @@ class Call:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.receive = receive
-        self.headers: Mapping[bytes, bytes] = sole(scope["headers"])
+        self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
         self.ring: Ring = scope["app"].state.ring
 
     async def read(self, model: type[Model], cap: int) -> Model:

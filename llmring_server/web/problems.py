@@ -11,6 +11,9 @@ from starlette.types import Scope
 
 from llmring_server.errors import Invalid, RingError
 
+# After these, what is still to come of the request is not read; HTTP/2 has its own way to say so.
+UNREAD = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -19,6 +22,8 @@ def problem(scope: Scope, exc: RingError) -> Response:
     headers = {"Retry-After": str(exc.retry_after)} if exc.retry_after else {}
     if exc.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if exc.status in UNREAD and scope["http_version"].startswith("1"):
+        headers["Connection"] = "close"
     more = {"errors": exc.errors} if isinstance(exc, Invalid) and exc.errors else {}
     return _document(scope, exc.status, str(exc), headers, code=exc.code, **more)
 
