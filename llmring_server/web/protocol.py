@@ -5,6 +5,7 @@ do not end, trailers, senders that fall asleep. `guard.py` does the rest, for ev
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llmring_server.errors import (
     BadRequest,
     HeadTooLarge,
+    Overloaded,
     RequestTimeout,
     RingError,
     TargetTooLong,
@@ -33,6 +35,12 @@ from llmring_server.web.problems import problem
 
 # How often a connection is looked at: one timer for all its requests.
 TICK = 1.0
+# How many requests of a connection may wait in line; uvicorn would take them without end.
+MOST_WAITING = 100
+# How long a client may say nothing, before its first request and between two.
+SILENCE = 5.0
+# How long a client that is refused in the middle of a sentence may take to hear it.
+LINGER = 1.0
 # What is read, and dropped, of a request that is answered already: its client can then hear it.
 SPARE = 64 * 1024
 
@@ -46,8 +54,9 @@ class _Joining:
     uvicorn writes them apart, and each write is a system call: an eighth of a whole request.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, is_talking: Callable[[], bool]) -> None:
         self._transport = transport
+        self._is_talking = is_talking
         self.is_closing = transport.is_closing
         self._loop = asyncio.get_running_loop()
         self._head = b""
@@ -62,8 +71,20 @@ class _Joining:
         self._transport.write(data)
 
     def close(self) -> None:
+        """Close now, or, while the client is still talking, when it has had time to hear us.
+
+        To close on what is unread resets the connection, and the client may lose its answer.
+        """
+        if self.is_closing():
+            return
         self._flush()
-        self._transport.close()
+        if not self._is_talking():
+            self._transport.close()
+            return
+        self.is_closing = lambda: True
+        self._transport.pause_reading()
+        self._transport.write_eof()
+        self._loop.call_later(LINGER, self._transport.close)
 
     def _flush(self) -> None:
         if self._head:
@@ -95,7 +116,7 @@ def _is_ours(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
 class Protocol(HttpToolsProtocol):
     # uvicorn narrows what asyncio gives; what we give has all that uvicorn calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport))  # type: ignore[arg-type]
+        super().connection_made(_Joining(transport, lambda: self._arriving))  # type: ignore[arg-type]
         self._arriving = self._in_body = False
         # Bytes: of this request; of it that came to nothing yet; to come after its answer; unsent.
         self._size = self._raw = self._spare = self._unsent = 0
@@ -109,9 +130,11 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._arriving:
-            self._arriving, self._size, self._since = True, 0, self.loop.time()
+            self._arriving, self._since = True, self.loop.time()
         self._size += len(data)
         for start in range(0, len(data), LONGEST_HEAD):
+            if self.transport.is_closing():
+                return
             part = data[start : start + LONGEST_HEAD]
             self._raw += len(part)
             try:
@@ -123,8 +146,6 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(cause if isinstance(cause, RingError) else BadRequest())
             if self._raw > LONGEST_HEAD:
                 self._refuse(self._too_much())
-            if self.transport.is_closing():
-                return
 
     def _too_much(self) -> RingError:
         if self._in_body:
@@ -134,14 +155,17 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.url[:1] != b"/" and not _is_ours(self.url, self.headers):
             raise BadRequest("Ask for a path of this server.")
-        if self._size > LONGEST_TARGET or len(self.headers) > MOST_FIELDS:
+        if self._raw > LONGEST_TARGET or len(self.headers) > MOST_FIELDS:
             check_size(self.headers, self.url)
         self.scope["extensions"] = _EXTENSIONS
+        if len(self.pipeline) == MOST_WAITING:
+            raise Overloaded  # they are answered, then the connection ends
         super().on_headers_complete()
         # What still calls itself a header is a trailer, and must not join those that are judged.
         self.headers = []
-        self._arriving = self._in_body = True
-        self._raw, self._spare = 0, SPARE
+        if not self._arriving:  # it came together with the one before
+            self._arriving, self._since = True, self.loop.time()
+        self._in_body, self._raw, self._spare = True, 0, SPARE
 
     def on_body(self, body: bytes) -> None:
         self._raw = 0
@@ -154,7 +178,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._arriving = self._in_body = False
-        self._raw = 0
+        self._size = self._raw = 0
 
     def on_response_complete(self) -> None:
         self._since = self.loop.time()
@@ -194,12 +218,12 @@ class Protocol(HttpToolsProtocol):
         return answering or self.flow.read_paused
 
     def _patience(self) -> float:
-        if self._arriving or self._unsent:
-            return PATIENCE + self._size / SLOWEST * self._arriving
-        return float(self.timeout_keep_alive)
+        if self._unsent or self.transport.is_closing():
+            return PATIENCE
+        return PATIENCE + self._size / SLOWEST if self._arriving else SILENCE
 
     def _give_up(self) -> None:
-        if self._unsent:
+        if self._unsent or self.transport.is_closing():
             self.transport.abort()  # to close it would be to wait for them
         elif self._arriving:
             self._refuse(RequestTimeout())
