@@ -109,6 +109,7 @@ SERVED: dict[str, tuple[int, bytes]] = {
     "chunk of 17 digits": (400, post(CHUNKED) + b"f" * 17 + b"\r\nx\r\n0\r\n\r\n"),
     "chunk of 0x1": (400, post(CHUNKED) + b"0x1\r\nx\r\n0\r\n\r\n"),
     "chunk extension of 200 KB": (400, chunked(GOOD, extension=b";" + b"a" * 200_000)),
+    "chunk without a size": (400, post(CHUNKED) + b"1\r\nx\r\n" * 9 + b"?\r\n"),
     "trailers of 200 KB": (400, chunked(GOOD, b"X-A: " + b"a" * 200_000)),
     "head of 10 MB": (431, get(b"X-A: " + b"a" * 10_000_000)),
     "head that does not end": (431, get(b"X-A: " + b"a" * 40 * KIB)[:-4]),

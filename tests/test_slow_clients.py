@@ -15,8 +15,8 @@ from llmring_server.web import body, guard, protocol
 from tests.bad_input import GOOD
 from tests.bad_wire import CANARY, CHUNKED, get, post, sized
 from tests.conftest import CALL
-from tests.test_guard import statuses
 from tests.test_kills import LONGEST
+from tests.wire import statuses
 
 
 def open_ended(request: bytes) -> bytes:
@@ -49,7 +49,7 @@ SLEEPERS: dict[str, tuple[bytes, bytes, list[int]]] = {
 @pytest.fixture
 async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.URL]:
     """A server that is as impatient as a test."""
-    for name, seconds in {"PATIENCE": 1.0, "SILENCE": 0.5, "TICK": 0.1, "LINGER": 0.1}.items():
+    for name, seconds in {"PATIENCE": 1.0, "SILENCE": 0.5, "TICK": 0.1}.items():
         monkeypatch.setattr(protocol, name, seconds)
     async with Server(Ring(ring.db, Settings(auth="open")), port=0) as server:
         yield httpx.URL(server.url)

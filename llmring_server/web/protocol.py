@@ -5,7 +5,6 @@ do not end, trailers, senders that fall asleep. `guard.py` does the rest, for ev
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +31,7 @@ from llmring_server.web.guard import (
     check_size,
 )
 from llmring_server.web.problems import problem
+from llmring_server.web.transport import Joining
 
 # How often a connection is looked at: one timer for all its requests.
 TICK = 1.0
@@ -39,60 +39,10 @@ TICK = 1.0
 MOST_WAITING = 100
 # How long a client may say nothing, before its first request and between two.
 SILENCE = 5.0
-# How long a client that is refused in the middle of a sentence may take to hear it.
-LINGER = 1.0
 # What is read, and dropped, of a request that is answered already: its client can then hear it.
 SPARE = 64 * 1024
 
-_HEAD = b"HTTP/1.1 "
 _EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
-
-
-class _Joining:
-    """A transport that keeps the head of an answer until its body is written, in this turn.
-
-    uvicorn writes them apart, and each write is a system call: an eighth of a whole request.
-    """
-
-    def __init__(self, transport: asyncio.Transport, is_talking: Callable[[], bool]) -> None:
-        self._transport = transport
-        self._is_talking = is_talking
-        self.is_closing = transport.is_closing
-        self._loop = asyncio.get_running_loop()
-        self._head = b""
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(_HEAD):
-            self._head = data
-            self._loop.call_soon(self._flush)
-            return
-        self._transport.write(data)
-
-    def close(self) -> None:
-        """Close now, or, while the client is still talking, when it has had time to hear us.
-
-        To close on what is unread resets the connection, and the client may lose its answer.
-        """
-        if self.is_closing():
-            return
-        self._flush()
-        if not self._is_talking():
-            self._transport.close()
-            return
-        self.is_closing = lambda: True
-        self._transport.pause_reading()
-        self._transport.write_eof()
-        self._loop.call_later(LINGER, self._transport.close)
-
-    def _flush(self) -> None:
-        if self._head:
-            self._transport.write(self._head)
-            self._head = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 def _answer(exc: RingError) -> bytes:
@@ -106,19 +56,17 @@ def _answer(exc: RingError) -> bytes:
 
 
 def _is_ours(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Tell if a target is a path, or a URL of the host that is meant."""
-    host = [value for name, value in headers if name == b"host"]
-    return target[:1] == b"/" or [urlsplit(target).netloc.lower()] == [
-        each.lower() for each in host
-    ]
+    """Tell if a target that is no path is a URL of the host that is meant."""
+    hosts = [value.lower() for name, value in headers if name == b"host"]
+    return hosts == [urlsplit(target).netloc.lower()]
 
 
 class Protocol(HttpToolsProtocol):
     # uvicorn narrows what asyncio gives; what we give has all that uvicorn calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(_Joining(transport, lambda: self._arriving))  # type: ignore[arg-type]
+        super().connection_made(Joining(transport, lambda: self._arriving))  # type: ignore[arg-type]
         self._arriving = self._in_body = False
-        # Bytes: of this request; of it that came to nothing yet; to come after its answer; unsent.
+        # Bytes of this request: all; since its last sense; that may follow its answer. And unsent.
         self._size = self._raw = self._spare = self._unsent = 0
         # When the client last did what we wait for.
         self._since = self.loop.time()
@@ -144,6 +92,7 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError as exc:
                 cause = exc.__context__
                 self._refuse(cause if isinstance(cause, RingError) else BadRequest())
+                return
             if self._raw > LONGEST_HEAD:
                 self._refuse(self._too_much())
 
