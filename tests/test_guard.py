@@ -14,7 +14,8 @@ import orjson
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.server import listen
+from llmring_server import Ring, Server, Settings, build
+from llmring_server.server import _Config, _Guest, listen
 from tests.bad_input import GOOD
 from tests.bad_wire import (
     ANYWHERE,
@@ -29,7 +30,7 @@ from tests.bad_wire import (
     post,
     sized,
 )
-from tests.test_kills import LONGEST, serving
+from tests.test_kills import LONGEST
 from tests.wire import Served, ask, serve, statuses
 
 MIB = 2**20
@@ -52,11 +53,23 @@ async def served(
 
 
 @pytest.fixture(scope="module")
-async def plain(given: dict[str, str]) -> AsyncIterator[int]:
+async def inside(db: AsyncDatabaseManager) -> AsyncIterator[int]:
+    """A server inside this program: another loop, the same protocol."""
+    async with Server(Ring(db, Settings(auth="open")), port=0) as server:
+        yield int(server.url.rpartition(":")[2])
+
+
+@pytest.fixture(scope="module", params=["httptools", "h11"])
+async def plain(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> AsyncIterator[int]:
     """The app on a server that is not ours: plain uvicorn."""
+    app = build(db, Settings(auth="open"))
+    server = _Guest(_Config(app, http=request.param, log_config=None, log_level=None))
     with listen("127.0.0.1", 0) as listener:
-        async with serving(listener, **given):
-            yield listener.getsockname()[1]
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.up.wait()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        await task
 
 
 def check_refusal(told: bytes, status: int) -> None:
@@ -73,6 +86,12 @@ async def test_what_is_served_here_refuses(served: Served, name: str) -> None:
     status, data = (ANYWHERE | SERVED)[name]
     check_refusal(await ask(served.port, data), status)
     assert served.process.returncode is None
+
+
+@pytest.mark.parametrize("name", ANYWHERE | SERVED)
+async def test_what_is_served_inside_a_program_is_refused_alike(inside: int, name: str) -> None:
+    status, data = (ANYWHERE | SERVED)[name]
+    check_refusal(await ask(inside, data), status)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
