@@ -50,6 +50,12 @@ class NotFound(RingError):
     status = 404
 
 
+class RequestTimeout(RingError):
+    """The request was too long in coming."""
+
+    status = 408
+
+
 class Conflict(RingError):
     """Something with that name already exists."""
 
@@ -66,6 +72,12 @@ class TooLarge(RingError):
     """The body is larger than this route takes."""
 
     status = 413
+
+
+class TargetTooLong(RingError):
+    """The URL is longer than 8 KiB."""
+
+    status = 414
 
 
 class UnsupportedMedia(RingError):
@@ -95,6 +107,12 @@ class TooMany(RingError):
         super().__init__(detail)
         self.limit = limit
         self.retry_after = retry_after
+
+
+class HeadTooLarge(RingError):
+    """Send up to 100 header fields, of up to 16 KiB together."""
+
+    status = 431
 
 
 class Unavailable(RingError):

@@ -64,7 +64,12 @@ class Server:
         listener = listen(*self._address)
         self.url = url_of(listener)
         config = _Config(
-            self._app, http=Protocol, log_config=None, log_level=None, timeout_graceful_shutdown=15
+            self._app,
+            http=Protocol,
+            ws="none",
+            log_config=None,
+            log_level=None,
+            timeout_graceful_shutdown=15,
         )
         server = _Guest(config)
         self._running = server, asyncio.create_task(server.serve(sockets=[listener]))

@@ -95,6 +95,7 @@ def _config(chosen: Environment, workers: int) -> uvicorn.Config:
         ASGIFactory(chosen.settings).standalone,
         factory=True,
         http=Protocol,
+        ws="none",
         workers=workers,
         access_log=chosen.name == "dev",
         log_level="info" if chosen.name == "dev" else "warning",

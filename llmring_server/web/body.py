@@ -5,12 +5,18 @@ from collections.abc import Mapping
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from llmring_server.errors import TooLarge, UnsupportedMedia
+from llmring_server.errors import Overloaded, TooLarge, UnsupportedMedia
 
 KIB = 1024
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
+
+
+class _Room:
+    """What bodies that come in parts may hold together: each has a cap, but there may be many."""
+
+    left = 64 * 1024 * KIB
 
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
@@ -31,14 +37,33 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, cap: int) -> by
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > cap:
         raise TooLarge
-    chunks, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        more = message.get("more_body", False)
-        if size > cap:
-            raise TooLarge
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    data, more = await _part(receive)
+    if more:
+        return await _whole(data, receive, cap)
+    if len(data) > cap:
+        raise TooLarge
+    return data
+
+
+async def _part(receive: Receive) -> tuple[bytes, bool]:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+async def _whole(part: bytes, receive: Receive, cap: int) -> bytes:
+    held, more = bytearray(), True
+    try:
+        while True:
+            held += part
+            _Room.left -= len(part)
+            if len(held) > cap:
+                raise TooLarge
+            if _Room.left < 0:
+                raise Overloaded
+            if not more:
+                return bytes(held)
+            part, more = await _part(receive)
+    finally:
+        _Room.left += len(held)

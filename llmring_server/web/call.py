@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# Said twice, these could mean one thing to us and another to whoever stands before us.
-ONCE = {
-    b"authorization", b"content-encoding", b"content-length", b"content-type",
-    b"idempotency-key", b"x-api-key",
-}  # fmt: skip
-
 _KEY = re.compile(rb"[ -~]{1,255}")
 
 
@@ -44,16 +38,6 @@ def blaming_the_client() -> Iterator[None]:
         raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
 
 
-def sole(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return headers by name; those that decide something may come once."""
-    found = dict(headers)
-    if len(found) < len(headers):
-        names = [name for name, _ in headers]
-        if twice := [name.decode() for name in ONCE if names.count(name) > 1]:
-            raise BadRequest(f"Send this header once: {twice[0]}.")
-    return found
-
-
 class Call:
     """A request that knows its ring and, unless the route is public, its tenant."""
 
@@ -64,7 +48,7 @@ class Call:
         self.receive = receive
         self._cap = cap
         self._body: bytes | None = None
-        self.headers: Mapping[bytes, bytes] = sole(scope["headers"])
+        self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
         self.ring: Ring = scope["app"].state.ring
 
     @property

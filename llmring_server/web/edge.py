@@ -7,13 +7,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmring_server.errors import RingError, trace
+from llmring_server.web import guard
 from llmring_server.web.problems import problem
 
 _logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 
 
 def slashless(scope: Scope) -> str:
@@ -38,7 +39,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         request_id = str(uuid_utils.uuid7())
-        headers = [*_HEADERS, (b"x-request-id", request_id.encode())]
+        headers = [*HEADERS, (b"x-request-id", request_id.encode())]
         started = False
 
         async def answer(message: Message) -> None:
@@ -50,7 +51,8 @@ class Edge:
 
         scope = {**scope, "path": slashless(scope), "llmring.request_id": request_id}
         try:
-            await self.app(scope, receive, answer)
+            scope["llmring.headers"] = guard.check(scope)
+            await self.app(scope, guard.hurried(scope, receive), answer)
         except ClientDisconnect:
             return  # there is nobody left to answer
         except RingError as exc:

@@ -11,6 +11,9 @@ from starlette.types import Scope
 
 from llmring_server.errors import Invalid, RingError, TooMany
 
+# After these, what is still to come of the request is not read; HTTP/2 has its own way to say so.
+UNREAD = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -23,6 +26,8 @@ def problem(scope: Scope, exc: RingError) -> Response:
         # draft-ietf-httpapi-ratelimit-headers-07
         told = {"Limit": exc.limit, "Remaining": 0, "Reset": exc.retry_after}
         headers |= {f"RateLimit-{name}": str(value) for name, value in told.items()}
+    if exc.status in UNREAD and scope["http_version"].startswith("1"):
+        headers["Connection"] = "close"
     more = {"errors": exc.errors} if isinstance(exc, Invalid) and exc.errors else {}
     return _document(scope, exc.status, str(exc), headers, code=exc.code, **more)
 

@@ -24,6 +24,7 @@ CASES: dict[str, Case] = {
     "log-1000-tenants": writing.log_1000_tenants,
     "batch": writing.batch,
     "priced": writing.priced,
+    "guard": writing.guard,
     "stats": reading.stats,
     "logs": reading.logs,
     "size": footprint.size,

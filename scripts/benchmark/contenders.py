@@ -53,13 +53,20 @@ def _environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def ours(server: str) -> Iterator[Contender]:
+def _ours(name: str, server: str, *command: str) -> Iterator[Contender]:
     port = free_port()
     # As it is served in earnest.
-    command = [str(Path(sys.executable).with_name("llmring-server")), "serve", "--env", "prod"]
-    command += ["--port", str(port)]
+    command = (*command, "serve", "--env", "prod", "--port", str(port))
     with database(server) as url, serving(command, port, _environment(url)) as process:
-        yield Contender("ours", port, process.pid, url)
+        yield Contender(name, port, process.pid, url)
+
+
+def ours(server: str) -> AbstractContextManager[Contender]:
+    return _ours("ours", server, str(Path(sys.executable).with_name("llmring-server")))
+
+
+def unguarded(server: str) -> AbstractContextManager[Contender]:
+    return _ours("unguarded", server, sys.executable, str(Path(__file__).with_name("unguarded.py")))
 
 
 @contextmanager

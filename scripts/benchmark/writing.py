@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from scripts.benchmark.contenders import Contender, bare, ours, running
+from scripts.benchmark.contenders import Contender, bare, ours, running, unguarded
 from scripts.benchmark.load import Plan
 from scripts.benchmark.measure import Bench
 from scripts.benchmark.payload import KEYS
@@ -35,6 +35,16 @@ def priced(bench: Bench) -> dict[str, Any]:
     loads = {name: same(plan) for name, plan in plans.items()}
     loads |= {f"{name}, priced": same(replace(plan, priced=True)) for name, plan in plans.items()}
     with running(bench.server, ours) as contenders:
+        return Race(bench, contenders, loads).report()
+
+
+def guard(bench: Bench) -> dict[str, Any]:
+    """Ask, and log single calls; beside it the same server without its guard."""
+    loads = {
+        "live, c=16": same(Plan(16, bench.seconds, path="/health/live")),
+        "log, c=64": same(Plan(64, bench.seconds)),
+    }
+    with running(bench.server, ours, unguarded) as contenders:
         return Race(bench, contenders, loads).report()
 
 
