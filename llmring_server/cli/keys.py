@@ -11,6 +11,7 @@ from rich.table import Table
 
 from llmring_server.caller import ALL, USUAL
 from llmring_server.cli import environment
+from llmring_server.cli.tables import folding
 from llmring_server.keys import Issued, Key, Wanted
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -69,7 +70,7 @@ def _show_once(issued: Issued) -> None:
 def list_(env: str, data_dir: Path, project: str | None) -> None:
     """List keys, without their secrets."""
     found = environment.on_ring(env, data_dir, lambda ring: ring.keys.list())
-    table = Table("key", "project", "label", "scopes", "created", "last used", "good until")
+    table = folding("key", "project", "label", "scopes", "created", "last used", "good until")
     for key in found:
         if project in {None, key.project}:
             table.add_row(key.id, key.project, key.label, ", ".join(key.scopes), *_times(key))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmring_server.cli import environment
+from llmring_server.cli.tables import folding
 from llmring_server.projects import LATECOMERS
 from llmring_server.ring import Ring
 
@@ -79,7 +80,7 @@ async def _erase(ring: Ring, project: str) -> Counter[str]:
 def audit(env: str, data_dir: Path, days: int) -> None:
     """Show who did what that only few may do."""
     since = datetime.now(UTC) - timedelta(days=days)
-    table = Table("at", "actor", "action", "target", "tenant", "from", "request")
+    table = folding("at", "actor", "action", "target", "tenant", "from", "request")
     for each in environment.on_ring(env, data_dir, lambda ring: ring.audit.events(since)):
         at = f"{each.at:%Y-%m-%d %H:%M:%S}"
         row = (at, each.actor, each.action, each.target, each.tenant, each.remote, each.request_id)

@@ -1,0 +1,8 @@
+"""Tables for screens of any width."""
+
+from rich.table import Column, Table
+
+
+def folding(*names: str) -> Table:
+    """Return a table that folds what is too long, and cuts nothing: an id must be all there."""
+    return Table(*(Column(name, overflow="fold") for name in names))
