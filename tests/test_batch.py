@@ -30,6 +30,13 @@ async def stored(client: httpx.AsyncClient) -> int:
     return int(total)
 
 
+async def test_a_batch_of_more_values_than_memory_is_refused(client: httpx.AsyncClient) -> None:
+    body = b"[" + b"[]," * 1_000_000 + b"[]]"
+    headers = {"Content-Type": "application/json"}
+    answer = await client.post("/api/v1/logs/batch", content=body, headers=headers)
+    assert (answer.status_code, "values" in answer.json()["detail"]) == (413, True)
+
+
 async def test_log_many_takes_an_array_or_lines(client: httpx.AsyncClient) -> None:
     calls = [CALL | {"cost": n} for n in range(10)]
     array = await client.post(URL, json=calls)
