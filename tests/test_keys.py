@@ -13,7 +13,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, build
 from llmring_server.caller import ALL
 from llmring_server.errors import Invalid, NotFound
-from llmring_server.keys import Issued, Wanted
+from llmring_server.keys import BELIEVED, Issued, Wanted
 from tests.conftest import CALL
 
 NOW = datetime.now(UTC)
@@ -161,3 +161,16 @@ async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDataba
     assert await ring.audit.events(NOW, issued.tenant) == []
     with pytest.raises(NotFound):
         await ring.keys.get(issued.id)
+
+
+async def test_a_key_that_is_revoked_elsewhere_is_believed_for_seconds_at_most(
+    ring: Ring, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert BELIEVED <= 5
+    monkeypatch.setattr("llmring_server.keys.BELIEVED", 0.3)
+    elsewhere, issued = Ring(db), await ring.keys.issue(f"project {uuid4()}")
+    assert await elsewhere.keys.caller(issued.secret)
+    await ring.keys.revoke(issued.id)
+    assert await elsewhere.keys.caller(issued.secret)
+    await asyncio.sleep(0.4)
+    assert await elsewhere.keys.caller(issued.secret) is None
