@@ -8,11 +8,8 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
 from llmring_server.database import Database
-from llmring_server.offers import Layer, Offer, Price
+from llmring_server.offers import STANDARD, Layer, Offer, Price
 from llmring_server.rates import MOST, Lacking, Use, cost
-
-# What providers call the tier that costs what is on the price list.
-STANDARD = {None, "default", "standard", "on_demand"}
 
 REMEMBERED = 4096
 
@@ -66,14 +63,17 @@ class Book:
 
     def _search(self, provider: str, model: str, tier: str | None) -> Iterator[Offer]:
         provider = provider.lower()
-        model = _FINE_TUNED.sub(r"\1", model.removeprefix(f"{provider}:"))
+        bare = model.removeprefix(f"{provider}:")
+        # As it is given, else without its provider, else the kind of fine-tuned model that it is.
+        names = dict.fromkeys((model, bare, _FINE_TUNED.sub(r"\1", bare)))
         for layer in self._layers:
-            if offer := layer.find(provider, model, tier):
+            found = (layer.find(provider, name, tier) for name in names)
+            if offer := next(filter(None, found), None):
                 yield offer
         # A dated name that nobody knows is a version of the undated one; only then, since other
         # versions have had other prices.
-        undated = _DATE.sub("", model)
-        if undated != model and not model.startswith("ft:"):
+        undated = _DATE.sub("", bare)
+        if undated != bare and not bare.startswith("ft:"):
             for layer in self._layers:
                 if offer := layer.find(provider, undated, tier):
                     yield offer

@@ -163,7 +163,7 @@ class Database:
         # Longer than the database's own limit: for a server that does not answer at all.
         self.timeout = settings.statement_timeout + 1
         self._acquire_timeout = settings.acquire_timeout
-        self._held: Connection | None = None
+        self.held: Connection | None = None
         # True inside a transaction of the caller's, which ends when the caller says so.
         self.borrowed = False
 
@@ -175,15 +175,15 @@ class Database:
 
     def _on(self, connection: Connection) -> Self:
         other = copy(self)
-        other._held = connection
+        other.held = connection
         return other
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Yield a connection; whatever it raises is translated."""
         with translated():
-            if self._held is not None:
-                yield self._held
+            if self.held is not None:
+                yield self.held
                 return
             borrowing = self.manager.acquire()
             async with asyncio.timeout(self._acquire_timeout):

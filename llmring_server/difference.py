@@ -52,12 +52,12 @@ def _changes(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> I
             yield Change(key, price, *pair)
 
 
-def doubt(before: Models, after: Models) -> str | None:
-    """Say why `after` should not follow `before` unseen; None if it may."""
-    difference = compare(before, after)
-    if 2 * len(difference.removed) > len(before):
-        return f"{len(difference.removed)} of {len(before)} models are gone"
-    far = [change for change in difference.changes if change.is_far]
+def doubt(before: Models, after: Models, known: Models) -> str | None:
+    """Say why `after` should not follow `before` unseen, given what is known of prices."""
+    removed = before.keys() - after.keys()
+    if 2 * len(removed) > len(before):
+        return f"{len(removed)} of {len(before)} models are gone"
+    far = [change for change in compare(known, after).changes if change.is_far]
     if not far:
         return None
     first, more = far[0], f" and {len(far) - 1} more" if far[1:] else ""

@@ -53,7 +53,7 @@ class Wanted(NamedTuple):
     scopes: Iterable[str] = USUAL
     expires_at: datetime | None = None
 
-    def checked(self) -> dict[str, object]:
+    def checked(self) -> dict[str, Any]:
         if unknown := set(self.scopes) - set(ALL):
             raise Invalid(
                 f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}"
@@ -90,11 +90,20 @@ class Keys(Repository):
         return await self._make("issue_for", by, tenant=tenant, **wanted.checked())
 
     async def rotate(
-        self, id: str, overlap: timedelta, tenant: Tenant | None = None, by: Act = LIBRARY
+        self,
+        id: str,
+        overlap: timedelta,
+        tenant: Tenant | None = None,
+        by: Act = LIBRARY,
+        scopes: Iterable[str] = ALL,
     ) -> Issued:
-        """Make a key like this one, which stays good for `overlap`; NotFound if it is not good."""
+        """Make a key like this one, which stays good for `overlap`.
+
+        NotFound if it is not good, or has a scope that is not among `scopes`.
+        """
+        params = {"id": id, "tenant": tenant, "scopes": list(scopes)}
         issued = await self._make(
-            "rotate", by, id=id, tenant=tenant, overlap=overlap.total_seconds()
+            "rotate", by, target=id, overlap=overlap.total_seconds(), **params
         )
         self._known.clear()
         return issued
@@ -137,12 +146,14 @@ class Keys(Repository):
         self._known[given] = time.monotonic() + believed, caller
         return caller
 
-    async def _make(self, statement: str, by: Act, **params: Any) -> Issued:
+    async def _make(self, statement: str, by: Act, target: str = "", **params: Any) -> Issued:
         secret = make()
         new_id = secret[len(PREFIX) :][:8]
         async with self._database.transaction() as inside:
             row = await self.on(inside)._one(
                 statement, new_id=new_id, digest=digest(secret), **params
             )
-            await self._audit.on(inside).record(by, f"key.{statement}", new_id, row["tenant"])
+            await self._audit.on(inside).record(
+                by, f"key.{statement}", f"{target} {new_id}".strip(), row["tenant"]
+            )
         return Issued(secret, new_id, row["tenant"])

@@ -67,8 +67,10 @@ async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) ->
 
 async def _forget(database: Database, retain: timedelta) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    for name in ("forget_keys", "forget_strays", "forget_adjustments", "forget_quarters"):
+    # The calls go first: stopped half-way, what is left is of no call, and so of no consequence.
+    async with _step(database) as house:
+        gone = await house.run_each("expired", schema=database.schema, oldest=oldest)
+    for name in ("forget_strays", "forget_keys", "forget_adjustments", "forget_quarters"):
         async with _step(database) as house:
             await house.run(name, oldest=oldest)
-    async with _step(database) as house:
-        return await house.run_each("expired", schema=database.schema, oldest=oldest)
+    return gone

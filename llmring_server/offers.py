@@ -15,6 +15,9 @@ from llmring_server.rates import Rate, Rates
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
+# What providers call the tier that costs what is on the price list.
+STANDARD = {None, "default", "standard", "on_demand"}
+
 Source = Literal["override", "registry", "offline"]
 
 

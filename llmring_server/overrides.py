@@ -17,7 +17,7 @@ from pydantic import (
     TypeAdapter,
 )
 
-from llmring_server.offers import EVER, Dated, Named, Price, read, written
+from llmring_server.offers import EVER, STANDARD, Dated, Named, Price, read, written
 from llmring_server.rates import PER, Rate
 
 DEAREST = 1_000_000
@@ -55,7 +55,8 @@ class Override(BaseModel, extra="forbid"):
 
     def row(self) -> dict[str, Any]:
         rates = {kind: _rate(price) for kind, price in self.rates.items()}
-        return self.model_dump(exclude={"rates"}) | {"rates": written(rates)}
+        tier = None if self.service_tier in STANDARD else self.service_tier
+        return self.model_dump(exclude={"rates"}) | {"service_tier": tier, "rates": written(rates)}
 
 
 OVERRIDES = TypeAdapter(list[Override])

@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from llmring_server import offline, overrides, tariffs
 from llmring_server.book import Book
+from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import NotFound
 from llmring_server.explanation import Explanation, Listed
@@ -76,9 +77,10 @@ class Prices(Repository):
 
     noun = "prices"
 
-    def __init__(self, database: Database, registry: Registering) -> None:
+    def __init__(self, database: Database, registry: Registering, audit: Auditing) -> None:
         super().__init__(database)
         self._registry = registry
+        self._audit = audit
         self._shelf = _Shelf()
 
     def on(self, database: Database) -> Self:
@@ -88,6 +90,8 @@ class Prices(Repository):
 
     async def book(self) -> Book:
         """Return the book, at most five seconds old."""
+        if self._database.borrowed:
+            return await self._restocked()
         if self._shelf.book and time.monotonic() < self._shelf.believed_until:
             return self._shelf.book
         # Set first: meanwhile the others go on with the book that there is.
@@ -102,14 +106,22 @@ class Prices(Repository):
             shelf.rows, shelf.snapshot = rows, snapshot
         return shelf.book
 
+    async def _restocked(self) -> Book:
+        """Return the book as a caller's transaction sees it: what it holds may never be true."""
+        rows, shelf = await self._all("overrides"), self._shelf
+        if shelf.book and shelf.rows == rows:
+            return shelf.book
+        snapshot = shelf.snapshot or await self._registry.snapshot()
+        return await asyncio.to_thread(_book, rows, snapshot)
+
     async def keep(self, prices: Iterable[Price]) -> None:
         """Store the prices that calls will refer to."""
         new = {price.id: price for price in prices if price.id not in self._shelf.stored}
         if new:
             rows = orjson.dumps([Listed.of(price) for price in new.values()]).decode()
             await self._persist(lambda: self._all("keep", prices=rows))
-            # A caller's transaction may take them back.
-            if not self._database.borrowed:
+            # A transaction may take them back.
+            if not self._database.held:
                 self._shelf.stored |= new.keys()
 
     async def find(self, sought: Sought) -> list[Listed]:
@@ -138,17 +150,26 @@ class Prices(Repository):
         """Return the prices that the operator has set."""
         return [Listed.of(price) for price in overrides.prices(await self._all("overrides"))]
 
-    async def override(self, prices: Sequence[Override]) -> None:
+    async def override(self, prices: Sequence[Override], by: Act = LIBRARY) -> None:
         """Set prices for this deployment; the same model, tier and date again replaces a price."""
         rows = orjson.dumps([price.row() for price in prices]).decode()
-        await self._all("override", overrides=rows)
-        self._shelf.believed_until = 0
+        named = sorted({f"{price.provider} {price.model}" for price in prices})
+        await self._change("override", by, ", ".join(named), overrides=rows)
 
-    async def withdraw(self, provider: str, model: str) -> int:
+    async def withdraw(self, provider: str, model: str, by: Act = LIBRARY) -> int:
         """Take back what the operator has set for a model; return how many prices that were."""
-        rows = await self._all("withdraw", provider=provider.lower(), model=model)
+        provider = provider.lower()
+        named = f"{provider} {model}"
+        return len(await self._change("withdraw", by, named, provider=provider, model=model))
+
+    async def _change(
+        self, statement: str, by: Act, target: str, **params: Any
+    ) -> list[asyncpg.Record]:
+        async with self._database.transaction() as inside:
+            rows = await self.on(inside)._all(statement, **params)
+            await self._audit.on(inside).record(by, f"price.{statement}", target)
         self._shelf.believed_until = 0
-        return len(rows)
+        return rows
 
     async def unpriced(self, since: datetime) -> list[Unpriced]:
         """Return the models whose calls, since then, have no price."""

@@ -94,7 +94,6 @@ class Projects(Repository):
             for name in ERASE:
                 async for erased in self._erase(name, tenant):
                     yield erased
-        await self._all("forget", tenant=tenant)
 
     async def _erase(self, name: str, tenant: Tenant) -> AsyncIterator[Erased]:
         while rows := (await self._one(name, tenant=tenant, limit=AT_ONCE))["gone"]:

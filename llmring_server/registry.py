@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.difference import doubt
 from llmring_server.errors import Invalid, NotFound, RingError, Stale, trace
@@ -33,8 +34,9 @@ class Registry(Shelf):
 
     noun = "registry"
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
         super().__init__(database, settings)
+        self._audit = audit
         # What is fetched is everybody's: it waits for no caller's transaction.
         self._home = self
         self._sweeps: set[asyncio.Task[list[Outcome]]] = set()
@@ -68,14 +70,15 @@ class Registry(Shelf):
             raise Invalid("LLMRING_REGISTRY_URL is none: there is no registry to ask.")
         return await self._home._sweep(ttl=0)
 
-    async def accept(self, id: int) -> int:
+    async def accept(self, id: int, by: Act = LIBRARY) -> int:
         """Take a quarantined file for good; return the id that it has from now on."""
         async with self._home._database.transaction() as inside:
             here = self.on(inside)
             await here._all("hold")
             rows = await here._all("accept", id=id)
-        if not rows:
-            raise NotFound(f"No file is quarantined as {id}.")
+            if not rows:
+                raise NotFound(f"No file is quarantined as {id}.")
+            await self._audit.on(inside).record(by, "registry.accept", f"{id} {rows[0]['id']}")
         self._memory.asked_at = NEVER
         accepted: int = rows[0]["id"]
         return accepted
@@ -146,8 +149,8 @@ class Registry(Shelf):
 
     async def _keep(self, provider: str, found: Listing, current: File | None) -> str | None:
         """Keep a file that is not the current one, apart if there are doubts; return them."""
-        models = current.models if current else await self._expected(provider, found.models)
-        doubts = doubt(models, found.models)
+        before = current.models if current else {}
+        doubts = doubt(before, found.models, await self._known_prices(provider))
         await self._all("forget", provider=provider, but=found.content if doubts else None)
         await self._all(
             "keep",
@@ -159,10 +162,15 @@ class Registry(Shelf):
         )
         return doubts
 
-    async def _expected(self, provider: str, models: Models) -> Models:
-        """Return what the offline book says of the same models."""
+    async def _known_prices(self, provider: str) -> Models:
+        """Return the last that was known of every model: a price that was away is not forgotten."""
         book = (await self._book()).get(provider)
-        return {key: book.models[key] for key in models.keys() & book.models.keys()} if book else {}
+        known = dict(book.models) if book else {}
+        for file in reversed(self._memory.snapshot.history):
+            for key, model in file.models.items() if file.provider == provider else ():
+                given = {name: value for name, value in model.items() if value is not None}
+                known[key] = {**known.get(key, {}), **given}
+        return known
 
     async def _note(self, provider: str, text: str, *, good: bool) -> Outcome:
         await self._all("note", provider=provider, outcome=text, good=good)

@@ -17,6 +17,7 @@ import uuid_utils
 
 from llmring_server.book import Book, Pricing, Quote
 from llmring_server.bounded import plain
+from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict
 from llmring_server.offers import EVER
@@ -66,9 +67,10 @@ class Rerating(Repository):
 
     noun = "rerating"
 
-    def __init__(self, database: Database, prices: Pricing) -> None:
+    def __init__(self, database: Database, prices: Pricing, audit: Auditing) -> None:
         super().__init__(database)
         self._prices = prices
+        self._audit = audit
 
     async def preview(self, calls: Calls) -> AsyncIterator[list[Change]]:
         """Yield what would change, page by page, and change nothing."""
@@ -78,9 +80,10 @@ class Rerating(Repository):
             last = _place(rows[-1])
             yield changes(book, rows)
 
-    async def run(self, calls: Calls) -> AsyncIterator[list[Change]]:
+    async def run(self, calls: Calls, by: Act = LIBRARY) -> AsyncIterator[list[Change]]:
         """Yield what has changed, page by page, each page committed; Conflict if one is running."""
         run = UUID(int=uuid_utils.uuid7().int)
+        await self._audit.record(by, "price.rerate", f"{run} {calls.model or 'all models'}")
         last: Place | None = _START
         while last:
             async with self._database.transaction() as inside:

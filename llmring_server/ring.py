@@ -29,15 +29,15 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = Database(db, settings)
-        self.registry = Registry(self._database, settings)
-        self.prices = Prices(self._database, self.registry)
+        self.audit = Audit(self._database)
+        self.registry = Registry(self._database, settings, self.audit)
+        self.prices = Prices(self._database, self.registry, self.audit)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
-        self.audit = Audit(self._database)
         self.keys = Keys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)
-        self.rerating = Rerating(self._database, self.prices)
+        self.rerating = Rerating(self._database, self.prices, self.audit)
 
     @classmethod
     @asynccontextmanager

@@ -45,15 +45,21 @@ WHERE id = @id AND (@tenant::uuid IS NULL OR tenant = @tenant)
 RETURNING tenant, revoked_at;
 
 -- name: rotate
--- A new key like an old one, which goes on for a while.
+-- A new key like an old one, for as long as that one was made for; the old one goes on for a while.
 -- Across tenants: for the operator's hand, unless @tenant names one.
 WITH old AS (
-    UPDATE <<tables.api_keys>>
-    SET expires_at = least(expires_at, now() + make_interval(secs => @overlap))
+    SELECT tenant, id, label, scopes, expires_at, created_at
+    FROM <<tables.api_keys>>
     WHERE id = @id AND revoked_at IS NULL AND coalesce(expires_at, 'infinity') > now()
-      AND (@tenant::uuid IS NULL OR tenant = @tenant)
-    RETURNING tenant, label, scopes
+      AND (@tenant::uuid IS NULL OR tenant = @tenant) AND scopes <@ @scopes::text[]
+    FOR UPDATE
+),
+ends AS (
+    UPDATE <<tables.api_keys>> AS key
+    SET expires_at = least(key.expires_at, now() + make_interval(secs => @overlap))
+    FROM old
+    WHERE key.tenant = old.tenant AND key.id = old.id
 )
-INSERT INTO <<tables.api_keys>> (tenant, id, digest, label, scopes)
-SELECT tenant, @new_id, @digest, label, scopes FROM old
+INSERT INTO <<tables.api_keys>> (tenant, id, digest, label, scopes, expires_at)
+SELECT tenant, @new_id, @digest, label, scopes, now() + (expires_at - created_at) FROM old
 RETURNING tenant;

@@ -39,7 +39,7 @@ SELECT
     coalesce((
         SELECT json_agg(json_build_object(
             'run', run, 'amount', amount::text, 'cost', cost::text, 'cost_source', cost_source
-        ) ORDER BY run)
+        ) ORDER BY seq)
         FROM <<tables.usage_adjustments>>
         WHERE tenant = @tenant AND logged_at = call.logged_at AND id = call.id
     ), '[]')::text AS adjustments

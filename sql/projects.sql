@@ -19,7 +19,8 @@ ORDER BY name;
 UPDATE <<tables.projects>> SET name = @project WHERE tenant = @tenant RETURNING tenant;
 
 -- name: shut
-DELETE FROM <<tables.api_keys>> WHERE tenant = @tenant;
+-- Its keys go with it, and none can be made for it.
+DELETE FROM <<tables.projects>> WHERE tenant = @tenant;
 
 -- name: erase_logs
 WITH gone AS (
@@ -34,8 +35,8 @@ SELECT count(*) AS gone FROM gone;
 -- name: erase_adjustments
 WITH gone AS (
     DELETE FROM <<tables.usage_adjustments>>
-    WHERE (tenant, logged_at, id, run) IN (
-        SELECT tenant, logged_at, id, run FROM <<tables.usage_adjustments>>
+    WHERE (tenant, logged_at, id, seq) IN (
+        SELECT tenant, logged_at, id, seq FROM <<tables.usage_adjustments>>
         WHERE tenant = @tenant LIMIT @limit
     )
     RETURNING 1
@@ -62,6 +63,3 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
-
--- name: forget
-DELETE FROM <<tables.projects>> WHERE tenant = @tenant;

@@ -140,3 +140,13 @@ def test_keys_differ_and_match_the_published_pattern() -> None:
     keys = {make() for _ in range(100)}
     assert len(keys) == 100
     assert all(PATTERN.fullmatch(key) and len(key) == 54 for key in keys)
+
+
+async def test_a_key_of_ours_that_is_no_more_names_no_project_of_its_own(
+    client: httpx.AsyncClient, ring: Ring
+) -> None:
+    issued = await ring.keys.issue(f"project {uuid4()}")
+    await ring.keys.revoke(issued.id)
+    for key in (issued.secret, make()):
+        answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
+        assert answer.status_code == 401

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from llmring_server import Ring
+from llmring_server.bounded import parse
 from llmring_server.entry import Entry
 from llmring_server.tenant import Tenant
 from tests.conftest import CALL
@@ -144,3 +145,22 @@ async def test_export_leaves_the_callers_transaction_as_it_was(ring: Ring, tenan
         await tx.execute("SET LOCAL idle_in_transaction_session_timeout = '33s'")
         assert [log async for log in ring.within(tx).usage.export(tenant)] == []
         assert await tx.fetch_value("SHOW idle_in_transaction_session_timeout") == "33s"
+
+
+async def test_of_too_many_lines_not_all_are_read(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = 0
+
+    def counted(line: bytes) -> Any:
+        nonlocal read
+        read += 1
+        return parse(line)
+
+    monkeypatch.setattr("llmring_server.web.batch.parse", counted)
+    headers = {"Content-Type": "application/x-ndjson"}
+    for line in (b"{}\n", b"x\n"):
+        path = "/api/v1/logs/batch?partial=true"
+        answer = await client.post(path, content=line * 100_000, headers=headers)
+        assert answer.status_code == 422
+    assert read <= 2 * 1001

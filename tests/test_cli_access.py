@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
+from llmring_server.keys import Wanted
 from tests.test_cli import done, run
 
 PROD = ("--env", "prod")
@@ -51,3 +52,15 @@ def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
     assert asked.returncode == 1, "it asks first"
     done("projects", "erase", other, "--yes", *PROD, **prod)
     assert tenant not in done("projects", "list", *PROD, **prod)
+
+
+async def test_a_label_is_text_and_no_markup(ring: Ring, prod: dict[str, str]) -> None:
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted("[/x] [link=y]z"))
+    shown = done("keys", "show", issued.id, *PROD, **prod)
+    assert "[/x] [link=y]z" in shown
+    assert "[/x]" in done("keys", "list", *PROD, **prod)
+
+
+def test_a_gateway_without_a_secret_is_explained(prod: dict[str, str]) -> None:
+    wrong = run("keys", "list", *PROD, **prod, LLMRING_AUTH="gateway")
+    assert (wrong.returncode, "gateway_secrets" in wrong.stderr) == (2, True)

@@ -87,9 +87,11 @@ async def test_a_proof_is_good_once(behind: httpx.AsyncClient, db: AsyncDatabase
     headers = vouch()
     assert [await log(behind, headers) for _ in range(3)] == [200, 401, 401]
     await db.execute("UPDATE {{tables.gateway_nonces}} SET seen_at = now() - interval '1 hour'")
+    count = "SELECT count(*) FROM {{tables.gateway_nonces}}"
+    before = await db.fetch_value(count)
     for _ in range(3):
         await log(behind, vouch())
-    assert await db.fetch_value("SELECT count(*) FROM {{tables.gateway_nonces}}") <= 4
+    assert await db.fetch_value(count) <= max(before - 3, 3)
 
 
 async def test_who_is_named_without_a_proof_is_nobody(

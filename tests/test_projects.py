@@ -6,7 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.errors import Conflict, Invalid, NotFound
+from llmring_server.errors import Conflict, Invalid, NotFound, RingError
 from llmring_server.tenant import Tenant
 from tests.test_prices import NOW, call, override
 from tests.test_rerating import rerate
@@ -80,3 +80,13 @@ async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
 async def test_a_project_has_a_name(ring: Ring, name: str) -> None:
     with pytest.raises(Invalid):
         await ring.projects.create(name)
+
+
+async def test_no_key_is_made_for_a_project_that_is_gone(owner: AsyncDatabaseManager) -> None:
+    ring = Ring(owner)
+    tenant = (await ring.keys.issue(f"project {uuid4()}")).tenant
+    erasing = ring.projects.erase(tenant)
+    async for _ in erasing:
+        pass
+    with pytest.raises(RingError):
+        await ring.keys.issue_for(tenant)

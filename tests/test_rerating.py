@@ -1,11 +1,14 @@
 """Rating calls again: what they were recorded with stays, what changes is seen."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import uuid_utils
 
 from llmring_server import Ring
 from llmring_server.errors import Conflict
@@ -91,3 +94,41 @@ async def test_one_rerating_at_a_time(ring: Ring, tenant: Tenant, model: str) ->
         await inside.rerating.on(inside._database)._one("claim")
         with pytest.raises(Conflict):
             await rerate(ring, model)
+
+
+async def test_the_last_rating_is_the_last_whatever_a_clock_says(
+    ring: Ring, tenant: Tenant, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ring.usage.log(tenant, call(model))
+    for usd, clock in ((2, 10**18), (3, 10**17)):
+        made = uuid_utils.uuid7(nanoseconds=clock)
+        clocks = SimpleNamespace(uuid7=lambda made=made: made)
+        monkeypatch.setattr("llmring_server.rerating.uuid_utils", clocks)
+        await ring.prices.override(override(model, usd))
+        await rerate(ring, model)
+    assert await costs(ring, tenant) == ([3], 3, 3, 0)
+    assert await rerate(ring, model) == []
+    await ring.prices.withdraw("acme", model)
+
+
+async def test_prices_that_were_taken_back_are_stored_again(
+    ring: Ring, tenant: Tenant, model: str
+) -> None:
+    await ring.prices.override(override(model, 2))
+    [offer] = (await ring.prices.book()).offers("acme", model, None)
+    price: Any = offer.at(NOW)
+    with suppress(Conflict):
+        async with ring._database.transaction() as inside:
+            await ring.prices.on(inside).keep([price])
+            raise Conflict
+    logged = await ring.usage.log(tenant, call(model))
+    assert (await ring.prices.explain(tenant, logged.log_id)).price
+    await ring.prices.withdraw("acme", model)
+
+
+async def test_who_changes_prices_is_noted(ring: Ring, model: str) -> None:
+    await ring.prices.override(override(model, 2))
+    await rerate(ring, model)
+    await ring.prices.withdraw("acme", model)
+    done = [each.action for each in await ring.audit.events(NOW) if model in each.target]
+    assert done == ["price.withdraw", "price.rerate", "price.override"]

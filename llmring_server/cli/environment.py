@@ -60,7 +60,8 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
     try:
         return Settings.from_env({**defaults, **environ})
     except ValidationError as exc:
-        wrong = [f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in exc.errors()]
+        named = ((each["loc"] or ("auth",), each["msg"]) for each in exc.errors())
+        wrong = [f"{PREFIX}{str(at[0]).upper()}: {told}" for at, told in named]
         raise click.UsageError("\n".join(wrong)) from exc
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from llmring_server.caller import ALL, USUAL
 from llmring_server.cli import environment
-from llmring_server.cli.tables import folding
+from llmring_server.cli.tables import SCREEN, folding
 from llmring_server.keys import Issued, Key, Wanted
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -74,7 +73,7 @@ def list_(env: str, data_dir: Path, project: str | None) -> None:
     for key in found:
         if project in {None, key.project}:
             table.add_row(key.id, key.project, key.label, ", ".join(key.scopes), *_times(key))
-    Console().print(table)
+    SCREEN.print(table)
 
 
 def _times(key: Key) -> list[str]:
@@ -101,7 +100,7 @@ def show(env: str, data_dir: Path, id: str) -> None:
     table = Table(show_header=False)
     for name in Key.__slots__:
         table.add_row(name.replace("_", " "), _shown(getattr(key, name)))
-    Console().print(table)
+    SCREEN.print(table)
 
 
 @keys.command()

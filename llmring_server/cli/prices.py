@@ -7,11 +7,11 @@ from typing import Any
 
 import rich_click as click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from llmring_server.cli import environment
+from llmring_server.cli.tables import SCREEN
 from llmring_server.explanation import Listed
 from llmring_server.overrides import OVERRIDES, Override
 from llmring_server.prices import Sought
@@ -57,7 +57,7 @@ def _print(price: Listed) -> None:
     table = Table("kind", "USD", "for")
     for kind, rate in price.rates.items():
         table.add_row(kind, _rate(rate), UNITS[PER[kind]])
-    Console().print(table)
+    SCREEN.print(table)
 
 
 def _rate(rate: Any) -> str:
@@ -91,12 +91,15 @@ def override(env: str, data_dir: Path, **given: Any) -> None:
     {"base": "1.25", "above": {"200000": "2.50"}} for longer prompts.
     """
     named = given["provider"], given["model"]
+    by = environment.operator()
+    if given["remove"] and not all(named):
+        raise click.UsageError("Name the provider and the model whose price to take back.")
     if given["remove"]:
-        count = environment.on_ring(env, data_dir, lambda ring: ring.prices.withdraw(*named))
+        count = environment.on_ring(env, data_dir, lambda ring: ring.prices.withdraw(*named, by))
         click.echo(f"Removed: {count}")
     elif given["file"] or all(named):
         wanted = _overrides(given)
-        environment.on_ring(env, data_dir, lambda ring: ring.prices.override(wanted))
+        environment.on_ring(env, data_dir, lambda ring: ring.prices.override(wanted, by))
         click.echo(f"Set: {len(wanted)}. In force everywhere within 5 seconds.")
         click.echo("Calls of the past keep their cost until: prices rerate", err=True)
     else:
@@ -135,7 +138,7 @@ def check(env: str, data_dir: Path, days: int) -> None:
     for each in found:
         times = (f"{at:%Y-%m-%d %H:%M}" for at in (each.first_at, each.last_at))
         table.add_row(each.provider, each.model, f"{each.calls:,}", *times)
-    Console().print(table)
+    SCREEN.print(table)
     click.echo("Set a price with prices override, then: prices rerate", err=True)
     raise SystemExit(1)
 
@@ -156,13 +159,17 @@ def rerate(env: str, data_dir: Path, **given: Any) -> None:
     dry_run = given["dry_run"]
     found = environment.on_ring(env, data_dir, lambda ring: _rerate(ring, calls, dry_run=dry_run))
     if found:
-        Console().print(_differences(found))
+        SCREEN.print(_differences(found))
     click.echo("Nothing was changed." if dry_run or not found else "Adjusted.", err=True)
 
 
 async def _rerate(ring: Ring, calls: Calls, *, dry_run: bool) -> Differences:
     found: Differences = defaultdict(Difference)
-    pages = ring.rerating.preview(calls) if dry_run else ring.rerating.run(calls)
+    pages = (
+        ring.rerating.preview(calls)
+        if dry_run
+        else ring.rerating.run(calls, environment.operator())
+    )
     with Progress(
         SpinnerColumn(), TextColumn("{task.completed:,.0f} calls cost something else")
     ) as progress:

@@ -5,11 +5,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from llmring_server.cli import environment
-from llmring_server.cli.tables import folding
+from llmring_server.cli.tables import SCREEN, folding
 from llmring_server.projects import LATECOMERS
 from llmring_server.ring import Ring
 
@@ -35,7 +34,7 @@ def list_(env: str, data_dir: Path) -> None:
     table = Table("project", "tenant", "created", "keys")
     for each in environment.on_ring(env, data_dir, lambda ring: ring.projects.list()):
         table.add_row(each.name, str(each.tenant), f"{each.created_at:%Y-%m-%d}", str(each.keys))
-    Console().print(table)
+    SCREEN.print(table)
 
 
 @projects.command()
@@ -85,4 +84,4 @@ def audit(env: str, data_dir: Path, days: int) -> None:
         at = f"{each.at:%Y-%m-%d %H:%M:%S}"
         row = (at, each.actor, each.action, each.target, each.tenant, each.remote, each.request_id)
         table.add_row(*(str(cell or "") for cell in row))
-    Console().print(table)
+    SCREEN.print(table)

@@ -1,6 +1,10 @@
 """Tables for screens of any width."""
 
+from rich.console import Console
 from rich.table import Column, Table
+
+# What callers wrote is text, and never markup.
+SCREEN = Console(markup=False, emoji=False)
 
 
 def folding(*names: str) -> Table:

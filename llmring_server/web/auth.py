@@ -12,6 +12,7 @@ from starlette.types import Scope
 from llmring_server.caller import ALL, USUAL, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
+from llmring_server.secret import id_of
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.web import gateway
 
@@ -60,8 +61,11 @@ async def _by_key(call: "Call") -> Caller:
 
 async def _by_any_key(call: "Call") -> Caller:
     key = credential(call)
+    if id_of(key):
+        # It was issued here or elsewhere, or is no more: it names no project of its own.
+        return await _by_key(call)
     tenant = of_key(key)
-    return await call.ring.keys.caller(key) or Caller(tenant, _EVERYONE, str(tenant))
+    return Caller(tenant, _EVERYONE, str(tenant))
 
 
 async def _by_parent(call: "Call") -> Caller:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
 
-from llmring_server.bounded import parse
+from llmring_server.bounded import check_values, parse
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
 from llmring_server.record import key_at
@@ -41,7 +43,9 @@ async def _values(call: Call, *, partial: bool) -> list[Any]:
     media = body.media_type(call.headers, body.JSON, body.NDJSON)
     data = await call.body()
     if media == body.NDJSON:
-        return list(_lines(data, partial=partial))
+        check_values(data)
+        # One more than may be, to see that they are too many, and not all of them.
+        return list(islice(_lines(data, partial=partial), LONGEST + 1))
     values = parse(data)
     if not isinstance(values, list):
         raise Invalid("body: send an array of calls")
@@ -49,7 +53,7 @@ async def _values(call: Call, *, partial: bool) -> list[Any]:
 
 
 def _lines(data: bytes, *, partial: bool) -> Iterator[Any]:
-    for number, line in enumerate(data.split(b"\n"), 1):
+    for number, line in enumerate(BytesIO(data), 1):
         if not line.strip():
             continue
         try:

@@ -1,6 +1,7 @@
 """The microframework: a `Call` goes in, a result comes out as JSON."""
 
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,7 @@ from llmring_server.bounded import parse, plain
 from llmring_server.caller import Act, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Invalid
+from llmring_server.keys import BELIEVED
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
 from llmring_server.web.auth import address, admit
@@ -43,8 +45,9 @@ class Call:
 
     caller: Caller
 
-    def __init__(self, scope: Scope, receive: Receive, cap: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, needs: Needed | None, cap: int) -> None:
         self.scope = scope
+        self.needs = needs
         self.receive = receive
         self._cap = cap
         self._body: bytes | None = None
@@ -68,7 +71,11 @@ class Call:
     async def body(self) -> bytes:
         """Read the body, once; TooLarge beyond what this route takes."""
         if self._body is None:
+            began = time.monotonic()
             self._body = await body.read(self.headers, self.receive, self._cap)
+            # A body may take its time, and who was let in may have been shut out meanwhile.
+            if time.monotonic() - began > BELIEVED and self.needs and hasattr(self, "caller"):
+                self.caller = await admit(self, self.needs)
         return self._body
 
     async def read(self, model: type[Model]) -> Model:
@@ -125,7 +132,7 @@ class Endpoint:
         self.cap = cap
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, self.cap)
+        call = Call(scope, receive, self.needs, self.cap)
         if self.needs:
             call.caller = await admit(call, self.needs)
         result = await self.handler(call)

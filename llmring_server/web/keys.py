@@ -1,5 +1,6 @@
 """Keys of one's own project, for keys with the scope `admin`."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -29,6 +30,11 @@ def _shown_once(issued: Issued) -> dict[str, Any]:
     return {"id": issued.id, "project_id": issued.tenant, "key": issued.secret}
 
 
+def _must_have(call: Call, scopes: Iterable[str]) -> None:
+    if more := set(scopes) - call.caller.scopes:
+        raise Forbidden(f"A key cannot give what it has not: {', '.join(sorted(more))}.")
+
+
 async def list_keys(call: Call) -> list[Key]:
     return await call.ring.keys.list(call.tenant)
 
@@ -39,16 +45,18 @@ async def get_key(call: Call) -> Key:
 
 async def issue_key(call: Call) -> dict[str, Any]:
     new = await call.read(NewKey)
-    if more := set(new.scopes) - call.caller.scopes:
-        raise Forbidden(f"A key cannot give what it has not: {', '.join(sorted(more))}.")
+    _must_have(call, new.scopes)
     wanted = Wanted(new.label, new.scopes, new.expires_at)
     return _shown_once(await call.ring.keys.issue_for(call.tenant, wanted, call.act))
 
 
 async def rotate_key(call: Call) -> dict[str, Any]:
     overlap = timedelta(seconds=(await call.read(Rotation)).overlap)
-    id = call.path("id")
-    return _shown_once(await call.ring.keys.rotate(id, overlap, call.tenant, call.act))
+    key = await call.ring.keys.get(call.path("id"), call.tenant)
+    _must_have(call, key.scopes)
+    return _shown_once(
+        await call.ring.keys.rotate(key.id, overlap, call.tenant, call.act, call.caller.scopes)
+    )
 
 
 async def revoke_key(call: Call) -> dict[str, Any]:

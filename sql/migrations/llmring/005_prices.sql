@@ -34,13 +34,15 @@ CREATE TABLE <<tables.usage_adjustments>> (
     tenant uuid NOT NULL,
     logged_at timestamptz NOT NULL,
     id uuid NOT NULL,
+    -- Their order: no clock of a process decides which is the last.
+    seq bigint GENERATED ALWAYS AS IDENTITY,
     run uuid NOT NULL,
     amount numeric(20, 10) NOT NULL,
     was_unpriced boolean NOT NULL,
     cost numeric(20, 10) NOT NULL CHECK (cost >= 0 AND cost <> 'NaN'),
     cost_source text NOT NULL,
     price uuid NOT NULL,
-    PRIMARY KEY (tenant, logged_at, id, run)
+    PRIMARY KEY (tenant, logged_at, id, seq)
 );
 
 -- How much of `cost` came by re-rating.
@@ -62,6 +64,6 @@ LEFT JOIN LATERAL (
     FROM <<tables.usage_adjustments>> AS adjustment
     WHERE adjustment.tenant = log.tenant AND adjustment.logged_at = log.logged_at
       AND adjustment.id = log.id
-    ORDER BY run DESC
+    ORDER BY seq DESC
     LIMIT 1
 ) AS last ON true;
