@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
 
 from llmring_server.bounded import Json
-from llmring_server.rates import FIELDS, MOST
+from llmring_server.rates import FIELDS
 
 OLDEST, NEWEST = timedelta(days=-400), timedelta(minutes=10)
 
@@ -26,7 +26,7 @@ def _near(moment: datetime) -> datetime:
 
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
-Money = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=MOST)]
+Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact)]
 Moment = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_near)]
 Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 Status = Literal["ok", "error", "timeout", "cancelled"]
@@ -37,6 +37,7 @@ class Entry(BaseModel, strict=True):
 
     Tokens of a kind are part of those that hold them, as in OpenTelemetry's `gen_ai.usage`: audio
     of input, cached audio of both, reasoning of output, one-hour writes of all writes to a cache.
+    `logged_at` lies at most 400 days back and 10 minutes ahead; metadata are at most 64 KiB.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=r"\S")]

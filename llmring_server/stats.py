@@ -14,7 +14,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Window(Span):
-    """The span, grain and time zone of a report."""
+    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report."""
 
     group_by: Literal["hour", "day", "week", "month"] = "day"
     tz: Annotated[str, AfterValidator(zone)] = "UTC"

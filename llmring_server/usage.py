@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 
 from llmring_server.book import UNREAD, Book, Pricing
+from llmring_server.bounded import plain
 from llmring_server.combine import Bounds, Combine
 from llmring_server.database import Database
 from llmring_server.entry import Entry
@@ -134,7 +135,7 @@ class Usage(Repository):
         return [_outcome(call, claims) for call in calls]
 
     async def _claims(self, calls: Sequence[Record]) -> dict[tuple[UUID, UUID | None], Any]:
-        wanted = orjson.dumps([{"tenant": call.tenant, "key": call.key} for call in calls])
+        wanted = orjson.dumps([{"tenant": call.tenant, "key": call.key} for call in calls], plain)
         rows = await self._all("claims", wanted=wanted.decode())
         claims: dict[tuple[UUID, UUID | None], Any] = {
             (call.tenant, call.key): None for call in calls

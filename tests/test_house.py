@@ -5,13 +5,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from pgdbm import AsyncDatabaseManager
+from starlette.routing import Route
 
 import llmring_server
 from llmring_server import Ring, Settings
 from llmring_server.repository import SQL, Repository, load
 from llmring_server.settings import PREFIX
+from llmring_server.web.endpoint import Endpoint
+from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 
 PACKAGE = Path(llmring_server.__file__).parent
@@ -68,6 +72,25 @@ def test_most_functions_are_shorter_than_eight_lines() -> None:
 def test_every_route_has_a_test(route: object) -> None:
     _, name = handler_of(route).split(".")
     assert any(f.name.startswith(f"test_{name}") for test in TESTS for f in functions(test))
+
+
+@pytest.mark.parametrize("route", API + META, ids=lambda route: route.path)
+def test_every_route_is_described(route: Route) -> None:
+    endpoint = route.app
+    assert isinstance(endpoint, Endpoint)
+    described = orjson.loads(describe([route], "keys", ""))
+    [[operation]] = [each.values() for each in described["paths"].values()]
+    assert operation["summary"], "a handler's docstring says what it is for"
+    needs = [scope for way in operation["security"] for scope in way.values()]
+    assert needs == ([[endpoint.needs]] * 2 if endpoint.needs else [])
+    # What is answered has a name, but for files, and the description of all.
+    for content in operation["responses"]["200"]["content"].values():
+        schema = content["schema"].get("items", content["schema"])
+        assert "$ref" in schema or schema == {"type": "string"} or route.path == "/openapi.json"
+    assert endpoint.needs is None or f"`{endpoint.needs}`" in operation["description"]
+    taken = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
+    assert taken == route.param_convertors.keys()
+    assert ("requestBody" in operation) == bool(endpoint.cap)
 
 
 def test_every_public_handler_has_a_route() -> None:

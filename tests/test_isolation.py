@@ -16,7 +16,7 @@ from llmring_server.caller import ALL, Caller
 from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
 from llmring_server.tenant import Tenant
-from llmring_server.web.call import Endpoint
+from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.routes import API
 from tests.conftest import CALL
 from tests.test_gateway import SECRETS, vouch

@@ -32,7 +32,7 @@ async def test_rotate_key_gives_no_more_than_its_caller_has_nor_for_longer(
 async def test_who_is_shut_out_while_their_body_comes_is_refused(
     guarded: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.web.call.BELIEVED", 0)
+    monkeypatch.setattr("llmring_server.web.endpoint.BELIEVED", 0)
     issued = await ring.keys.issue(f"project {uuid4()}")
 
     async def body() -> AsyncIterator[bytes]:

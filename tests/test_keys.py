@@ -56,6 +56,17 @@ async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring
         assert found == statuses
 
 
+async def test_an_issued_key_s_calls_are_replayed(
+    guarded: httpx.AsyncClient, admin: Issued
+) -> None:
+    headers = of(admin) | {"Idempotency-Key": "once"}
+    for path, body in (("/api/v1/log", CALL), ("/api/v1/logs/batch", [CALL, CALL])):
+        first, again = [await guarded.post(path, json=body, headers=headers) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert (again.json(), again.headers["Idempotent-Replayed"]) == (first.json(), "true")
+        headers["Idempotency-Key"] = "twice"
+
+
 async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
     issued = await ring.keys.issue(f"project {uuid4()}", Wanted(expires_at=soon))

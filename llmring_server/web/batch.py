@@ -4,21 +4,23 @@ import asyncio
 from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, TypeAdapter
-from starlette.responses import Response
+from pydantic import BaseModel, Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from llmring_server.bounded import check_values, parse
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
 from llmring_server.record import key_at
 from llmring_server.usage import Logged
-from llmring_server.web import body
-from llmring_server.web.call import Call, blaming_the_client, render
-from llmring_server.web.usage import answer, replay
+from llmring_server.web.body import JSON, NDJSON
+from llmring_server.web.call import Body, Call, Key, blaming_the_client
+from llmring_server.web.usage import REPLAYED, Answer, answer
 
 LONGEST = 1000
+
+Entries = Annotated[list[Entry], Field(min_length=1, max_length=LONGEST)]
 
 _ENTRIES = TypeAdapter(list[Entry])
 
@@ -29,24 +31,45 @@ class How(BaseModel):
     partial: bool = False
 
 
-async def log_many(call: Call) -> dict[str, Any] | Response:
-    how = call.query(How)
-    values = _bounded(await _values(call, partial=how.partial))
-    outcomes = await (_each(call, values) if how.partial else _together(call, values))
-    report = _report(outcomes)
+class Stored(Answer):
+    """A call that was recorded, by its place in the batch."""
+
+    index: int
+
+
+class Rejected(TypedDict):
+    """A call that was not recorded, and why, as it would have been answered alone."""
+
+    index: int
+    status: int
+    code: str
+    detail: str
+
+
+class Report(TypedDict):
+    """What became of each call."""
+
+    logged: list[Stored]
+    rejected: list[Rejected]
+
+
+async def log_many(
+    call: Call, query: How, body: Annotated[Body, {JSON: Entries, NDJSON: Entry}], key: Key
+) -> Report:
+    """Record up to 1,000 calls: an array, or a line of JSON for each."""
+    values = _bounded(_values(body, partial=query.partial))
+    outcomes = await (_each(call, values, key) if query.partial else _together(call, values, key))
     if all(isinstance(each, Logged) and each.replayed for each in outcomes):
-        return replay(render(report))
-    return report
+        call.says = REPLAYED
+    return _report(outcomes)
 
 
-async def _values(call: Call, *, partial: bool) -> list[Any]:
-    media = body.media_type(call.headers, body.JSON, body.NDJSON)
-    data = await call.body()
-    if media == body.NDJSON:
-        check_values(data)
+def _values(body: Body, *, partial: bool) -> list[Any]:
+    if body.media == NDJSON:
+        check_values(body.data)
         # One more than may be, to see that they are too many, and not all of them.
-        return list(islice(_lines(data, partial=partial), LONGEST + 1))
-    values = parse(data)
+        return list(islice(_lines(body.data, partial=partial), LONGEST + 1))
+    values = parse(body.data)
     if not isinstance(values, list):
         raise Invalid("body: send an array of calls")
     return values
@@ -71,14 +94,13 @@ def _bounded(values: list[Any]) -> list[Any]:
     return values
 
 
-async def _together(call: Call, values: list[Any]) -> list[Logged]:
+async def _together(call: Call, values: list[Any], key: str | None) -> list[Logged]:
     with blaming_the_client():
         entries = _ENTRIES.validate_python(values)
-    return await call.ring.usage.log_many(call.tenant, entries, call.idempotency_key)
+    return await call.ring.usage.log_many(call.tenant, entries, key)
 
 
-async def _each(call: Call, values: list[Any]) -> list[Logged | RingError]:
-    key = call.idempotency_key
+async def _each(call: Call, values: list[Any], key: str | None) -> list[Logged | RingError]:
     keys = [key_at(key, index) if key else None for index in range(len(values))]
     return await asyncio.gather(*(_one(call, *each) for each in zip(values, keys, strict=True)))
 
@@ -94,12 +116,14 @@ async def _one(call: Call, value: Any, key: str | None) -> Logged | RingError:
         return exc
 
 
-def _report(outcomes: list[Logged] | list[Logged | RingError]) -> dict[str, Any]:
-    logged, rejected = [], []
-    for index, outcome in enumerate(outcomes):
-        if isinstance(outcome, RingError):
-            fields = {"status": outcome.status, "code": outcome.code, "detail": str(outcome)}
-            rejected.append({"index": index} | fields)
+def _report(outcomes: list[Logged] | list[Logged | RingError]) -> Report:
+    report: Report = {"logged": [], "rejected": []}
+    for index, each in enumerate(outcomes):
+        if isinstance(each, RingError):
+            fields: Rejected = {
+                "index": index, "status": each.status, "code": each.code, "detail": str(each),
+            }  # fmt: skip
+            report["rejected"].append(fields)
         else:
-            logged.append({"index": index} | answer(outcome))
-    return {"logged": logged, "rejected": rejected}
+            report["logged"].append({"index": index, **answer(each)})
+    return report

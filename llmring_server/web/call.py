@@ -1,32 +1,39 @@
-"""The microframework: a `Call` goes in, a result comes out as JSON."""
+"""What a handler is called with, and how what it returns is written."""
 
 import re
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Scope
 
 from llmring_server.bounded import parse, plain
 from llmring_server.caller import Act, Caller
-from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Invalid
-from llmring_server.keys import BELIEVED
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
-from llmring_server.web.auth import address, admit
+from llmring_server.web.auth import address
 
 if TYPE_CHECKING:
     from llmring_server.ring import Ring
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_KEY = re.compile(rb"[ -~]{1,255}")
+# The Idempotency-Key of a request that has one, bare or quoted
+# (draft-ietf-httpapi-idempotency-key).
+_KEY = r'"[ -~]{1,255}"|[!#-~][ -~]{0,254}'
+Key = Annotated[str | None, Field(pattern=f"^({_KEY})$")]
+
+
+class Body(NamedTuple):
+    """A body that its handler parses by itself, of one of the media types that it names."""
+
+    media: str
+    data: bytes
 
 
 @contextmanager
@@ -44,10 +51,11 @@ class Call:
     """A request that knows its ring and, unless the route is public, its tenant."""
 
     caller: Caller
+    # Headers of the answer, beyond what every answer has.
+    says: Mapping[bytes, bytes] = MappingProxyType({})
 
-    def __init__(self, scope: Scope, receive: Receive, needs: Needed | None, cap: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, cap: int) -> None:
         self.scope = scope
-        self.needs = needs
         self.receive = receive
         self._cap = cap
         self._body: bytes | None = None
@@ -63,19 +71,10 @@ class Call:
         """Who does this, for the audit; of an address, the part that names a network."""
         return Act(self.caller.name, address(self.scope), self.scope["llmring.request_id"])
 
-    def path(self, name: str) -> str:
-        """Return a part of the path."""
-        part: str = self.scope["path_params"][name]
-        return part
-
     async def body(self) -> bytes:
         """Read the body, once; TooLarge beyond what this route takes."""
         if self._body is None:
-            began = time.monotonic()
             self._body = await body.read(self.headers, self.receive, self._cap)
-            # A body may take its time, and who was let in may have been shut out meanwhile.
-            if time.monotonic() - began > BELIEVED and self.needs and hasattr(self, "caller"):
-                self.caller = await admit(self, self.needs)
         return self._body
 
     async def read(self, model: type[Model]) -> Model:
@@ -84,6 +83,10 @@ class Call:
         value = parse(await self.body())
         with blaming_the_client():
             return model.model_validate(value)
+
+    async def raw(self, *media: str) -> Body:
+        """Read a body of one of these media types, and leave it to the handler."""
+        return Body(body.media_type(self.headers, *media), await self.body())
 
     def query(self, model: type[Model]) -> Model:
         """Read the query string as a `model`; a parameter without a value is as good as absent."""
@@ -96,17 +99,14 @@ class Call:
 
     @property
     def idempotency_key(self) -> str | None:
-        """The Idempotency-Key header, bare or quoted (draft-ietf-httpapi-idempotency-key)."""
+        """The Idempotency-Key header, without quotes."""
         given = self.headers.get(b"idempotency-key")
         if given is None:
             return None
-        key = given.removeprefix(b'"').removesuffix(b'"')
-        if not _KEY.fullmatch(key):
+        if not re.fullmatch(_KEY.encode(), given):
             raise BadRequest("Idempotency-Key: send 1 to 255 printable ASCII characters.")
-        return key.decode()
-
-
-Handler = Callable[[Call], Awaitable[Any]]
+        key = given.decode()
+        return key[1:-1] if key.startswith('"') else key
 
 
 def render(result: Any) -> bytes:
@@ -118,32 +118,3 @@ def _render(value: object) -> orjson.Fragment | str:
     if isinstance(value, BaseModel):
         return orjson.Fragment(value.model_dump_json())
     return plain(value)
-
-
-class Endpoint:
-    """An ASGI app of one handler: finds out who is calling, and answers with the handler's result.
-
-    `needs` is the scope that a caller must have, or None: then anyone may call.
-    """
-
-    def __init__(self, handler: Handler, needs: Needed | None, cap: int) -> None:
-        self.handler = handler
-        self.needs = needs
-        self.cap = cap
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, self.needs, self.cap)
-        if self.needs:
-            call.caller = await admit(call, self.needs)
-        result = await self.handler(call)
-        if isinstance(result, Response):
-            await result(scope, receive, send)
-        else:
-            await _answer(render(result), send)
-
-
-async def _answer(content: bytes, send: Send) -> None:
-    length = b"%d" % len(content)
-    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": content})

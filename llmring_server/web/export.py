@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from starlette.responses import Response, StreamingResponse
 
@@ -17,7 +17,12 @@ CHUNK = 500
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+CSV, JSONL = "text/csv; charset=utf-8", "application/jsonl"
+
+
 class Form(Labels):
+    """In which form, and which calls."""
+
     format: Literal["csv", "jsonl"] = "csv"
 
 
@@ -63,15 +68,13 @@ async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
         yield chunk
 
 
-async def export(call: Call) -> Response:
-    form = call.query(Form)
-    write, media = (
-        (_csv, "text/csv; charset=utf-8") if form.format == "csv" else (_jsonl, "application/jsonl")
-    )
-    chunks = _in_turn(call, _chunks(call.ring.usage.export(call.tenant, form), write))
+async def export(call: Call, query: Form) -> Annotated[Response, {CSV: str, JSONL: Log}]:
+    """Stream calls as a file, newest first: CSV, or a line of JSON for each."""
+    write, media = (_csv, CSV) if query.format == "csv" else (_jsonl, JSONL)
+    chunks = _in_turn(call, _chunks(call.ring.usage.export(call.tenant, query), write))
     # Before the answer begins, so that what can go wrong still gets its own status.
     first = await anext(chunks)
-    header = (",".join(COLUMNS) + "\r\n").encode() if form.format == "csv" else b""
-    name = f'attachment; filename="calls.{form.format}"'
+    header = (",".join(COLUMNS) + "\r\n").encode() if query.format == "csv" else b""
+    name = f'attachment; filename="calls.{query.format}"'
     headers = {"Content-Disposition": name}
     return StreamingResponse(_resumed(header + first, chunks), headers=headers, media_type=media)

@@ -5,6 +5,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 from pgdbm import AsyncDatabaseManager
 from starlette.applications import Starlette
@@ -20,6 +21,7 @@ from llmring_server.settings import Settings
 from llmring_server.web.auth import Authenticate
 from llmring_server.web.edge import Edge
 from llmring_server.web.limits import Limits
+from llmring_server.web.openapi import describe
 from llmring_server.web.problems import HANDLERS
 from llmring_server.web.routes import API, META, Exact
 
@@ -103,6 +105,7 @@ class ASGIFactory:
         app.router = Router(routes, redirect_slashes=False)
         app.state.settings, app.state.authenticate = self.settings, self.authenticate
         app.state.limits = Limits(self.settings)
+        app.state.describe = lru_cache(4)(partial(describe, routes, self.settings.auth))
         return app
 
     def _cors(self) -> list[Middleware]:

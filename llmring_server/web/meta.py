@@ -2,7 +2,9 @@
 
 import asyncio
 from importlib.metadata import version
-from typing import Any
+from typing import Literal
+
+from typing_extensions import TypedDict
 
 from llmring_server.errors import Overloaded, Unavailable
 from llmring_server.web.call import Call
@@ -11,12 +13,40 @@ VERSION = version("llmring-server")
 HEALTH_TIMEOUT = 2.0
 
 
-async def root(_: Call) -> dict[str, Any]:
+class About(TypedDict):
+    """Which server this is."""
+
+    name: str
+    version: str
+
+
+class Health(TypedDict):
+    """How it is."""
+
+    status: Literal["healthy", "unhealthy"]
+    database: Literal["connected", "disconnected"]
+    version: str
+
+
+class Alive(TypedDict):
+    """It is there."""
+
+    status: Literal["alive"]
+
+
+class Ready(TypedDict):
+    """It can serve."""
+
+    status: Literal["ready"]
+
+
+async def root(_: Call) -> About:
+    """Tell what this is."""
     return {"name": "LLMRing Server", "version": VERSION}
 
 
-async def health(call: Call) -> dict[str, Any]:
-    """Always 200, as clients and containers expect it: the body tells."""
+async def health(call: Call) -> Health:
+    """Is it well? Always 200, as clients and containers expect it: the body tells."""
     try:
         async with asyncio.timeout(HEALTH_TIMEOUT):
             await call.ring.ping()
@@ -25,11 +55,13 @@ async def health(call: Call) -> dict[str, Any]:
     return {"status": "healthy", "database": "connected", "version": VERSION}
 
 
-async def live(_: Call) -> dict[str, Any]:
+async def live(_: Call) -> Alive:
+    """Does it run?"""
     return {"status": "alive"}
 
 
-async def ready(call: Call) -> dict[str, Any]:
+async def ready(call: Call) -> Ready:
+    """Can it serve? 503 until it can."""
     try:
         async with asyncio.timeout(HEALTH_TIMEOUT):
             await call.ring.ready()

@@ -1,13 +1,16 @@
 """Errors as problem documents (RFC 9457). `detail` is a member of the RFC and of the old API."""
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NotRequired
+from uuid import UUID
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import Scope
+from typing_extensions import TypedDict
 
 from llmring_server.errors import Invalid, RingError, TooMany
 
@@ -15,6 +18,18 @@ from llmring_server.errors import Invalid, RingError, TooMany
 UNREAD = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(TypedDict):
+    """What went wrong: `detail` for people, `code` for programs; `errors` of each field."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: UUID
+    code: NotRequired[str]
+    errors: NotRequired[list[dict[str, Any]]]
 
 
 def problem(scope: Scope, exc: RingError) -> Response:
@@ -34,7 +49,16 @@ def problem(scope: Scope, exc: RingError) -> Response:
 
 def refusal(request: Request[Any], exc: HTTPException) -> Response:
     """Answer what the router refuses: no such path, no such method."""
-    return _document(request.scope, exc.status_code, exc.detail, dict(exc.headers or {}))
+    known = exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+    headers = {"Allow": ", ".join(_methods(request))} if known else {}
+    return _document(request.scope, exc.status_code, exc.detail, headers)
+
+
+def _methods(request: Request[Any]) -> list[str]:
+    """Name the methods of a path: a route knows only its own."""
+    routes: list[Route] = request.app.routes
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 def _document(

@@ -10,13 +10,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import Response
 
-from llmring_server.errors import Invalid, NotFound
+from llmring_server.errors import Invalid
 from llmring_server.listing import FLAGS, Edition, File, Models, write
 from llmring_server.web.body import JSON
 from llmring_server.web.call import Call
+from llmring_server.web.listing import Archive, Catalog, Manifest, Original
 
 FOREVER = "public, max-age=31536000, immutable"
 LONGEST = 3600
+MOST_WORDS = 100
 
 PROVIDERS = {
     "openai": ("OpenAI", "https://api.openai.com/v1", "/models"),
@@ -25,14 +27,27 @@ PROVIDERS = {
     "ollama": ("Ollama", "http://localhost:11434", "/api/tags"),
 }
 
-_NUMBER = re.compile("[0-9]{1,9}")
 _TAG = re.compile(rb'\*|"[^"]*"')
 
-Words = Annotated[
-    frozenset[str],
-    BeforeValidator(lambda text: {word.strip() for word in text.split(",")} - {""}),
-    Field(max_length=100),
-]
+
+def _words(text: str) -> set[str]:
+    words = text.split(",")
+    if len(words) > MOST_WORDS:
+        raise ValueError(f"must be at most {MOST_WORDS} words")
+    return {word.strip() for word in words} - {""}
+
+
+Words = Annotated[frozenset[str], Field(max_length=MOST_WORDS), BeforeValidator(_words)]
+
+
+def _digits(text: str) -> str:
+    if not text.isascii() or not text.isdecimal():
+        raise ValueError
+    return text
+
+
+# Digits only: neither +1 nor 1_000, of which each would be one more name of the same thing.
+Number = Annotated[int, Field(ge=0, lt=10**9), BeforeValidator(_digits)]
 
 
 class Filter(BaseModel, frozen=True):
@@ -42,38 +57,44 @@ class Filter(BaseModel, frozen=True):
     capabilities: Words = frozenset()
 
 
-async def listing(call: Call) -> Response:
+async def listing(
+    call: Call, query: Filter
+) -> Annotated[Response, {JSON: Catalog}, "ETag", "X-Registry-Stale"]:
+    """List the models that there are, with limits, capabilities and prices."""
     edition = await call.ring.registry.current()
-    return _current(call, _listed(edition, call.query(Filter)), edition.files)
+    return _current(call, _listed(edition, query), edition.files)
 
 
-async def edition(call: Call) -> Response:
-    edition = await call.ring.registry.edition(_number(call, "id"))
-    content = _listed(edition, call.query(Filter))
-    return _answer(call, content, FOREVER if edition.whole else _soon(call))
+async def edition(
+    call: Call, id: Number, query: Filter
+) -> Annotated[Response, {JSON: Catalog}, "ETag"]:
+    """List the models that there once were."""
+    edition = await call.ring.registry.edition(id)
+    return _answer(call, _listed(edition, query), FOREVER if edition.whole else _soon(call))
 
 
-async def manifest(call: Call) -> Response:
+async def manifest(
+    call: Call,
+) -> Annotated[Response, {JSON: Manifest}, "ETag", "X-Registry-Stale"]:
+    """Tell which providers there are, and how new what is known of them is."""
     edition = await call.ring.registry.current()
     return _current(call, _manifest(edition), edition.files)
 
 
-async def models(call: Call) -> Response:
-    file = (await call.ring.registry.current()).of(call.scope["path_params"]["provider"])
+async def models(
+    call: Call, provider: str
+) -> Annotated[Response, {JSON: Original}, "ETag", "X-Registry-Stale"]:
+    """Pass on a provider's file, word for word."""
+    file = (await call.ring.registry.current()).of(provider)
     return _current(call, file.content, [file])
 
 
-async def version(call: Call) -> Response:
-    provider = call.scope["path_params"]["provider"]
-    file = await call.ring.registry.version(provider, _number(call, "version"))
+async def version(
+    call: Call, provider: str, version: Number
+) -> Annotated[Response, {JSON: Archive}, "ETag"]:
+    """Tell what a provider's file once said."""
+    file = await call.ring.registry.version(provider, version)
     return _answer(call, _version(file), FOREVER if file.id else _soon(call))
-
-
-def _number(call: Call, name: str) -> int:
-    given = call.scope["path_params"][name]
-    if not _NUMBER.fullmatch(given):
-        raise NotFound
-    return int(given)
 
 
 @lru_cache(maxsize=16)

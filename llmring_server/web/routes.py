@@ -6,9 +6,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.caller import Scope as Needed
-from llmring_server.web import batch, export, keys, meta, prices, registry, usage
+from llmring_server.web import batch, export, keys, meta, openapi, prices, registry, usage
 from llmring_server.web.body import KIB
-from llmring_server.web.call import Endpoint, Handler
+from llmring_server.web.endpoint import Endpoint, Handler
 
 SMALL, LARGE = 256 * KIB, 16 * 1024 * KIB
 
@@ -34,6 +34,7 @@ META = [
     public("/health", meta.health),
     public("/health/live", meta.live),
     public("/health/ready", meta.ready),
+    public("/openapi.json", openapi.openapi),
 ]
 
 API = [

@@ -1,16 +1,30 @@
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated
 from urllib.parse import urlencode
+from uuid import UUID
 
-from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from llmring_server.entry import Entry
-from llmring_server.pages import Page
+from llmring_server.pages import Log, Page
 from llmring_server.stats import Stats, Window
 from llmring_server.usage import Logged
-from llmring_server.web.call import Call, render
+from llmring_server.web.call import Call, Key
+
+REPLAYED = {b"idempotent-replayed": b"true"}
 
 
-def answer(logged: Logged) -> dict[str, Any]:
+class Answer(TypedDict):
+    """What was recorded; an unknown cost is 0 with the source `unpriced`."""
+
+    log_id: UUID
+    cost: Decimal | float
+    cost_source: str
+    timestamp: datetime
+
+
+def answer(logged: Logged) -> Answer:
     return {
         "log_id": logged.log_id,
         "cost": 0 if logged.cost is None else logged.cost,
@@ -19,26 +33,25 @@ def answer(logged: Logged) -> dict[str, Any]:
     }
 
 
-async def log(call: Call) -> dict[str, Any] | Response:
-    entry = await call.read(Entry)
-    logged = await call.ring.usage.log(call.tenant, entry, call.idempotency_key)
-    return replay(render(answer(logged))) if logged.replayed else answer(logged)
+async def log(call: Call, body: Entry, key: Key) -> Answer:
+    """Record a call, exactly once if it brings an Idempotency-Key."""
+    logged = await call.ring.usage.log(call.tenant, body, key)
+    if logged.replayed:
+        call.says = REPLAYED
+    return answer(logged)
 
 
-def replay(content: bytes) -> Response:
-    return Response(content, headers={"Idempotent-Replayed": "true"}, media_type="application/json")
+async def logs(call: Call, query: Page) -> Annotated[list[Log], "Link"]:
+    """List calls, newest first, a page at a time."""
+    found = await call.ring.usage.logs(call.tenant, query)
+    if len(found) == query.limit:
+        cursor = query.next(call.tenant, found[-1])
+        rest = query.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
+        link = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
+        call.says = {b"link": link.encode()}
+    return found
 
 
-async def logs(call: Call) -> Response:
-    page = call.query(Page)
-    found = await call.ring.usage.logs(call.tenant, page)
-    headers = {}
-    if len(found) == page.limit:
-        cursor = page.next(call.tenant, found[-1])
-        rest = page.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
-        headers["Link"] = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
-    return Response(render(found), headers=headers, media_type="application/json")
-
-
-async def stats(call: Call) -> Stats:
-    return await call.ring.usage.stats(call.tenant, call.query(Window))
+async def stats(call: Call, query: Window) -> Stats:
+    """Add calls up, exactly: in total, over time, and by label."""
+    return await call.ring.usage.stats(call.tenant, query)

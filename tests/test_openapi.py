@@ -1,0 +1,104 @@
+"""The description of the API: complete, and of what is really there."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+
+from llmring_server import Ring, Server, Settings
+from llmring_server.caller import ALL
+from llmring_server.keys import Wanted
+from llmring_server.web.openapi import describe
+from llmring_server.web.routes import API, META
+from tests.conftest import CALL
+
+HERE = Path(__file__).parent
+SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
+
+
+def document(auth: str = "keys") -> dict[str, Any]:
+    described: dict[str, Any] = orjson.loads(describe(API + META, auth, ""))
+    return described
+
+
+async def test_openapi_is_for_anyone_and_tells_where_it_is(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/openapi.json", headers={"X-API-Key": ""})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+    [server] = answer.json()["servers"]
+    assert server["url"] == (client.base_url.path.rstrip("/") or "/")
+    assert answer.json() | {"servers": []} == document() | {"servers": []}
+
+
+async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None:
+    described = document()["components"]["schemas"]["Entry"]
+    assert described["required"] == ["provider", "model", "input_tokens", "output_tokens"]
+    cost, _null = described["properties"]["cost"]["anyOf"]
+    assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
+    for amount, status in ((0, 200), (10**9, 422), (999_999_999.99, 200), ("1", 422)):
+        answer = await client.post("/api/v1/log", json=CALL | {"cost": amount})
+        assert answer.status_code == status
+
+
+def test_money_is_a_number_but_in_statistics() -> None:
+    schemas = document()["components"]["schemas"]
+    for name, kind in (
+        ("Answer", "number"), ("Log", "number"), ("Line", "number"), ("Totals", "string"),
+        ("Bucket", "string"), ("OriginTotals", "number"),
+    ):  # fmt: skip
+        told = schemas[name]["properties"]
+        assert told.get("cost", told.get("amount"))["type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("auth", "ways"),
+    [
+        ("keys", [{"X-API-Key"}, {"Bearer"}]),
+        ("open", [{"X-API-Key"}, {"Bearer"}]),
+        ("gateway", [{"X-User-ID", "X-Project-ID", "X-Gateway-Signature"}]),
+        ("parent", []),
+    ],
+)
+def test_each_mode_says_how_to_say_who_calls(auth: str, ways: list[set[str]]) -> None:
+    described = document(auth)
+    assert [{*each} for each in described["paths"]["/api/v1/stats"]["get"]["security"]] == ways
+    schemes = described["components"]["securitySchemes"]
+    assert schemes.keys() == {name for way in ways for name in way}
+
+
+async def test_a_path_names_all_its_methods(client: httpx.AsyncClient) -> None:
+    for path, methods in (
+        ("/api/v1/keys", "GET, HEAD, POST"), ("/api/v1/keys/x", "DELETE, GET, HEAD"),
+        ("/api/v1/log", "POST"), ("/", "GET, HEAD"),
+    ):  # fmt: skip
+        answer = await client.put(path)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
+
+
+@pytest.mark.parametrize("auth", ["keys", "open"])
+async def test_schemathesis_finds_nothing(
+    auth: str, settings: Settings, ring: Ring, tmp_path: Path
+) -> None:
+    key = (await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))).secret
+    changes = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
+    # In mode `open`, any key is good: that is what it is for.
+    spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
+    environment = os.environ | {"LLMRING_TEST_KEY": key, "PYTHONPATH": str(HERE.parent)}
+    async with (
+        Ring.open(settings.model_copy(update=changes)) as served,
+        Server(served, port=0) as server,
+    ):
+        process = await asyncio.create_subprocess_exec(
+            SCHEMATHESIS, f"--config-file={HERE / 'schemathesis.toml'}", "run",
+            f"{server.url}/openapi.json", "--checks=all", "--no-color", *spared,
+            cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    # It was let in to the end.
+    assert await Ring(ring.db).keys.caller(key)
