@@ -31,8 +31,8 @@ from llmring_server.web.schemas import Mode, Schema, Schemas, given, parameters
 INTRODUCTION = """Records LLM calls exactly once, with exact costs, and adds them up.
 
 What no schema says: text is UTF-8 without U+0000. A parameter without a value is as good as absent.
-Fields and parameters that are not known are ignored. Whole numbers are written without a point.
-Paths are as good with a slash at their end.
+Fields and parameters that are not known are ignored. Whole numbers are written without a point, no
+number is 2^64 or larger, and JSON is nested 32 deep at most. A slash at a path's end is ignored.
 """
 
 TEXT: Schema = {"type": "string"}
