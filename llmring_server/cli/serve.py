@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: 
         if chosen.settings.auth == "parent":
             raise click.UsageError("Mode parent is for an application that mounts build(db).")
         asyncio.run(_prepare(chosen.settings))
-        with _listening(host, port) as listener:
+        # Ctrl-C is how it ends, whenever it comes; uvicorn says once more what stopped it.
+        with _listening(host, port) as listener, suppress(KeyboardInterrupt):
             click.echo(_banner(chosen, url_of(listener)))
             _run(_config(chosen, workers), listener, reload=reload)
     click.echo("Stopped.", err=True)
@@ -107,12 +109,9 @@ def _config(chosen: Environment, workers: int) -> uvicorn.Config:
 
 def _run(config: uvicorn.Config, listener: socket.socket, *, reload: bool) -> None:
     server = uvicorn.Server(config)
-    try:
-        if reload:
-            ChangeReload(config, target=server.run, sockets=[listener]).run()
-        elif config.workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
-        else:
-            server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # uvicorn has stopped already, and says once more what stopped it
+    if reload:
+        ChangeReload(config, target=server.run, sockets=[listener]).run()
+    elif config.workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        server.run(sockets=[listener])
