@@ -38,6 +38,12 @@ class Unauthenticated(RingError):
     status = 401
 
 
+class Forbidden(RingError):
+    """This key may not do that."""
+
+    status = 403
+
+
 class NotFound(RingError):
     """No such thing, or not yours."""
 
@@ -78,6 +84,17 @@ class Invalid(RingError):
     ) -> None:
         super().__init__(detail, code)
         self.errors = errors
+
+
+class TooMany(RingError):
+    """Too often; try again later."""
+
+    status = 429
+
+    def __init__(self, detail: str, limit: int, retry_after: int) -> None:
+        super().__init__(detail)
+        self.limit = limit
+        self.retry_after = retry_after
 
 
 class Unavailable(RingError):

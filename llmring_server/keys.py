@@ -1,37 +1,26 @@
-"""API keys: issued once, kept as digests, believed for a few seconds at a time.
-
-A key is `llmr_k1_`, 8 characters of id, 32 of secret (190 bits) and 6 of CRC-32, all base62, so
-that a scanner for leaked secrets, and we, can tell one from noise without asking a database.
-"""
+"""API keys: issued once, kept as digests, believed for a few seconds at a time."""
 
 import hmac
-import re
-import secrets
 import time
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from hashlib import sha256
-from string import ascii_lowercase, ascii_uppercase, digits
-from typing import NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import uuid_utils
 
+from llmring_server.caller import ALL, USUAL, Act, Auditing, Caller
 from llmring_server.database import Database
 from llmring_server.errors import Invalid, NotFound
 from llmring_server.repository import Repository
+from llmring_server.secret import PREFIX, digest, id_of, make
 from llmring_server.tenant import Tenant
-
-PREFIX = "llmr_k1_"
-PATTERN = re.compile(PREFIX + r"([0-9A-Za-z]{8})[0-9A-Za-z]{38}")
 
 # A revoked key is refused everywhere after this many seconds, without asking at each request.
 BELIEVED, DOUBTED = 5.0, 1.0
 REMEMBERED = 10_000
 LONGEST_NAME = 128
-
-_BASE62 = digits + ascii_uppercase + ascii_lowercase
 
 
 class Issued(NamedTuple):
@@ -44,42 +33,35 @@ class Issued(NamedTuple):
 
 @dataclass(slots=True)
 class Key:
-    """A key as the operator sees it."""
+    """A key as its owner sees it; it was last used within the hour before `last_used_at`."""
 
     id: str
     project: str
     tenant: Tenant
+    label: str
+    scopes: list[str]
     created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
     revoked_at: datetime | None
 
 
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_BASE62) for _ in range(length))
+class Wanted(NamedTuple):
+    """What a new key is for."""
+
+    label: str = ""
+    scopes: Iterable[str] = USUAL
+    expires_at: datetime | None = None
+
+    def checked(self) -> dict[str, object]:
+        if unknown := set(self.scopes) - set(ALL):
+            raise Invalid(f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+        if self.expires_at and self.expires_at <= datetime.now(UTC):
+            raise Invalid("expires_at: lies in the past")
+        return self._asdict() | {"scopes": sorted(set(self.scopes))}
 
 
-def _checksum(body: str) -> str:
-    number, text = zlib.crc32(body.encode()), ""
-    for _ in range(6):
-        number, digit = divmod(number, 62)
-        text = _BASE62[digit] + text
-    return text
-
-
-def make() -> str:
-    """Make a key that nobody can guess."""
-    body = PREFIX + _random(40)
-    return body + _checksum(body)
-
-
-def id_of(key: str) -> str | None:
-    """Return the public id inside a key, or None if it is not one of ours."""
-    match = PATTERN.fullmatch(key)
-    return match[1] if match and _checksum(key[:-6]) == key[-6:] else None
-
-
-def digest(key: str) -> bytes:
-    # 190 random bits leave nothing for a slow hash to protect.
-    return sha256(key.encode()).digest()
+USUAL_KEY = Wanted()
 
 
 class Keys(Repository):
@@ -87,39 +69,50 @@ class Keys(Repository):
 
     noun = "keys"
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)
-        self._known: dict[bytes, tuple[float, Tenant | None]] = {}
+        self._audit = audit
+        self._known: dict[bytes, tuple[float, Caller | None]] = {}
 
-    async def issue(self, project: str) -> Issued:
+    async def issue(self, project: str, by: Act, wanted: Wanted = USUAL_KEY) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
         if not 1 <= len(project.strip()) <= LONGEST_NAME:
             raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
-        key = make()
-        id = key[len(PREFIX) :][:8]
-        row = await self._one(
-            "issue",
-            tenant=UUID(int=uuid_utils.uuid7().int),
-            project=project,
-            id=id,
-            digest=digest(key),
+        tenant = UUID(int=uuid_utils.uuid7().int)
+        return await self._make(
+            "issue", by, project=project, tenant=tenant, **wanted.checked()
         )
-        return Issued(key, id, row["tenant"])
 
-    async def list(self) -> list[Key]:
-        return [Key(**row) for row in await self._all("all")]
+    async def issue_for(self, tenant: Tenant, by: Act, wanted: Wanted = USUAL_KEY) -> Issued:
+        """Make another key for a project that is there."""
+        return await self._make("issue_for", by, tenant=tenant, **wanted.checked())
 
-    async def revoke(self, id: str) -> datetime:
-        """Refuse this key from now on (elsewhere, within seconds); return since when."""
-        rows = await self._all("revoke", id=id)
-        if not rows:
-            raise NotFound(f"No key has this id: {id}")
+    async def rotate(
+        self, id: str, by: Act, overlap: timedelta, tenant: Tenant | None = None
+    ) -> Issued:
+        """Make a key like this one, which stays good for `overlap`; NotFound if it is not good."""
+        issued = await self._make("rotate", by, id=id, tenant=tenant, overlap=overlap.total_seconds())
         self._known.clear()
-        revoked_at: datetime = rows[0]["revoked_at"]
+        return issued
+
+    async def list(self, tenant: Tenant | None = None) -> list[Key]:
+        """Return the keys of a tenant, or of all."""
+        return [Key(**row) for row in await self._all("list", tenant=tenant, id=None)]
+
+    async def get(self, id: str, tenant: Tenant | None = None) -> Key:
+        return Key(**await self._one("list", tenant=tenant, id=id))
+
+    async def revoke(self, id: str, by: Act, tenant: Tenant | None = None) -> datetime:
+        """Refuse this key from now on (elsewhere, within seconds); return since when."""
+        async with self._database.transaction() as inside:
+            row = await self.on(inside)._one("revoke", id=id, tenant=tenant)
+            await self._audit.on(inside).record(by, "key.revoke", id, row["tenant"])
+        self._known.clear()
+        revoked_at: datetime = row["revoked_at"]
         return revoked_at
 
-    async def tenant_of(self, key: str) -> Tenant | None:
-        """Return whose key this is; None for a key that was never issued, or is revoked."""
+    async def caller(self, key: str) -> Caller | None:
+        """Return whose key this is; None if it was never issued, has expired or is revoked."""
         id = id_of(key)
         if id is None:
             return None
@@ -128,11 +121,24 @@ class Keys(Repository):
             return known[1]
         return await self._learn(id, digest(key))
 
-    async def _learn(self, id: str, given: bytes) -> Tenant | None:
-        rows = await self._all("find", id=id)
-        known, owner = (rows[0]["digest"], rows[0]["tenant"]) if rows else (b"", None)
-        tenant = owner if hmac.compare_digest(known, given) else None
+    async def _learn(self, id: str, given: bytes) -> Caller | None:
+        rows = await self._all("find", id=id, digest=given)
+        known = rows[0]["digest"] if rows else b""
+        # Compared also where there is nothing to compare with: both take the same time.
+        right = hmac.compare_digest(known, given)
+        caller = Caller(rows[0]["tenant"], frozenset(rows[0]["scopes"]), id) if right else None
+        believed = min(BELIEVED, rows[0]["seconds_left"] or BELIEVED) if right else DOUBTED
         if len(self._known) >= REMEMBERED:
             self._known.clear()
-        self._known[given] = time.monotonic() + (BELIEVED if tenant else DOUBTED), tenant
-        return tenant
+        self._known[given] = time.monotonic() + believed, caller
+        return caller
+
+    async def _make(self, statement: str, by: Act, **params: Any) -> Issued:
+        secret = make()
+        new_id = secret[len(PREFIX) :][:8]
+        async with self._database.transaction() as inside:
+            row = await self.on(inside)._one(
+                statement, new_id=new_id, digest=digest(secret), **params
+            )
+            await self._audit.on(inside).record(by, f"key.{statement}", new_id, row["tenant"])
+        return Issued(secret, new_id, row["tenant"])

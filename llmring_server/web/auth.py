@@ -1,11 +1,26 @@
-"""Who is calling: turns a request's credential into a tenant, or refuses."""
+"""Who is calling: turns a request's credential into a caller, or refuses."""
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
-from llmring_server import tenant
+from starlette.types import Scope
+
+from llmring_server.caller import ALL, USUAL, Caller
+from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
-from llmring_server.ring import Ring
+from llmring_server.tenant import Tenant, of_key
+from llmring_server.web import gateway
+from llmring_server.web.limits import Limits
+
+if TYPE_CHECKING:
+    from llmring_server.web.call import Call
+
+# How a parent says who calls: a tenant who may do anything of theirs, or a caller in full.
+Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "
 
@@ -17,10 +32,10 @@ UNKNOWN = (
 )
 
 
-def credential(headers: Mapping[bytes, bytes]) -> str:
+def credential(call: "Call") -> str:
     """Return the one API key of a request."""
-    given = headers.get(b"x-api-key", b"").strip()
-    authorization = headers.get(b"authorization", b"")
+    given = call.headers.get(b"x-api-key", b"").strip()
+    authorization = call.headers.get(b"authorization", b"")
     if authorization[: len(BEARER)].lower() == BEARER:
         bearer = authorization[len(BEARER) :].strip()
         if given and bearer != given:
@@ -33,11 +48,59 @@ def credential(headers: Mapping[bytes, bytes]) -> str:
     return given.decode()
 
 
-async def authenticate(headers: Mapping[bytes, bytes], ring: Ring) -> tenant.Tenant:
-    key = credential(headers)
-    found = await ring.keys.tenant_of(key)
-    if found is not None:
-        return found
-    if ring.settings.auth == "open":
-        return tenant.of_key(key)
-    raise Unauthenticated(UNKNOWN)
+async def _by_key(call: "Call") -> Caller:
+    found = await call.ring.keys.caller(credential(call))
+    if found is None:
+        raise Unauthenticated(UNKNOWN)
+    return found
+
+
+async def _by_any_key(call: "Call") -> Caller:
+    key = credential(call)
+    tenant = of_key(key)
+    return await call.ring.keys.caller(key) or Caller(tenant, _EVERYONE, str(tenant))
+
+
+async def _by_parent(call: "Call") -> Caller:
+    found = call.scope["app"].state.authenticate(call.scope)
+    if inspect.isawaitable(found):
+        found = await found
+    if isinstance(found, UUID):
+        return Caller(Tenant(found), frozenset(ALL), "parent")
+    if not isinstance(found, Caller):
+        raise Unauthenticated("The application does not know who you are.")
+    return found
+
+
+_EVERYONE = frozenset({*USUAL, "mcp:secrets"})
+_MODES: dict[str, Callable[["Call"], Awaitable[Caller]]] = {
+    "keys": _by_key,
+    "open": _by_any_key,
+    "gateway": gateway.caller,
+    "parent": _by_parent,
+}
+
+
+async def admit(call: "Call", needs: Needed) -> Caller:
+    """Return who is calling, if they may: often enough, but not too often."""
+    limits: Limits = call.scope["app"].state.limits
+    try:
+        caller = await _MODES[call.ring.settings.auth](call)
+    except Unauthenticated:
+        limits.failure(address(call.scope))
+        raise
+    caller.must(needs)
+    limits.call((caller.tenant, caller.name))
+    return caller
+
+
+def address(scope: Scope) -> str:
+    """Return the network that a request comes from: no person's address is kept."""
+    client = scope.get("client")
+    try:
+        found = ip_address(client[0]) if client else None
+    except ValueError:
+        found = None
+    if not found:
+        return "unknown"
+    return str(ip_network((found, 24 if found.version == 4 else 48), strict=False))

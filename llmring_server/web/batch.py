@@ -16,7 +16,6 @@ from llmring_server.web import body
 from llmring_server.web.call import Call, blaming_the_client, render
 from llmring_server.web.usage import answer, replay
 
-CAP = 16 * 1024 * body.KIB
 LONGEST = 1000
 
 _ENTRIES = TypeAdapter(list[Entry])
@@ -40,7 +39,7 @@ async def log_many(call: Call) -> dict[str, Any] | Response:
 
 async def _values(call: Call, *, partial: bool) -> list[Any]:
     media = body.media_type(call.headers, body.JSON, body.NDJSON)
-    data = await body.read(call.headers, call.receive, CAP)
+    data = await call.body()
     if media == body.NDJSON:
         return list(_lines(data, partial=partial))
     values = parse(data)

@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 
 from llmring_server.bounded import parse, plain
 from llmring_server.errors import BadRequest, Invalid
+from llmring_server.caller import Act, Caller
+from llmring_server.caller import Scope as Needed
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
-from llmring_server.web.auth import authenticate
+from llmring_server.web.auth import address, admit
 
 if TYPE_CHECKING:
     from llmring_server.ring import Ring
@@ -55,18 +57,40 @@ def sole(headers: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 class Call:
     """A request that knows its ring and, unless the route is public, its tenant."""
 
-    tenant: Tenant
+    caller: Caller
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive, cap: int) -> None:
         self.scope = scope
         self.receive = receive
+        self._cap = cap
+        self._body: bytes | None = None
         self.headers: Mapping[bytes, bytes] = sole(scope["headers"])
         self.ring: Ring = scope["app"].state.ring
 
-    async def read(self, model: type[Model], cap: int) -> Model:
-        """Read the JSON body, of at most `cap` bytes, as a `model`."""
+    @property
+    def tenant(self) -> Tenant:
+        return self.caller.tenant
+
+    @property
+    def act(self) -> Act:
+        """Who does this, for the audit; of an address, the part that names a network."""
+        return Act(self.caller.name, address(self.scope), self.scope["llmring.request_id"])
+
+    def path(self, name: str) -> str:
+        """Return a part of the path."""
+        part: str = self.scope["path_params"][name]
+        return part
+
+    async def body(self) -> bytes:
+        """Read the body, once; TooLarge beyond what this route takes."""
+        if self._body is None:
+            self._body = await body.read(self.headers, self.receive, self._cap)
+        return self._body
+
+    async def read(self, model: type[Model]) -> Model:
+        """Read the JSON body as a `model`."""
         body.media_type(self.headers, body.JSON)
-        value = parse(await body.read(self.headers, self.receive, cap))
+        value = parse(await self.body())
         with blaming_the_client():
             return model.model_validate(value)
 
@@ -106,16 +130,20 @@ def _render(value: object) -> orjson.Fragment | str:
 
 
 class Endpoint:
-    """An ASGI app of one handler: says who is calling, calls it, answers with its result."""
+    """An ASGI app of one handler: finds out who is calling, and answers with the handler's result.
 
-    def __init__(self, handler: Handler, *, public: bool) -> None:
+    `needs` is the scope that a caller must have, or None: then anyone may call.
+    """
+
+    def __init__(self, handler: Handler, needs: Needed | None, cap: int) -> None:
         self.handler = handler
-        self.public = public
+        self.needs = needs
+        self.cap = cap
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive)
-        if not self.public:
-            call.tenant = await authenticate(call.headers, call.ring)
+        call = Call(scope, receive, self.cap)
+        if self.needs:
+            call.caller = await admit(call, self.needs)
         result = await self.handler(call)
         if isinstance(result, Response):
             await result(scope, receive, send)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from llmring_server.errors import Invalid, RingError
+from llmring_server.errors import Invalid, RingError, TooMany
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -19,6 +19,10 @@ def problem(scope: Scope, exc: RingError) -> Response:
     headers = {"Retry-After": str(exc.retry_after)} if exc.retry_after else {}
     if exc.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(exc, TooMany):
+        # draft-ietf-httpapi-ratelimit-headers-07
+        told = {"Limit": exc.limit, "Remaining": 0, "Reset": exc.retry_after}
+        headers |= {f"RateLimit-{name}": str(value) for name, value in told.items()}
     more = {"errors": exc.errors} if isinstance(exc, Invalid) and exc.errors else {}
     return _document(scope, exc.status, str(exc), headers, code=exc.code, **more)
 

@@ -5,39 +5,56 @@ from collections.abc import Sequence
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmring_server.web import batch, export, meta, prices, registry, usage
+from llmring_server.caller import Scope as Needed
+from llmring_server.web import batch, export, keys, meta, prices, registry, usage
+from llmring_server.web.body import KIB
 from llmring_server.web.call import Endpoint, Handler
 
-
-def get(path: str, handler: Handler, *, public: bool = False) -> Route:
-    return Route(path, Endpoint(handler, public=public), methods=["GET"])
+SMALL, LARGE = 256 * KIB, 16 * 1024 * KIB
 
 
-def post(path: str, handler: Handler) -> Route:
-    return Route(path, Endpoint(handler, public=False), methods=["POST"])
+def get(path: str, handler: Handler, needs: Needed | None = "read") -> Route:
+    return Route(path, Endpoint(handler, needs, 0), methods=["GET"])
+
+
+def public(path: str, handler: Handler) -> Route:
+    return get(path, handler, None)
+
+
+def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+    return Route(path, Endpoint(handler, needs, cap), methods=["POST"])
+
+
+def delete(path: str, handler: Handler, needs: Needed) -> Route:
+    return Route(path, Endpoint(handler, needs, 0), methods=["DELETE"])
 
 
 META = [
-    get("/", meta.root, public=True),
-    get("/health", meta.health, public=True),
-    get("/health/live", meta.live, public=True),
-    get("/health/ready", meta.ready, public=True),
+    public("/", meta.root),
+    public("/health", meta.health),
+    public("/health/live", meta.live),
+    public("/health/ready", meta.ready),
 ]
 
 API = [
-    post("/api/v1/log", usage.log),
-    post("/api/v1/logs/batch", batch.log_many),
+    post("/api/v1/log", usage.log, "log:write"),
+    post("/api/v1/logs/batch", batch.log_many, "log:write", LARGE),
     get("/api/v1/logs", usage.logs),
     get("/api/v1/logs/export", export.export),
     get("/api/v1/logs/{id}/cost", prices.explain),
     get("/api/v1/stats", usage.stats),
     get("/api/v1/prices", prices.prices),
-    get("/registry", registry.listing, public=True),
-    get("/registry.json", registry.listing, public=True),
-    get("/registry/manifest.json", registry.manifest, public=True),
-    get("/registry/v/{id}/registry.json", registry.edition, public=True),
-    get("/registry/{provider}/models.json", registry.models, public=True),
-    get("/registry/{provider}/v/{version}/models.json", registry.version, public=True),
+    get("/api/v1/keys", keys.list_keys, "admin"),
+    post("/api/v1/keys", keys.issue_key, "admin"),
+    get("/api/v1/keys/{id}", keys.get_key, "admin"),
+    delete("/api/v1/keys/{id}", keys.revoke_key, "admin"),
+    post("/api/v1/keys/{id}/rotate", keys.rotate_key, "admin"),
+    public("/registry", registry.listing),
+    public("/registry.json", registry.listing),
+    public("/registry/manifest.json", registry.manifest),
+    public("/registry/v/{id}/registry.json", registry.edition),
+    public("/registry/{provider}/models.json", registry.models),
+    public("/registry/{provider}/v/{version}/models.json", registry.version),
 ]
 
 

@@ -7,10 +7,7 @@ from llmring_server.entry import Entry
 from llmring_server.pages import Page
 from llmring_server.stats import Stats, Window
 from llmring_server.usage import Logged
-from llmring_server.web.body import KIB
 from llmring_server.web.call import Call, render
-
-LOG_CAP = 256 * KIB
 
 
 def answer(logged: Logged) -> dict[str, Any]:
@@ -23,7 +20,7 @@ def answer(logged: Logged) -> dict[str, Any]:
 
 
 async def log(call: Call) -> dict[str, Any] | Response:
-    entry = await call.read(Entry, LOG_CAP)
+    entry = await call.read(Entry)
     logged = await call.ring.usage.log(call.tenant, entry, call.idempotency_key)
     return replay(render(answer(logged))) if logged.replayed else answer(logged)
 

@@ -1,0 +1,101 @@
+"""Projects: what owns data, and how all of it goes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import uuid_utils
+
+from llmring_server.caller import Act, Auditing
+from llmring_server.database import Database
+from llmring_server.errors import Conflict, Invalid, NotFound
+from llmring_server.repository import Repository
+from llmring_server.tenant import Tenant
+
+LONGEST_NAME = 128
+ERASE = ("erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups")
+# So few at a time that no one waits for the locks.
+AT_ONCE = 5000
+
+# A key is believed for five seconds after it is gone, and a call that it let in may be tried again
+# for five more.
+LATECOMERS = 11.0
+
+
+@dataclass(slots=True)
+class Project:
+    """A project, and how many of its keys are good."""
+
+    tenant: Tenant
+    name: str
+    created_at: datetime
+    keys: int
+
+
+class Erased(NamedTuple):
+    """How many rows of a kind are gone."""
+
+    what: str
+    rows: int
+
+
+class Projects(Repository):
+    """The projects of a deployment."""
+
+    noun = "projects"
+
+    def __init__(self, database: Database, audit: Auditing) -> None:
+        super().__init__(database)
+        self._audit = audit
+
+    async def create(self, name: str, by: Act) -> Tenant:
+        """Make a project; Conflict if there is one of that name."""
+        async with self._database.transaction() as inside:
+            tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
+            if not await self.on(inside)._all("create", tenant=tenant, name=_named(name)):
+                raise Conflict("There is a project of that name.")
+            await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
+        return tenant
+
+    async def list(self) -> list[Project]:
+        return [Project(**row) for row in await self._all("list")]
+
+    async def find(self, name: str) -> Tenant:
+        """Return the tenant that is named, by its project's name or by itself."""
+        for project in await self.list():
+            if name in {project.name, str(project.tenant)}:
+                return project.tenant
+        raise NotFound("There is no project of that name.")
+
+    async def rename(self, tenant: Tenant, name: str, by: Act) -> None:
+        async with self._database.transaction() as inside:
+            await self.on(inside)._one("rename", tenant=tenant, name=_named(name))
+            await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
+
+    async def erase(self, tenant: Tenant, by: Act) -> AsyncIterator[Erased]:
+        """Delete everything of a tenant, and yield what is gone: its keys first, so that no one adds to it.
+
+        Only the audit keeps its id. Stopped half-way, it can be begun again.
+        """
+        async with self._database.transaction() as inside:
+            await self.on(inside)._all("shut", tenant=tenant)
+            await self._audit.on(inside).record(by, "project.erase", str(tenant), tenant)
+        for wait in (0, LATECOMERS):
+            await asyncio.sleep(wait)
+            for name in ERASE:
+                async for erased in self._erase(name, tenant):
+                    yield erased
+        await self._all("forget", tenant=tenant)
+
+    async def _erase(self, name: str, tenant: Tenant) -> AsyncIterator[Erased]:
+        while rows := (await self._one(name, tenant=tenant, limit=AT_ONCE))["gone"]:
+            yield Erased(name.removeprefix("erase_").replace("_", " "), rows)
+
+
+def _named(name: str) -> str:
+    if not 1 <= len(name.strip()) <= LONGEST_NAME:
+        raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
+    return name

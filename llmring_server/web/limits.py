@@ -1,0 +1,49 @@
+"""Rate limits: how often a key may call, and how often an address may fail to say who it is.
+
+Token buckets in this process: each worker counts for itself.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from llmring_server.errors import TooMany
+
+REMEMBERED = 10_000
+
+
+class Buckets:
+    """A bucket for each caller, which fills at `rate` a second up to `burst`."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate, self.burst = rate, burst
+        self._filled: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+
+    def take(self, who: Hashable, refusal: str) -> None:
+        """Take a token of `who`, or raise TooMany until there is one."""
+        now = time.monotonic()
+        tokens, then = self._filled.pop(who, (self.burst, now))
+        tokens = min(self.burst, tokens + (now - then) * self.rate)
+        self._filled[who] = (tokens - 1 if tokens >= 1 else tokens), now
+        if len(self._filled) > REMEMBERED:
+            self._filled.popitem(last=False)
+        if tokens < 1:
+            raise TooMany(refusal, self.burst, math.ceil((1 - tokens) / self.rate))
+
+
+class Limits:
+    """The limits of one app."""
+
+    def __init__(self, rate: float | None, burst: int, failures: int) -> None:
+        self._calls = Buckets(rate, burst) if rate else None
+        self._failures = Buckets(failures / 60, failures) if failures else None
+
+    def call(self, who: Hashable) -> None:
+        if self._calls:
+            self._calls.take(who, "This key has called too often; try again later.")
+
+    def failure(self, address: str) -> None:
+        """Count a failed authentication."""
+        if self._failures:
+            self._failures.take(address, "Too many wrong credentials; try again later.")

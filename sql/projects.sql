@@ -1,0 +1,67 @@
+-- Projects, and their end.
+-- Across tenants: a project is one, and its operator stands above all of them.
+
+-- name: create
+INSERT INTO <<tables.projects>> (tenant, name) VALUES (@tenant, @name)
+ON CONFLICT (name) DO NOTHING
+RETURNING tenant;
+
+-- name: list
+SELECT
+    tenant, name, created_at,
+    (SELECT count(*) FROM <<tables.api_keys>> AS key
+     WHERE key.tenant = project.tenant AND revoked_at IS NULL
+       AND coalesce(expires_at, 'infinity') > now()) AS keys
+FROM <<tables.projects>> AS project
+ORDER BY name;
+
+-- name: rename
+UPDATE <<tables.projects>> SET name = @name WHERE tenant = @tenant RETURNING tenant;
+
+-- name: shut
+DELETE FROM <<tables.api_keys>> WHERE tenant = @tenant;
+
+-- name: erase_logs
+WITH gone AS (
+    DELETE FROM <<tables.usage_logs>>
+    WHERE (tenant, logged_at, id) IN (
+        SELECT tenant, logged_at, id FROM <<tables.usage_logs>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_adjustments
+WITH gone AS (
+    DELETE FROM <<tables.usage_adjustments>>
+    WHERE (tenant, logged_at, id, run) IN (
+        SELECT tenant, logged_at, id, run FROM <<tables.usage_adjustments>>
+        WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_keys_of_calls
+WITH gone AS (
+    DELETE FROM <<tables.usage_keys>>
+    WHERE (tenant, key) IN (
+        SELECT tenant, key FROM <<tables.usage_keys>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_rollups
+WITH gone AS (
+    DELETE FROM <<tables.usage_rollups>>
+    WHERE (tenant, minutes, bucket, dimension, value, provider, shard) IN (
+        SELECT tenant, minutes, bucket, dimension, value, provider, shard
+        FROM <<tables.usage_rollups>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: forget
+DELETE FROM <<tables.projects>> WHERE tenant = @tenant;
