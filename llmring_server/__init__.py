@@ -12,30 +12,41 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from llmring_server.server import Server
+    from llmring_server.web.auth import Authenticate
 
     app: Starlette
 
 __all__ = ["Ring", "Server", "Settings", "app", "build", "create_app", "migrate"]
 
 
-def build(db: AsyncDatabaseManager, settings: Settings | None = None) -> "Starlette":
-    """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`."""
-    return create_app(db, run_migrations=False, settings=settings)
+def build(
+    db: AsyncDatabaseManager,
+    settings: Settings | None = None,
+    authenticate: "Authenticate | None" = None,
+) -> "Starlette":
+    """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
+
+    With `authenticate` the parent says who calls: given the ASGI scope, it returns (or awaits) the
+    UUID of a tenant, a `Caller`, or None for nobody.
+    """
+    return create_app(db, run_migrations=False, settings=settings, authenticate=authenticate)
 
 
-def create_app(
+def create_app(  # noqa: PLR0913, they are all of it
     db_manager: AsyncDatabaseManager | None = None,
     *,
     run_migrations: bool = True,
     schema: str | None = None,
     settings: Settings | None = None,
     include_meta_routes: bool = True,
+    authenticate: "Authenticate | None" = None,
 ) -> "Starlette":
     """Return an app on the caller's `db_manager`, or else on a database of its own.
 
     `schema` overrides the manager's. With `run_migrations` the schema is brought up to date when
     the app's lifespan starts, or before its first request is answered. Without
-    `include_meta_routes` the app leaves `/` and `/health` to its parent.
+    `include_meta_routes` the app leaves `/` and `/health` to its parent. `authenticate` is as in
+    `build`.
     """
     from llmring_server.web.factory import ASGIFactory  # noqa: PLC0415, a library needs no web
 
@@ -43,10 +54,11 @@ def create_app(
         chosen = (settings or Settings.from_env()).model_dump()
         chosen |= {"migrate_on_start": run_migrations}
         chosen |= {"database_schema": schema} if schema else {}
-        return ASGIFactory(Settings(**chosen), include_meta_routes).standalone()
+        return ASGIFactory(Settings(**chosen), include_meta_routes, authenticate).standalone()
     if schema and schema != db_manager.schema:
         db_manager = AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
-    factory = ASGIFactory(settings or Settings(), include_meta_routes)
+    settings = settings or Settings(auth="parent" if authenticate else "keys")
+    factory = ASGIFactory(settings, include_meta_routes, authenticate)
     return factory.mounted(db_manager, run_migrations=run_migrations)
 
 

@@ -40,7 +40,9 @@ class Audit(Repository):
             tenant=tenant,
         )
 
-    async def events(self, since: datetime, tenant: Tenant | None = None, limit: int = 1000) -> list[Event]:
+    async def events(
+        self, since: datetime, tenant: Tenant | None = None, limit: int = 1000
+    ) -> list[Event]:
         """Return what was done since then, the newest first."""
         rows = await self._all("events", since=since, tenant=tenant, limit=limit)
         return [Event(*row) for row in rows]

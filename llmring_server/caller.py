@@ -22,7 +22,8 @@ class Caller(NamedTuple):
     def must(self, scope: Scope) -> None:
         """Raise Forbidden unless this caller may do what needs `scope`."""
         if scope not in self.scopes:
-            raise Forbidden(f"This needs the scope {scope}; this key has: {', '.join(sorted(self.scopes))}.")
+            has = ", ".join(sorted(self.scopes))
+            raise Forbidden(f"This needs the scope {scope}; this key has: {has}.")
 
 
 class Act(NamedTuple):
@@ -31,6 +32,10 @@ class Act(NamedTuple):
     actor: str
     remote: str | None = None
     request_id: str | None = None
+
+
+# A program that has us inside.
+LIBRARY = Act("library")
 
 
 class Auditing(Protocol):

@@ -5,14 +5,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import uuid_utils
 
-from llmring_server.caller import ALL, USUAL, Act, Auditing, Caller
+from llmring_server.caller import ALL, LIBRARY, USUAL, Act, Auditing, Caller
 from llmring_server.database import Database
-from llmring_server.errors import Invalid, NotFound
+from llmring_server.errors import Invalid
 from llmring_server.repository import Repository
 from llmring_server.secret import PREFIX, digest, id_of, make
 from llmring_server.tenant import Tenant
@@ -55,7 +55,9 @@ class Wanted(NamedTuple):
 
     def checked(self) -> dict[str, object]:
         if unknown := set(self.scopes) - set(ALL):
-            raise Invalid(f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}")
+            raise Invalid(
+                f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}"
+            )
         if self.expires_at and self.expires_at <= datetime.now(UTC):
             raise Invalid("expires_at: lies in the past")
         return self._asdict() | {"scopes": sorted(set(self.scopes))}
@@ -74,24 +76,26 @@ class Keys(Repository):
         self._audit = audit
         self._known: dict[bytes, tuple[float, Caller | None]] = {}
 
-    async def issue(self, project: str, by: Act, wanted: Wanted = USUAL_KEY) -> Issued:
+    async def issue(self, project: str, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
         if not 1 <= len(project.strip()) <= LONGEST_NAME:
             raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
         tenant = UUID(int=uuid_utils.uuid7().int)
-        return await self._make(
-            "issue", by, project=project, tenant=tenant, **wanted.checked()
-        )
+        return await self._make("issue", by, project=project, tenant=tenant, **wanted.checked())
 
-    async def issue_for(self, tenant: Tenant, by: Act, wanted: Wanted = USUAL_KEY) -> Issued:
+    async def issue_for(
+        self, tenant: Tenant, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY
+    ) -> Issued:
         """Make another key for a project that is there."""
         return await self._make("issue_for", by, tenant=tenant, **wanted.checked())
 
     async def rotate(
-        self, id: str, by: Act, overlap: timedelta, tenant: Tenant | None = None
+        self, id: str, overlap: timedelta, tenant: Tenant | None = None, by: Act = LIBRARY
     ) -> Issued:
         """Make a key like this one, which stays good for `overlap`; NotFound if it is not good."""
-        issued = await self._make("rotate", by, id=id, tenant=tenant, overlap=overlap.total_seconds())
+        issued = await self._make(
+            "rotate", by, id=id, tenant=tenant, overlap=overlap.total_seconds()
+        )
         self._known.clear()
         return issued
 
@@ -102,7 +106,7 @@ class Keys(Repository):
     async def get(self, id: str, tenant: Tenant | None = None) -> Key:
         return Key(**await self._one("list", tenant=tenant, id=id))
 
-    async def revoke(self, id: str, by: Act, tenant: Tenant | None = None) -> datetime:
+    async def revoke(self, id: str, tenant: Tenant | None = None, by: Act = LIBRARY) -> datetime:
         """Refuse this key from now on (elsewhere, within seconds); return since when."""
         async with self._database.transaction() as inside:
             row = await self.on(inside)._one("revoke", id=id, tenant=tenant)

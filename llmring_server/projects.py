@@ -1,6 +1,7 @@
 """Projects: what owns data, and how all of it goes."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from uuid import UUID
 
 import uuid_utils
 
-from llmring_server.caller import Act, Auditing
+from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict, Invalid, NotFound
 from llmring_server.repository import Repository
@@ -19,6 +20,8 @@ LONGEST_NAME = 128
 ERASE = ("erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups")
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # A key is believed for five seconds after it is gone, and a call that it let in may be tried again
 # for five more.
@@ -51,11 +54,11 @@ class Projects(Repository):
         super().__init__(database)
         self._audit = audit
 
-    async def create(self, name: str, by: Act) -> Tenant:
+    async def create(self, name: str, by: Act = LIBRARY) -> Tenant:
         """Make a project; Conflict if there is one of that name."""
         async with self._database.transaction() as inside:
             tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
-            if not await self.on(inside)._all("create", tenant=tenant, name=_named(name)):
+            if not await self.on(inside)._all("create", tenant=tenant, project=_named(name)):
                 raise Conflict("There is a project of that name.")
             await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
         return tenant
@@ -64,21 +67,24 @@ class Projects(Repository):
         return [Project(**row) for row in await self._all("list")]
 
     async def find(self, name: str) -> Tenant:
-        """Return the tenant that is named, by its project's name or by itself."""
+        """Return the tenant that is named, by its project's name or by itself (mode `open`)."""
+        if _UUID.fullmatch(name):
+            return Tenant(UUID(name))
         for project in await self.list():
-            if name in {project.name, str(project.tenant)}:
+            if name == project.name:
                 return project.tenant
         raise NotFound("There is no project of that name.")
 
-    async def rename(self, tenant: Tenant, name: str, by: Act) -> None:
+    async def rename(self, tenant: Tenant, name: str, by: Act = LIBRARY) -> None:
         async with self._database.transaction() as inside:
-            await self.on(inside)._one("rename", tenant=tenant, name=_named(name))
+            await self.on(inside)._one("rename", tenant=tenant, project=_named(name))
             await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
 
-    async def erase(self, tenant: Tenant, by: Act) -> AsyncIterator[Erased]:
-        """Delete everything of a tenant, and yield what is gone: its keys first, so that no one adds to it.
+    async def erase(self, tenant: Tenant, by: Act = LIBRARY) -> AsyncIterator[Erased]:
+        """Delete everything of a tenant, and yield what is gone.
 
-        Only the audit keeps its id. Stopped half-way, it can be begun again.
+        Its keys go first, so that no one adds to it. Only the audit keeps its id. Stopped
+        half-way, it can be begun again.
         """
         async with self._database.transaction() as inside:
             await self.on(inside)._all("shut", tenant=tenant)

@@ -7,12 +7,15 @@ from typing import Any, Self
 
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.audit import Audit
 from llmring_server.combine import Bounds
 from llmring_server.database import Database, opened
 from llmring_server.errors import NotMigrated
 from llmring_server.keys import Keys
 from llmring_server.migrations import migrate, pending
+from llmring_server.nonces import Nonces
 from llmring_server.prices import Prices
+from llmring_server.projects import Projects
 from llmring_server.registry import Registry
 from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
@@ -30,7 +33,10 @@ class Ring:
         self.prices = Prices(self._database, self.registry)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
-        self.keys = Keys(self._database)
+        self.audit = Audit(self._database)
+        self.keys = Keys(self._database, self.audit)
+        self.projects = Projects(self._database, self.audit)
+        self.nonces = Nonces(self._database)
         self.rerating = Rerating(self._database, self.prices)
 
     @classmethod
@@ -57,7 +63,10 @@ class Ring:
         other._database = self._database.within(transaction)
         other.prices = self.prices.on(other._database)
         other.usage = self.usage.on(other._database)
+        other.audit = self.audit.on(other._database)
         other.keys = self.keys.on(other._database)
+        other.projects = self.projects.on(other._database)
+        other.nonces = self.nonces.on(other._database)
         other.rerating = self.rerating.on(other._database)
         other.registry = self.registry.on(other._database)
         return other

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 
 PREFIX = "LLMRING_"
 
@@ -55,6 +55,11 @@ Url = Annotated[str, AfterValidator(_readable)]
 RegistryUrl = Annotated[str, AfterValidator(_trusted)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Secrets = Annotated[
+    tuple[Annotated[SecretStr, Field(min_length=32)], ...],
+    BeforeValidator(_words),
+    Field(max_length=2),
+]
 Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
 Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]
 
@@ -74,7 +79,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     lock_timeout: Seconds = 2
     idle_in_transaction_timeout: Seconds = 10
     migrate_on_start: bool = True
-    auth: Literal["keys", "open"] = "keys"
+    auth: Literal["keys", "open", "gateway", "parent"] = "keys"
+    gateway_secrets: Secrets = Field((), repr=False)
+    rate_limit: float | None = Field(None, gt=0)
+    rate_burst: int = Field(300, ge=1)
+    failed_auth_limit: int = Field(20, ge=0)
     cors_origins: Names = ()
     registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
     registry_ttl: float = Field(3600, gt=0, le=86_400)
@@ -82,6 +91,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     log_batch: int = Field(500, ge=1, le=10_000)
     log_flights: int = Field(2, ge=1, le=64)
     log_pending: int = Field(5000, ge=1)
+
+    @model_validator(mode="after")
+    def _can_tell_who_calls(self) -> Self:
+        if (self.auth == "gateway") != bool(self.gateway_secrets):
+            raise ValueError("auth=gateway and gateway_secrets belong together")
+        return self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:

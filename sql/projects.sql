@@ -2,7 +2,7 @@
 -- Across tenants: a project is one, and its operator stands above all of them.
 
 -- name: create
-INSERT INTO <<tables.projects>> (tenant, name) VALUES (@tenant, @name)
+INSERT INTO <<tables.projects>> (tenant, name) VALUES (@tenant, @project)
 ON CONFLICT (name) DO NOTHING
 RETURNING tenant;
 
@@ -16,7 +16,7 @@ FROM <<tables.projects>> AS project
 ORDER BY name;
 
 -- name: rename
-UPDATE <<tables.projects>> SET name = @name WHERE tenant = @tenant RETURNING tenant;
+UPDATE <<tables.projects>> SET name = @project WHERE tenant = @tenant RETURNING tenant;
 
 -- name: shut
 DELETE FROM <<tables.api_keys>> WHERE tenant = @tenant;

@@ -8,7 +8,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, build
-from llmring_server.keys import PATTERN, make
+from llmring_server.secret import PATTERN, make
 from llmring_server.tenant import of_key
 from tests.conftest import CALL
 

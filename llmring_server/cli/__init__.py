@@ -7,6 +7,7 @@ import rich_click as click
 from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
 from llmring_server.cli.prices import prices
+from llmring_server.cli.projects import audit, projects
 from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
 from llmring_server.errors import RingError
@@ -30,5 +31,7 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(db)
 main.add_command(keys)
+main.add_command(projects)
+main.add_command(audit)
 main.add_command(prices)
 main.add_command(registry)

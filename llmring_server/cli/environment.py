@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -12,6 +13,7 @@ import rich_click as click
 from pydantic import ValidationError
 
 from llmring_server import catalog
+from llmring_server.caller import Act
 from llmring_server.embedded import Embedded, default_data_dir
 from llmring_server.ring import Ring
 from llmring_server.settings import PREFIX, Settings
@@ -69,6 +71,11 @@ def chosen(
     """Yield the environment of this name, its database there for as long as it is used."""
     with {"dev": _dev, "test": _test, "prod": _prod}[env](data_dir, environ) as environment:
         yield environment
+
+
+def operator() -> Act:
+    """Who works at the command line, for the audit."""
+    return Act(f"operator {getuser()}")
 
 
 def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:

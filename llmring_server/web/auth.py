@@ -14,15 +14,18 @@ from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.web import gateway
-from llmring_server.web.limits import Limits
 
 if TYPE_CHECKING:
     from llmring_server.web.call import Call
+    from llmring_server.web.limits import Limits
 
 # How a parent says who calls: a tenant who may do anything of theirs, or a caller in full.
 Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "
+
+# Bits of an address, by the version of IP, that name a network and no person.
+NETWORK = {4: 24, 6: 48}
 
 _KEY = re.compile(rb"[!-~]{1,255}")
 
@@ -95,7 +98,7 @@ async def admit(call: "Call", needs: Needed) -> Caller:
 
 
 def address(scope: Scope) -> str:
-    """Return the network that a request comes from: no person's address is kept."""
+    """Return the network that a request comes from."""
     client = scope.get("client")
     try:
         found = ip_address(client[0]) if client else None
@@ -103,4 +106,4 @@ def address(scope: Scope) -> str:
         found = None
     if not found:
         return "unknown"
-    return str(ip_network((found, 24 if found.version == 4 else 48), strict=False))
+    return str(ip_network((found, NETWORK[found.version]), strict=False))

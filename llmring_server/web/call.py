@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmring_server.bounded import parse, plain
-from llmring_server.errors import BadRequest, Invalid
 from llmring_server.caller import Act, Caller
 from llmring_server.caller import Scope as Needed
+from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
 from llmring_server.web.auth import address, admit

@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmring_server.migrations import migrate
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
+from llmring_server.web.auth import Authenticate
 from llmring_server.web.edge import Edge
+from llmring_server.web.limits import Limits
 from llmring_server.web.problems import HANDLERS
 from llmring_server.web.routes import API, META, Exact
 
@@ -59,6 +61,11 @@ class _App(Starlette):
 class ASGIFactory:
     settings: Settings
     include_meta_routes: bool = True
+    authenticate: Authenticate | None = None
+
+    def __post_init__(self) -> None:
+        if (self.settings.auth == "parent") != bool(self.authenticate):
+            raise ValueError("auth=parent and authenticate=... belong together")
 
     def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
         """Return an app that borrows `db`. There is nothing to start, and nothing to stop."""
@@ -94,7 +101,8 @@ class ASGIFactory:
         middleware = [*self._cors(), Middleware(Edge), *inner, Middleware(Exact, routes)]
         app = _App(middleware=middleware, exception_handlers=HANDLERS)
         app.router = Router(routes, redirect_slashes=False)
-        app.state.settings = self.settings
+        app.state.settings, app.state.authenticate = self.settings, self.authenticate
+        app.state.limits = Limits(self.settings)
         return app
 
     def _cors(self) -> list[Middleware]:

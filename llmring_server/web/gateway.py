@@ -37,12 +37,14 @@ async def caller(call: "Call") -> Caller:
     told = await _told(call, user, project, moment, nonce)
     secrets = call.ring.settings.gateway_secrets
     # Each is tried, so that the time taken does not tell which.
-    good = [hmac.compare_digest(_sign(each.get_secret_value(), told), signature) for each in secrets]
+    good = [
+        hmac.compare_digest(_sign(each.get_secret_value(), told), signature) for each in secrets
+    ]
     if not any(good):
         raise Unauthenticated("X-Gateway-Signature: it does not sign this request.")
     if abs(time.time() - int(moment)) > WINDOW:
         raise Unauthenticated("X-Gateway-Signature: made over a minute ago; check both clocks.")
-    if call.scope["method"] not in SAFE and not await call.ring.nonces.claim(bytes.fromhex(nonce.decode())):
+    if call.scope["method"] not in SAFE and not await call.ring.nonces.claim(nonce):
         raise Unauthenticated("X-Gateway-Signature: used before.")
     return Caller(Tenant(UUID(project.decode())), _EVERYTHING, f"user {UUID(user.decode())}")
 

@@ -42,15 +42,15 @@ async def issue_key(call: Call) -> dict[str, Any]:
     if more := set(new.scopes) - call.caller.scopes:
         raise Forbidden(f"A key cannot give what it has not: {', '.join(sorted(more))}.")
     wanted = Wanted(new.label, new.scopes, new.expires_at)
-    return _shown_once(await call.ring.keys.issue_for(call.tenant, call.act, wanted))
+    return _shown_once(await call.ring.keys.issue_for(call.tenant, wanted, call.act))
 
 
 async def rotate_key(call: Call) -> dict[str, Any]:
     overlap = timedelta(seconds=(await call.read(Rotation)).overlap)
     id = call.path("id")
-    return _shown_once(await call.ring.keys.rotate(id, call.act, overlap, call.tenant))
+    return _shown_once(await call.ring.keys.rotate(id, overlap, call.tenant, call.act))
 
 
 async def revoke_key(call: Call) -> dict[str, Any]:
     id = call.path("id")
-    return {"id": id, "revoked_at": await call.ring.keys.revoke(id, call.act, call.tenant)}
+    return {"id": id, "revoked_at": await call.ring.keys.revoke(id, call.tenant, call.act)}

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 
 from llmring_server.errors import TooMany
+from llmring_server.settings import Settings
 
 REMEMBERED = 10_000
 
@@ -35,8 +36,9 @@ class Buckets:
 class Limits:
     """The limits of one app."""
 
-    def __init__(self, rate: float | None, burst: int, failures: int) -> None:
-        self._calls = Buckets(rate, burst) if rate else None
+    def __init__(self, settings: Settings) -> None:
+        rate, failures = settings.rate_limit, settings.failed_auth_limit
+        self._calls = Buckets(rate, settings.rate_burst) if rate else None
         self._failures = Buckets(failures / 60, failures) if failures else None
 
     def call(self, who: Hashable) -> None:

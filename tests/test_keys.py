@@ -1,0 +1,163 @@
+"""Keys: what they may do, for how long, and who has seen to them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, build
+from llmring_server.caller import ALL
+from llmring_server.errors import Invalid, NotFound
+from llmring_server.keys import Issued, Wanted
+from tests.conftest import CALL
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
+    """An app that believes issued keys only."""
+    transport = httpx.ASGITransport(app=build(db))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(ring: Ring) -> Issued:
+    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+
+
+def of(issued: Issued) -> dict[str, str]:
+    return {"X-API-Key": issued.secret}
+
+
+async def status(client: httpx.AsyncClient, issued: Issued) -> int:
+    return (await client.get("/api/v1/logs", headers=of(issued))).status_code
+
+
+async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    project = f"project {uuid4()}"
+    for scopes, statuses in (
+        (["read"], (403, 200, 403)),
+        (["log:write"], (200, 403, 403)),
+        (["log:write", "admin"], (200, 403, 200)),
+    ):
+        headers = of(await ring.keys.issue(project, Wanted(scopes=scopes)))
+        found = (
+            (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code,
+            (await guarded.get("/api/v1/stats", headers=headers)).status_code,
+            (await guarded.get("/api/v1/keys", headers=headers)).status_code,
+        )
+        assert found == statuses
+
+
+async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(expires_at=soon))
+    assert await status(guarded, issued) == 200
+    await asyncio.sleep(0.6)
+    assert await status(guarded, issued) == 401
+
+
+@pytest.mark.parametrize(
+    "wanted", [Wanted(scopes=["root"]), Wanted(expires_at=NOW - timedelta(days=1))]
+)
+async def test_a_key_that_would_be_of_no_use_is_refused(ring: Ring, wanted: Wanted) -> None:
+    with pytest.raises(Invalid):
+        await ring.keys.issue("project", wanted)
+
+
+async def test_rotate_key_gives_another_and_time_to_change(
+    guarded: httpx.AsyncClient, ring: Ring, admin: Issued
+) -> None:
+    answer = await guarded.post(
+        f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=of(admin)
+    )
+    new = Issued(answer.json()["key"], answer.json()["id"], admin.tenant)
+    assert [await status(guarded, each) for each in (admin, new)] == [200, 200]
+    old, like_it = [await ring.keys.get(id) for id in (admin.id, new.id)]
+    assert like_it.scopes == old.scopes
+    assert old.expires_at
+    assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
+    await guarded.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
+    assert await status(guarded, new) == 401
+
+
+async def test_get_key_tells_to_the_hour_when_it_was_last_of_use(
+    guarded: httpx.AsyncClient, ring: Ring, admin: Issued, db: AsyncDatabaseManager
+) -> None:
+    assert (await ring.keys.get(admin.id)).last_used_at is None
+    await status(guarded, admin)
+    first = (await ring.keys.get(admin.id)).last_used_at
+    assert first
+    await Ring(db).keys.caller(admin.secret)
+    assert (await ring.keys.get(admin.id)).last_used_at == first
+
+
+async def test_issue_key_shows_its_secret_once_and_get_key_never(
+    guarded: httpx.AsyncClient, admin: Issued
+) -> None:
+    wanted = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
+    issued = (await guarded.post("/api/v1/keys", json=wanted, headers=of(admin))).json()
+    assert issued["project_id"] == str(admin.tenant)
+    assert await status(guarded, Issued(issued["key"], issued["id"], admin.tenant)) == 200
+    shown = (await guarded.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
+    assert (shown["label"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
+    listed = await guarded.get("/api/v1/keys", headers=of(admin))
+    assert {each["id"] for each in listed.json()} == {admin.id, issued["id"]}
+    assert issued["key"][16:] not in listed.text + str(shown)
+
+
+async def test_list_keys_is_of_one_s_own_project(
+    guarded: httpx.AsyncClient, ring: Ring, admin: Issued
+) -> None:
+    other = await ring.keys.issue(f"project {uuid4()}")
+    assert other.id not in (await guarded.get("/api/v1/keys", headers=of(admin))).text
+    answers: list[Any] = []
+    for id in (other.id, "00000000"):
+        for method, path, body in (
+            ("GET", "", None), ("DELETE", "", None), ("POST", "/rotate", {}),
+        ):  # fmt: skip
+            answer = await guarded.request(
+                method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
+            )
+            answers.append((answer.status_code, answer.json()["detail"]))
+    assert set(answers) == {(404, NotFound.__doc__)}
+    assert await status(guarded, other) == 200
+
+
+async def test_no_key_gives_more_than_it_has(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    some = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=["admin", "read"]))
+    for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
+        answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(some))
+        assert answer.status_code == expected
+
+
+async def test_revoke_key_is_final_and_audited(
+    guarded: httpx.AsyncClient, ring: Ring, admin: Issued
+) -> None:
+    other = await ring.keys.issue_for(admin.tenant)
+    answer = await guarded.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
+    assert answer.status_code == 200
+    assert await status(guarded, other) == 401
+    revoked, issued, first = await ring.audit.events(NOW, admin.tenant)
+    assert (revoked.action, revoked.actor, revoked.target) == ("key.revoke", admin.id, other.id)
+    assert revoked.request_id == answer.headers["X-Request-ID"]
+    assert (issued.action, issued.actor) == ("key.issue_for", "library")
+    assert first.action == "key.issue"
+
+
+async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDatabaseManager) -> None:
+    async with db.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        issued = await ring.within(connection).keys.issue(f"project {uuid4()}")
+        await transaction.rollback()
+    assert await ring.audit.events(NOW, issued.tenant) == []
+    with pytest.raises(NotFound):
+        await ring.keys.get(issued.id)

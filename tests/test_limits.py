@@ -1,0 +1,69 @@
+"""How often a key may call, and how often one may guess."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, build
+from llmring_server.errors import TooMany
+from llmring_server.web.limits import REMEMBERED, Buckets
+from tests.conftest import CALL
+
+
+@asynccontextmanager
+async def limited(db: AsyncDatabaseManager, **settings: object) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=build(db, Settings.model_validate(settings)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def test_a_key_that_calls_too_often_waits_and_no_other(db: AsyncDatabaseManager) -> None:
+    async with limited(db, auth="open", rate_limit=0.1, rate_burst=3) as client:
+        for key in (uuid4().hex, uuid4().hex):
+            headers = {"X-API-Key": key}
+            answers = [
+                await client.post("/api/v1/log", json=CALL, headers=headers) for _ in range(5)
+            ]
+            assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        told = answers[-1].headers
+        assert 1 <= int(told["Retry-After"]) <= 10
+        assert (told["RateLimit-Limit"], told["RateLimit-Remaining"]) == ("3", "0")
+        assert told["RateLimit-Reset"] == told["Retry-After"]
+
+
+async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
+    db: AsyncDatabaseManager,
+) -> None:
+    good = (await Ring(db).keys.issue(f"project {uuid4()}")).secret
+    async with limited(db, failed_auth_limit=3) as client:
+        for expected in (401, 401, 401, 429):
+            answer = await client.get("/api/v1/logs", headers={"X-API-Key": uuid4().hex})
+            assert answer.status_code == expected
+        assert "Retry-After" in answer.headers
+        assert (await client.get("/api/v1/logs", headers={"X-API-Key": good})).status_code == 200
+
+
+def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    buckets = Buckets(rate=2, burst=2)
+    taken = []
+    for step in (0, 0, 0, 0.4, 0.1, 10, 0, 0):
+        now += step
+        try:
+            buckets.take("me", "no")
+            taken.append(True)
+        except TooMany:
+            taken.append(False)
+    assert taken == [True, True, False, False, True, True, True, False]
+
+
+def test_buckets_of_many_callers_are_bounded() -> None:
+    buckets = Buckets(rate=1, burst=1)
+    for who in range(REMEMBERED + 5):
+        buckets.take(who, "no")
+    assert len(buckets._filled) == REMEMBERED

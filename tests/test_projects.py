@@ -1,0 +1,81 @@
+"""Projects: what owns data, and how all of it goes."""
+
+from uuid import uuid4
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring
+from llmring_server.errors import Conflict, Invalid, NotFound
+from llmring_server.tenant import Tenant
+from tests.test_prices import NOW, call, override
+from tests.test_rerating import rerate
+
+# What an erasure leaves: that it happened.
+LEFT = {"audit_events"}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmring_server.projects.LATECOMERS", 0)
+
+
+async def owned(db: AsyncDatabaseManager, tenant: Tenant) -> dict[str, int]:
+    """Count what every table has of a tenant."""
+    tables = await db.fetch_all(
+        "SELECT table_name AS name, format('SELECT count(*) FROM %I.%I WHERE tenant = $1',"
+        " table_schema, table_name) AS question"
+        " FROM information_schema.columns JOIN information_schema.tables"
+        " USING (table_schema, table_name)"
+        " WHERE table_schema = $1 AND column_name = 'tenant' AND table_type = 'BASE TABLE'"
+        " AND table_name !~ '^usage_logs_'",
+        db.schema,
+    )
+    return {row["name"]: await db.fetch_value(row["question"], tenant) for row in tables}
+
+
+async def filled(ring: Ring) -> Tenant:
+    """Make a project with something in every table."""
+    tenant = (await ring.keys.issue(f"project {uuid4()}")).tenant
+    model = f"m-{uuid4().hex}"
+    await ring.usage.log_many(tenant, [call(model) for _ in range(7)], "key")
+    await ring.prices.override(override(model, 1))
+    await rerate(ring, model)
+    await ring.prices.withdraw("acme", model)
+    return tenant
+
+
+async def test_erasing_a_project_leaves_nothing_of_it_and_all_of_the_others(
+    ring: Ring, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmring_server.projects.AT_ONCE", 3)
+    mine, other = await filled(ring), await filled(ring)
+    before = await owned(db, other)
+    assert min(before.values()) > 0, "a table that no test fills"
+    gone = [each async for each in ring.projects.erase(mine)]
+    assert sum(each.rows for each in gone if each.what == "logs") == 7
+    left = await owned(db, mine)
+    assert {name for name, count in left.items() if count} == LEFT
+    assert await owned(db, other) == before
+    assert (await ring.audit.events(NOW, mine))[0].action == "project.erase"
+    assert [each async for each in ring.projects.erase(mine)] == []
+
+
+async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
+    name, other = f"project {uuid4()}", f"project {uuid4()}"
+    tenant = await ring.projects.create(name)
+    with pytest.raises(Conflict):
+        await ring.projects.create(name)
+    await ring.projects.rename(tenant, other)
+    assert await ring.projects.find(other) == await ring.projects.find(str(tenant)) == tenant
+    with pytest.raises(NotFound):
+        await ring.projects.find(name)
+    await ring.keys.issue(other)
+    [found] = [each for each in await ring.projects.list() if each.tenant == tenant]
+    assert (found.name, found.keys) == (other, 1)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 129])
+async def test_a_project_has_a_name(ring: Ring, name: str) -> None:
+    with pytest.raises(Invalid):
+        await ring.projects.create(name)
