@@ -58,6 +58,7 @@ async def _created(connection: Connection, schema: str) -> None:
 
 
 async def _applied(connection: Connection, schema: str) -> list[str]:
+    await _created(connection, schema)
     held = AsyncDatabaseManager(pool=cast("Any", _Held(connection)), schema=schema)
     steps = _Migrations(held, str(FILES), module_name=_module(schema))
     try:
@@ -70,10 +71,11 @@ async def _applied(connection: Connection, schema: str) -> list[str]:
 async def migrate(db: AsyncDatabaseManager) -> list[str]:
     """Apply what is missing in `db`'s schema, all or nothing; return the names of the files."""
     database = Database(db)
+    # A role that may create nothing can start a server where nothing is missing.
+    missing = await pending(db)
     async with database.transaction() as inner, inner.connection() as connection:
         await _locked(connection, database.schema)
-        await _created(connection, database.schema)
-        applied = await _applied(connection, database.schema)
+        applied = await _applied(connection, database.schema) if missing else []
         await partition(database, connection)
     return applied
 

@@ -5,7 +5,7 @@
 -- The statements that add each month's partition which is not there: from the oldest that is (on
 -- a new schema from 14 months back, since calls may be back-filled) to 12 ahead. What the default
 -- partition caught of that month moves over. ATTACH, unlike CREATE ... PARTITION OF, lets reads
--- and writes of the parent go on.
+-- and writes of the parent go on. Only their owner can add them: for others, there are none.
 SELECT name, format(
     'LOCK TABLE <<tables.usage_logs_default>> IN ACCESS EXCLUSIVE MODE;
      CREATE TABLE %1$I.%2$I (LIKE <<tables.usage_logs>> INCLUDING ALL);
@@ -24,7 +24,9 @@ CROSS JOIN LATERAL (
 ) AS oldest
 CROSS JOIN LATERAL generate_series(since, this + interval '12 months', interval '1 month') AS month
 CROSS JOIN LATERAL to_char(month, '"usage_logs_"YYYY_MM') AS name
+JOIN pg_class AS parent ON parent.oid = '<<tables.usage_logs>>'::regclass
 WHERE to_regclass(format('%I.%I', @schema::text, name)) IS NULL
+  AND pg_has_role(parent.relowner, 'USAGE')
 ORDER BY month;
 
 -- name: expired

@@ -1,11 +1,14 @@
 """One database for the session, one fresh tenant per test, both kinds of app."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
@@ -58,29 +61,70 @@ def url(data_dir: Path) -> Iterator[str]:
         yield server.url("postgres")
 
 
+def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseManager]:
+    """Open a parent's manager: its pool is as pgdbm makes it, not as we would."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[AsyncDatabaseManager]:
+        pool = await AsyncDatabaseManager.create_shared_pool(
+            DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
+        )
+        yield AsyncDatabaseManager(pool=pool, schema=schema)
+        await pool.close()
+
+    return opened()
+
+
+def grants(role: str, schema: str) -> str:
+    """Return what docs/access.md tells to grant to a role that serves."""
+    text = (Path(__file__).parent.parent / "docs" / "access.md").read_text()
+    [statements] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    told: str = statements.replace("llmring_app", role).replace("llmring", schema)
+    return told
+
+
 @pytest.fixture(scope="session")
-async def db(url: str) -> AsyncIterator[AsyncDatabaseManager]:
-    """A parent's manager: its pool is as pgdbm makes it, not as we would."""
-    pool = await AsyncDatabaseManager.create_shared_pool(
-        DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
-    )
-    db = AsyncDatabaseManager(pool=pool, schema=f"test_{uuid4().hex[:8]}")
-    await migrate(db)
-    yield db
-    await db.execute(f'DROP SCHEMA "{db.schema}" CASCADE')
-    await pool.close()
+async def owner(url: str) -> AsyncIterator[AsyncDatabaseManager]:
+    """The manager of the role that migrates, of the schema that all tests share."""
+    async with pool_of(url, f"test_{uuid4().hex[:8]}") as owner:
+        await migrate(owner)
+        yield owner
+        await owner.execute(f'DROP SCHEMA "{owner.schema}" CASCADE')
+
+
+@pytest.fixture(scope="session")
+async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
+    """The URL of a role that may do what serving needs, and no more."""
+    role = f"role_{uuid4().hex[:8]}"
+    await owner.execute(grants(role, owner.schema or "").replace("'...'", f"'{role}'"))
+    parts = urlsplit(url)
+    yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.fixture(scope="session")
+async def db(owner: AsyncDatabaseManager, role_url: str) -> AsyncIterator[AsyncDatabaseManager]:
+    """A parent's manager, of a role that can create nothing."""
+    async with pool_of(role_url, owner.schema or "") as db:
+        yield db
 
 
 @pytest.fixture
-def settings(url: str, db: AsyncDatabaseManager) -> Settings:
+def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
     """Settings of a standalone server on the same schema."""
     return Settings(
-        database_url=url,
+        database_url=role_url,
         database_schema=db.schema or "public",
         database_pool_size=2,
         database_pool_overflow=2,
         auth="open",
     )
+
+
+@pytest.fixture
+def owner_settings(url: str, settings: Settings) -> Settings:
+    """Settings of a role that may do anything, where a test needs a schema of its own."""
+    return settings.model_copy(update={"database_url": url})
 
 
 @pytest.fixture
@@ -99,10 +143,10 @@ def tenant(key: str) -> Tenant:
 
 
 @pytest.fixture
-async def fake(db: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
+async def fake(owner: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
     """A registry that nobody has asked yet."""
     tables = "{{tables.registry_files}}, {{tables.registry_sources}}"
-    await db.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+    await owner.execute(f"TRUNCATE {tables} RESTART IDENTITY")
     async with fake_registry() as fake:
         yield fake
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
 from llmring_server.entry import Entry
@@ -79,9 +80,11 @@ async def test_a_twin_that_does_not_end_is_a_conflict_for_itself_alone(
         assert await count(ring, tenant) == 3
 
 
-async def test_a_locked_table_is_overload_for_everyone(settings: Settings, tenant: Tenant) -> None:
+async def test_a_locked_table_is_overload_for_everyone(
+    settings: Settings, tenant: Tenant, owner: AsyncDatabaseManager
+) -> None:
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as ring:
-        async with ring.db.transaction() as tx:
+        async with owner.transaction() as tx:
             await tx.execute("LOCK TABLE {{tables.usage_logs}}")
             with pytest.raises(Overloaded):
                 await ring.usage.log(tenant, entry(), "key")

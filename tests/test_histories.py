@@ -188,9 +188,9 @@ SETTINGS = settings(
 )
 
 
-def test_any_history_adds_up(settings: Settings) -> None:
+def test_any_history_adds_up(owner_settings: Settings) -> None:
     schema = f"history_{uuid4().hex[:8]}"
-    opened = Ring.open(settings.model_copy(update={"database_schema": schema}))
+    opened = Ring.open(owner_settings.model_copy(update={"database_schema": schema}))
     with asyncio.Runner() as runner:
         Histories.runner, Histories.ring = runner, runner.run(opened.__aenter__())
         try:

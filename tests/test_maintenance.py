@@ -21,10 +21,10 @@ YEAR = {"start_date": (NOW - timedelta(days=380)).date().isoformat()}
 
 
 @pytest.fixture
-async def fresh(settings: Settings) -> AsyncIterator[Ring]:
+async def fresh(owner_settings: Settings) -> AsyncIterator[Ring]:
     """A ring on a schema of its own."""
     schema = f"fresh_{uuid4().hex[:8]}"
-    async with Ring.open(settings.model_copy(update={"database_schema": schema})) as ring:
+    async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
         yield ring
         await ring.db.execute(f"DROP SCHEMA {schema} CASCADE")
 

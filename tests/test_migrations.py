@@ -30,10 +30,10 @@ asyncio.run(main())
 
 
 @pytest.fixture
-async def fresh(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
+async def fresh(owner_settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
     """A schema that is not there yet."""
     schema = f"fresh_{uuid4().hex[:8]}"
-    async with opened(settings.model_copy(update={"database_schema": schema})) as db:
+    async with opened(owner_settings.model_copy(update={"database_schema": schema})) as db:
         yield db
         await db.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
@@ -61,7 +61,7 @@ async def test_a_file_that_fails_leaves_nothing_behind(
 
 
 async def test_migrate_is_applied_once_by_many_processes_at_once(
-    url: str, settings: Settings
+    url: str, owner_settings: Settings
 ) -> None:
     workers = [
         await asyncio.create_subprocess_exec(
@@ -70,7 +70,7 @@ async def test_migrate_is_applied_once_by_many_processes_at_once(
         )
         for _ in range(PROCESSES)
     ]  # fmt: skip
-    async with opened(settings) as db:
+    async with opened(owner_settings) as db:
         for _ in range(ROUNDS):
             schema = f"race_{uuid4().hex[:8]}"
             assert sorted(await raced(workers, schema)) == [0] * (PROCESSES - 1) + [

@@ -26,7 +26,7 @@ from llmring_server.entry import Entry
 from llmring_server.tenant import Tenant, of_key
 from tests.conftest import CALL
 
-OPEN = Settings(auth="open")
+OPEN = Settings(auth="open", failed_auth_limit=0)
 LOG = "/api/v1/log"
 HABITS = "SET search_path = mine; SET jit = off; LISTEN me; SELECT pg_advisory_lock_shared(42)"
 SESSION = """

@@ -46,17 +46,18 @@ async def filled(ring: Ring) -> Tenant:
 
 
 async def test_erasing_a_project_leaves_nothing_of_it_and_all_of_the_others(
-    ring: Ring, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+    owner: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ring = Ring(owner)
     monkeypatch.setattr("llmring_server.projects.AT_ONCE", 3)
     mine, other = await filled(ring), await filled(ring)
-    before = await owned(db, other)
+    before = await owned(owner, other)
     assert min(before.values()) > 0, "a table that no test fills"
     gone = [each async for each in ring.projects.erase(mine)]
     assert sum(each.rows for each in gone if each.what == "logs") == 7
-    left = await owned(db, mine)
+    left = await owned(owner, mine)
     assert {name for name, count in left.items() if count} == LEFT
-    assert await owned(db, other) == before
+    assert await owned(owner, other) == before
     assert (await ring.audit.events(NOW, mine))[0].action == "project.erase"
     assert [each async for each in ring.projects.erase(mine)] == []
 
