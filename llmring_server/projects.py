@@ -59,7 +59,7 @@ class Projects(Repository):
         async with self._database.transaction() as inside:
             tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
             if not await self.on(inside)._all("create", tenant=tenant, project=_named(name)):
-                raise Conflict("There is a project of that name.")
+                raise Conflict("There is a project of that name already.")
             await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
         return tenant
 

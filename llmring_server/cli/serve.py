@@ -39,6 +39,7 @@ See what it adds up to:
 AUTH = {
     "open": ("open: any API key will do, and names a project of its own", "my-project"),
     "keys": ("issued keys only: llmring-server keys issue", "llmr_k1_..."),
+    "gateway": ("none: a gateway vouches for each request (docs/access.md)", "..."),
 }
 
 
@@ -58,6 +59,8 @@ def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: 
                 f"Mode open believes any key, so it is not served on {host}:"
                 " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
             )
+        if chosen.settings.auth == "parent":
+            raise click.UsageError("Mode parent is for an application that mounts build(db).")
         asyncio.run(_prepare(chosen.settings))
         with _listening(host, port) as listener:
             click.echo(_banner(chosen, url_of(listener)))

@@ -1,0 +1,172 @@
+"""Every route, in every mode: what belongs to another project is not there."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import orjson
+import pytest
+from pgdbm import AsyncDatabaseManager
+from starlette.routing import Route
+
+from llmring_server import Ring, Settings, build
+from llmring_server.caller import ALL, Caller
+from llmring_server.entry import Entry
+from llmring_server.keys import Issued, Wanted
+from llmring_server.tenant import Tenant
+from llmring_server.web.call import Endpoint
+from llmring_server.web.routes import API
+from tests.conftest import CALL
+from tests.test_gateway import SECRETS, vouch
+
+MODES = ("keys", "gateway", "parent")
+CANARY = f"canary-{uuid4().hex}"
+
+# What routes with a body take; a route without a line here takes none.
+BODIES: dict[str, Any] = {
+    "POST /api/v1/log": CALL,
+    "POST /api/v1/logs/batch": [CALL],
+    "POST /api/v1/keys": {},
+    "POST /api/v1/keys/{id}/rotate": {},
+}
+QUERIES = {"/api/v1/prices": "?provider=openai&model=gpt-4o"}
+
+
+def needed(route: Route) -> str | None:
+    assert isinstance(route.app, Endpoint)
+    return route.app.needs
+
+
+def named(route: Route) -> str:
+    return f"{min(route.methods or ())} {route.path}".replace("HEAD", "GET")
+
+
+OURS = [route for route in API if needed(route)]
+WITH_ID = [route for route in OURS if route.param_convertors]
+WITHOUT_ID = [route for route in OURS if not route.param_convertors]
+
+
+@dataclass
+class Victim:
+    """Another project, with one of everything."""
+
+    issued: Issued
+    log_id: UUID
+
+    def id_for(self, route: Route) -> str:
+        """Return the id of something of theirs that `route` would find for them."""
+        return {"logs": str(self.log_id), "keys": self.issued.id}[route.path.split("/")[3]]
+
+
+@pytest.fixture
+async def victim(ring: Ring) -> Victim:
+    issued = await ring.keys.issue(f"{CANARY} {uuid4()}", Wanted(f"{CANARY}", ALL))
+    labels = dict.fromkeys(("model", "alias", "profile", "origin", "id_at_origin"), CANARY)
+    entry = Entry.model_validate(CALL | labels | {"metadata": {CANARY: CANARY}})
+    return Victim(issued, (await ring.usage.log(issued.tenant, entry)).log_id)
+
+
+class Intruder:
+    """Someone of a project of their own, who may do anything there, in one of the modes."""
+
+    def __init__(self, db: AsyncDatabaseManager, mode: str, key: Issued) -> None:
+        self.mode, self._key = mode, key
+        secrets = SECRETS if mode == "gateway" else ()
+        settings = Settings.model_validate({"auth": mode, "gateway_secrets": secrets})
+        caller = Caller(key.tenant, frozenset(ALL), "intruder")
+        word: Callable[[Any], Any] | None = (lambda _: caller) if mode == "parent" else None
+        transport = httpx.ASGITransport(app=build(db, settings, word))
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    async def ask(self, route: Route, id: str = "") -> httpx.Response:
+        name = named(route)
+        method, path = name.split(" ")
+        target = path.replace("{id}", id) + QUERIES.get(path, "")
+        body = orjson.dumps(BODIES[name]) if name in BODIES else b""
+        headers = {"Content-Type": "application/json"}
+        if self.mode == "gateway":
+            headers |= vouch(method, target, body=body, project=str(self._key.tenant))
+        else:
+            headers |= {"X-API-Key": self._key.secret}
+        return await self.client.request(method, target, content=body, headers=headers)
+
+
+@pytest.fixture(params=MODES)
+async def intruder(
+    request: pytest.FixtureRequest, db: AsyncDatabaseManager, ring: Ring
+) -> AsyncIterator[Intruder]:
+    key = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    intruder = Intruder(db, request.param, key)
+    async with intruder.client:
+        yield intruder
+
+
+def seen(answer: httpx.Response) -> tuple[int, bytes]:
+    """Return all that an answer tells, but for the id of its request."""
+    return answer.status_code, answer.content.replace(answer.headers["X-Request-ID"].encode(), b"")
+
+
+@pytest.mark.parametrize("route", WITH_ID, ids=named)
+async def test_another_s_thing_is_as_one_that_never_was(
+    route: Route, intruder: Intruder, victim: Victim, ring: Ring
+) -> None:
+    theirs = await intruder.ask(route, victim.id_for(route))
+    never = await intruder.ask(route, str(uuid4()) if "logs" in route.path else "00000000")
+    assert seen(theirs) == seen(never)
+    # A gateway's users are nobody's admins: 403.
+    forbidden = needed(route) == "admin" and intruder.mode == "gateway"
+    assert theirs.status_code == (403 if forbidden else 404)
+    assert await ring.keys.caller(victim.issued.secret)
+
+
+@pytest.mark.parametrize("route", WITHOUT_ID, ids=named)
+async def test_no_answer_tells_of_another(
+    route: Route, intruder: Intruder, victim: Victim, ring: Ring
+) -> None:
+    before = await ring.usage.logs(victim.issued.tenant)
+    answer = await intruder.ask(route)
+    assert answer.status_code in {200, 403}, answer.text
+    told = answer.text + str(answer.headers)
+    for secret in (CANARY, str(victim.log_id), str(victim.issued.tenant), victim.issued.id):
+        assert secret not in told
+    assert await ring.usage.logs(victim.issued.tenant) == before
+
+
+@pytest.mark.parametrize("filter", ["log_id", "model", "id_at_origin"])
+async def test_a_filter_finds_nothing_of_another(
+    filter: str, ring: Ring, db: AsyncDatabaseManager, victim: Victim
+) -> None:
+    key = await ring.keys.issue(f"project {uuid4()}")
+    value = str(victim.log_id) if filter == "log_id" else CANARY
+    transport = httpx.ASGITransport(app=build(db))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        for path in ("/api/v1/logs", "/api/v1/logs/export?format=jsonl"):
+            answer = await client.get(
+                path, params={filter: value}, headers={"X-API-Key": key.secret}
+            )
+            assert CANARY not in answer.text
+
+
+@pytest.mark.parametrize("route", OURS, ids=named)
+async def test_no_route_answers_who_may_not_ask(
+    route: Route, db: AsyncDatabaseManager, ring: Ring, victim: Victim
+) -> None:
+    project = f"project {uuid4()}"
+    revoked = await ring.keys.issue(project)
+    await ring.keys.revoke(revoked.id)
+    other = next(scope for scope in ALL if scope != needed(route))
+    keys = {
+        401: revoked,
+        403: await ring.keys.issue(project, Wanted(scopes=[other])),
+    }
+    for expected, key in keys.items():
+        intruder = Intruder(db, "keys", key)
+        async with intruder.client:
+            for id in (victim.id_for(route), str(uuid4())) if route.param_convertors else ("",):
+                assert (await intruder.ask(route, id)).status_code == expected
+    nobody = Intruder(db, "keys", Issued("", "", Tenant(uuid4())))
+    async with nobody.client:
+        id = victim.id_for(route) if route.param_convertors else ""
+        assert (await nobody.ask(route, id)).status_code == 401
