@@ -40,9 +40,7 @@ def test_a_key_that_makes_no_sense_is_refused(prod: dict[str, str], wrong: tuple
     assert run("keys", "issue", *wrong, *PROD, **prod).returncode == 2
 
 
-async def test_a_project_is_made_renamed_and_erased(
-    ring: Ring, prod: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
     name, other = f"project {uuid4().hex}", f"project {uuid4().hex}"
     tenant = done("projects", "create", name, *PROD, **prod).strip()
     assert "already" in run("projects", "create", name, *PROD, **prod).stderr

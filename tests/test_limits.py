@@ -10,7 +10,8 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
 from llmring_server.errors import TooMany
-from llmring_server.web.limits import REMEMBERED, Buckets
+from llmring_server.tenant import Tenant
+from llmring_server.web.limits import REMEMBERED, Buckets, Limits
 from tests.conftest import CALL
 
 
@@ -45,6 +46,25 @@ async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
             assert answer.status_code == expected
         assert "Retry-After" in answer.headers
         assert (await client.get("/api/v1/logs", headers={"X-API-Key": good})).status_code == 200
+
+
+async def test_a_project_exports_twice_at_a_time(tenant: Tenant) -> None:
+    limits, other = Limits(Settings()), Tenant(uuid4())
+    places = [limits.exporting(each) for each in (tenant, tenant, other)]
+    for place in places:
+        place.__enter__()
+    with pytest.raises(TooMany):
+        limits.exporting(tenant).__enter__()
+    for place in places:
+        place.__exit__(None, None, None)
+    assert not limits._exports
+
+
+async def test_an_export_that_ends_makes_way_for_the_next(db: AsyncDatabaseManager) -> None:
+    async with limited(db, auth="open") as client:
+        for _ in range(5):
+            answer = await client.get("/api/v1/logs/export", headers={"X-API-Key": "me"})
+            assert answer.status_code == 200
 
 
 def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,12 @@ async def _chunks(
     yield write(waiting)
 
 
+async def _in_turn(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    with call.scope["app"].state.limits.exporting(call.tenant):
+        async for chunk in chunks:
+            yield chunk
+
+
 async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
     async for chunk in rest:
@@ -62,7 +68,7 @@ async def export(call: Call) -> Response:
     write, media = (
         (_csv, "text/csv; charset=utf-8") if form.format == "csv" else (_jsonl, "application/jsonl")
     )
-    chunks = _chunks(call.ring.usage.export(call.tenant, form), write)
+    chunks = _in_turn(call, _chunks(call.ring.usage.export(call.tenant, form), write))
     # Before the answer begins, so that what can go wrong still gets its own status.
     first = await anext(chunks)
     header = (",".join(COLUMNS) + "\r\n").encode() if form.format == "csv" else b""

@@ -5,13 +5,16 @@ Token buckets in this process: each worker counts for itself.
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Hashable
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 from llmring_server.errors import TooMany
 from llmring_server.settings import Settings
+from llmring_server.tenant import Tenant
 
 REMEMBERED = 10_000
+EXPORTS = 2
 
 
 class Buckets:
@@ -38,12 +41,25 @@ class Limits:
 
     def __init__(self, settings: Settings) -> None:
         rate, failures = settings.rate_limit, settings.failed_auth_limit
+        self._exports: Counter[Tenant] = Counter()
         self._calls = Buckets(rate, settings.rate_burst) if rate else None
         self._failures = Buckets(failures / 60, failures) if failures else None
 
     def call(self, who: Hashable) -> None:
         if self._calls:
             self._calls.take(who, "This key has called too often; try again later.")
+
+    @contextmanager
+    def exporting(self, tenant: Tenant) -> Iterator[None]:
+        """Hold a place of a project's: an export takes a connection for as long as it runs."""
+        if self._exports[tenant] >= EXPORTS:
+            raise TooMany("Exports of this project are running; try again later.", EXPORTS, 5)
+        self._exports[tenant] += 1
+        try:
+            yield
+        finally:
+            self._exports[tenant] -= 1
+            self._exports += Counter()  # which forgets those of nobody
 
     def failure(self, address: str) -> None:
         """Count a failed authentication."""
