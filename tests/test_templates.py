@@ -46,6 +46,7 @@ async def test_get_template_gives_back_what_was_given(client: httpx.AsyncClient)
     told = await made(client, **given)
     assert {name: told[name] for name in given} == given
     assert (await client.get(f"{URL}/{told['id']}")).json() == told
+    assert (await client.get(f"{URL}/x")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ async def test_list_templates_comes_in_pages(client: httpx.AsyncClient) -> None:
     assert [each["id"] for each in seen] == ids
     offset = await client.get(URL, params={"created_by": "ada", "limit": 2, "offset": 2})
     assert [each["id"] for each in offset.json()] == ids[2:4]
-    for wrong in ("limit=101", "cursor=x", "offset=-1"):
+    for wrong in ("limit=101", "cursor=x", "offset=-1", "offset=1&cursor=x"):
         assert (await client.get(f"{URL}?{wrong}")).status_code == 422
 
 
