@@ -28,7 +28,7 @@ def _usual(value: object) -> object:
     return DEFAULT if value is None else value
 
 
-Profile = Annotated[Name, BeforeValidator(_usual)]
+Profile = Annotated[Name, BeforeValidator(_usual, json_schema_input_type=Name | None)]
 
 
 class Bind(BaseModel, strict=True):

@@ -92,7 +92,7 @@ async def test_get_alias_and_rebind_alias_by_any_name(
 
 
 async def test_rebind_alias_refuses_what_makes_no_sense(client: httpx.AsyncClient) -> None:
-    assert (await client.put(f"{URL}/{'a' * 65}", json={"model": MODEL})).status_code == 422
+    assert (await client.put(f"{URL}/{'a' * 65}", json={"model": MODEL})).status_code == 404
     assert (await client.put(f"{URL}/fast", json={"model": "x"})).status_code == 422
 
 

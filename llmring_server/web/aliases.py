@@ -1,12 +1,11 @@
 """What aliases mean."""
 
-from typing import Any
-
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from llmring_server.aliases import DEFAULT, Bind, Binding, Binds, Model, Name, Profile, Wanted
 from llmring_server.bounded import Json
-from llmring_server.web.call import Call, blaming_the_client
+from llmring_server.web.call import Call
 
 
 class In(BaseModel):
@@ -16,6 +15,8 @@ class In(BaseModel):
 
 
 class Sought(In):
+    """Which alias is meant, in which profile."""
+
     alias: Name
 
 
@@ -26,40 +27,60 @@ class Meaning(In, strict=True):
     metadata: Json | None = None
 
 
-async def list_aliases(call: Call) -> list[Binding]:
-    return await call.ring.aliases.list(call.tenant, call.query(Wanted))
+class Resolved(TypedDict):
+    """The model that an alias means, or null."""
+
+    alias: str
+    model: str | None
 
 
-async def bind_alias(call: Call) -> Binding:
-    return await call.ring.aliases.bind(call.tenant, await call.read(Bind))
+class Updated(TypedDict):
+    """How many aliases were bound."""
+
+    updated: int
 
 
-async def bind_aliases(call: Call) -> dict[str, int]:
+class Unbound(TypedDict):
+    """That an alias means nothing."""
+
+    deleted: bool
+
+
+async def list_aliases(call: Call, query: Wanted) -> list[Binding]:
+    """List what aliases mean, in the order of their names."""
+    return await call.ring.aliases.list(call.tenant, query)
+
+
+async def bind_alias(call: Call, body: Bind) -> Binding:
+    """Let an alias mean a model, whatever it meant before."""
+    return await call.ring.aliases.bind(call.tenant, body)
+
+
+async def bind_aliases(call: Call, query: In, body: Binds | None) -> Updated:
     """Bind many in the profile that the query names; their own profiles do not count."""
-    profile = call.query(In).profile
-    binds = (await call.read(Binds)).root if await call.body() else []
-    found = [bind.model_copy(update={"profile": profile}) for bind in binds]
+    binds = body.root if body else []
+    found = [bind.model_copy(update={"profile": query.profile}) for bind in binds]
     return {"updated": len(await call.ring.aliases.bind_many(call.tenant, found))}
 
 
-async def resolve_alias(call: Call) -> dict[str, Any]:
-    sought = call.query(Sought)
-    model = await call.ring.aliases.resolve(call.tenant, sought.alias, sought.profile)
-    return {"alias": sought.alias, "model": model}
+async def resolve_alias(call: Call, query: Sought) -> Resolved:
+    """Tell which model an alias means in a profile."""
+    model = await call.ring.aliases.resolve(call.tenant, query.alias, query.profile)
+    return {"alias": query.alias, "model": model}
 
 
-async def get_alias(call: Call) -> Binding:
-    return await call.ring.aliases.get(call.tenant, call.path("alias"), call.query(In).profile)
+async def get_alias(call: Call, alias: Name, query: In) -> Binding:
+    """Show what an alias means in a profile."""
+    return await call.ring.aliases.get(call.tenant, alias, query.profile)
 
 
-async def rebind_alias(call: Call) -> Binding:
-    meaning = await call.read(Meaning)
-    with blaming_the_client():
-        bind = Bind(alias=call.path("alias"), **meaning.model_dump())
+async def rebind_alias(call: Call, alias: Name, body: Meaning) -> Binding:
+    """Let the alias that the path names mean a model."""
+    bind = Bind(alias=alias, **body.model_dump())
     return await call.ring.aliases.bind(call.tenant, bind)
 
 
-async def delete_alias(call: Call) -> dict[str, bool]:
-    """Also what was not there is deleted, as it always was."""
-    await call.ring.aliases.delete(call.tenant, call.path("alias"), call.query(In).profile)
+async def delete_alias(call: Call, alias: Name, query: In) -> Unbound:
+    """Let an alias mean nothing; also what was not there is deleted, as it always was."""
+    await call.ring.aliases.delete(call.tenant, alias, query.profile)
     return {"deleted": True}

@@ -76,7 +76,7 @@ API = [
     put("/api/v1/templates/{id}", templates.change_template, "conversations"),
     patch("/api/v1/templates/{id}", templates.amend_template, "conversations"),
     delete("/api/v1/templates/{id}", templates.delete_template, "conversations"),
-    post("/api/v1/templates/{id}/use", templates.use_template, "conversations"),
+    post("/api/v1/templates/{id}/use", templates.use_template, "conversations", 0),
     post("/api/v1/templates/{id}/render", templates.render_template, "conversations"),
     get("/api/v1/templates/{id}/versions", templates.list_versions, "conversations"),
     get("/api/v1/templates/{id}/versions/{version}", templates.get_version, "conversations"),
