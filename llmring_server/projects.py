@@ -17,7 +17,15 @@ from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
 LONGEST_NAME = 128
-ERASE = ("erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups")
+ERASE = (
+    "erase_logs",
+    "erase_adjustments",
+    "erase_keys_of_calls",
+    "erase_rollups",
+    "erase_template_versions",
+    "erase_templates",
+    "erase_aliases",
+)
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000
 

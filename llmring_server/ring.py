@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.aliases import Aliases
 from llmring_server.audit import Audit
 from llmring_server.combine import Bounds
 from llmring_server.database import Database, opened
@@ -19,6 +20,7 @@ from llmring_server.projects import Projects
 from llmring_server.registry import Registry
 from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
+from llmring_server.templates import Templates
 from llmring_server.usage import Usage
 
 
@@ -38,6 +40,8 @@ class Ring:
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)
         self.rerating = Rerating(self._database, self.prices, self.audit)
+        self.templates = Templates(self._database, self.audit)
+        self.aliases = Aliases(self._database)
 
     @classmethod
     @asynccontextmanager
@@ -69,6 +73,8 @@ class Ring:
         other.nonces = self.nonces.on(other._database)
         other.rerating = self.rerating.on(other._database)
         other.registry = self.registry.on(other._database)
+        other.templates = self.templates.on(other._database)
+        other.aliases = self.aliases.on(other._database)
         return other
 
     async def ping(self) -> None:

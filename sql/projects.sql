@@ -63,3 +63,33 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
+
+-- name: erase_template_versions
+WITH gone AS (
+    DELETE FROM <<tables.template_versions>>
+    WHERE (tenant, id, version) IN (
+        SELECT tenant, id, version FROM <<tables.template_versions>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_templates
+WITH gone AS (
+    DELETE FROM <<tables.templates>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id FROM <<tables.templates>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_aliases
+WITH gone AS (
+    DELETE FROM <<tables.alias_bindings>>
+    WHERE (tenant, profile, alias) IN (
+        SELECT tenant, profile, alias FROM <<tables.alias_bindings>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;

@@ -1,9 +1,8 @@
 """Every route, in every mode: what belongs to another project is not there."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import orjson
@@ -13,16 +12,16 @@ from starlette.routing import Route
 
 from llmring_server import Ring, Settings, build
 from llmring_server.caller import ALL, Caller
-from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
 from llmring_server.tenant import Tenant
 from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.routes import API
 from tests.conftest import CALL
 from tests.test_gateway import SECRETS, vouch
+from tests.test_templates import NEW
+from tests.victim import CANARY, Victim, victim_of
 
 MODES = ("keys", "gateway", "parent")
-CANARY = f"canary-{uuid4().hex}"
 
 # What routes with a body take; a route without a line here takes none.
 BODIES: dict[str, Any] = {
@@ -30,8 +29,18 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/logs/batch": [CALL],
     "POST /api/v1/keys": {},
     "POST /api/v1/keys/{id}/rotate": {},
+    "POST /api/v1/templates": NEW,
+    "PUT /api/v1/templates/{id}": {"name": "mine"},
+    "PATCH /api/v1/templates/{id}": {"description": None},
+    "POST /api/v1/templates/{id}/render": {"variables": {"who": "me"}},
+    "POST /api/v1/aliases/bind": {"alias": "fast", "model": "openai:mine"},
+    "POST /api/v1/aliases/bulk_upsert": [{"alias": "fast", "model": "openai:mine"}],
+    "PUT /api/v1/aliases/{alias:path}": {"model": "openai:mine"},
 }
-QUERIES = {"/api/v1/prices": "?provider=openai&model=gpt-4o"}
+QUERIES = {
+    "/api/v1/prices": "?provider=openai&model=gpt-4o",
+    "/api/v1/aliases/resolve": "?alias=fast",
+}
 
 
 def needed(route: Route) -> str | None:
@@ -44,28 +53,14 @@ def named(route: Route) -> str:
 
 
 OURS = [route for route in API if needed(route)]
-WITH_ID = [route for route in OURS if route.param_convertors]
-WITHOUT_ID = [route for route in OURS if not route.param_convertors]
-
-
-@dataclass
-class Victim:
-    """Another project, with one of everything."""
-
-    issued: Issued
-    log_id: UUID
-
-    def id_for(self, route: Route) -> str:
-        """Return the id of something of theirs that `route` would find for them."""
-        return {"logs": str(self.log_id), "keys": self.issued.id}[route.path.split("/")[3]]
+WITH_ID = [route for route in OURS if "id" in route.param_convertors]
+# An alias is no id: each tenant has names of its own.
+WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
 
 
 @pytest.fixture
 async def victim(ring: Ring) -> Victim:
-    issued = await ring.keys.issue(f"{CANARY} {uuid4()}", Wanted(f"{CANARY}", ALL))
-    labels = dict.fromkeys(("model", "alias", "profile", "origin", "id_at_origin"), CANARY)
-    entry = Entry.model_validate(CALL | labels | {"metadata": {CANARY: CANARY}})
-    return Victim(issued, (await ring.usage.log(issued.tenant, entry)).log_id)
+    return await victim_of(ring)
 
 
 class Intruder:
@@ -83,7 +78,8 @@ class Intruder:
     async def ask(self, route: Route, id: str = "") -> httpx.Response:
         name = named(route)
         method, path = name.split(" ")
-        target = path.replace("{id}", id) + QUERIES.get(path, "")
+        target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
+        target += QUERIES.get(path, "")
         body = orjson.dumps(BODIES[name]) if name in BODIES else b""
         headers = {"Content-Type": "application/json"}
         if self.mode == "gateway":
@@ -112,26 +108,31 @@ def seen(answer: httpx.Response) -> tuple[int, bytes]:
 async def test_another_s_thing_is_as_one_that_never_was(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
+    before = await victim.everything(ring)
     theirs = await intruder.ask(route, victim.id_for(route))
-    never = await intruder.ask(route, str(uuid4()) if "logs" in route.path else "00000000")
+    never = await intruder.ask(route, "00000000" if "keys" in route.path else str(uuid4()))
     assert seen(theirs) == seen(never)
     # A gateway's users are nobody's admins: 403.
     forbidden = needed(route) == "admin" and intruder.mode == "gateway"
     assert theirs.status_code == (403 if forbidden else 404)
     assert await ring.keys.caller(victim.issued.secret)
+    assert await victim.everything(ring) == before
 
 
 @pytest.mark.parametrize("route", WITHOUT_ID, ids=named)
 async def test_no_answer_tells_of_another(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
-    before = await ring.usage.logs(victim.issued.tenant)
+    before = await victim.everything(ring)
     answer = await intruder.ask(route)
-    assert answer.status_code in {200, 403}, answer.text
+    # There is no such alias of theirs: 404.
+    expected = {200, 403, 404} if "alias" in route.param_convertors else {200, 403}
+    assert answer.status_code in expected, answer.text
     told = answer.text + str(answer.headers)
-    for secret in (CANARY, str(victim.log_id), str(victim.issued.tenant), victim.issued.id):
+    ids = (victim.log_id, victim.template_id, victim.issued.tenant, victim.issued.id)
+    for secret in (CANARY, *map(str, ids)):
         assert secret not in told
-    assert await ring.usage.logs(victim.issued.tenant) == before
+    assert await victim.everything(ring) == before
 
 
 @pytest.mark.parametrize("filter", ["log_id", "model", "id_at_origin"])
@@ -164,9 +165,9 @@ async def test_no_route_answers_who_may_not_ask(
     for expected, key in keys.items():
         intruder = Intruder(db, "keys", key)
         async with intruder.client:
-            for id in (victim.id_for(route), str(uuid4())) if route.param_convertors else ("",):
+            for id in (victim.id_for(route), str(uuid4())) if route in WITH_ID else ("",):
                 assert (await intruder.ask(route, id)).status_code == expected
     nobody = Intruder(db, "keys", Issued("", "", Tenant(uuid4())))
     async with nobody.client:
-        id = victim.id_for(route) if route.param_convertors else ""
+        id = victim.id_for(route) if route in WITH_ID else ""
         assert (await nobody.ask(route, id)).status_code == 401

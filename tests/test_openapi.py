@@ -80,6 +80,16 @@ async def test_a_path_names_all_its_methods(client: httpx.AsyncClient) -> None:
         assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
 
 
+def test_a_body_that_may_be_absent_is_described_so() -> None:
+    paths = document()["paths"]
+    required = [
+        paths[f"/api/v1/aliases/{name}"]["post"]["requestBody"]["required"]
+        for name in ("bind", "bulk_upsert")
+    ]
+    assert required == [True, False]
+    assert "/api/v1/aliases/{alias}" in paths
+
+
 @pytest.mark.parametrize("auth", ["keys", "open"])
 async def test_schemathesis_finds_nothing(
     auth: str, settings: Settings, ring: Ring, tmp_path: Path

@@ -6,7 +6,9 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
+from llmring_server.aliases import Bind
 from llmring_server.errors import Conflict, Invalid, NotFound, RingError
+from llmring_server.template import Change, New
 from llmring_server.tenant import Tenant
 from tests.test_prices import NOW, call, override
 from tests.test_rerating import rerate
@@ -42,6 +44,9 @@ async def filled(ring: Ring) -> Tenant:
     await ring.prices.override(override(model, 1))
     await rerate(ring, model)
     await ring.prices.withdraw("acme", model)
+    template = await ring.templates.create(tenant, New(name="t", created_by="ada"))
+    await ring.templates.change(tenant, template.id, Change(model=model))
+    await ring.aliases.bind(tenant, Bind(alias="fast", model=f"acme:{model}"))
     return tenant
 
 

@@ -4,12 +4,14 @@ from typing import Any
 
 import rich_click as click
 
+from llmring_server.cli.aliases import aliases
 from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
 from llmring_server.cli.prices import prices
 from llmring_server.cli.projects import audit, projects
 from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
+from llmring_server.cli.templates import templates
 from llmring_server.errors import RingError
 
 
@@ -35,3 +37,5 @@ main.add_command(projects)
 main.add_command(audit)
 main.add_command(prices)
 main.add_command(registry)
+main.add_command(templates)
+main.add_command(aliases)

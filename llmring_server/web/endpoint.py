@@ -3,6 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import get_annotations
+from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,8 +38,8 @@ class Endpoint:
     """An ASGI app of one handler: finds out who is calling, and answers with the handler's result.
 
     `needs` is the scope that a caller must have, or None: then anyone may call. The handler's
-    parameters are read from the request: `query`, `body`, `key` (the Idempotency-Key), parts of
-    the path. `web/openapi.py` describes them, with what is noted with the result's type: `{media:
+    parameters are read from the request: `query`, `body` (`Model | None`: it may be absent), `key`
+    (the Idempotency-Key), parts of the path. `web/openapi.py` describes them, with what is noted with the result's type: `{media:
     type}` unless it is JSON, names of headers, and errors that its parameters do not suggest.
     """
 
@@ -50,6 +51,10 @@ class Endpoint:
         self.gives = takes.pop("return")
         self.query, self.body, self.key = (takes.pop(name, None) for name in READ)
         self.parts = {name: kind for name, kind in takes.items() if kind is not Call}
+        # `Model | None`: None is no body at all.
+        self.optional = NoneType in get_args(self.body)
+        if self.optional:
+            self.body = get_args(self.body)[0]
         self._raw = () if isinstance(self.body, type) else tuple(by_media(self.body))
         self._parts = [(name, TypeAdapter[Any](kind)) for name, kind in self.parts.items()]
 
@@ -60,7 +65,7 @@ class Endpoint:
         given = self._given(call)
         if self.body:
             began = time.monotonic()
-            given["body"] = await (call.raw(*self._raw) if self._raw else call.read(self.body))
+            given["body"] = await self._read(call)
             # A body may take its time: who was let in may have been shut out meanwhile.
             if self.needs and time.monotonic() - began > BELIEVED:
                 call.caller = await admit(call, self.needs)
@@ -69,6 +74,11 @@ class Endpoint:
             await result(scope, receive, send)
         else:
             await _answer(render(result), call.says, send)
+
+    async def _read(self, call: Call) -> Any:
+        if self.optional and not await call.body():
+            return None
+        return await (call.raw(*self._raw) if self._raw else call.read(self.body))
 
     def _given(self, call: Call) -> dict[str, Any]:
         given = {}

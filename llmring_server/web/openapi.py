@@ -72,7 +72,7 @@ def describe(routes: Iterable[Route], auth: str, prefix: str) -> bytes:
     """Describe `routes` as they are found under `prefix`."""
     description, paths = _Description(SCHEMES[auth]), dict[str, Schema]()
     for route in routes:
-        paths.setdefault(route.path, {}).update(description.of(route))
+        paths.setdefault(route.path_format, {}).update(description.of(route))
     document = {
         "openapi": "3.1.0",
         "info": {"title": "LLMRing Server", "version": VERSION, "description": INTRODUCTION},
@@ -96,7 +96,7 @@ class _Description:
         endpoint = cast("Endpoint", route.app)
         method = min(set(route.methods or ()) - {"HEAD"}).lower()
         operation = {
-            "operationId": "_".join(re.findall(r"\w+", method + route.path)),
+            "operationId": "_".join(re.findall(r"\w+", method + route.path_format)),
             "tags": [endpoint.handler.__module__.rpartition(".")[2]],
             "summary": getdoc(endpoint.handler),
             "description": _words(endpoint),
@@ -108,7 +108,7 @@ class _Description:
         }
         if endpoint.body:
             content = self._content(endpoint.body, "validation")
-            operation["requestBody"] = {"required": True, "content": content}
+            operation["requestBody"] = {"required": not endpoint.optional, "content": content}
         return {method: operation}
 
     def components(self) -> Schema:

@@ -6,7 +6,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.caller import Scope as Needed
-from llmring_server.web import batch, export, keys, meta, openapi, prices, registry, usage
+from llmring_server.web import (
+    aliases,
+    batch,
+    export,
+    keys,
+    meta,
+    openapi,
+    prices,
+    registry,
+    templates,
+    usage,
+)
 from llmring_server.web.body import KIB
 from llmring_server.web.endpoint import Endpoint, Handler
 
@@ -23,6 +34,14 @@ def public(path: str, handler: Handler) -> Route:
 
 def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
     return Route(path, Endpoint(handler, needs, cap), methods=["POST"])
+
+
+def put(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+    return Route(path, Endpoint(handler, needs, cap), methods=["PUT"])
+
+
+def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+    return Route(path, Endpoint(handler, needs, cap), methods=["PATCH"])
 
 
 def delete(path: str, handler: Handler, needs: Needed) -> Route:
@@ -50,6 +69,24 @@ API = [
     get("/api/v1/keys/{id}", keys.get_key, "admin"),
     delete("/api/v1/keys/{id}", keys.revoke_key, "admin"),
     post("/api/v1/keys/{id}/rotate", keys.rotate_key, "admin"),
+    get("/api/v1/templates", templates.list_templates, "conversations"),
+    post("/api/v1/templates", templates.create_template, "conversations"),
+    get("/api/v1/templates/stats", templates.template_stats, "conversations"),
+    get("/api/v1/templates/{id}", templates.get_template, "conversations"),
+    put("/api/v1/templates/{id}", templates.change_template, "conversations"),
+    patch("/api/v1/templates/{id}", templates.amend_template, "conversations"),
+    delete("/api/v1/templates/{id}", templates.delete_template, "conversations"),
+    post("/api/v1/templates/{id}/use", templates.use_template, "conversations", 0),
+    post("/api/v1/templates/{id}/render", templates.render_template, "conversations"),
+    get("/api/v1/templates/{id}/versions", templates.list_versions, "conversations"),
+    get("/api/v1/templates/{id}/versions/{version}", templates.get_version, "conversations"),
+    get("/api/v1/aliases", aliases.list_aliases),
+    post("/api/v1/aliases/bind", aliases.bind_alias, "conversations"),
+    post("/api/v1/aliases/bulk_upsert", aliases.bind_aliases, "conversations"),
+    get("/api/v1/aliases/resolve", aliases.resolve_alias),
+    get("/api/v1/aliases/{alias:path}", aliases.get_alias),
+    put("/api/v1/aliases/{alias:path}", aliases.rebind_alias, "conversations"),
+    delete("/api/v1/aliases/{alias:path}", aliases.delete_alias, "conversations"),
     public("/registry", registry.listing),
     public("/registry.json", registry.listing),
     public("/registry/manifest.json", registry.manifest),

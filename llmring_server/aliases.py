@@ -1,0 +1,116 @@
+"""Alias bindings: what an alias means in a profile, such as dev, staging or prod."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Annotated, Any, Self
+
+import asyncpg
+import orjson
+from pydantic import BaseModel, BeforeValidator, Field, RootModel
+
+from llmring_server.bounded import Json, plain
+from llmring_server.errors import Invalid
+from llmring_server.repository import Repository
+from llmring_server.tenant import Tenant
+
+DEFAULT, MOST = "default", 1_000
+
+Name = Annotated[str, Field(max_length=64, pattern=r"\S")]
+Model = Annotated[
+    str,
+    Field(max_length=255, pattern=r"^[^:\s]+:\S", description="provider:model"),
+]
+
+
+def _usual(value: object) -> object:
+    return DEFAULT if value is None else value
+
+
+Profile = Annotated[Name, BeforeValidator(_usual, json_schema_input_type=Name | None)]
+
+
+class Bind(BaseModel, strict=True):
+    """An alias, and the `provider:model` that it means in a profile."""
+
+    alias: Name
+    model: Model
+    profile: Profile = DEFAULT
+    metadata: Json | None = None
+
+
+class Binds(RootModel[Annotated[list[Bind], Field(max_length=MOST)]]):
+    """Many of them."""
+
+
+class Wanted(BaseModel):
+    """Which bindings: of a profile, or of all."""
+
+    profile: Name | None = None
+    limit: int = Field(MOST, ge=1, le=MOST)
+    offset: int = Field(0, ge=0, le=10_000)
+
+
+@dataclass(slots=True)
+class Binding:
+    """What an alias means. `id` is made of its names: clients once had numbers there."""
+
+    id: int
+    project_id: Tenant
+    profile: str
+    alias: str
+    model: str
+    metadata: dict[str, Any] | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> Self:
+        tenant, profile, alias, model, metadata, *times = row
+        id = int.from_bytes(sha256(f"{profile}\0{alias}".encode()).digest()[:6])
+        return cls(id, tenant, profile, alias, model, metadata and orjson.loads(metadata), *times)
+
+
+class Aliases(Repository):
+    """The alias bindings of every tenant."""
+
+    noun = "aliases"
+
+    async def bind(self, tenant: Tenant, bind: Bind) -> Binding:
+        """Let an alias mean a model, whatever it meant before."""
+        [binding] = await self.bind_many(tenant, [bind])
+        return binding
+
+    async def bind_many(self, tenant: Tenant, binds: Sequence[Bind]) -> list[Binding]:
+        """Bind all of them or none; of the same alias and profile, the last."""
+        last = {(bind.profile, bind.alias): bind.model_dump() for bind in binds}
+        try:
+            bindings = orjson.dumps(list(last.values()), plain).decode()
+        except TypeError as exc:
+            raise Invalid("metadata: must be plain JSON") from exc
+        return [
+            Binding.of(row) for row in await self._all("bind", tenant=tenant, bindings=bindings)
+        ]
+
+    async def list(self, tenant: Tenant, wanted: Wanted | None = None) -> list[Binding]:
+        """Return bindings in the order of their aliases."""
+        params = (wanted or Wanted()).model_dump()
+        rows = await self._all("list", tenant=tenant, alias=None, **params)
+        return [Binding.of(row) for row in rows]
+
+    async def get(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> Binding:
+        return Binding.of(await self._one("list", **_one_of(tenant, alias, profile)))
+
+    async def resolve(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> str | None:
+        """Return what an alias means in a profile, and in no other one."""
+        rows = await self._all("list", **_one_of(tenant, alias, profile))
+        return rows[0]["model"] if rows else None
+
+    async def delete(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> bool:
+        """Let an alias mean nothing; return if it meant something."""
+        return bool(await self._all("delete", tenant=tenant, alias=alias, profile=profile))
+
+
+def _one_of(tenant: Tenant, alias: str, profile: str) -> dict[str, Any]:
+    return {"tenant": tenant, "alias": alias, "profile": profile, "limit": 1, "offset": 0}

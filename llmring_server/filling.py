@@ -1,0 +1,105 @@
+"""Filling templates in: text and variables go in, text comes out, and nothing is computed.
+
+Jinja2 reads the text; we fill in what it found, and know five kinds of it: text, names, their
+members, constants, and what to say by default. Nothing is compiled or run, so there is nothing to
+break out of; there are no loops, so it takes no longer than the text is long.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llmring_server.bounded import plain
+from llmring_server.errors import Invalid
+
+# Of what Jinja2 reads, of what comes out, of what is said to be missing.
+MOST_TOKENS, LONGEST, MOST_NAMES, LONGEST_NAME = 5_000, 2**20, 20, 64
+
+ABSENT: Final = object()
+
+_READER = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+
+
+def fill(text: str, variables: Mapping[str, Any]) -> str:
+    """Put variables where `text` names them; Invalid names those that are missing."""
+    try:
+        holes = list(_holes(text))
+        missing = [_path(hole) for hole in holes if _value(hole, variables) is ABSENT]
+        if missing:
+            names = ", ".join(list(dict.fromkeys(missing))[:MOST_NAMES])
+            raise Invalid(f"variables: missing: {names}", "missing_variables")
+        return _joined(_spelled(_value(hole, variables)) for hole in holes)
+    except (TemplateSyntaxError, ValueError, RecursionError) as exc:
+        raise Invalid("system_prompt: not a template that can be read", "bad_template") from exc
+
+
+def _holes(text: str) -> Iterator[nodes.Node]:
+    """Return the text between holes, and the holes, in order."""
+    if len(list(islice(_READER.lex(text), MOST_TOKENS + 1))) > MOST_TOKENS:
+        raise Invalid("system_prompt: too many placeholders to fill in", "bad_template")
+    for node in _READER.parse(text).body:
+        if not isinstance(node, nodes.Output):
+            raise _unknown()
+        yield from node.nodes
+
+
+def _value(node: nodes.Node, variables: Mapping[str, Any]) -> Any:
+    match node:
+        case nodes.TemplateData(data=text):
+            return text
+        case nodes.Const(value=value):
+            return value
+        case nodes.Name(name=name):
+            return variables.get(name, ABSENT)
+        case nodes.Getattr(node=of, attr=key) | nodes.Getitem(node=of, arg=nodes.Const(value=key)):
+            return _member(_value(of, variables), key)
+        case nodes.Filter(
+            node=nodes.Node() as of, name="default", args=[nodes.Const(value=other)], kwargs=[]
+        ):
+            found = _value(of, variables)
+            return other if found is ABSENT else found
+    raise _unknown()
+
+
+def _member(of: Any, key: Any) -> Any:
+    """Look into what JSON has; a Python object's attributes are no members."""
+    if isinstance(of, dict):
+        return of.get(key, ABSENT)
+    inside = isinstance(of, list) and type(key) is int and 0 <= key < len(of)
+    return of[key] if inside else ABSENT
+
+
+def _path(node: nodes.Node) -> str:
+    match node:
+        case nodes.Name(name=name):
+            return str(name)[:LONGEST_NAME]
+        case nodes.Getattr(node=of, attr=key) | nodes.Getitem(node=of, arg=nodes.Const(value=key)):
+            return f"{_path(of)}.{key}"[:LONGEST_NAME]
+    return "..."
+
+
+def _spelled(value: Any) -> str:
+    """Write text as it is, and all else as JSON."""
+    return value if isinstance(value, str) else orjson.dumps(value, plain).decode()
+
+
+def _joined(pieces: Iterator[str]) -> str:
+    filled, length = [], 0
+    for piece in pieces:
+        filled.append(piece)
+        length += len(piece)
+        if length > LONGEST:
+            raise Invalid(f"variables: more than {LONGEST} characters come out", "too_long")
+    return "".join(filled)
+
+
+def _unknown() -> Invalid:
+    return Invalid(
+        "system_prompt: a template may say {{ name }}, {{ name.member }}, {{ name[0] }} and"
+        ' {{ name | default("...") }}, and no more',
+        "bad_template",
+    )

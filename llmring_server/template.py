@@ -1,0 +1,167 @@
+"""What a template is, and what is asked of one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Self
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import BaseModel, Field
+
+from llmring_server.bounded import Json
+from llmring_server.errors import Invalid
+from llmring_server.pages import Place
+from llmring_server.tenant import Tenant
+
+Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
+Text = Annotated[str, Field(max_length=200_000)]
+Temperature = Annotated[Decimal, Field(ge=0, le=2, strict=False)]
+Tokens = Annotated[int, Field(gt=0, lt=2**31)]
+
+MODEL, TEMPERATURE = "claude-3-sonnet-20240229", Decimal("0.7")
+
+# What a version is of; of these, what may be nothing.
+CONTENT = {
+    "name", "description", "system_prompt", "model", "temperature", "max_tokens", "tool_config",
+}  # fmt: skip
+CLEARABLE = {"description", "system_prompt", "max_tokens"}
+
+
+class New(BaseModel, strict=True):
+    """A template to make."""
+
+    name: Label
+    created_by: Label
+    description: Text | None = None
+    system_prompt: Text | None = None
+    model: Label = MODEL
+    temperature: Temperature = TEMPERATURE
+    max_tokens: Tokens | None = None
+    tool_config: Json = {}
+    shared: bool = False
+
+
+class Change(BaseModel, strict=True):
+    """What is to be different; null is as good as absent, unless it is to clear a field."""
+
+    name: Label | None = None
+    description: Text | None = None
+    system_prompt: Text | None = None
+    model: Label | None = None
+    temperature: Temperature | None = None
+    max_tokens: Tokens | None = None
+    tool_config: Json | None = None
+    is_active: bool | None = None
+    shared: bool | None = None
+
+    def given(self, *, clears: bool) -> dict[str, Any]:
+        said = self.model_dump(exclude_unset=True)
+        return {
+            name: value
+            for name, value in said.items()
+            if value is not None or (clears and name in CLEARABLE)
+        }
+
+
+class Page(BaseModel):
+    """Which templates: after so many, or after a cursor, the newest first."""
+
+    created_by: Label | None = None
+    limit: int = Field(50, ge=1, le=100)
+    offset: int = Field(0, ge=0, le=10_000)
+    cursor: str | None = Field(None, max_length=200)
+
+    def after(self, tenant: Tenant) -> UUID | None:
+        if self.cursor and self.offset:
+            raise Invalid("offset: give a cursor or an offset, not both")
+        return Place.unseal(self.cursor, self._seal_of(tenant)).last_id if self.cursor else None
+
+    def next(self, tenant: Tenant, last: "Template") -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return Place(last.created_at, last.id).seal(self._seal_of(tenant))
+
+    def _seal_of(self, tenant: Tenant) -> bytes:
+        return tenant.bytes + b"templates" + (self.created_by or "").encode()
+
+
+class Versions(BaseModel):
+    """Which versions, the newest first."""
+
+    limit: int = Field(50, ge=1, le=100)
+    offset: int = Field(0, ge=0, le=10_000)
+
+
+@dataclass(slots=True)
+class Version:
+    """What a template said once."""
+
+    version: int
+    name: str
+    description: str | None
+    system_prompt: str | None
+    model: str
+    temperature: Decimal
+    max_tokens: int | None
+    tool_config: dict[str, Any]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> Self:
+        return cls(**dict(row) | {"tool_config": orjson.loads(row["tool_config"])})
+
+
+@dataclass(slots=True)
+class Template:
+    """A template as it is now. Whose another's is, and who made it, is not told."""
+
+    id: UUID
+    version: int
+    name: str
+    description: str | None
+    system_prompt: str | None
+    model: str
+    temperature: Decimal
+    max_tokens: int | None
+    tool_config: dict[str, Any]
+    project_id: Tenant | None
+    created_by: str
+    is_active: bool
+    shared: bool
+    usage_count: int
+    created_at: datetime
+    updated_at: datetime
+    last_used_at: datetime | None
+    api_key_id: None = None
+
+    @classmethod
+    def of(cls, tenant: Tenant, row: asyncpg.Record) -> Self:
+        told = dict(row) | {"tool_config": orjson.loads(row["tool_config"])}
+        mine = told.pop("tenant") == tenant
+        told["project_id"] = tenant if mine else None
+        return cls(**told if mine else told | {"created_by": ""})
+
+
+@dataclass(slots=True)
+class Used:
+    """How often a template was used."""
+
+    template_id: UUID
+    template_name: str
+    usage_count: int
+    last_used_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(slots=True)
+class Rendered:
+    """A template, filled in."""
+
+    template_id: UUID
+    version: int
+    system_prompt: str | None
+    model: str
+    temperature: Decimal
+    max_tokens: int | None
+    tool_config: dict[str, Any]

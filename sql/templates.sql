@@ -1,0 +1,111 @@
+-- Templates: one's own, and those that are shared.
+
+-- name: create
+-- A template, and its first version.
+WITH made AS (
+    INSERT INTO <<tables.templates>> (
+        tenant, id, created_at, created_by, shared,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    )
+    SELECT
+        @tenant, @id, @created_at, created_by, shared,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    FROM json_populate_record(NULL::<<tables.templates>>, @given::text::json)
+    RETURNING *
+), kept AS (
+    INSERT INTO <<tables.template_versions>> (
+        tenant, id, version,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    )
+    SELECT
+        tenant, id, version,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    FROM made
+)
+SELECT
+    tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at
+FROM made;
+
+-- name: change
+-- What is given takes the place of what is there; all else stays. A change of what a template
+-- says, and not only of who sees it, makes a version of it.
+WITH changed AS (
+    UPDATE <<tables.templates>> AS template SET
+        (name, description, system_prompt, model, temperature, max_tokens, tool_config,
+         is_active, shared) = (
+            SELECT
+                name, description, system_prompt, model, temperature, max_tokens, tool_config,
+                is_active, shared
+            FROM json_populate_record(template, @given::text::json)
+        ),
+        version = version + @edits::integer,
+        updated_at = now()
+    WHERE tenant = @tenant AND id = @id AND (is_active OR @revives) AND (@admin OR NOT shared)
+    RETURNING *
+), kept AS (
+    INSERT INTO <<tables.template_versions>> (
+        tenant, id, version,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    )
+    SELECT
+        tenant, id, version,
+        name, description, system_prompt, model, temperature, max_tokens, tool_config
+    FROM changed WHERE @edits::integer > 0
+)
+SELECT
+    tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at
+FROM changed;
+
+-- name: list
+-- One's own and the shared, the newest first. Who made another's is nobody's business.
+SELECT
+    tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at
+FROM <<tables.templates>>
+WHERE (tenant = @tenant OR (shared AND @created_by::text IS NULL)) AND is_active
+  AND (@created_by::text IS NULL OR created_by = @created_by)
+  AND (@last_id::uuid IS NULL OR id < @last_id)
+ORDER BY id DESC
+LIMIT @limit OFFSET @offset;
+
+-- name: get
+SELECT
+    tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at
+FROM <<tables.templates>>
+WHERE ((tenant = @tenant AND id = @id) OR (shared AND id = @id)) AND is_active;
+
+-- name: use
+-- Counted in the row itself, so that no use is lost however many there are at once.
+UPDATE <<tables.templates>> SET usage_count = usage_count + 1, last_used_at = now()
+WHERE ((tenant = @tenant AND id = @id) OR (shared AND id = @id)) AND is_active
+RETURNING
+    tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at;
+
+-- name: stats
+-- One's own only: how much another's is used is theirs to know.
+SELECT id AS template_id, name AS template_name, usage_count, last_used_at, created_at
+FROM <<tables.templates>>
+WHERE tenant = @tenant AND is_active
+ORDER BY usage_count DESC, last_used_at DESC NULLS FIRST, id DESC
+LIMIT @limit;
+
+-- name: versions
+-- One's own only: what was said before it was shared was not for others. The newest first.
+SELECT
+    old.version, old.name, old.description, old.system_prompt, old.model, old.temperature,
+    old.max_tokens, old.tool_config::text AS tool_config, old.created_at
+FROM <<tables.template_versions>> AS old
+JOIN <<tables.templates>> AS template USING (tenant, id)
+WHERE tenant = @tenant AND id = @id AND is_active
+  AND (@version::integer IS NULL OR old.version = @version)
+ORDER BY old.version DESC
+LIMIT @limit OFFSET @offset;
