@@ -118,6 +118,7 @@ def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
         database_pool_size=2,
         database_pool_overflow=2,
         auth="open",
+        conversation_content="full",
     )
 
 

@@ -1,5 +1,4 @@
 from typing import Any
-from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -8,6 +7,7 @@ from llmring_server.pages import Page
 from llmring_server.stats import Stats, Window
 from llmring_server.usage import Logged
 from llmring_server.web.call import Call, render
+from llmring_server.web.paging import paged
 
 
 def answer(logged: Logged) -> dict[str, Any]:
@@ -32,12 +32,8 @@ def replay(content: bytes) -> Response:
 async def logs(call: Call) -> Response:
     page = call.query(Page)
     found = await call.ring.usage.logs(call.tenant, page)
-    headers = {}
-    if len(found) == page.limit:
-        cursor = page.next(call.tenant, found[-1])
-        rest = page.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
-        headers["Link"] = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
-    return Response(render(found), headers=headers, media_type="application/json")
+    cursor = page.next(call.tenant, found[-1]) if len(found) == page.limit else None
+    return paged(page, found, cursor)
 
 
 async def stats(call: Call) -> Stats:
