@@ -130,7 +130,7 @@ def owner_settings(url: str, settings: Settings) -> Settings:
 
 @pytest.fixture
 def ring(db: AsyncDatabaseManager) -> Ring:
-    return Ring(db)
+    return Ring(db, Settings(conversation_content="full"))
 
 
 @pytest.fixture
