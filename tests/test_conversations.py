@@ -156,7 +156,7 @@ async def test_totals_are_exact_under_concurrency(ring: Ring, tenant: Tenant) ->
     one = Said(role="user", input_tokens=2**53 - 1, output_tokens=1, cost=Decimal("0.1"))
     await asyncio.gather(*(ring.conversations.append(tenant, id, [one] * 3) for _ in range(40)))
     found = await ring.conversations.get(tenant, id)
-    assert (found.message_count, found.total_cost) == (120, 12)
+    assert (found.message_count, found.total_cost) == (120, Decimal(12))
     assert (found.total_input_tokens, found.total_output_tokens) == (120 * (2**53 - 1), 120)
     stored = await ring.conversations.messages(tenant, id, Stretch(limit=1000))
     assert found.last_message_at == max(each.timestamp for each in stored)
