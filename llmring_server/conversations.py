@@ -21,6 +21,8 @@ from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
 # What a page of messages may hold, but for its last one.
 PAGE_BYTES = 8 * 1024 * 1024
 AT_ONCE = 5000
+# Words that are in so many messages are looked for in another way.
+MANY = 2000
 
 _KEYS = "usage_keys"
 _FIRST = Recent()
@@ -159,7 +161,7 @@ class Conversations(Repository):
         if page.q is None:
             found = await self._all("list", tenant=tenant, **bounds)
         else:
-            found = await self._all("search", tenant=tenant, words=page.q, **bounds)
+            found = await self._all("search", tenant=tenant, words=page.q, many=MANY, **bounds)
         return [Conversation.of(row) for row in found]
 
     def _at_most(self, level: Level) -> Level:

@@ -31,31 +31,54 @@ LIMIT @limit OFFSET @offset;
 
 -- name: search
 -- The same list, of conversations that have all of the words in their title, or in one message.
+-- Rare words are looked up in the index. Of words in more than @many messages, most conversations
+-- have some: then, from the last to change on, each is looked into, until the page is full.
 WITH sought AS MATERIALIZED (
-    SELECT websearch_to_tsquery('simple', @words::text) AS words,
-           quote_literal(@tenant::uuid::text)::tsquery AS tenant
+    SELECT quote_literal(@tenant::uuid::text)::tsquery && words AS words
+    FROM websearch_to_tsquery('simple', @words::text) AS words
+    WHERE numnode(words) > 0
 ),
-found AS (
-    SELECT conversation_id AS id FROM <<tables.messages>> AS message, sought
-    WHERE message.tenant = @tenant AND numnode(sought.words) > 0
-      AND message.words || array_to_tsvector(ARRAY[message.tenant::text])
-          @@ (sought.tenant && sought.words)
-    UNION
-    SELECT id FROM <<tables.conversations>> AS conversation, sought
-    WHERE conversation.tenant = @tenant AND numnode(sought.words) > 0
-      AND to_tsvector('simple', coalesce(title, ''))
-          || array_to_tsvector(ARRAY[conversation.tenant::text])
-          @@ (sought.tenant && sought.words)
+hits AS MATERIALIZED (
+    SELECT conversation_id AS id FROM sought
+    JOIN <<tables.messages>> AS message ON message.words @@ sought.words
+    WHERE tenant = @tenant
+    LIMIT @many::integer
+),
+titles AS (
+    SELECT id FROM sought
+    JOIN <<tables.conversations>>
+        ON to_tsvector('simple', coalesce(title, '')) || array_to_tsvector(ARRAY[tenant::text])
+           @@ sought.words
+    WHERE tenant = @tenant
+),
+common AS MATERIALIZED (
+    SELECT count(*) = @many AS "is" FROM hits
+),
+rare AS (
+    SELECT conversation.* FROM <<tables.conversations>> AS conversation
+    JOIN (SELECT id FROM hits UNION SELECT id FROM titles) AS found USING (id)
+    WHERE tenant = @tenant AND NOT (SELECT "is" FROM common)
+      AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
+    ORDER BY updated_at DESC, id DESC
+    LIMIT @limit OFFSET @offset
+),
+walked AS (
+    SELECT conversation.* FROM <<tables.conversations>> AS conversation
+    WHERE tenant = @tenant AND (SELECT "is" FROM common)
+      AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
+      AND (id IN (SELECT id FROM titles) OR EXISTS (
+          SELECT FROM <<tables.messages>> AS message
+          WHERE message.tenant = @tenant AND message.conversation_id = conversation.id
+            AND message.words @@ (SELECT words FROM sought)
+      ))
+    ORDER BY updated_at DESC, id DESC
+    LIMIT @limit OFFSET @offset
 )
 SELECT
     id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
     total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
-FROM <<tables.conversations>>
-JOIN found USING (id)
-WHERE tenant = @tenant
-  AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
-ORDER BY updated_at DESC, id DESC
-LIMIT @limit OFFSET @offset;
+FROM (SELECT * FROM rare UNION ALL SELECT * FROM walked) AS page
+ORDER BY updated_at DESC, id DESC;
 
 -- name: update
 -- Sets what is named in @given, also to null.
@@ -93,7 +116,7 @@ stored AS (
     SELECT
         @tenant, @id, id, created_at, size, role, content_hash, tool_call_id,
         content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost,
-        to_tsvector('simple', words)
+        to_tsvector('simple', words) || array_to_tsvector(ARRAY[@tenant::uuid::text])
     FROM given
     ORDER BY id
     ON CONFLICT DO NOTHING

@@ -45,9 +45,8 @@ CREATE TABLE <<tables.messages>> (
 -- For retention.
 CREATE INDEX ON <<tables.messages>> (tenant, created_at);
 
--- A tenant is one of its own words: the index finds the words of one tenant among those of all.
-CREATE INDEX messages_words ON <<tables.messages>>
-    USING gin ((words || array_to_tsvector(ARRAY[tenant::text])));
+-- A tenant is one of its own words: an index finds the words of one tenant among those of all.
+CREATE INDEX messages_words ON <<tables.messages>> USING gin (words);
 CREATE INDEX conversations_words ON <<tables.conversations>>
     USING gin ((to_tsvector('simple', coalesce(title, '')) || array_to_tsvector(ARRAY[tenant::text])));
 
