@@ -18,11 +18,10 @@ from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
 
-# What a page of messages may hold, but for its last one.
+# What a page may hold, but for its last message.
 PAGE_BYTES = 8 * 1024 * 1024
-AT_ONCE = 5000
 # Words that are in so many messages are looked for in another way.
-MANY = 2000
+MANY, AT_ONCE = 2000, 5000
 
 _KEYS = "usage_keys"
 _FIRST = Recent()

@@ -1,6 +1,7 @@
 """How much is kept of what was said, for how long, and how it is found again."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
 from llmring_server.caller import ALL
+from llmring_server.cli.environment import chosen
 from llmring_server.keys import Wanted
 from llmring_server.maintenance import maintain
 from llmring_server.messages import Level, Said
@@ -178,3 +180,9 @@ async def test_forget_needs_an_admin_and_is_for_one_s_own(mortal: Ring) -> None:
         assert answer.json() == {"deleted_count": 7, "retention_days": 30}
         assert len((await client.get(ROOT)).json()) == 2
     assert len(await mortal.conversations.list(other.tenant)) == 2
+
+
+async def test_environments_keep_content_at_home_only(url: str, tmp_path: Path) -> None:
+    for name, kept in (("dev", "full"), ("prod", "metadata")):
+        with chosen(name, tmp_path, {"LLMRING_DATABASE_URL": url}) as environment:
+            assert environment.settings.conversation_content == kept
