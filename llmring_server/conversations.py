@@ -146,12 +146,11 @@ class Conversations(Repository):
 
     async def forget(self, tenant: Tenant, days: int) -> int:
         """Delete messages that are older than so many days; return how many there were."""
-        until, gone = datetime.now(UTC) - timedelta(days=days), 0
-        while rows := (await self._one("forget", tenant=tenant, until=until, limit=AT_ONCE))[
-            "gone"
-        ]:
-            gone += rows
-        return gone
+        old = {"tenant": tenant, "until": datetime.now(UTC) - timedelta(days=days)}
+        total = 0
+        while gone := (await self._one("forget", **old, limit=AT_ONCE))["gone"]:
+            total += gone
+        return total
 
     async def list(self, tenant: Tenant, page: Recent = _FIRST) -> list[Conversation]:
         """Return a page of conversations; `page.next` makes the cursor of the next one."""
@@ -193,7 +192,9 @@ class Conversations(Repository):
         try:
             return await self._persist(once)
         except Locked as exc:
-            raise InProgress if _KEYS in exc.at else exc from exc
+            if _KEYS in exc.at:
+                raise InProgress from exc
+            raise
 
 
 def _new() -> UUID:
