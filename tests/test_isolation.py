@@ -15,10 +15,13 @@ from llmring_server import Ring, Settings, build
 from llmring_server.caller import ALL, Caller
 from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
+from llmring_server.messages import Said
 from llmring_server.tenant import Tenant
+from llmring_server.threads import Heading
 from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.routes import API
 from tests.conftest import CALL
+from tests.test_exchanges import SENT
 from tests.test_gateway import SECRETS, vouch
 
 MODES = ("keys", "gateway", "parent")
@@ -28,10 +31,16 @@ CANARY = f"canary-{uuid4().hex}"
 BODIES: dict[str, Any] = {
     "POST /api/v1/log": CALL,
     "POST /api/v1/logs/batch": [CALL],
+    "POST /api/v1/conversations": {"title": "mine"},
+    "PATCH /api/v1/conversations/{id}": {"title": "mine"},
+    "POST /api/v1/conversations/log": SENT,
+    "POST /api/v1/conversations/{id}/messages": {"role": "user", "content": "mine"},
+    "POST /api/v1/conversations/{id}/messages/batch": {"messages": [{"role": "user"}]},
     "POST /api/v1/keys": {},
     "POST /api/v1/keys/{id}/rotate": {},
 }
-QUERIES = {"/api/v1/prices": "?provider=openai&model=gpt-4o"}
+QUERIES = dict.fromkeys(("/conversations", "/api/v1/conversations"), f"?q={CANARY}")
+QUERIES["/api/v1/prices"] = "?provider=openai&model=gpt-4o"
 
 
 def needed(route: Route) -> str | None:
@@ -54,10 +63,12 @@ class Victim:
 
     issued: Issued
     log_id: UUID
+    conversation_id: UUID
 
     def id_for(self, route: Route) -> str:
         """Return the id of something of theirs that `route` would find for them."""
-        return {"logs": str(self.log_id), "keys": self.issued.id}[route.path.split("/")[3]]
+        ids = {"logs": self.log_id, "keys": self.issued.id, "conversations": self.conversation_id}
+        return str(ids[route.path.removeprefix("/api/v1").split("/")[1]])
 
 
 @pytest.fixture
@@ -65,7 +76,20 @@ async def victim(ring: Ring) -> Victim:
     issued = await ring.keys.issue(f"{CANARY} {uuid4()}", Wanted(f"{CANARY}", ALL))
     labels = dict.fromkeys(("model", "alias", "profile", "origin", "id_at_origin"), CANARY)
     entry = Entry.model_validate(CALL | labels | {"metadata": {CANARY: CANARY}})
-    return Victim(issued, (await ring.usage.log(issued.tenant, entry)).log_id)
+    log_id = (await ring.usage.log(issued.tenant, entry)).log_id
+    id = (await ring.conversations.create(issued.tenant, Heading(title=CANARY))).id
+    said = Said(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
+    await ring.conversations.append(issued.tenant, id, [said])
+    return Victim(issued, log_id, id)
+
+
+async def owned(ring: Ring, victim: Victim) -> object:
+    tenant = victim.issued.tenant
+    return (
+        await ring.usage.logs(tenant),
+        await ring.conversations.get(tenant, victim.conversation_id),
+        await ring.conversations.messages(tenant, victim.conversation_id),
+    )
 
 
 class Intruder:
@@ -112,26 +136,29 @@ def seen(answer: httpx.Response) -> tuple[int, bytes]:
 async def test_another_s_thing_is_as_one_that_never_was(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
+    before = await owned(ring, victim)
     theirs = await intruder.ask(route, victim.id_for(route))
-    never = await intruder.ask(route, str(uuid4()) if "logs" in route.path else "00000000")
+    never = await intruder.ask(route, "00000000" if "keys" in route.path else str(uuid4()))
     assert seen(theirs) == seen(never)
     # A gateway's users are nobody's admins: 403.
     forbidden = needed(route) == "admin" and intruder.mode == "gateway"
     assert theirs.status_code == (403 if forbidden else 404)
     assert await ring.keys.caller(victim.issued.secret)
+    assert await owned(ring, victim) == before
 
 
 @pytest.mark.parametrize("route", WITHOUT_ID, ids=named)
 async def test_no_answer_tells_of_another(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
-    before = await ring.usage.logs(victim.issued.tenant)
+    before = await owned(ring, victim)
     answer = await intruder.ask(route)
     assert answer.status_code in {200, 403}, answer.text
     told = answer.text + str(answer.headers)
-    for secret in (CANARY, str(victim.log_id), str(victim.issued.tenant), victim.issued.id):
+    ids = (victim.log_id, victim.conversation_id, victim.issued.tenant, victim.issued.id)
+    for secret in (CANARY, *map(str, ids)):
         assert secret not in told
-    assert await ring.usage.logs(victim.issued.tenant) == before
+    assert await owned(ring, victim) == before
 
 
 @pytest.mark.parametrize("filter", ["log_id", "model", "id_at_origin"])

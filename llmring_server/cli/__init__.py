@@ -4,6 +4,7 @@ from typing import Any
 
 import rich_click as click
 
+from llmring_server.cli.conversations import conversations
 from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
 from llmring_server.cli.prices import prices
@@ -35,3 +36,4 @@ main.add_command(projects)
 main.add_command(audit)
 main.add_command(prices)
 main.add_command(registry)
+main.add_command(conversations)

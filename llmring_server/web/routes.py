@@ -6,11 +6,21 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.caller import Scope as Needed
-from llmring_server.web import batch, export, keys, meta, openapi, prices, registry, usage
+from llmring_server.web import (
+    batch,
+    conversations,
+    export,
+    keys,
+    meta,
+    openapi,
+    prices,
+    registry,
+    usage,
+)
 from llmring_server.web.body import KIB
 from llmring_server.web.endpoint import Endpoint, Handler
 
-SMALL, LARGE = 256 * KIB, 16 * 1024 * KIB
+SMALL, CHAT, LARGE = 256 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
 
 
 def get(path: str, handler: Handler, needs: Needed | None = "read") -> Route:
@@ -23,6 +33,10 @@ def public(path: str, handler: Handler) -> Route:
 
 def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
     return Route(path, Endpoint(handler, needs, cap), methods=["POST"])
+
+
+def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+    return Route(path, Endpoint(handler, needs, cap), methods=["PATCH"])
 
 
 def delete(path: str, handler: Handler, needs: Needed) -> Route:
@@ -45,6 +59,23 @@ API = [
     get("/api/v1/logs/{id}/cost", prices.explain),
     get("/api/v1/stats", usage.stats),
     get("/api/v1/prices", prices.prices),
+    get("/conversations", conversations.list_conversations, "conversations"),
+    get("/conversations/{id}", conversations.get, "conversations"),
+    get("/api/v1/conversations", conversations.list_conversations, "conversations"),
+    post("/api/v1/conversations", conversations.create, "conversations", CHAT),
+    post("/api/v1/conversations/log", conversations.log, "conversations", CHAT),
+    delete("/api/v1/conversations/old-messages", conversations.forget, "admin"),
+    get("/api/v1/conversations/{id}", conversations.get, "conversations"),
+    patch("/api/v1/conversations/{id}", conversations.update, "conversations", CHAT),
+    delete("/api/v1/conversations/{id}", conversations.delete, "conversations"),
+    get("/api/v1/conversations/{id}/messages", conversations.messages, "conversations"),
+    post("/api/v1/conversations/{id}/messages", conversations.add, "conversations", CHAT),
+    post(
+        "/api/v1/conversations/{id}/messages/batch",
+        conversations.add_batch,
+        "conversations",
+        CHAT,
+    ),
     get("/api/v1/keys", keys.list_keys, "admin"),
     post("/api/v1/keys", keys.issue_key, "admin"),
     get("/api/v1/keys/{id}", keys.get_key, "admin"),
