@@ -2,18 +2,17 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from uuid import UUID
 
 import uuid_utils
 
+from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.claims import Claim, Claims
 from llmring_server.database import Database
-from llmring_server.entry import Entry
 from llmring_server.errors import InProgress, Locked
-from llmring_server.exchange import Exchange, fingerprint
+from llmring_server.exchange import Exchange, Recording, fingerprint
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
-from llmring_server.record import Record
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
@@ -27,32 +26,32 @@ _KEYS = "usage_keys"
 _FIRST = Recent()
 
 
-class Recording(Protocol):
-    """The log of calls, for those that are told here only."""
-
-    async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record: ...
-    async def store(self, call: Record) -> None: ...
-    def on(self, database: Database) -> Self: ...
-
-
 class Conversations(Repository):
     """The conversations of every tenant; of their content, as much as `level` lets through."""
 
     noun = "conversations"
 
-    def __init__(self, database: Database, usage: Recording, claims: Claims, level: Level) -> None:
+    def __init__(
+        self,
+        database: Database,
+        usage: Recording,
+        claims: Claims,
+        audit: Auditing,
+        level: Level,
+    ) -> None:
         super().__init__(database)
-        self._usage, self._claims = usage, claims
+        self._usage, self._claims, self._audit = usage, claims, audit
         self._level: Level = level
 
     def on(self, database: Database) -> Self:
         other = super().on(database)
         other._usage, other._claims = self._usage.on(database), self._claims.on(database)
+        other._audit = self._audit.on(database)
         return other
 
     async def create(self, tenant: Tenant, heading: Heading | None = None) -> Conversation:
-        heading = heading or Heading()
-        return await self._create(tenant, _new(), heading.model_dump() | {"origin": None})
+        fields = (heading or Heading()).model_dump()
+        return await self._create(tenant, _new(), fields | {"origin": None})
 
     async def get(self, tenant: Tenant, id: UUID) -> Conversation:
         return Conversation.of(await self._one("get", tenant=tenant, id=id))
@@ -63,9 +62,8 @@ class Conversations(Repository):
         if not given:
             return await self.get(tenant, id)
         fields = heading.model_dump()
-        return Conversation.of(
-            await self._one("update", tenant=tenant, id=id, given=given, **fields)
-        )
+        changed = await self._one("update", tenant=tenant, id=id, given=given, **fields)
+        return Conversation.of(changed)
 
     async def delete(self, tenant: Tenant, id: UUID) -> None:
         """Delete a conversation and all that was said in it."""
@@ -144,8 +142,9 @@ class Conversations(Repository):
 
         return await self._together(work)
 
-    async def forget(self, tenant: Tenant, days: int) -> int:
+    async def forget(self, tenant: Tenant, days: int, by: Act = LIBRARY) -> int:
         """Delete messages that are older than so many days; return how many there were."""
+        await self._audit.record(by, "messages.forget", str(tenant), tenant)
         old = {"tenant": tenant, "until": datetime.now(UTC) - timedelta(days=days)}
         total = 0
         while gone := (await self._one("forget", **old, limit=AT_ONCE))["gone"]:

@@ -1,18 +1,20 @@
 """One exchange with a model, as clients report it: what was said, what came back, its price."""
 
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, Self
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, Field
 
 from llmring_server.bounded import plain
+from llmring_server.database import Database
 from llmring_server.entry import Count, Entry, Money
 from llmring_server.errors import Invalid
 from llmring_server.messages import Content, Details, List, Said, Uttered
 from llmring_server.rates import MOST
-from llmring_server.record import digest
+from llmring_server.record import Record, digest
+from llmring_server.tenant import Tenant
 
 LONGEST = 10_000
 
@@ -40,7 +42,7 @@ class Terms(BaseModel, strict=True):
     model: Annotated[str, Field(max_length=255, pattern=r"\S")]
     alias: Annotated[str, Field(max_length=128)] | None = None
     profile: Annotated[str, Field(max_length=64)] | None = None
-    origin: Annotated[Name, BeforeValidator(_named)] = "llmring"
+    origin: Annotated[Name, BeforeValidator(_named, json_schema_input_type=Name | None)] = "llmring"
     cost: Money | None = None
     input_cost: Money | None = None
     output_cost: Money | None = None
@@ -136,6 +138,14 @@ class Exchange(BaseModel, strict=True):
 
 
 _UNPAID: dict[str, Any] = {"input_tokens": None, "output_tokens": None, "cost": Decimal()}
+
+
+class Recording(Protocol):
+    """The log of calls, for those that are told here only."""
+
+    async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record: ...
+    async def store(self, call: Record) -> None: ...
+    def on(self, database: Database) -> Self: ...
 
 
 def fingerprint(*told: Any) -> UUID:

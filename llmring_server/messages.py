@@ -52,7 +52,11 @@ def _json(value: Any) -> bytes:
         raise Invalid("message: must be plain JSON") from exc
 
 
-Details = Annotated[dict[str, Any], BeforeValidator(_or_empty), AfterValidator(_small)]
+Details = Annotated[
+    dict[str, Any],
+    BeforeValidator(_or_empty, json_schema_input_type=dict[str, Any] | None),
+    AfterValidator(_small),
+]
 Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check)]
 
 
@@ -83,7 +87,7 @@ class Said(BaseModel, strict=True):
 class Uttered(Said):
     """A message of an exchange: where no one is named, the user spoke."""
 
-    role: Annotated[Role, BeforeValidator(_or_user)] = "user"
+    role: Annotated[Role, BeforeValidator(_or_user, json_schema_input_type=Role | None)] = "user"
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ class Ring:
         self.usage = Usage(self._database, bounds, self.prices)
         self.claims = Claims(self._database)
         self.conversations = Conversations(
-            self._database, self.usage, self.claims, settings.conversation_content
+            self._database, self.usage, self.claims, self.audit, settings.conversation_content
         )
         self.keys = Keys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)

@@ -1,9 +1,9 @@
 """Conversations: how they are begun and changed, listed, and read in pages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
@@ -17,6 +17,9 @@ from llmring_server.tenant import Tenant
 MOST_AT_ONCE = 500
 
 ALIAS, TEMPERATURE = "default", 0.7
+
+Alias = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 
 
 def _usual_alias(value: object) -> object:
@@ -36,12 +39,12 @@ class Heading(BaseModel, strict=True):
     title: Annotated[str, Field(max_length=500), AfterValidator(check)] | None = None
     system_prompt: Text | None = None
     model_alias: Annotated[
-        str,
-        BeforeValidator(_usual_alias),
-        Field(max_length=255, pattern=r"\S"),
-        AfterValidator(check),
+        Alias,
+        BeforeValidator(_usual_alias, json_schema_input_type=Alias | None),
     ] = ALIAS
-    temperature: Annotated[float, BeforeValidator(_temperature), Field(ge=0, le=2)] = TEMPERATURE
+    temperature: Annotated[
+        Temperature, BeforeValidator(_temperature, json_schema_input_type=Temperature | None)
+    ] = TEMPERATURE
     max_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None = None
 
 
@@ -79,6 +82,26 @@ class Conversation:
         return cls(**found)
 
 
+@dataclass(slots=True)
+class Shown(Conversation):
+    """A conversation in the words of the wire."""
+
+    project_id: UUID
+    api_key_id: None
+
+    @classmethod
+    def to(cls, tenant: Tenant, conversation: Conversation) -> Self:
+        told = {name: getattr(conversation, name) for name in Conversation.__slots__}
+        return cls(**told, project_id=tenant, api_key_id=None)
+
+
+@dataclass(slots=True)
+class Whole(Shown):
+    """A conversation with its last messages, in their order."""
+
+    messages: list[Message] = field(default_factory=list)
+
+
 class Added(NamedTuple):
     """What became of messages; `replayed` if their key had stored them before."""
 
@@ -113,9 +136,3 @@ class Window(BaseModel):
 
     include_messages: bool = True
     message_limit: int = Field(100, ge=1, le=1000)
-
-
-def spelled(tenant: Tenant, conversation: Conversation) -> dict[str, Any]:
-    """Return a conversation in the words of the wire."""
-    told = {name: getattr(conversation, name) for name in Conversation.__slots__}
-    return told | {"api_key_id": None, "project_id": tenant}

@@ -107,9 +107,9 @@ async def test_a_page_that_makes_no_sense_is_refused(client: httpx.AsyncClient, 
     assert (await client.get(f"{path}/messages?{query}")).status_code == 422
 
 
-async def test_an_id_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+async def test_what_is_no_id_is_the_id_of_nothing(client: httpx.AsyncClient) -> None:
     for path in (f"{ROOT}/x", "/conversations/x", f"{ROOT}/x/messages"):
-        assert (await client.get(path)).status_code == 422
+        assert (await client.get(path)).status_code == 404
 
 
 async def test_a_page_ends_where_it_would_be_too_large(client: httpx.AsyncClient) -> None:

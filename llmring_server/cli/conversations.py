@@ -18,7 +18,7 @@ from llmring_server.errors import NotFound
 from llmring_server.messages import Message
 from llmring_server.ring import Ring
 from llmring_server.tenant import Tenant, of_key
-from llmring_server.threads import Conversation, Recent, Stretch, spelled
+from llmring_server.threads import Conversation, Recent, Shown, Stretch
 
 PAGE = 500
 
@@ -159,7 +159,7 @@ Lines = AsyncIterator[str]
 async def _jsonl(
     tenant: Tenant, conversation: Conversation, messages: AsyncIterator[Message]
 ) -> Lines:
-    yield orjson.dumps(spelled(tenant, conversation), plain, orjson.OPT_UTC_Z).decode()
+    yield orjson.dumps(Shown.to(tenant, conversation), plain, orjson.OPT_UTC_Z).decode()
     async for each in messages:
         yield orjson.dumps(each, plain, orjson.OPT_UTC_Z).decode()
 

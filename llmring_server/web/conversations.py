@@ -1,118 +1,124 @@
 """What was said, over HTTP."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from typing_extensions import TypedDict
 
+from llmring_server.errors import NotFound
 from llmring_server.exchange import Exchange
 from llmring_server.messages import Message, Said
-from llmring_server.threads import (
-    Added,
-    Batch,
-    Conversation,
-    Heading,
-    Recent,
-    Stretch,
-    Window,
-    spelled,
-)
-from llmring_server.web.call import Call, blaming_the_client, render
-from llmring_server.web.paging import paged
-from llmring_server.web.usage import replay
-
-
-class Place(BaseModel):
-    """What a path names."""
-
-    id: UUID
+from llmring_server.threads import Added, Batch, Heading, Recent, Shown, Stretch, Whole, Window
+from llmring_server.web.call import Call, Key
+from llmring_server.web.paging import link
+from llmring_server.web.usage import REPLAYED
 
 
 class Age(BaseModel):
+    """Messages that are older than so many days."""
+
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
 
 
-def _id(call: Call) -> UUID:
-    with blaming_the_client():
-        return Place(id=call.path("id")).id
+class Deleted(TypedDict):
+    """Which conversation is gone."""
+
+    id: UUID
+    deleted: Literal[True]
 
 
-def _answer(added: Added, result: Any) -> Any:
-    return replay(render(result)) if added.replayed else result
+class Kept(TypedDict):
+    """Where an exchange is: `message_id` is the reply's, `log_id` the call's if it was logged."""
+
+    conversation_id: UUID
+    message_id: UUID
+    log_id: UUID | None
+    receipt: None
 
 
-def _shown(call: Call, conversation: Conversation) -> dict[str, Any]:
-    return spelled(call.tenant, conversation)
+class Forgotten(TypedDict):
+    """How many messages are gone."""
+
+    deleted_count: int
+    retention_days: int
 
 
-async def create(call: Call) -> dict[str, Any]:
-    heading = await call.read(Heading)
-    return _shown(call, await call.ring.conversations.create(call.tenant, heading))
+def _added(call: Call, added: Added) -> list[Message]:
+    if added.replayed:
+        call.says = REPLAYED
+    return added.messages
 
 
-async def list_conversations(call: Call) -> Response:
-    page = call.query(Recent)
-    found = await call.ring.conversations.list(call.tenant, page)
-    cursor = page.next(call.tenant, found[-1]) if len(found) == page.limit else None
-    return paged(page, [_shown(call, each) for each in found], cursor)
+async def create(call: Call, body: Heading) -> Shown:
+    """Begin a conversation."""
+    return Shown.to(call.tenant, await call.ring.conversations.create(call.tenant, body))
 
 
-async def get(call: Call) -> dict[str, Any]:
-    id, window = _id(call), call.query(Window)
-    shown = _shown(call, await call.ring.conversations.get(call.tenant, id))
-    if not window.include_messages:
-        return shown | {"messages": []}
-    last = Stretch(limit=window.message_limit, order="desc")
-    messages = await call.ring.conversations.messages(call.tenant, id, last)
-    return shown | {"messages": messages[::-1]}
+async def list_conversations(call: Call, query: Recent) -> Annotated[list[Shown], "Link"]:
+    """List conversations, the last to change first, a page at a time."""
+    found = await call.ring.conversations.list(call.tenant, query)
+    if len(found) == query.limit:
+        call.says = link(query, query.next(call.tenant, found[-1]))
+    return [Shown.to(call.tenant, each) for each in found]
 
 
-async def update(call: Call) -> dict[str, Any]:
-    id, heading = _id(call), await call.read(Heading)
-    return _shown(call, await call.ring.conversations.update(call.tenant, id, heading))
+async def get(call: Call, id: UUID, query: Window) -> Whole:
+    """Show a conversation, with its last messages."""
+    whole = Whole.to(call.tenant, await call.ring.conversations.get(call.tenant, id))
+    if query.include_messages:
+        last = Stretch(limit=query.message_limit, order="desc")
+        whole.messages = (await call.ring.conversations.messages(call.tenant, id, last))[::-1]
+    return whole
 
 
-async def delete(call: Call) -> dict[str, Any]:
-    id = _id(call)
+async def update(call: Call, id: UUID, body: Heading) -> Shown:
+    """Change what is named in the body, also to nothing."""
+    return Shown.to(call.tenant, await call.ring.conversations.update(call.tenant, id, body))
+
+
+async def delete(call: Call, id: UUID) -> Deleted:
+    """Delete a conversation, and all that was said in it."""
     await call.ring.conversations.delete(call.tenant, id)
     return {"id": id, "deleted": True}
 
 
-async def messages(call: Call) -> Response:
-    id, page = _id(call), call.query(Stretch)
-    found = await call.ring.conversations.messages(call.tenant, id, page)
-    cursor = page.next(call.tenant, found[-1]) if found else None
-    return paged(page, found, cursor)
+async def messages(call: Call, id: UUID, query: Stretch) -> Annotated[list[Message], "Link"]:
+    """List messages, a page at a time; fewer than its limit where they are large."""
+    found = await call.ring.conversations.messages(call.tenant, id, query)
+    if found:
+        call.says = link(query, query.next(call.tenant, found[-1]))
+    return found
 
 
-async def add(call: Call) -> Message | Response:
-    id, said = _id(call), await call.read(Said)
-    added = await call.ring.conversations.append(call.tenant, id, [said], key=call.idempotency_key)
-    answer: Message | Response = _answer(added, added.messages[0])
-    return answer
+async def add(call: Call, id: UUID, body: Said, key: Key) -> Message:
+    """Add a message, exactly once if it brings an Idempotency-Key."""
+    added = await call.ring.conversations.append(call.tenant, id, [body], key=key)
+    return _added(call, added)[0]
 
 
-async def add_batch(call: Call) -> list[Message] | Response:
-    id, batch = _id(call), await call.read(Batch)
+async def add_batch(call: Call, id: UUID, body: Batch, key: Key) -> list[Message]:
+    """Add up to 500 messages in this order, all or none."""
     added = await call.ring.conversations.append(
-        call.tenant, id, batch.messages, batch.logging_level, call.idempotency_key
+        call.tenant, id, body.messages, body.logging_level, key
     )
-    answer: list[Message] | Response = _answer(added, added.messages)
-    return answer
+    return _added(call, added)
 
 
-async def log(call: Call) -> dict[str, Any] | Response:
-    exchange = await call.read(Exchange)
-    added = await call.ring.conversations.log(call.tenant, exchange, call.idempotency_key)
-    reply = added.messages[-1].id
-    told = {"conversation_id": added.conversation_id, "message_id": reply, "receipt": None}
-    told |= {"log_id": reply if exchange.is_sole_report else None}
-    answer: dict[str, Any] | Response = _answer(added, told)
-    return answer
+async def log(call: Call, body: Exchange, key: Key) -> Annotated[Kept, NotFound]:
+    """Store an exchange, in a new conversation or one that is there, all of it or nothing."""
+    added = await call.ring.conversations.log(call.tenant, body, key)
+    reply = _added(call, added)[-1].id
+    return {
+        "conversation_id": added.conversation_id,
+        "message_id": reply,
+        "log_id": reply if body.is_sole_report else None,
+        "receipt": None,
+    }
 
 
-async def forget(call: Call) -> dict[str, int]:
-    days = call.query(Age).retention_days
-    gone = await call.ring.conversations.forget(call.tenant, days)
+async def forget(call: Call, query: Age) -> Forgotten:
+    """Delete old messages of your project."""
+    days = query.retention_days
+    gone = await call.ring.conversations.forget(call.tenant, days, call.act)
     return {"deleted_count": gone, "retention_days": days}

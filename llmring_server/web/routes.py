@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.caller import Scope as Needed
@@ -23,8 +23,18 @@ from llmring_server.web.endpoint import Endpoint, Handler
 SMALL, CHAT, LARGE = 256 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
 
 
+class Only(Route):
+    """A route whose path, unless it has parameters, is no other's: `log` is not an id."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        # `Exact` has found those with the right method.
+        alone = match is Match.PARTIAL and not self.param_convertors
+        return Match.FULL if alone else match, child
+
+
 def get(path: str, handler: Handler, needs: Needed | None = "read") -> Route:
-    return Route(path, Endpoint(handler, needs, 0), methods=["GET"])
+    return Only(path, Endpoint(handler, needs, 0), methods=["GET"])
 
 
 def public(path: str, handler: Handler) -> Route:
@@ -32,15 +42,15 @@ def public(path: str, handler: Handler) -> Route:
 
 
 def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Route(path, Endpoint(handler, needs, cap), methods=["POST"])
+    return Only(path, Endpoint(handler, needs, cap), methods=["POST"])
 
 
 def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Route(path, Endpoint(handler, needs, cap), methods=["PATCH"])
+    return Only(path, Endpoint(handler, needs, cap), methods=["PATCH"])
 
 
 def delete(path: str, handler: Handler, needs: Needed) -> Route:
-    return Route(path, Endpoint(handler, needs, 0), methods=["DELETE"])
+    return Only(path, Endpoint(handler, needs, 0), methods=["DELETE"])
 
 
 META = [

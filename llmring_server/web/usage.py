@@ -10,7 +10,7 @@ from llmring_server.pages import Log, Page
 from llmring_server.stats import Stats, Window
 from llmring_server.usage import Logged
 from llmring_server.web.call import Call, Key
-from llmring_server.web.paging import lead_on
+from llmring_server.web.paging import link
 
 REPLAYED = {b"idempotent-replayed": b"true"}
 
@@ -45,7 +45,7 @@ async def logs(call: Call, query: Page) -> Annotated[list[Log], "Link"]:
     """List calls, newest first, a page at a time."""
     found = await call.ring.usage.logs(call.tenant, query)
     if len(found) == query.limit:
-        lead_on(call, query, query.next(call.tenant, found[-1]))
+        call.says = link(query, query.next(call.tenant, found[-1]))
     return found
 
 
