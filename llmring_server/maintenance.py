@@ -10,12 +10,15 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server.database import Connection, Database
 from llmring_server.repository import bind, load
 
+AT_ONCE = 5000
+
 
 class Maintained(NamedTuple):
-    """Which months' tables were made, and which dropped."""
+    """Which months' tables were made, and which dropped; how many messages are forgotten."""
 
     made: list[str]
     dropped: list[str]
+    forgotten: int
 
 
 class _Housekeeping:
@@ -28,6 +31,11 @@ class _Housekeeping:
     async def run(self, name: str, **params: Any) -> None:
         statement = self._sql[name]
         await self._connection.execute(statement.text, *statement.arguments(params))
+
+    async def value(self, name: str, **params: Any) -> int:
+        statement = self._sql[name]
+        found: int = await self._connection.fetchval(statement.text, *statement.arguments(params))
+        return found
 
     async def run_each(self, name: str, **params: Any) -> list[str]:
         """Run the statements that the statement `name` finds; return the tables that they name."""
@@ -55,14 +63,29 @@ async def _step(database: Database) -> AsyncIterator[_Housekeeping]:
 async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) -> Maintained:
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
-    What the forgotten calls add up to stays, by UTC day. Run it daily, beside a serving server.
+    What the forgotten calls add up to stays, by UTC day. Messages are forgotten when their
+    projects say so. Run it daily, beside a serving server.
     """
     database = Database(db)
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
     async with _step(database) as house:
         await house.run("fold")
-    return Maintained(made, await _forget(database, retain) if retain else [])
+    dropped = await _forget(database, retain) if retain else []
+    forgotten = await _delete(database, "forget_messages")
+    await _delete(database, "forget_conversations")
+    return Maintained(made, dropped, forgotten)
+
+
+async def _delete(database: Database, name: str) -> int:
+    """Delete in steps what `name` finds; return how much it was."""
+    total = 0
+    while True:
+        async with _step(database) as house:
+            gone = await house.value(name, limit=AT_ONCE)
+        total += gone
+        if not gone:
+            return total
 
 
 async def _forget(database: Database, retain: timedelta) -> list[str]:

@@ -1,6 +1,7 @@
 """Lists of calls: which ones, in pages, each page's end the start of the next."""
 
 import hmac
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from llmring_server.errors import Invalid
 from llmring_server.record import moment_of
@@ -20,6 +21,7 @@ from llmring_server.window import Span
 Label = Annotated[str, Field(max_length=255)]
 
 _SEAL = 8
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Labels(Span):
@@ -44,28 +46,36 @@ class Labels(Span):
         return found | {"since": since, "until": until}
 
 
-class Page(Labels):
-    """One page of them, newest first: from the top, after `offset` calls, or after a cursor."""
+class Paged(BaseModel):
+    """One page of a list: from its start, after `offset` of its things, or after a cursor."""
 
     limit: int = Field(50, ge=1, le=500)
     offset: int = Field(0, ge=0, le=10_000)
     cursor: str | None = Field(None, max_length=200)
 
-    def after(self, tenant: Tenant) -> "Place":
+    def after(self, tenant: Tenant, of: bytes = b"") -> "Place":
         if self.cursor is None:
             return Place(None, None)
         if self.offset:
             raise Invalid("offset: give a cursor or an offset, not both")
-        return Place.unseal(self.cursor, self._seal_of(tenant))
+        return Place.unseal(self.cursor, self._seal_of(tenant, of))
+
+    def following(self, tenant: Tenant, last: "Place", of: bytes = b"") -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return last.seal(self._seal_of(tenant, of))
+
+    def _seal_of(self, tenant: Tenant, of: bytes) -> bytes:
+        """A cursor is good for the list that it was made for."""
+        like = self.model_dump_json(exclude={"limit", "offset", "cursor"})
+        return tenant.bytes + of + like.encode()
+
+
+class Page(Labels, Paged):
+    """One page of them, newest first."""
 
     def next(self, tenant: Tenant, last: "Log") -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
-        return Place(last.logged_at, last.id).seal(self._seal_of(tenant))
-
-    def _seal_of(self, tenant: Tenant) -> bytes:
-        """A cursor is good for the list that it was made for."""
-        of = self.model_dump_json(exclude={"limit", "offset", "cursor"})
-        return tenant.bytes + of.encode()
+        return self.following(tenant, Place(last.logged_at, last.id))
 
 
 class Place(NamedTuple):
@@ -125,5 +135,13 @@ class Log:
     @classmethod
     def of(cls, row: asyncpg.Record) -> Self:
         # By place, which takes a fifth of the time: the statement names them in this order.
-        *told, details, metadata = row
-        return cls(*(*told, details and orjson.loads(details), orjson.loads(metadata)))
+        *told, details, text = row
+        metadata = orjson.loads(text)
+        linked = _id_in(metadata)
+        return cls(*(*told, details and orjson.loads(details), metadata, linked))
+
+
+def _id_in(metadata: dict[str, Any]) -> UUID | None:
+    """Return the conversation that a call says to belong to."""
+    told = metadata.get("conversation_id")
+    return UUID(told) if isinstance(told, str) and _UUID.fullmatch(told) else None

@@ -16,16 +16,12 @@ from llmring_server.errors import Conflict, Invalid, NotFound
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
-LONGEST_NAME = 128
+LONGEST_NAME, LONGEST_RETENTION = 128, 36_500
 ERASE = (
-    "erase_logs",
-    "erase_adjustments",
-    "erase_keys_of_calls",
-    "erase_rollups",
-    "erase_template_versions",
-    "erase_templates",
-    "erase_aliases",
-)
+    "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups",
+    "erase_messages", "erase_conversations",
+    "erase_template_versions", "erase_templates", "erase_aliases",
+)  # fmt: skip
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000
 
@@ -38,11 +34,12 @@ LATECOMERS = 11.0
 
 @dataclass(slots=True)
 class Project:
-    """A project, and how many of its keys are good."""
+    """A project, how many of its keys are good, and for how long it keeps messages."""
 
     tenant: Tenant
     name: str
     created_at: datetime
+    retain_days: int | None
     keys: int
 
 
@@ -87,6 +84,14 @@ class Projects(Repository):
         async with self._database.transaction() as inside:
             await self.on(inside)._one("rename", tenant=tenant, project=_named(name))
             await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
+
+    async def retain(self, tenant: Tenant, days: int | None, by: Act = LIBRARY) -> None:
+        """Keep messages for so many days, or for ever; `maintain` deletes what is older."""
+        if days is not None and not 1 <= days <= LONGEST_RETENTION:
+            raise Invalid(f"days: give 1 to {LONGEST_RETENTION:,}")
+        async with self._database.transaction() as inside:
+            await self.on(inside)._one("retain", tenant=tenant, days=days)
+            await self._audit.on(inside).record(by, "project.retain", str(tenant), tenant)
 
     async def erase(self, tenant: Tenant, by: Act = LIBRARY) -> AsyncIterator[Erased]:
         """Delete everything of a tenant, and yield what is gone.

@@ -39,14 +39,15 @@ def moment_of(id: UUID) -> datetime:
     return _EPOCH + timedelta(milliseconds=min(id.int >> 80, 10**14))
 
 
-def _digest(data: bytes) -> UUID:
+def digest(data: bytes) -> UUID:
+    """Return what is kept of something that may be long: enough to know it again."""
     return UUID(bytes=sha256(data).digest()[:16])
 
 
 def _fingerprint(entry: Entry, within: int) -> UUID:
     """Digest what the client sent, whatever its spelling, as one of `within` entries."""
     fields = entry.model_dump(exclude={"idempotency_key"}, exclude_none=True)
-    return _digest(orjson.dumps([within, fields], plain, orjson.OPT_SORT_KEYS))
+    return digest(orjson.dumps([within, fields], plain, orjson.OPT_SORT_KEYS))
 
 
 def _now(entry: Entry) -> tuple[UUID, datetime]:
@@ -114,17 +115,22 @@ def _row(entry: Entry, details: dict[str, Any], quote: Quote) -> dict[str, Any]:
     }
 
 
-def record(
-    tenant: Tenant, entry: Entry, book: Book, key: str | None = None, within: int = 1
+def record(  # noqa: PLR0913, PLR0917, they are all of it
+    tenant: Tenant,
+    entry: Entry,
+    book: Book,
+    key: str | None = None,
+    within: int = 1,
+    id: UUID | None = None,
 ) -> Record:
     """Make `entry` ready to be written, once: sending the record again changes nothing.
 
-    `book` is not read for an entry that brings its cost.
+    `book` is not read for an entry that brings its cost. An `id` that is given is a UUIDv7.
     """
-    id, logged_at = _now(entry)
+    id, logged_at = (id, moment_of(id)) if id else _now(entry)
     details = entry.details()
     quote = _quote(entry, book, details, logged_at)
-    claim = _digest(key.encode()) if key else None
+    claim = digest(key.encode()) if key else None
     fingerprint = _fingerprint(entry, within) if key else None
     row = _row(entry, details, quote) | {
         "tenant": tenant,

@@ -9,7 +9,9 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server.aliases import Aliases
 from llmring_server.audit import Audit
+from llmring_server.claims import Claims
 from llmring_server.combine import Bounds
+from llmring_server.conversations import Conversations
 from llmring_server.database import Database, opened
 from llmring_server.errors import NotMigrated
 from llmring_server.keys import Keys
@@ -36,6 +38,10 @@ class Ring:
         self.prices = Prices(self._database, self.registry, self.audit)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
+        self.claims = Claims(self._database)
+        self.conversations = Conversations(
+            self._database, self.usage, self.claims, self.audit, settings.conversation_content
+        )
         self.keys = Keys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)
@@ -67,6 +73,8 @@ class Ring:
         other._database = self._database.within(transaction)
         other.prices = self.prices.on(other._database)
         other.usage = self.usage.on(other._database)
+        other.claims = self.claims.on(other._database)
+        other.conversations = self.conversations.on(other._database)
         other.audit = self.audit.on(other._database)
         other.keys = self.keys.on(other._database)
         other.projects = self.projects.on(other._database)

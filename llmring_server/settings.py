@@ -88,6 +88,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
     registry_ttl: float = Field(3600, gt=0, le=86_400)
     registry_providers: Providers = ("openai", "anthropic", "google")
+    conversation_content: Literal["none", "metadata", "full"] = "metadata"
     log_batch: int = Field(500, ge=1, le=10_000)
     log_flights: int = Field(2, ge=1, le=64)
     log_pending: int = Field(5000, ge=1)

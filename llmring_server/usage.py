@@ -69,6 +69,14 @@ class Usage(Repository):
         await self._keep(calls)
         return await self._persist(lambda: self._store_together(calls))
 
+    async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record:
+        """Make `entry` ready to be stored in a transaction with other things: `store` does."""
+        return record(tenant, entry, await self._book([entry]), id=id)
+
+    async def store(self, call: Record) -> None:
+        await self._keep([call])
+        _granted(await self._store([call]))
+
     async def logs(self, tenant: Tenant, page: Page | None = None) -> list[Log]:
         """Return a page of calls, newest first; `page.next` makes the cursor of the next one."""
         page = page or Page()

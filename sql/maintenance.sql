@@ -79,3 +79,43 @@ ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDA
     input_tokens = sums.input_tokens + excluded.input_tokens,
     output_tokens = sums.output_tokens + excluded.output_tokens,
     cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens;
+
+-- name: forget_messages
+-- Of projects that need not keep them so long; so few at a time that no one waits for the locks.
+WITH gone AS (
+    DELETE FROM <<tables.messages>>
+    WHERE (tenant, conversation_id, id) IN (
+        SELECT tenant, conversation_id, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT conversation_id, id FROM <<tables.messages>> AS message
+            WHERE message.tenant = projects.tenant
+              AND message.created_at < now() - make_interval(days => retain_days)
+            LIMIT @limit
+        ) AS old ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: forget_conversations
+-- In which nothing has happened for so long, and nothing is left.
+WITH gone AS (
+    DELETE FROM <<tables.conversations>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT id FROM <<tables.conversations>> AS conversation
+            WHERE conversation.tenant = projects.tenant
+              AND conversation.updated_at < now() - make_interval(days => retain_days)
+            LIMIT @limit
+        ) AS old ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;

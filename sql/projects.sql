@@ -8,7 +8,7 @@ RETURNING tenant;
 
 -- name: list
 SELECT
-    tenant, name, created_at,
+    tenant, name, created_at, retain_days,
     (SELECT count(*) FROM <<tables.api_keys>> AS key
      WHERE key.tenant = project.tenant AND revoked_at IS NULL
        AND coalesce(expires_at, 'infinity') > now()) AS keys
@@ -17,6 +17,9 @@ ORDER BY name;
 
 -- name: rename
 UPDATE <<tables.projects>> SET name = @project WHERE tenant = @tenant RETURNING tenant;
+
+-- name: retain
+UPDATE <<tables.projects>> SET retain_days = @days WHERE tenant = @tenant RETURNING tenant;
 
 -- name: shut
 -- Its keys go with it, and none can be made for it.
@@ -74,6 +77,17 @@ WITH gone AS (
 )
 SELECT count(*) AS gone FROM gone;
 
+-- name: erase_messages
+WITH gone AS (
+    DELETE FROM <<tables.messages>>
+    WHERE (tenant, conversation_id, id) IN (
+        SELECT tenant, conversation_id, id FROM <<tables.messages>>
+        WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
 -- name: erase_templates
 WITH gone AS (
     DELETE FROM <<tables.templates>>
@@ -89,6 +103,16 @@ WITH gone AS (
     DELETE FROM <<tables.alias_bindings>>
     WHERE (tenant, profile, alias) IN (
         SELECT tenant, profile, alias FROM <<tables.alias_bindings>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_conversations
+WITH gone AS (
+    DELETE FROM <<tables.conversations>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id FROM <<tables.conversations>> WHERE tenant = @tenant LIMIT @limit
     )
     RETURNING 1
 )

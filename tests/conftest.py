@@ -118,6 +118,7 @@ def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
         database_pool_size=2,
         database_pool_overflow=2,
         auth="open",
+        conversation_content="full",
     )
 
 
@@ -129,7 +130,7 @@ def owner_settings(url: str, settings: Settings) -> Settings:
 
 @pytest.fixture
 def ring(db: AsyncDatabaseManager) -> Ring:
-    return Ring(db)
+    return Ring(db, Settings(conversation_content="full"))
 
 
 @pytest.fixture

@@ -50,9 +50,11 @@ def lines(_: Any, value: Any) -> bytes:
 
 @schemathesis.hook
 def filter_case(_: HookContext, case: Case[Any]) -> bool:
-    """Revoke any key but our own: without it, there is nothing left to test."""
-    ours = id_of(os.environ["LLMRING_TEST_KEY"])
-    return case.method == "GET" or (case.path_parameters or {}).get("id") != ours
+    """Spare our key, and our conversation: without them, there is nothing left to test."""
+    id = (case.path_parameters or {}).get("id")
+    if id == os.environ["LLMRING_TEST_CONVERSATION"]:
+        return case.method != "DELETE"
+    return case.method == "GET" or id != id_of(os.environ["LLMRING_TEST_KEY"])
 
 
 @schemathesis.hook

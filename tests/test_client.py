@@ -24,7 +24,9 @@ from tests.conftest import CALL
 
 @pytest.fixture
 async def server(db: AsyncDatabaseManager) -> AsyncIterator[Server]:
-    async with Server(Ring(db, Settings(auth="open")), port=0) as server:
+    async with Server(
+        Ring(db, Settings(auth="open", conversation_content="full")), port=0
+    ) as server:
         yield server
 
 

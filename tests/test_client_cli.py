@@ -14,7 +14,9 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.entry import Entry
+from llmring_server.messages import Said
 from llmring_server.tenant import Tenant
+from llmring_server.threads import Heading
 from tests.conftest import CALL
 
 Run = Callable[..., Awaitable[str]]
@@ -25,7 +27,9 @@ COLUMNS += ["input_tokens", "output_tokens", "cost"]
 
 @pytest.fixture(params=["open"])
 async def server(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> AsyncIterator[Server]:
-    async with Server(Ring(db, Settings(auth=request.param)), port=0) as server:
+    async with Server(
+        Ring(db, Settings(auth=request.param, conversation_content="full")), port=0
+    ) as server:
         yield server
 
 
@@ -102,3 +106,16 @@ async def test_logs_as_csv_have_a_row_for_each_call_of_a_page(llmring: Run, tmp_
         [row] = csv.DictReader(file)
     assert list(row) == COLUMNS
     assert (row["origin"], row["profile"], row["cost"]) == ("tests", "default", "0.25")
+
+
+async def test_conversations_are_listed_and_shown(llmring: Run, ring: Ring, tenant: Tenant) -> None:
+    id = (await ring.conversations.create(tenant, Heading(title="Tea"))).id
+    said = [Said(role="user", content="Hi"), Said(role="assistant", content="Hello" * 20)]
+    await ring.conversations.append(tenant, id, said)
+    assert f"{id} :: Tea model=default" in await llmring("conversations", "--limit", "500")
+    shown = await llmring("conversations", "--conversation-id", str(id), "--messages")
+    assert " title      : Tea" in shown
+    assert "[user] Hi (in=None out=None)" in shown
+    assert "[assistant] HelloHello" in shown
+    told = json.loads(await llmring("conversations", "--conversation-id", str(id), "--json"))
+    assert [each["content"] for each in told["messages"]] == ["Hi", "Hello" * 20]

@@ -17,6 +17,7 @@ from llmring_server.tenant import Tenant
 from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.routes import API
 from tests.conftest import CALL
+from tests.test_exchanges import SENT
 from tests.test_gateway import SECRETS, vouch
 from tests.test_templates import NEW
 from tests.victim import CANARY, Victim, victim_of
@@ -27,6 +28,11 @@ MODES = ("keys", "gateway", "parent")
 BODIES: dict[str, Any] = {
     "POST /api/v1/log": CALL,
     "POST /api/v1/logs/batch": [CALL],
+    "POST /api/v1/conversations": {"title": "mine"},
+    "PATCH /api/v1/conversations/{id}": {"title": "mine"},
+    "POST /api/v1/conversations/log": SENT,
+    "POST /api/v1/conversations/{id}/messages": {"role": "user", "content": "mine"},
+    "POST /api/v1/conversations/{id}/messages/batch": {"messages": [{"role": "user"}]},
     "POST /api/v1/keys": {},
     "POST /api/v1/keys/{id}/rotate": {},
     "POST /api/v1/templates": NEW,
@@ -40,6 +46,7 @@ BODIES: dict[str, Any] = {
 QUERIES = {
     "/api/v1/prices": "?provider=openai&model=gpt-4o",
     "/api/v1/aliases/resolve": "?alias=fast",
+    **dict.fromkeys(("/conversations", "/api/v1/conversations"), f"?q={CANARY}"),
 }
 
 
@@ -129,7 +136,7 @@ async def test_no_answer_tells_of_another(
     expected = {200, 403, 404} if "alias" in route.param_convertors else {200, 403}
     assert answer.status_code in expected, answer.text
     told = answer.text + str(answer.headers)
-    ids = (victim.log_id, victim.template_id, victim.issued.tenant, victim.issued.id)
+    ids = (victim.log_id, victim.conversation_id, victim.template_id, victim.issued.tenant, victim.issued.id)
     for secret in (CANARY, *map(str, ids)):
         assert secret not in told
     assert await victim.everything(ring) == before

@@ -14,6 +14,7 @@ import pytest
 from llmring_server import Ring, Server, Settings
 from llmring_server.caller import ALL
 from llmring_server.keys import Wanted
+from llmring_server.tenant import of_key
 from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 from tests.conftest import CALL
@@ -74,7 +75,7 @@ def test_each_mode_says_how_to_say_who_calls(auth: str, ways: list[set[str]]) ->
 async def test_a_path_names_all_its_methods(client: httpx.AsyncClient) -> None:
     for path, methods in (
         ("/api/v1/keys", "GET, HEAD, POST"), ("/api/v1/keys/x", "DELETE, GET, HEAD"),
-        ("/api/v1/log", "POST"), ("/", "GET, HEAD"),
+        ("/api/v1/log", "POST"), ("/", "GET, HEAD"), ("/api/v1/conversations/log", "POST"),
     ):  # fmt: skip
         answer = await client.put(path)
         assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
@@ -94,11 +95,14 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
 async def test_schemathesis_finds_nothing(
     auth: str, settings: Settings, ring: Ring, tmp_path: Path
 ) -> None:
-    key = (await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))).secret
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    key, tenant = issued.secret, issued.tenant if auth == "keys" else of_key(issued.secret)
+    conversation = str((await ring.conversations.create(tenant)).id)
     changes = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
-    environment = os.environ | {"LLMRING_TEST_KEY": key, "PYTHONPATH": str(HERE.parent)}
+    given = {"LLMRING_TEST_KEY": key, "LLMRING_TEST_CONVERSATION": conversation}
+    environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
         Ring.open(settings.model_copy(update=changes)) as served,
         Server(served, port=0) as server,

@@ -8,6 +8,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.aliases import Bind
 from llmring_server.errors import Conflict, Invalid, NotFound, RingError
+from llmring_server.messages import Said
 from llmring_server.template import Change, New
 from llmring_server.tenant import Tenant
 from tests.test_prices import NOW, call, override
@@ -41,6 +42,8 @@ async def filled(ring: Ring) -> Tenant:
     tenant = (await ring.keys.issue(f"project {uuid4()}")).tenant
     model = f"m-{uuid4().hex}"
     await ring.usage.log_many(tenant, [call(model) for _ in range(7)], "key")
+    conversation = await ring.conversations.create(tenant)
+    await ring.conversations.append(tenant, conversation.id, [Said(role="user")] * 7)
     await ring.prices.override(override(model, 1))
     await rerate(ring, model)
     await ring.prices.withdraw("acme", model)

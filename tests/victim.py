@@ -11,7 +11,9 @@ from llmring_server.aliases import Bind
 from llmring_server.caller import ALL
 from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
+from llmring_server.messages import Said
 from llmring_server.template import New
+from llmring_server.threads import Heading
 from tests.conftest import CALL
 
 CANARY = f"canary-{uuid4().hex}"
@@ -24,11 +26,17 @@ class Victim:
     issued: Issued
     log_id: UUID
     template_id: UUID
+    conversation_id: UUID
 
     def id_for(self, route: Route) -> str:
         """Return the id of something of theirs that `route` would find for them."""
-        ids = {"logs": self.log_id, "keys": self.issued.id, "templates": self.template_id}
-        return str(ids[route.path.split("/")[3]])
+        ids = {
+            "logs": self.log_id,
+            "keys": self.issued.id,
+            "templates": self.template_id,
+            "conversations": self.conversation_id,
+        }
+        return str(ids[route.path.removeprefix("/api/v1").split("/")[1]])
 
     async def everything(self, ring: Ring) -> list[Any]:
         """Return what they have."""
@@ -37,6 +45,8 @@ class Victim:
             await ring.usage.logs(mine),
             await ring.templates.get(mine, self.template_id),
             await ring.aliases.list(mine),
+            await ring.conversations.get(mine, self.conversation_id),
+            await ring.conversations.messages(mine, self.conversation_id),
         ]
 
 
@@ -50,4 +60,7 @@ async def victim_of(ring: Ring) -> Victim:
     template = await ring.templates.create(issued.tenant, new)
     bind = Bind(alias="fast", model=f"openai:{CANARY}", metadata={CANARY: CANARY})
     await ring.aliases.bind(issued.tenant, bind)
-    return Victim(issued, log_id, template.id)
+    id = (await ring.conversations.create(issued.tenant, Heading(title=CANARY))).id
+    said = Said(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
+    await ring.conversations.append(issued.tenant, id, [said])
+    return Victim(issued, log_id, template.id, id)

@@ -5,6 +5,7 @@ from typing import Any
 import rich_click as click
 
 from llmring_server.cli.aliases import aliases
+from llmring_server.cli.conversations import conversations
 from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
 from llmring_server.cli.prices import prices
@@ -39,3 +40,4 @@ main.add_command(prices)
 main.add_command(registry)
 main.add_command(templates)
 main.add_command(aliases)
+main.add_command(conversations)

@@ -74,12 +74,14 @@ class Days(click.ParamType[timedelta]):
 def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
 
-    What dropped calls add up to stays in the statistics, by UTC day.
+    What dropped calls add up to stays in the statistics, by UTC day. Messages are deleted when
+    they are older than their project keeps them: `projects retain`.
     """
     with environment.chosen(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
-    for what, months in done._asdict().items():
-        click.echo(f"{what.capitalize()}: {', '.join(months) or 'nothing'}")
+    for what, months in (("Made", done.made), ("Dropped", done.dropped)):
+        click.echo(f"{what}: {', '.join(months) or 'nothing'}")
+    click.echo(f"Forgotten: {done.forgotten:,} messages")
 
 
 @db.command()

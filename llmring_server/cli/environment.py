@@ -21,6 +21,8 @@ from llmring_server.settings import PREFIX, Settings
 Result = TypeVar("Result")
 
 NAMES = ("dev", "test", "prod")
+# How it is on one's own machine.
+AT_HOME = {"auth": "open", "conversation_content": "full"}
 
 
 class Environment(NamedTuple):
@@ -104,7 +106,7 @@ def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 
 @contextmanager
 def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
-    settings = read(environ, auth="open")
+    settings = read(environ, **AT_HOME)
     if settings.database_url:
         yield Environment("dev", settings, catalog.place_of(settings.database_url))
         return
@@ -120,7 +122,7 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     with server_for_tests(data_dir, environ) as server:
         url = catalog.throwaway_url(server)
         asyncio.run(catalog.create(url, throwaway=True))
-        settings = read(environ, auth="open").model_copy(update={"database_url": url})
+        settings = read(environ, **AT_HOME).model_copy(update={"database_url": url})
         try:
             yield Environment("test", settings, catalog.place_of(url))
         finally:

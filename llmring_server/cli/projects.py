@@ -1,8 +1,10 @@
 """`llmring-server projects` and `audit`: what owns data, and who did what."""
 
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 from rich.table import Table
@@ -31,9 +33,11 @@ def create(env: str, data_dir: Path, name: str) -> None:
 @environment.options
 def list_(env: str, data_dir: Path) -> None:
     """List projects, and how many of their keys are good."""
-    table = Table("project", "tenant", "created", "keys")
+    table = Table("project", "tenant", "created", "keys", "keeps messages")
     for each in environment.on_ring(env, data_dir, lambda ring: ring.projects.list()):
-        table.add_row(each.name, str(each.tenant), f"{each.created_at:%Y-%m-%d}", str(each.keys))
+        kept = f"{each.retain_days}d" if each.retain_days else "forever"
+        created = f"{each.created_at:%Y-%m-%d}"
+        table.add_row(each.name, str(each.tenant), created, str(each.keys), kept)
     SCREEN.print(table)
 
 
@@ -47,6 +51,34 @@ def rename(env: str, data_dir: Path, project: str, name: str) -> None:
 
     async def work(ring: Ring) -> None:
         await ring.projects.rename(await ring.projects.find(project), name, by)
+
+    environment.on_ring(env, data_dir, work)
+
+
+class Days(click.ParamType[int | None]):
+    """A number of days, written 30d, or `forever`."""
+
+    name = "days"
+
+    def convert(self, value: str, *at: Any) -> int | None:
+        if not re.fullmatch(r"[1-9]\d{0,4}d|forever", value):
+            self.fail("write a number of days, such as 30d, or forever", *at)
+        return None if value == "forever" else int(value.removesuffix("d"))
+
+
+@projects.command()
+@environment.options
+@click.argument("project")
+@click.argument("days", type=Days())
+def retain(env: str, data_dir: Path, project: str, days: int | None) -> None:
+    """Keep PROJECT's messages for so many DAYS (30d), or forever.
+
+    `db maintain` deletes what is older, with the conversations in which nothing has happened since.
+    """
+    by = environment.operator()
+
+    async def work(ring: Ring) -> None:
+        await ring.projects.retain(await ring.projects.find(project), days, by)
 
     environment.on_ring(env, data_dir, work)
 

@@ -58,7 +58,8 @@ def _methods(request: Request[Any]) -> list[str]:
     """Name the methods of a path: a route knows only its own."""
     routes: list[Route] = request.app.routes
     found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in found for method in route.methods or ()})
+    exact = [route for route in found if not route.param_convertors]
+    return sorted({method for route in exact or found for method in route.methods or ()})
 
 
 def _document(

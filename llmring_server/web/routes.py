@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.caller import Scope as Needed
 from llmring_server.web import (
     aliases,
     batch,
+    conversations,
     export,
     keys,
     meta,
@@ -21,11 +22,21 @@ from llmring_server.web import (
 from llmring_server.web.body import KIB
 from llmring_server.web.endpoint import Endpoint, Handler
 
-SMALL, LARGE = 256 * KIB, 16 * 1024 * KIB
+SMALL, CHAT, LARGE = 256 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
+
+
+class Only(Route):
+    """A route whose path, unless it has parameters, is no other's: `log` is not an id."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        # `Exact` has found those with the right method.
+        alone = match is Match.PARTIAL and not self.param_convertors
+        return Match.FULL if alone else match, child
 
 
 def get(path: str, handler: Handler, needs: Needed | None = "read") -> Route:
-    return Route(path, Endpoint(handler, needs, 0), methods=["GET"])
+    return Only(path, Endpoint(handler, needs, 0), methods=["GET"])
 
 
 def public(path: str, handler: Handler) -> Route:
@@ -33,7 +44,11 @@ def public(path: str, handler: Handler) -> Route:
 
 
 def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Route(path, Endpoint(handler, needs, cap), methods=["POST"])
+    return Only(path, Endpoint(handler, needs, cap), methods=["POST"])
+
+
+def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+    return Only(path, Endpoint(handler, needs, cap), methods=["PATCH"])
 
 
 def put(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
@@ -45,7 +60,7 @@ def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route
 
 
 def delete(path: str, handler: Handler, needs: Needed) -> Route:
-    return Route(path, Endpoint(handler, needs, 0), methods=["DELETE"])
+    return Only(path, Endpoint(handler, needs, 0), methods=["DELETE"])
 
 
 META = [
@@ -64,6 +79,23 @@ API = [
     get("/api/v1/logs/{id}/cost", prices.explain),
     get("/api/v1/stats", usage.stats),
     get("/api/v1/prices", prices.prices),
+    get("/conversations", conversations.list_conversations, "conversations"),
+    get("/conversations/{id}", conversations.get, "conversations"),
+    get("/api/v1/conversations", conversations.list_conversations, "conversations"),
+    post("/api/v1/conversations", conversations.create, "conversations", CHAT),
+    post("/api/v1/conversations/log", conversations.log, "conversations", CHAT),
+    delete("/api/v1/conversations/old-messages", conversations.forget, "admin"),
+    get("/api/v1/conversations/{id}", conversations.get, "conversations"),
+    patch("/api/v1/conversations/{id}", conversations.update, "conversations", CHAT),
+    delete("/api/v1/conversations/{id}", conversations.delete, "conversations"),
+    get("/api/v1/conversations/{id}/messages", conversations.messages, "conversations"),
+    post("/api/v1/conversations/{id}/messages", conversations.add, "conversations", CHAT),
+    post(
+        "/api/v1/conversations/{id}/messages/batch",
+        conversations.add_batch,
+        "conversations",
+        CHAT,
+    ),
     get("/api/v1/keys", keys.list_keys, "admin"),
     post("/api/v1/keys", keys.issue_key, "admin"),
     get("/api/v1/keys/{id}", keys.get_key, "admin"),

@@ -1,7 +1,6 @@
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 from typing_extensions import TypedDict
@@ -11,6 +10,7 @@ from llmring_server.pages import Log, Page
 from llmring_server.stats import Stats, Window
 from llmring_server.usage import Logged
 from llmring_server.web.call import Call, Key
+from llmring_server.web.paging import link
 
 REPLAYED = {b"idempotent-replayed": b"true"}
 
@@ -45,10 +45,7 @@ async def logs(call: Call, query: Page) -> Annotated[list[Log], "Link"]:
     """List calls, newest first, a page at a time."""
     found = await call.ring.usage.logs(call.tenant, query)
     if len(found) == query.limit:
-        cursor = query.next(call.tenant, found[-1])
-        rest = query.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
-        link = f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'
-        call.says = {b"link": link.encode()}
+        call.says = link(query, query.next(call.tenant, found[-1]))
     return found
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import footprint, reading, writing
+from scripts.benchmark import chats, footprint, reading, writing
 from scripts.benchmark.contenders import ALONE, WITH_PEER
 from scripts.benchmark.measure import Bench, progress
 from scripts.benchmark.postgres import cluster, postmaster, value
@@ -27,6 +27,7 @@ CASES: dict[str, Case] = {
     "guard": writing.guard,
     "stats": reading.stats,
     "logs": reading.logs,
+    "conversations": chats.conversations,
     "size": footprint.size,
     "memory": footprint.memory,
 }

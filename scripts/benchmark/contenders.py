@@ -37,6 +37,16 @@ class Contender(NamedTuple):
         finally:
             connection.close()
 
+    def post(self, path: str, key: str, body: Any) -> Any:
+        """Send once; return the body of the answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=600)
+        headers = {"X-API-Key": key, "Content-Type": "application/json"}
+        try:
+            connection.request("POST", path, orjson.dumps(body), headers)
+            return orjson.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
 
 def _uvicorn(python: Path, app: str, port: int, *options: str) -> list[str]:
     options = ("--host", "127.0.0.1", "--port", str(port), "--no-access-log", *options)
@@ -47,6 +57,7 @@ def _environment(url: str) -> dict[str, str]:
     return {
         "PATH": os.defpath,
         "LLMRING_AUTH": "open",
+        "LLMRING_CONVERSATION_CONTENT": "full",
         "LLMRING_DATABASE_URL": url,
         "LLMRING_DATABASE_SCHEMA": SCHEMA,
     }

@@ -27,12 +27,13 @@ _SUCCESS = ord("2")
 
 @dataclass(frozen=True)
 class Plan:
-    """How many clients do what, for how long: GET `path`, or log calls if there is none."""
+    """How many clients do what, for how long: GET `path`, or POST `body` there, or log calls."""
 
     clients: int
     seconds: float
     keys: Sequence[str] = (payload.KEYS[0],)
     path: str = ""
+    body: str = ""
     batch: int = 1
     # Leave the cost of calls to the server.
     priced: bool = False
@@ -40,6 +41,8 @@ class Plan:
     calls: int = 0
 
     def requests(self, origin: str) -> Iterator[bytes]:
+        if self.body:
+            return payload.posts(self.path, self.keys[0], self.body)
         if self.path:
             return payload.gets(self.path, self.keys[0])
         if self.batch > 1:

@@ -52,3 +52,7 @@ def batches(origin: str, key: str, size: int, *, priced: bool) -> Iterator[bytes
 def gets(path: str, key: str) -> Iterator[bytes]:
     # A path may hold percent signs, which is why this is no template.
     return repeat(_head("GET", path, key))
+
+
+def posts(path: str, key: str, body: str) -> Iterator[bytes]:
+    return repeat(_post(path, key, len(body)) + body.encode())

@@ -48,8 +48,8 @@ def logs(bench: Bench) -> dict[str, Any]:
         deep = {each.name: _deep(each, now, depth) for each in contenders}
         loads[deeper] = lambda contender: Plan(1, bench.seconds, [LARGE], deep[contender.name])
         race = Race(bench, contenders, loads)
-        growth = {each.name: _growth(race, each, newest + "c=1", deeper) for each in contenders}
-        return race.report() | {f"{deeper} / {newest}c=1": growth}
+        grown = {each.name: growth(race, each, newest + "c=1", deeper) for each in contenders}
+        return race.report() | {f"{deeper} / {newest}c=1": grown}
 
 
 def _path(route: str, now: datetime, **more: Any) -> str:
@@ -83,7 +83,8 @@ def _deep(contender: Contender, now: datetime, depth: int) -> str:
     return path.replace(f"limit={LARGEST_PAGE}", f"limit={PAGE}")
 
 
-def _growth(race: Race, contender: Contender, before: str, after: str) -> dict[str, float] | None:
+def growth(race: Race, contender: Contender, before: str, after: str) -> dict[str, float] | None:
+    """Return how many times as long one load's median takes as another's."""
     pairs = zip(
         race.samples[before, contender.name], race.samples[after, contender.name], strict=False
     )

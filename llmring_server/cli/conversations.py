@@ -1,0 +1,174 @@
+"""`llmring-server conversations`: what was said, as people like to read it."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+import rich_click as click
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmring_server.bounded import plain
+from llmring_server.cli import environment
+from llmring_server.errors import NotFound
+from llmring_server.messages import Message
+from llmring_server.ring import Ring
+from llmring_server.tenant import Tenant, of_key
+from llmring_server.threads import Conversation, Recent, Shown, Stretch
+
+PAGE = 500
+
+# What moves a terminal's cursor or colours, its owner has not said.
+HARMLESS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+
+
+def whose(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the caller choose the project that a command looks into."""
+    project = click.option(
+        "--project",
+        default="default",
+        show_default=True,
+        help="Its name, its tenant, or (mode open) the key that names it.",
+    )
+    return environment.options(project(command))
+
+
+async def _tenant(ring: Ring, project: str) -> Tenant:
+    try:
+        return await ring.projects.find(project)
+    except NotFound:
+        if ring.settings.auth != "open":
+            raise
+        return of_key(project)
+
+
+@click.group()
+def conversations() -> None:
+    """List, show and export conversations."""
+
+
+@conversations.command("list")
+@whose
+@click.option("--search", "q", help="Only those with these words in their title or messages.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
+def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
+    """List conversations, the last to change first."""
+
+    async def work(ring: Ring) -> list[Conversation]:
+        return await ring.conversations.list(await _tenant(ring, project), Recent(**page))
+
+    table = Table("conversation", "title", "model", "messages", "tokens", "USD", "changed")
+    for each in environment.on_ring(env, data_dir, work):
+        tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,}"
+        changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
+        names = [_harmless(name or "") for name in (each.title, each.model_alias)]
+        sums = f"{each.message_count:,}", tokens, _usd(each)
+        table.add_row(str(each.id), *names, *sums, changed)
+    Console().print(table)
+
+
+@conversations.command()
+@whose
+@click.argument("id", type=click.UUID)
+@click.option("--last", default=PAGE, show_default=True, type=click.IntRange(1, 1000))
+def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
+    """Show a conversation: its last messages, as a chat."""
+
+    async def work(ring: Ring) -> tuple[Conversation, list[Message]]:
+        tenant = await _tenant(ring, project)
+        page = Stretch(limit=last, order="desc")
+        found = await ring.conversations.get(tenant, id)
+        return found, (await ring.conversations.messages(tenant, id, page))[::-1]
+
+    conversation, messages = environment.on_ring(env, data_dir, work)
+    console = Console(highlight=False)
+    console.print(_harmless(conversation.title or "Untitled", "bold"))
+    console.print(_harmless(f"{conversation.model_alias}, {_usd(conversation)} USD"))
+    if conversation.message_count > len(messages):
+        console.print(f"{conversation.message_count - len(messages):,} messages before these.")
+    for each in messages:
+        console.print()
+        head = f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}"
+        console.print(_harmless(head, "bold cyan"))
+        console.print(Padding(_harmless(readable(each)), (0, 0, 0, 2)))
+
+
+def _harmless(text: str, style: str = "") -> Text:
+    return Text(text.translate(HARMLESS), style=style)
+
+
+def _usd(conversation: Conversation) -> str:
+    return f"{conversation.total_cost.normalize():f}"
+
+
+def readable(message: Message) -> str:
+    """Return what a message says: its text, and of the rest what it is."""
+    lines = [_said(message.content)] if message.content else []
+    lines += [f"calls {_compact(call)}" for call in message.tool_calls or ()]
+    lines += [f"gets {_compact(result)}" for result in message.tool_results or ()]
+    return "\n".join(lines) or "(content not kept)"
+
+
+def _said(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "\n".join(_part(part) for part in parts)
+
+
+def _part(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else _compact(part)
+
+
+def _compact(value: Any) -> str:
+    text = orjson.dumps(value, plain).decode()
+    return text if len(text) <= PAGE else f"{text[:PAGE]}… ({len(text):,} characters)"
+
+
+@conversations.command()
+@whose
+@click.argument("id", type=click.UUID)
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "markdown"]), default="jsonl", show_default=True
+)
+def export(env: str, data_dir: Path, project: str, id: UUID, form: str) -> None:
+    """Write all of a conversation to standard output.
+
+    As JSON lines, the first is the conversation, and each of the others a message.
+    """
+
+    async def work(ring: Ring) -> None:
+        tenant = await _tenant(ring, project)
+        conversation = await ring.conversations.get(tenant, id)
+        messages = ring.conversations.read(tenant, id)
+        lines = _jsonl if form == "jsonl" else _markdown
+        async for line in lines(tenant, conversation, messages):
+            click.echo(line)
+
+    environment.on_ring(env, data_dir, work)
+
+
+Lines = AsyncIterator[str]
+
+
+async def _jsonl(
+    tenant: Tenant, conversation: Conversation, messages: AsyncIterator[Message]
+) -> Lines:
+    yield orjson.dumps(Shown.to(tenant, conversation), plain, orjson.OPT_UTC_Z).decode()
+    async for each in messages:
+        yield orjson.dumps(each, plain, orjson.OPT_UTC_Z).decode()
+
+
+async def _markdown(
+    _: Tenant, conversation: Conversation, messages: AsyncIterator[Message]
+) -> Lines:
+    yield f"# {conversation.title or 'Untitled'}\n"
+    if conversation.system_prompt:
+        yield f"> {conversation.system_prompt}\n".replace("\n", "\n> ").removesuffix("> ")
+    async for each in messages:
+        yield f"## {each.role}, {each.timestamp:%Y-%m-%d %H:%M}\n\n{readable(each)}\n"

@@ -1,0 +1,200 @@
+"""What was said: conversations and their messages, added up exactly."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+from uuid import UUID
+
+import uuid_utils
+
+from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.claims import Claim, Claims
+from llmring_server.database import Database
+from llmring_server.errors import InProgress, Locked
+from llmring_server.exchange import Exchange, Recording, fingerprint
+from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
+from llmring_server.repository import Repository
+from llmring_server.tenant import Tenant
+from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
+
+# What a page may hold, but for its last message.
+PAGE_BYTES = 8 * 1024 * 1024
+# Words that are in so many messages are looked for in another way.
+MANY, AT_ONCE = 2000, 5000
+
+_KEYS = "usage_keys"
+_FIRST = Recent()
+
+
+class Conversations(Repository):
+    """The conversations of every tenant; of their content, as much as `level` lets through."""
+
+    noun = "conversations"
+
+    def __init__(
+        self,
+        database: Database,
+        usage: Recording,
+        claims: Claims,
+        audit: Auditing,
+        level: Level,
+    ) -> None:
+        super().__init__(database)
+        self._usage, self._claims, self._audit = usage, claims, audit
+        self._level: Level = level
+
+    def on(self, database: Database) -> Self:
+        other = super().on(database)
+        other._usage, other._claims = self._usage.on(database), self._claims.on(database)
+        other._audit = self._audit.on(database)
+        return other
+
+    async def create(self, tenant: Tenant, heading: Heading | None = None) -> Conversation:
+        fields = (heading or Heading()).model_dump()
+        return await self._create(tenant, _new(), fields | {"origin": None})
+
+    async def get(self, tenant: Tenant, id: UUID) -> Conversation:
+        return Conversation.of(await self._one("get", tenant=tenant, id=id))
+
+    async def update(self, tenant: Tenant, id: UUID, heading: Heading) -> Conversation:
+        """Change what `heading` sets, also to nothing."""
+        given = sorted(heading.model_fields_set)
+        if not given:
+            return await self.get(tenant, id)
+        fields = heading.model_dump()
+        changed = await self._one("update", tenant=tenant, id=id, given=given, **fields)
+        return Conversation.of(changed)
+
+    async def delete(self, tenant: Tenant, id: UUID) -> None:
+        """Delete a conversation and all that was said in it."""
+        await self._one("delete", tenant=tenant, id=id)
+
+    async def messages(
+        self, tenant: Tenant, id: UUID, page: Stretch | None = None
+    ) -> list[Message]:
+        """Return a page of messages in its order; fewer than its limit where they are large."""
+        page = page or Stretch()
+        found = await self._all(
+            "oldest" if page.order == "asc" else "newest",
+            tenant=tenant,
+            id=id,
+            last_id=page.after(tenant, id.bytes).last_id,
+            limit=page.limit,
+            offset=page.offset,
+            most=PAGE_BYTES,
+        )
+        if not found:
+            await self.get(tenant, id)
+        return [Message.of(row, id) for row in found]
+
+    async def read(self, tenant: Tenant, id: UUID) -> AsyncIterator[Message]:
+        """Yield every message of a conversation, from its start on."""
+        page = Stretch()
+        while found := await self.messages(tenant, id, page):
+            for each in found:
+                yield each
+            page = Stretch(cursor=page.next(tenant, found[-1]))
+
+    async def append(
+        self,
+        tenant: Tenant,
+        to: UUID,
+        messages: Sequence[Said],
+        level: Level = "full",
+        key: str | None = None,
+    ) -> Added:
+        """Add messages, all or none, in this order; less of them is kept than the `level` may say.
+
+        A `key` that the tenant used before gives the first answer again.
+        """
+        level, first = self._at_most(level), _new()
+        claim = Claim.of(key, fingerprint("messages", to, *messages))
+
+        async def work(inside: Self) -> Added:
+            start, _ = await inside._claims.first(tenant, claim, first, to)
+            made = numbered(start, messages, to, level)
+            if start == first:
+                await inside._append(tenant, to, made, level)
+            return Added(to, made, replayed=start != first)
+
+        return await self._together(work)
+
+    async def log(self, tenant: Tenant, exchange: Exchange, key: str | None = None) -> Added:
+        """Store an exchange: in a new conversation or one that is there, all of it or nothing.
+
+        The reply comes last. If this is the only report of the call, the log of calls has it, too,
+        under the reply's id. A `key` is as in `append`.
+        """
+        to, first = exchange.conversation_id or _new(), _new()
+        reply = UUID(int=first.int + exchange.reply_at)
+        call = await self._usage.rated(tenant, exchange.entry(to), reply)
+        claim = Claim.of(key, fingerprint("exchange", exchange))
+        said = exchange.said(call.quote.cost)
+
+        async def work(inside: Self) -> Added:
+            start, at = await inside._claims.first(tenant, claim, first, to)
+            made = numbered(start, said, at, self._level)
+            if start == first:
+                await inside._store(tenant, exchange, to, made)
+                if exchange.is_sole_report:
+                    await inside._usage.store(call)
+            return Added(at, made, replayed=start != first)
+
+        return await self._together(work)
+
+    async def forget(self, tenant: Tenant, days: int, by: Act = LIBRARY) -> int:
+        """Delete messages that are older than so many days; return how many there were."""
+        await self._audit.record(by, "messages.forget", str(tenant), tenant)
+        old = {"tenant": tenant, "until": datetime.now(UTC) - timedelta(days=days)}
+        total = 0
+        while gone := (await self._one("forget", **old, limit=AT_ONCE))["gone"]:
+            total += gone
+        return total
+
+    async def list(self, tenant: Tenant, page: Recent = _FIRST) -> list[Conversation]:
+        """Return a page of conversations; `page.next` makes the cursor of the next one."""
+        place = page.after(tenant)._asdict()
+        bounds = place | {"limit": page.limit, "offset": page.offset}
+        if page.q is None:
+            found = await self._all("list", tenant=tenant, **bounds)
+        else:
+            found = await self._all("search", tenant=tenant, words=page.q, many=MANY, **bounds)
+        return [Conversation.of(row) for row in found]
+
+    def _at_most(self, level: Level) -> Level:
+        return min(level, self._level, key=LEVELS.index)
+
+    async def _create(self, tenant: Tenant, id: UUID, heading: dict[str, Any]) -> Conversation:
+        return Conversation.of(await self._one("create", tenant=tenant, id=id, **heading))
+
+    async def _store(
+        self, tenant: Tenant, exchange: Exchange, to: UUID, messages: Sequence[Message]
+    ) -> None:
+        if exchange.conversation_id is None and self._level != "none":
+            await self._create(tenant, to, Heading().model_dump() | exchange.heading())
+        if exchange.conversation_id or self._level != "none":
+            await self._append(tenant, to, messages, self._level)
+
+    async def _append(
+        self, tenant: Tenant, id: UUID, messages: Sequence[Message], level: Level
+    ) -> None:
+        if level != "none":
+            await self._all("append", tenant=tenant, id=id, messages=rows(messages))
+        else:
+            await self.get(tenant, id)
+
+    async def _together(self, work: Callable[[Self], Awaitable[Added]]) -> Added:
+        async def once() -> Added:
+            async with self._database.transaction() as inside:
+                return await work(self.on(inside))
+
+        try:
+            return await self._persist(once)
+        except Locked as exc:
+            if _KEYS in exc.at:
+                raise InProgress from exc
+            raise
+
+
+def _new() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)
