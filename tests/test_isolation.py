@@ -136,7 +136,13 @@ async def test_no_answer_tells_of_another(
     expected = {200, 403, 404} if "alias" in route.param_convertors else {200, 403}
     assert answer.status_code in expected, answer.text
     told = answer.text + str(answer.headers)
-    ids = (victim.log_id, victim.conversation_id, victim.template_id, victim.issued.tenant, victim.issued.id)
+    ids = (
+        victim.log_id,
+        victim.conversation_id,
+        victim.template_id,
+        victim.issued.tenant,
+        victim.issued.id,
+    )
     for secret in (CANARY, *map(str, ids)):
         assert secret not in told
     assert await victim.everything(ring) == before

@@ -55,10 +55,6 @@ def put(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
     return Route(path, Endpoint(handler, needs, cap), methods=["PUT"])
 
 
-def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Route(path, Endpoint(handler, needs, cap), methods=["PATCH"])
-
-
 def delete(path: str, handler: Handler, needs: Needed) -> Route:
     return Only(path, Endpoint(handler, needs, 0), methods=["DELETE"])
 
