@@ -102,13 +102,17 @@ async def test_schemathesis_finds_nothing(
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
     given = {"LLMRING_TEST_KEY": key, "LLMRING_TEST_CONVERSATION": conversation}
+    # Dictionaries know no environment.
+    config = tmp_path / "schemathesis.toml"
+    text = (HERE / config.name).read_text()
+    config.write_text(text.replace("${LLMRING_TEST_CONVERSATION}", conversation))
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
         Ring.open(settings.model_copy(update=changes)) as served,
         Server(served, port=0) as server,
     ):
         process = await asyncio.create_subprocess_exec(
-            SCHEMATHESIS, f"--config-file={HERE / 'schemathesis.toml'}", "run",
+            SCHEMATHESIS, f"--config-file={config}", "run",
             f"{server.url}/openapi.json", "--checks=all", "--no-color", *spared,
             cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip

@@ -38,6 +38,14 @@ async def test_create_template_answers_as_it_always_was(
     }  # fmt: skip
 
 
+async def test_a_template_may_be_as_long_as_it_is_said(client: httpx.AsyncClient) -> None:
+    longest = "\U0001f600" * 200_000
+    told = await made(client, description=longest, system_prompt=longest)
+    assert told["system_prompt"] == longest
+    answer = await client.post(URL, json=NEW | {"system_prompt": f"{longest}."})
+    assert answer.status_code == 422
+
+
 async def test_get_template_gives_back_what_was_given(client: httpx.AsyncClient) -> None:
     given = {
         "description": "d", "model": "openai:gpt-4o", "temperature": 1.25, "max_tokens": 5,

@@ -40,8 +40,8 @@ class Endpoint:
     `needs` is the scope that a caller must have, or None: then anyone may call. The handler's
     parameters are read from the request: `query`, `body` (`Model | None`: it may be absent), `key`
     (the Idempotency-Key), parts of the path. `web/openapi.py` describes them, with what is noted
-    with the result's type: `{media: type}` unless it is JSON, names of headers, and errors that its
-    parameters do not suggest.
+    with the result's type: `{media: type}` unless it is JSON, names of headers, and errors that
+    its parameters do not suggest.
     """
 
     def __init__(self, handler: Handler, needs: Needed | None, cap: int) -> None:

@@ -22,7 +22,7 @@ from llmring_server.web import (
 from llmring_server.web.body import KIB
 from llmring_server.web.endpoint import Endpoint, Handler
 
-SMALL, CHAT, LARGE = 256 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
+SMALL, MEDIUM, CHAT, LARGE = 256 * KIB, 2 * 1024 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
 
 
 class Only(Route):
@@ -98,11 +98,11 @@ API = [
     delete("/api/v1/keys/{id}", keys.revoke_key, "admin"),
     post("/api/v1/keys/{id}/rotate", keys.rotate_key, "admin"),
     get("/api/v1/templates", templates.list_templates, "conversations"),
-    post("/api/v1/templates", templates.create_template, "conversations"),
+    post("/api/v1/templates", templates.create_template, "conversations", MEDIUM),
     get("/api/v1/templates/stats", templates.template_stats, "conversations"),
     get("/api/v1/templates/{id}", templates.get_template, "conversations"),
-    put("/api/v1/templates/{id}", templates.change_template, "conversations"),
-    patch("/api/v1/templates/{id}", templates.amend_template, "conversations"),
+    put("/api/v1/templates/{id}", templates.change_template, "conversations", MEDIUM),
+    patch("/api/v1/templates/{id}", templates.amend_template, "conversations", MEDIUM),
     delete("/api/v1/templates/{id}", templates.delete_template, "conversations"),
     post("/api/v1/templates/{id}/use", templates.use_template, "conversations", 0),
     post("/api/v1/templates/{id}/render", templates.render_template, "conversations"),
