@@ -20,7 +20,7 @@ DEFAULT, MOST = "default", 1_000
 Name = Annotated[str, Field(max_length=64, pattern=r"\S")]
 Model = Annotated[
     str,
-    Field(max_length=255, pattern=r"^[^:\s]+:\S", description="provider:model"),
+    Field(max_length=255, pattern=r"^[^: \t\r\n]+:[^ \t\r\n]", description="provider:model"),
 ]
 
 
