@@ -12,11 +12,10 @@ import uuid_utils
 
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
-from llmring_server.errors import Conflict, Invalid, NotFound
+from llmring_server.errors import Conflict, NotFound
 from llmring_server.repository import Repository
-from llmring_server.tenant import Tenant
+from llmring_server.tenant import Tenant, named
 
-LONGEST_NAME = 128
 ERASE = ("erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups")
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000
@@ -58,7 +57,7 @@ class Projects(Repository):
         """Make a project; Conflict if there is one of that name."""
         async with self._database.transaction() as inside:
             tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
-            if not await self.on(inside)._all("create", tenant=tenant, project=_named(name)):
+            if not await self.on(inside)._all("create", tenant=tenant, project=named(name)):
                 raise Conflict("There is a project of that name already.")
             await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
         return tenant
@@ -77,7 +76,7 @@ class Projects(Repository):
 
     async def rename(self, tenant: Tenant, name: str, by: Act = LIBRARY) -> None:
         async with self._database.transaction() as inside:
-            await self.on(inside)._one("rename", tenant=tenant, project=_named(name))
+            await self.on(inside)._one("rename", tenant=tenant, project=named(name))
             await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
 
     async def erase(self, tenant: Tenant, by: Act = LIBRARY) -> AsyncIterator[Erased]:
@@ -98,9 +97,3 @@ class Projects(Repository):
     async def _erase(self, name: str, tenant: Tenant) -> AsyncIterator[Erased]:
         while rows := (await self._one(name, tenant=tenant, limit=AT_ONCE))["gone"]:
             yield Erased(name.removeprefix("erase_").replace("_", " "), rows)
-
-
-def _named(name: str) -> str:
-    if not 1 <= len(name.strip()) <= LONGEST_NAME:
-        raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
-    return name
