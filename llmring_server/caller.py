@@ -10,6 +10,8 @@ Scope = Literal["log:write", "read", "conversations", "mcp", "mcp:secrets", "adm
 
 USUAL: tuple[Scope, ...] = ("log:write", "read", "conversations", "mcp")
 ALL: tuple[Scope, ...] = (*USUAL, "mcp:secrets", "admin")
+# Of whom no operator has made an admin.
+UNPRIVILEGED = frozenset(ALL) - {"admin"}
 
 
 class Caller(NamedTuple):

@@ -10,7 +10,7 @@ import asyncpg
 import orjson
 
 from llmring_server.offers import Price, read, written
-from llmring_server.rates import Line, bill, use
+from llmring_server.rates import Line, bill, use_of
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Explanation:
         price = _listed(row) if row["price_id"] else None
         return cls(
             row["id"], row["logged_at"], "USD", row["cost"], row["cost_source"],
-            price, _lines(row, price) if price else [],
+            price, bill(read(price.rates), use_of(row)) if price else [],
             row["adjustment"], orjson.loads(row["adjustments"]),
         )  # fmt: skip
 
@@ -64,12 +64,3 @@ def _listed(row: asyncpg.Record) -> Listed:
         row["price_id"], row["price_provider"], row["price_model"], row["service_tier"],
         row["source"], row["version"], row["since"], orjson.loads(row["rates"]),
     )  # fmt: skip
-
-
-def _lines(row: asyncpg.Record, price: Listed) -> list[Line]:
-    details = orjson.loads(row["details"] or "{}")
-    used = use(
-        row["provider"], row["input_tokens"], row["output_tokens"],
-        row["cached_input_tokens"], details,
-    )  # fmt: skip
-    return bill(read(price.rates), used)

@@ -15,12 +15,11 @@ from llmring_server.database import Database
 from llmring_server.errors import Invalid
 from llmring_server.repository import Repository
 from llmring_server.secret import PREFIX, digest, id_of, make
-from llmring_server.tenant import Tenant
+from llmring_server.tenant import Tenant, named
 
 # A revoked key is refused everywhere after this many seconds, without asking at each request.
 BELIEVED, DOUBTED = 5.0, 1.0
 REMEMBERED = 10_000
-LONGEST_NAME = 128
 
 
 class Issued(NamedTuple):
@@ -78,10 +77,10 @@ class Keys(Repository):
 
     async def issue(self, project: str, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
-        if not 1 <= len(project.strip()) <= LONGEST_NAME:
-            raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
         tenant = UUID(int=uuid_utils.uuid7().int)
-        return await self._make("issue", by, project=project, tenant=tenant, **wanted.checked())
+        return await self._make(
+            "issue", by, project=named(project), tenant=tenant, **wanted.checked()
+        )
 
     async def issue_for(
         self, tenant: Tenant, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY

@@ -53,7 +53,7 @@ class Offline:
     """The layer of everything in the book."""
 
     def find(self, provider: str, model: str, tier: str | None) -> Offer | None:
-        from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415
+        from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415, likewise
 
         seller = find_provider_by_id(providers(), provider)
         found = seller and seller.find_model(model, all_providers=providers())

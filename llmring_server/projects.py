@@ -14,9 +14,9 @@ from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict, Invalid, NotFound
 from llmring_server.repository import Repository
-from llmring_server.tenant import Tenant
+from llmring_server.tenant import Tenant, named
 
-LONGEST_NAME, LONGEST_RETENTION = 128, 36_500
+LONGEST_RETENTION = 36_500
 ERASE = (
     "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups",
     "erase_messages", "erase_conversations",
@@ -63,7 +63,7 @@ class Projects(Repository):
         """Make a project; Conflict if there is one of that name."""
         async with self._database.transaction() as inside:
             tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
-            if not await self.on(inside)._all("create", tenant=tenant, project=_named(name)):
+            if not await self.on(inside)._all("create", tenant=tenant, project=named(name)):
                 raise Conflict("There is a project of that name already.")
             await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
         return tenant
@@ -82,7 +82,7 @@ class Projects(Repository):
 
     async def rename(self, tenant: Tenant, name: str, by: Act = LIBRARY) -> None:
         async with self._database.transaction() as inside:
-            await self.on(inside)._one("rename", tenant=tenant, project=_named(name))
+            await self.on(inside)._one("rename", tenant=tenant, project=named(name))
             await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
 
     async def retain(self, tenant: Tenant, days: int | None, by: Act = LIBRARY) -> None:
@@ -111,9 +111,3 @@ class Projects(Repository):
     async def _erase(self, name: str, tenant: Tenant) -> AsyncIterator[Erased]:
         while rows := (await self._one(name, tenant=tenant, limit=AT_ONCE))["gone"]:
             yield Erased(name.removeprefix("erase_").replace("_", " "), rows)
-
-
-def _named(name: str) -> str:
-    if not 1 <= len(name.strip()) <= LONGEST_NAME:
-        raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
-    return name

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import asyncpg
+import orjson
+
 MILLION, THOUSAND = 10**6, 10**3
 
 # Costs are kept to this, and up to that.
@@ -118,6 +121,12 @@ def use(provider: str, inputs: int, outputs: int, cached: int, details: Mapping[
     if min(units.values()) < 0:
         raise ValueError("tokens of one kind are more than the tokens that hold them")
     return Use(inputs, units)
+
+
+def use_of(row: asyncpg.Record) -> Use:
+    """Sort what a stored call used into kinds."""
+    tokens = row["input_tokens"], row["output_tokens"], row["cached_input_tokens"]
+    return use(row["provider"], *tokens, orjson.loads(row["details"] or "{}"))
 
 
 def outputs_apart(outputs: int, details: Mapping[str, Any]) -> int:

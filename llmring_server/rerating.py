@@ -21,7 +21,7 @@ from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict
 from llmring_server.offers import EVER
-from llmring_server.rates import use
+from llmring_server.rates import use_of
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
@@ -139,11 +139,8 @@ def changes(book: Book, rows: Iterable[asyncpg.Record]) -> list[Change]:
 
 
 def _quote(book: Book, row: asyncpg.Record) -> Quote:
-    details = orjson.loads(row["details"] or "{}")
-    tokens = row["input_tokens"], row["output_tokens"], row["cached_input_tokens"]
-    used = use(row["provider"], *tokens, details)
-    tier = details.get("service_tier")
-    return book.quote(row["provider"], row["model"], tier, used, row["logged_at"])
+    used, when = use_of(row), row["logged_at"]
+    return book.quote(row["provider"], row["model"], row["service_tier"], used, when)
 
 
 # By UTC day, provider and model.

@@ -5,7 +5,18 @@ from hashlib import sha256
 from typing import NewType
 from uuid import UUID
 
+from llmring_server.errors import Invalid
+
 Tenant = NewType("Tenant", UUID)
+
+LONGEST_NAME = 128
+
+
+def named(project: str) -> str:
+    """Return the name of a project, or raise Invalid if it is none."""
+    if not 1 <= len(project.strip()) <= LONGEST_NAME:
+        raise Invalid(f"project: give a name of 1 to {LONGEST_NAME} characters")
+    return project
 
 
 @lru_cache(maxsize=10_000)

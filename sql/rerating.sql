@@ -9,7 +9,7 @@ SELECT pg_try_advisory_xact_lock('<<tables.usage_adjustments>>'::regclass::oid::
 -- Calls that did not bring their cost, at what they cost by now, in the order of their primary key.
 SELECT
     tenant, logged_at, id, provider, model, input_tokens, output_tokens, cached_input_tokens,
-    details::text AS details, cost
+    details::text AS details, details ->> 'service_tier' AS service_tier, cost
 FROM <<tables.usage_calls>>
 WHERE logged_at >= @since AND logged_at < @until AND cost_source <> 'client'
   AND (@model::text IS NULL OR model = @model)

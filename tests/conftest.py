@@ -171,3 +171,11 @@ async def client(
         ) as client,
     ):
         yield client
+
+
+@pytest.fixture
+async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
+    """An app that believes issued keys only."""
+    transport = httpx.ASGITransport(app=build(db))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client

@@ -1,26 +1,17 @@
 """Who is calling: one credential, known here, or a clear refusal."""
 
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, build
+from llmring_server import Ring
 from llmring_server.secret import PATTERN, make
 from llmring_server.tenant import of_key
 from tests.conftest import CALL
 
 PATHS = [("POST", "/api/v1/log"), ("GET", "/api/v1/logs"), ("GET", "/api/v1/stats")]
-
-
-@pytest.fixture
-async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
-    """An app that believes issued keys only."""
-    transport = httpx.ASGITransport(app=build(db))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from llmring_server import Ring
 from llmring_server.keys import Issued, Wanted
 from tests.conftest import CALL
-from tests.test_keys import admin, guarded, of
+from tests.test_keys import admin, of
 
-__all__ = ["admin", "guarded"]
+__all__ = ["admin"]
 
 
 async def test_rotate_key_gives_no_more_than_its_caller_has_nor_for_longer(

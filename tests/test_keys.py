@@ -1,7 +1,6 @@
 """Keys: what they may do, for how long, and who has seen to them."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,21 +9,13 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, build
+from llmring_server import Ring
 from llmring_server.caller import ALL
 from llmring_server.errors import Invalid, NotFound
 from llmring_server.keys import BELIEVED, Issued, Wanted
 from tests.conftest import CALL
 
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
-    """An app that believes issued keys only."""
-    transport = httpx.ASGITransport(app=build(db))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def settings(settings: Settings, fake: FakeRegistry) -> Settings:
 async def fed(client: httpx.AsyncClient) -> httpx.AsyncClient:
     """A client of a server that has heard from its registry."""
     async with asyncio.timeout(20):
-        while (await client.get("/registry")).json()["version"] != "3":  # noqa: ASYNC110
+        while (await client.get("/registry")).json()["version"] != "3":  # noqa: ASYNC110, a server sets no event
             await asyncio.sleep(0.01)
     return client
 

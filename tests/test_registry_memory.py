@@ -41,7 +41,7 @@ async def test_processes_ask_once_per_ttl_and_share_what_they_learn(
             answers = await asyncio.gather(*(client.get(url) for url in urls * 20))
             assert all(each.is_success for each in answers)
         async with asyncio.timeout(LONGEST):
-            while "3" not in [(await client.get(url)).json()["version"] for url in urls]:  # noqa: ASYNC110
+            while "3" not in [(await client.get(url)).json()["version"] for url in urls]:  # noqa: ASYNC110, a server sets no event
                 await asyncio.sleep(0.1)
     assert fake.asked == {f"/{provider}/models.json": 1 for provider in PROVIDERS}
     # It survives a restart, and is not asked for again.
@@ -72,7 +72,7 @@ async def test_no_request_waits_for_a_registry_that_hangs(
         for path in ("/registry", "/registry/openai/models.json", "/api/v1/stats"):
             assert (await client.get(path)).status_code == 200
         assert (await client.post("/api/v1/log", json=CALL)).status_code == 200
-        while not fake.asked:  # noqa: ASYNC110
+        while not fake.asked:  # noqa: ASYNC110, a server sets no event
             await asyncio.sleep(0.01)
     assert (await client.get("/registry")).json()["version"] == "0"
     # A request runs in the task of its client here.

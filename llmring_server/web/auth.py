@@ -9,7 +9,7 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from llmring_server.caller import ALL, USUAL, Caller
+from llmring_server.caller import ALL, UNPRIVILEGED, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.secret import id_of
@@ -65,7 +65,7 @@ async def _by_any_key(call: "Call") -> Caller:
         # It was issued here or elsewhere, or is no more: it names no project of its own.
         return await _by_key(call)
     tenant = of_key(key)
-    return Caller(tenant, _EVERYONE, str(tenant))
+    return Caller(tenant, UNPRIVILEGED, str(tenant))
 
 
 async def _by_parent(call: "Call") -> Caller:
@@ -79,7 +79,6 @@ async def _by_parent(call: "Call") -> Caller:
     return found
 
 
-_EVERYONE = frozenset({*USUAL, "mcp:secrets"})
 _MODES: dict[str, Callable[["Call"], Awaitable[Caller]]] = {
     "keys": _by_key,
     "open": _by_any_key,

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from llmring_server.caller import ALL, Caller
+from llmring_server.caller import UNPRIVILEGED, Caller
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.tenant import Tenant
 
@@ -24,7 +24,6 @@ SAFE = {"GET", "HEAD"}
 
 _SIGNATURE = re.compile(rb"v1,t=(\d{1,12}),n=([0-9a-f]{32}),s=([0-9a-f]{64})")
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_EVERYTHING = frozenset(ALL) - {"admin"}
 
 
 async def caller(call: "Call") -> Caller:
@@ -46,7 +45,7 @@ async def caller(call: "Call") -> Caller:
         raise Unauthenticated("X-Gateway-Signature: made over a minute ago; check both clocks.")
     if call.scope["method"] not in SAFE and not await call.ring.nonces.claim(nonce):
         raise Unauthenticated("X-Gateway-Signature: used before.")
-    return Caller(Tenant(UUID(project.decode())), _EVERYTHING, f"user {UUID(user.decode())}")
+    return Caller(Tenant(UUID(project.decode())), UNPRIVILEGED, f"user {UUID(user.decode())}")
 
 
 def _id(call: "Call", name: bytes) -> bytes:
