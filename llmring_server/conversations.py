@@ -13,6 +13,7 @@ from llmring_server.database import Database
 from llmring_server.errors import InProgress, Locked
 from llmring_server.exchange import Exchange, Recording, fingerprint
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
+from llmring_server.receipt import Certifying
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
@@ -31,22 +32,24 @@ class Conversations(Repository):
 
     noun = "conversations"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917, they are all of it
         self,
         database: Database,
         usage: Recording,
         claims: Claims,
         audit: Auditing,
+        receipts: Certifying,
         level: Level,
     ) -> None:
         super().__init__(database)
-        self._usage, self._claims, self._audit = usage, claims, audit
+        self._usage, self._claims = usage, claims
+        self._audit, self._receipts = audit, receipts
         self._level: Level = level
 
     def on(self, database: Database) -> Self:
         other = super().on(database)
         other._usage, other._claims = self._usage.on(database), self._claims.on(database)
-        other._audit = self._audit.on(database)
+        other._audit, other._receipts = self._audit.on(database), self._receipts.on(database)
         return other
 
     async def create(self, tenant: Tenant, heading: Heading | None = None) -> Conversation:
@@ -107,7 +110,7 @@ class Conversations(Repository):
 
         A `key` that the tenant used before gives the first answer again.
         """
-        level, first = self._at_most(level), _new()
+        level, first = min(level, self._level, key=LEVELS.index), _new()
         claim = Claim.of(key, fingerprint("messages", to, *messages))
 
         async def work(inside: Self) -> Added:
@@ -123,22 +126,23 @@ class Conversations(Repository):
         """Store an exchange: in a new conversation or one that is there, all of it or nothing.
 
         The reply comes last. If this is the only report of the call, the log of calls has it, too,
-        under the reply's id. A `key` is as in `append`.
+        under the reply's id, with a receipt if there are keys. A `key` is as in `append`.
         """
         to, first = exchange.conversation_id or _new(), _new()
         reply = UUID(int=first.int + exchange.reply_at)
         call = await self._usage.rated(tenant, exchange.entry(to), reply)
         claim = Claim.of(key, fingerprint("exchange", exchange))
-        said = exchange.said(call.quote.cost)
+        said, sole = exchange.said(call.quote.cost), exchange.is_sole_report
 
         async def work(inside: Self) -> Added:
             start, at = await inside._claims.first(tenant, claim, first, to)
             made = numbered(start, said, at, self._level)
             if start == first:
                 await inside._store(tenant, exchange, to, made)
-                if exchange.is_sole_report:
+                if sole:
                     await inside._usage.store(call)
-            return Added(at, made, replayed=start != first)
+            receipt = await inside._receipts.certify(tenant, made[-1].id) if sole else None
+            return Added(at, made, start != first, receipt)
 
         return await self._together(work)
 
@@ -160,9 +164,6 @@ class Conversations(Repository):
         else:
             found = await self._all("search", tenant=tenant, words=page.q, many=MANY, **bounds)
         return [Conversation.of(row) for row in found]
-
-    def _at_most(self, level: Level) -> Level:
-        return min(level, self._level, key=LEVELS.index)
 
     async def _create(self, tenant: Tenant, id: UUID, heading: dict[str, Any]) -> Conversation:
         return Conversation.of(await self._one("create", tenant=tenant, id=id, **heading))

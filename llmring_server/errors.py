@@ -62,6 +62,13 @@ class Conflict(RingError):
     status = 409
 
 
+class NotConfigured(Conflict):
+    """Receipts are off: no key is configured to sign them; see docs/receipts.md."""
+
+    def __init__(self) -> None:
+        super().__init__(code="receipts_not_configured")
+
+
 class InProgress(Conflict):
     """A request with this Idempotency-Key is still running; try again in a second."""
 

@@ -109,7 +109,8 @@ def _sum(key: bytes, body: bytes) -> bytes:
 class Log:
     """One call as it was stored; an unknown cost is 0 with the source `unpriced`.
 
-    `cost` is what it costs by now: `adjustment` of it came by re-rating.
+    `cost` is what it costs by now: `adjustment` of it came by re-rating. `first_cost`, which may
+    be null, is what it was stored with, and what a receipt certifies.
     """
 
     id: UUID
@@ -128,6 +129,8 @@ class Log:
     cost: Decimal
     cost_source: str
     adjustment: Decimal
+    first_cost: Decimal | None
+    first_cost_source: str
     details: dict[str, Any] | None
     metadata: dict[str, Any]
     conversation_id: UUID | None = None

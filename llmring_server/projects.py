@@ -21,6 +21,7 @@ ERASE = (
     "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups",
     "erase_messages", "erase_conversations",
     "erase_template_versions", "erase_templates", "erase_aliases",
+    "erase_receipt_calls", "erase_receipts",
 )  # fmt: skip
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000

@@ -1,7 +1,7 @@
 """Hand-written SQL, named in files, bound once to a schema, run on a pool or in a transaction."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -90,7 +90,7 @@ class Repository:
         # A caller's transaction is lost with its connection.
         return await persist(work, 0 if self._database.borrowed else PATIENCE)
 
-    async def _stream(self, name: str, **params: Any) -> AsyncIterator[asyncpg.Record]:
+    async def _stream(self, name: str, **params: Any) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""
         text, arguments = self._prepared(name, params)
         async with self._database.transaction() as inside, inside.connection() as connection:

@@ -14,11 +14,14 @@ from llmring_server.combine import Bounds
 from llmring_server.conversations import Conversations
 from llmring_server.database import Database, opened
 from llmring_server.errors import NotMigrated
+from llmring_server.keyfile import source
+from llmring_server.keyring import Keyring
 from llmring_server.keys import Keys
 from llmring_server.migrations import migrate, pending
 from llmring_server.nonces import Nonces
 from llmring_server.prices import Prices
 from llmring_server.projects import Projects
+from llmring_server.receipts import Receipts
 from llmring_server.registry import Registry
 from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
@@ -29,7 +32,12 @@ from llmring_server.usage import Usage
 class Ring:
     """Every capability on one borrowed database: nothing to open, nothing to close."""
 
-    def __init__(self, db: AsyncDatabaseManager, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        db: AsyncDatabaseManager,
+        settings: Settings | None = None,
+        keyring: Keyring | None = None,
+    ) -> None:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = Database(db, settings)
@@ -39,8 +47,15 @@ class Ring:
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
         self.claims = Claims(self._database)
+        keys = (lambda: keyring) if keyring else source(settings)
+        self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
         self.conversations = Conversations(
-            self._database, self.usage, self.claims, self.audit, settings.conversation_content
+            self._database,
+            self.usage,
+            self.claims,
+            self.audit,
+            self.receipts,
+            settings.conversation_content,
         )
         self.keys = Keys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
@@ -74,6 +89,7 @@ class Ring:
         other.prices = self.prices.on(other._database)
         other.usage = self.usage.on(other._database)
         other.claims = self.claims.on(other._database)
+        other.receipts = self.receipts.on(other._database)
         other.conversations = self.conversations.on(other._database)
         other.audit = self.audit.on(other._database)
         other.keys = self.keys.on(other._database)

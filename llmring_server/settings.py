@@ -89,6 +89,11 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     registry_ttl: float = Field(3600, gt=0, le=86_400)
     registry_providers: Providers = ("openai", "anthropic", "google")
     conversation_content: Literal["none", "metadata", "full"] = "metadata"
+    receipt_issuer: str = Field("llmring-server", min_length=1, max_length=255)
+    receipt_key_file: Path | None = None
+    receipt_keys: SecretStr | None = Field(None, repr=False)
+    receipts_private_key_b64: SecretStr | None = Field(None, repr=False)
+    receipts_public_key_b64: str | None = None
     log_batch: int = Field(500, ge=1, le=10_000)
     log_flights: int = Field(2, ge=1, le=64)
     log_pending: int = Field(5000, ge=1)
@@ -97,6 +102,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     def _can_tell_who_calls(self) -> Self:
         if (self.auth == "gateway") != bool(self.gateway_secrets):
             raise ValueError("auth=gateway and gateway_secrets belong together")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_source_of_keys(self) -> Self:
+        sources = self.receipt_key_file, self.receipt_keys, self.receipts_private_key_b64
+        if sum(each is not None for each in sources) > 1:
+            raise ValueError(
+                "give one of receipt_key_file, receipt_keys and receipts_private_key_b64"
+            )
         return self
 
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from llmring_server.bounded import check
 from llmring_server.messages import Level, Message, Said, Text
 from llmring_server.pages import Paged, Place
+from llmring_server.receipt import Receipt
 from llmring_server.tenant import Tenant
 
 MOST_AT_ONCE = 500
@@ -108,6 +109,7 @@ class Added(NamedTuple):
     conversation_id: UUID
     messages: list[Message]
     replayed: bool = False
+    receipt: Receipt | None = None
 
 
 class Recent(Paged):

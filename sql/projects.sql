@@ -117,3 +117,24 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
+
+-- name: erase_receipt_calls
+WITH gone AS (
+    DELETE FROM <<tables.receipt_calls>>
+    WHERE (tenant, receipt_id, log_id) IN (
+        SELECT tenant, receipt_id, log_id FROM <<tables.receipt_calls>>
+        WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_receipts
+WITH gone AS (
+    DELETE FROM <<tables.receipts>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id FROM <<tables.receipts>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;

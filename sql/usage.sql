@@ -98,7 +98,7 @@ SET LOCAL lock_timeout = '20ms';
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens,
-    coalesce(cost, 0) AS cost, cost_source, adjustment, details::text AS details, metadata::text AS metadata
+    coalesce(cost, 0) AS cost, cost_source, adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata
 FROM <<tables.usage_calls>>
 WHERE tenant = @tenant
   AND logged_at >= @since AND logged_at < @until

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from llmring_server.errors import NotFound
 from llmring_server.exchange import Exchange
 from llmring_server.messages import Message, Said
+from llmring_server.receipt import Receipt
 from llmring_server.threads import Added, Batch, Heading, Recent, Shown, Stretch, Whole, Window
 from llmring_server.web.call import Call, Key
 from llmring_server.web.paging import link
@@ -29,12 +30,12 @@ class Deleted(TypedDict):
 
 
 class Kept(TypedDict):
-    """Where an exchange is: `message_id` is the reply's, `log_id` the call's if it was logged."""
+    """Where an exchange is: `message_id` is the reply's, the rest the call's if it was logged."""
 
     conversation_id: UUID
     message_id: UUID
     log_id: UUID | None
-    receipt: None
+    receipt: Receipt | None
 
 
 class Forgotten(TypedDict):
@@ -113,7 +114,7 @@ async def log(call: Call, body: Exchange, key: Key) -> Annotated[Kept, NotFound]
         "conversation_id": added.conversation_id,
         "message_id": reply,
         "log_id": reply if body.is_sole_report else None,
-        "receipt": None,
+        "receipt": added.receipt,
     }
 
 

@@ -15,7 +15,9 @@ from llmring_server.web import (
     meta,
     openapi,
     prices,
+    receipts,
     registry,
+    signers,
     templates,
     usage,
 )
@@ -43,7 +45,7 @@ def public(path: str, handler: Handler) -> Route:
     return get(path, handler, None)
 
 
-def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+def post(path: str, handler: Handler, needs: Needed | None, cap: int = SMALL) -> Route:
     return Only(path, Endpoint(handler, needs, cap), methods=["POST"])
 
 
@@ -115,6 +117,22 @@ API = [
     get("/api/v1/aliases/{alias:path}", aliases.get_alias),
     put("/api/v1/aliases/{alias:path}", aliases.rebind_alias, "conversations"),
     delete("/api/v1/aliases/{alias:path}", aliases.delete_alias, "conversations"),
+    get("/api/v1/receipts", receipts.list_receipts),
+    post("/api/v1/receipts", receipts.store_receipt, "log:write"),
+    public("/api/v1/receipts/public-key.pem", signers.old_key_pem),
+    public("/api/v1/receipts/public-keys.json", signers.old_public_keys),
+    post("/api/v1/receipts/verify", receipts.verify_receipt, None),
+    post("/api/v1/receipts/issue", receipts.issue_receipt, "log:write"),
+    post("/api/v1/receipts/generate", receipts.generate_receipt, "log:write", MEDIUM),
+    post("/api/v1/receipts/preview", receipts.preview_receipt, "read", MEDIUM),
+    get("/api/v1/receipts/uncertified", receipts.uncertified),
+    get("/api/v1/receipts/{id}", receipts.get_receipt),
+    get("/api/v1/receipts/{id}/logs", receipts.receipt_logs),
+    get("/api/v1/receipts/{id}/proof/{log_id}", receipts.receipt_proof),
+    public("/receipts/public-key.pem", signers.key_pem),
+    public("/receipts/public-key.jwk", signers.key_jwk),
+    public("/receipts/public-keys.json", signers.public_keys),
+    public("/.well-known/jwks.json", signers.jwks),
     public("/registry", registry.listing),
     public("/registry.json", registry.listing),
     public("/registry/manifest.json", registry.manifest),

@@ -1,0 +1,112 @@
+"""What a receipt says, before and after it is signed: in its own form, and in the old one."""
+
+import secrets
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import rfc8785
+
+from llmring_server.keyring import Keyring, text_of
+from llmring_server.receipt import Stored
+from llmring_server.tally import Tally
+from llmring_server.tenant import Tenant
+from llmring_server.wanted import Wanted
+from llmring_verify import call, legacy, receipt
+
+_LEAF = b"llmring-leaf/1\n"
+
+
+class Draft(NamedTuple):
+    """What is said of some calls: who says it, when, and what for."""
+
+    id: UUID
+    tenant: Tenant
+    issuer: str
+    issued_at: datetime
+    wanted: Wanted
+    tally: Tally
+
+    def of_call(self, kid: str, told: dict[str, Any]) -> dict[str, Any]:
+        """Say that this call was stored."""
+        unknown = dict.fromkeys(("lock_digest", "registry_snapshot", "content"))
+        return self._body(kid, "usage") | {name: told[name] for name in call.FIELDS} | unknown
+
+    def of_batch(self, kid: str, root: bytes, summary: bytes) -> dict[str, Any]:
+        """Say that these calls were stored, and what they add up to."""
+        return self._body(kid, "batch") | {
+            "from": text_of(self.tally.since),
+            "to": text_of(self.tally.until),
+            "count": self.tally.count,
+            "totals": self.tally.totals(),
+            "leaves_root": root.hex(),
+            "summary_sha256": sha256(summary).hexdigest(),
+        }
+
+    def flat(self, model: str) -> dict[str, Any]:
+        """Say the same in 13 fields. What a call cost is not known in parts."""
+        tokens = self.tally.totals()["tokens"]
+        return {
+            "receipt_id": str(self.id),
+            "timestamp": self.issued_at.isoformat(),
+            "alias": self.tally.alias,
+            "profile": self.tally.profile,
+            "lock_digest": "",
+            "provider": self.tally.maker,
+            "model": model,
+            "prompt_tokens": tokens["input"],
+            "completion_tokens": tokens["output"],
+            "total_tokens": self.tally.used,
+            "input_cost": 0.0,
+            "output_cost": 0.0,
+            "total_cost": float(self.tally.cost),
+        }
+
+    def _body(self, kid: str, kind: str) -> dict[str, Any]:
+        return {
+            "v": receipt.VERSION,
+            "kind": kind,
+            "receipt_id": str(self.id),
+            "issuer": self.issuer,
+            "kid": kid,
+            "project_id": str(self.tenant),
+            "issued_at": text_of(self.issued_at),
+            "description": self.wanted.description,
+            "tags": self.wanted.tags or [],
+        }
+
+
+async def sealed(keys: Keyring, draft: Draft, root: bytes, last: dict[str, Any]) -> Stored:
+    """Sign a draft in both of its forms; `last` is its last call, and may be its only one."""
+    kid = keys.active.kid
+    if draft.tally.count == 1:
+        summary, model = None, last["model"]
+        body = draft.of_call(kid, last)
+    else:
+        summary, model = digested(draft.tally.summary()), f"batch:{draft.tally.count} calls"
+        body = draft.of_batch(kid, root, summary)
+    signed, flat = receipt.signed(body), legacy.canonical(draft.flat(model))
+    return Stored(
+        id=str(draft.id),
+        kid=kid,
+        flat=flat,
+        flat_sig=await keys.sign(flat),
+        signed=signed,
+        sig=await keys.sign(signed),
+        summary=summary,
+    )
+
+
+def digested(summary: Any) -> bytes:
+    """Write a summary as its digest is made (RFC 8785)."""
+    return rfc8785.dumps(summary)
+
+
+def leaf(stored: Stored) -> dict[str, bytes | None]:
+    """Return what a public log may show of a receipt, and the salt that keeps it from telling."""
+    if stored.signed is None or stored.sig is None:
+        return {"salt": None, "leaf": None}
+    salt = secrets.token_bytes(16)
+    shown = sha256(_LEAF + salt + sha256(stored.signed).digest() + stored.sig).digest()
+    return {"salt": salt, "leaf": shown}

@@ -1,0 +1,149 @@
+"""How receipts are made: of calls that are stored, in one transaction, in memory for a page."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+import uuid_utils
+
+from llmring_server.database import Database
+from llmring_server.draft import Draft, leaf, sealed
+from llmring_server.errors import BadRequest, Invalid, NotConfigured, NotFound
+from llmring_server.items import NOTHING, Preview, preview
+from llmring_server.keyfile import Source
+from llmring_server.keyring import Keyring
+from llmring_server.receipt import Generated, Receipt, Stored
+from llmring_server.record import moment_of
+from llmring_server.repository import Repository
+from llmring_server.tally import Tally, call_of
+from llmring_server.tenant import Tenant
+from llmring_server.wanted import Wanted
+from llmring_verify import call, merkle
+
+# A receipt is of no more calls than MOST; so many are read and written at once.
+MOST, AT_ONCE = 1_000_000, 1000
+
+Rows = Sequence[asyncpg.Record]
+
+
+class Issuing(Repository):
+    """Signs what is stored, if there are keys to sign with."""
+
+    noun = "receipts"
+
+    def __init__(self, database: Database, keys: Source, issuer: str) -> None:
+        super().__init__(database)
+        self.keys, self._issuer = keys, issuer
+
+    @property
+    def keyring(self) -> Keyring:
+        """Return the keys that sign; NotConfigured if there are none."""
+        keys = self.keys()
+        if keys is None:
+            raise NotConfigured
+        return keys
+
+    async def generate(self, tenant: Tenant, wanted: Wanted) -> Generated:
+        """Certify the calls that are wanted, all of them or none; BadRequest if there are none."""
+        keys = self.keyring
+        async with self._database.transaction() as inside:
+            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            return await self.on(inside)._generate(keys, tenant, wanted)
+
+    async def preview(self, tenant: Tenant, wanted: Wanted) -> Preview:
+        """Tell what a receipt of these calls would say."""
+        tally = Tally()
+
+        async def add(rows: Rows) -> None:
+            tally.add(rows)
+
+        await self._read(tenant, wanted, add)
+        return preview(tally)
+
+    async def issue(self, tenant: Tenant, log_id: UUID) -> Receipt:
+        """Return the receipt of one stored call: the one that there is, or else a new one."""
+        keys = self.keyring
+        async with self._database.transaction() as inside:
+            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            try:
+                return await self.on(inside)._of_call(keys, tenant, log_id)
+            except BadRequest as exc:
+                raise NotFound from exc
+
+    async def certify(self, tenant: Tenant, log_id: UUID) -> Receipt | None:
+        """Do the same, on the transaction that stores the call; None if nothing can be signed."""
+        if (keys := self.keys()) is None:
+            return None
+        try:
+            async with self._database.transaction() as inside:
+                return await self.on(inside)._of_call(keys, tenant, log_id)
+        except Invalid:
+            # It says to have used more tokens than JSON can count: stored, but never signed.
+            return None
+
+    async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt:
+        if found := await self._all("of_call", tenant=tenant, log_id=log_id):
+            return Stored.of(found[0]).told()
+        return (await self._generate(keys, tenant, Wanted(log_ids=[log_id])))["receipt"]
+
+    async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated:
+        tally, tree, last = Tally(), merkle.Root(), None
+        draft = Draft(_new(), tenant, self._issuer, datetime.now(UTC), wanted, tally)
+
+        async def take(rows: Rows) -> None:
+            nonlocal last
+            calls = [call_of(row) for row in rows]
+            leaves = [merkle.leaf(call.entry(each)) for each in calls]
+            for each in leaves:
+                tree.add(each)
+            tally.add(rows)
+            last = calls[-1]
+            await self._certify(tenant, draft.id, rows, leaves)
+
+        await self._read(tenant, wanted, take)
+        if last is None:
+            raise BadRequest(NOTHING)
+        if tally.count > MOST:
+            raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
+        stored = await sealed(keys, draft, tree.value(), last)
+        await self.keep(tenant, stored)
+        return {"receipt": stored.told(), "certified_count": tally.count}
+
+    async def _read(
+        self, tenant: Tenant, wanted: Wanted, take: Callable[[Rows], Awaitable[None]]
+    ) -> None:
+        """Pass the calls that are wanted on, a page at a time, from one snapshot."""
+        if ids := wanted.named():
+            found = self._stream("named", tenant=tenant, ids=ids, times=[*map(moment_of, ids)])
+        else:
+            found = self._stream("calls", tenant=tenant, most=MOST, **wanted.where())
+        page = []
+        async with aclosing(found) as rows:
+            async for row in rows:
+                page.append(row)
+                if len(page) == AT_ONCE:
+                    await take(page)
+                    page = []
+            if page:
+                await take(page)
+
+    async def _certify(self, tenant: Tenant, id: UUID, rows: Rows, leaves: Sequence[bytes]) -> None:
+        await self._all(
+            "certify",
+            tenant=tenant,
+            id=str(id),
+            log_ids=[row["id"] for row in rows],
+            times=[row["logged_at"] for row in rows],
+            leaves=leaves,
+        )
+
+    async def keep(self, tenant: Tenant, stored: Stored) -> bool:
+        """Store a receipt as it was signed; False if there is one of that id."""
+        row = {**stored._asdict(), **leaf(stored)}
+        return bool(await self._all("keep", tenant=tenant, place=_new(), **row))
+
+
+def _new() -> UUID:
+    return UUID(int=uuid_utils.uuid7().int)

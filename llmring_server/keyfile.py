@@ -1,0 +1,130 @@
+"""The keys of receipts in a file: made, rotated, and read again when they change."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from llmring_server import signing
+from llmring_server.keyring import Held, Keyring, Keys, held, ring_of
+from llmring_server.settings import Settings
+from llmring_server.signing import BadKey
+
+# Who keeps our public keys has a day to see a new one before it signs.
+NOTICE = timedelta(hours=24)
+_OTHERS = 0o007
+
+Source = Callable[[], Keyring | None]
+
+
+def source(settings: Settings) -> Source:
+    """Return where the keys come from that `settings` name; BadKey if they cannot be used."""
+    if settings.receipt_key_file:
+        return Reader(settings.receipt_key_file)
+    ring = _given(settings)
+    return lambda: ring
+
+
+def _given(settings: Settings) -> Keyring | None:
+    if settings.receipt_keys:
+        return ring_of(Keys.read(settings.receipt_keys.get_secret_value()).keys)
+    if not settings.receipts_private_key_b64:
+        return None
+    private = signing.private(settings.receipts_private_key_b64.get_secret_value())
+    told = settings.receipts_public_key_b64
+    if told and signing.public(told) != signing.public_of(private):
+        raise BadKey("receipts_public_key_b64 is not the key of receipts_private_key_b64")
+    return ring_of([held(private, "active")])
+
+
+class Reader:
+    """The keyring of a file, which is read again when the file is another."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._seen = path, self._mark(path)
+        self._ring = ring_of(read(path).keys)
+
+    def __call__(self) -> Keyring:
+        seen = self._mark(self._path)
+        if seen != self._seen:
+            self._ring = ring_of(read(self._path).keys)
+            self._seen = seen
+        return self._ring
+
+    @staticmethod
+    def _mark(path: Path) -> tuple[int, int, int]:
+        try:
+            found = path.stat()
+        except OSError as exc:
+            raise BadKey(f"the file of receipts' keys cannot be read: {exc.strerror}") from None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def read(path: Path) -> Keys:
+    """Read the keys of a file; BadKey if there is none, or if others may read it."""
+    try:
+        others = path.stat().st_mode & _OTHERS
+        text = path.read_bytes()
+    except OSError as exc:
+        raise BadKey(f"the file of receipts' keys cannot be read: {exc.strerror}") from None
+    if others:
+        raise BadKey("the file of receipts' keys is open to others: chmod 600")
+    return Keys.read(text)
+
+
+def create(path: Path) -> Held:
+    """Make a file with a first key, which signs at once: nobody knows another."""
+    if path.exists():
+        raise BadKey("there is such a file: rotate its keys")
+    first = held(signing.make(), "active", not_before=datetime.now(UTC))
+    _write(path, Keys(keys=[first]))
+    return first
+
+
+def rotate(path: Path) -> Held:
+    """Take one step of a rotation, and return the new key: announce it, or a day later use it."""
+    keys, now = read(path), datetime.now(UTC)
+    waiting = keys.of("next")
+    if waiting is None:
+        waiting = held(signing.make(), "next", not_before=now + NOTICE)
+        keys.keys.append(waiting)
+    elif waiting.not_before and waiting.not_before > now:
+        raise BadKey(f"the next key may sign from {waiting.not_before:%Y-%m-%d %H:%M} UTC on")
+    else:
+        _retire(keys, waiting, state="retired", retired_at=now)
+    _write(path, keys)
+    return waiting
+
+
+def compromise(path: Path) -> Held:
+    """Give up the key that signs, and return the one that signs from now on, known or not."""
+    keys, now = read(path), datetime.now(UTC)
+    waiting = keys.of("next")
+    if waiting is None:
+        waiting = held(signing.make(), "next")
+        keys.keys.append(waiting)
+    waiting.not_before = now
+    _retire(keys, waiting, state="compromised", compromised_at=now)
+    _write(path, keys)
+    return waiting
+
+
+def _retire(keys: Keys, successor: Held, **change: object) -> None:
+    successor.state = "active"
+    keys.keys = [
+        each.model_copy(update={"d": None, **change})
+        if each.state == "active" and each is not successor
+        else each
+        for each in keys.keys
+    ]
+
+
+def _write(path: Path, keys: Keys) -> None:
+    """Replace the file in one step, readable by nobody else."""
+    ring_of(keys.keys)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
+        file.write(keys.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)

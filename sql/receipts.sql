@@ -1,0 +1,125 @@
+-- What was signed, and of which calls.
+
+-- name: one_at_a_time
+-- Two that certify what no receipt has certified yet would certify the same.
+SELECT pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uuid::text, 0));
+
+-- name: calls
+-- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
+-- so that too many can be told from all.
+SELECT
+    *, details::text AS details,
+    conversation_id IS NOT NULL
+        AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
+FROM <<tables.usage_entries>> AS log
+WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @until
+  AND (@conversation_id::text IS NULL OR conversation_id = @conversation_id)
+  AND (NOT @uncertified::boolean OR NOT EXISTS (
+      SELECT FROM <<tables.receipt_calls>> AS certified
+      WHERE certified.tenant = log.tenant AND certified.log_id = log.id
+  ))
+ORDER BY id
+LIMIT @most::integer + 1;
+
+-- name: named
+-- The same, of calls by their ids; an id tells its millisecond.
+SELECT
+    log.*, details::text AS details,
+    conversation_id IS NOT NULL
+        AND row_number() OVER (PARTITION BY conversation_id ORDER BY log.id) = 1 AS opens
+FROM unnest(@ids::uuid[], @times::timestamptz[]) AS wanted (id, at)
+JOIN <<tables.usage_entries>> AS log
+  ON log.id = wanted.id AND logged_at >= at AND logged_at < at + interval '1 millisecond'
+WHERE tenant = @tenant
+ORDER BY log.id;
+
+-- name: certify
+INSERT INTO <<tables.receipt_calls>> (tenant, receipt_id, log_id, logged_at, leaf)
+SELECT @tenant, @id, log_id, logged_at, leaf
+FROM unnest(@log_ids::uuid[], @times::timestamptz[], @leaves::bytea[]) AS call (log_id, logged_at, leaf);
+
+-- name: keep
+-- Twice keeps the first.
+INSERT INTO <<tables.receipts>> (tenant, id, place, kid, flat, flat_sig, signed, sig, summary, salt, leaf)
+VALUES (@tenant, @id, @place, @kid, @flat, @flat_sig, @signed, @sig, @summary, @salt, @leaf)
+ON CONFLICT (tenant, id) DO NOTHING
+RETURNING id;
+
+-- name: get
+SELECT id, kid, flat, flat_sig, signed, sig, summary
+FROM <<tables.receipts>>
+WHERE tenant = @tenant AND id = @id;
+
+-- name: of_call
+-- The first receipt that is of this call alone.
+SELECT receipt.id, kid, flat, flat_sig, signed, sig, summary
+FROM <<tables.receipt_calls>> AS certified
+JOIN <<tables.receipts>> AS receipt
+  ON receipt.tenant = certified.tenant AND receipt.id = certified.receipt_id
+WHERE certified.tenant = @tenant AND certified.log_id = @log_id AND summary IS NULL
+ORDER BY place
+LIMIT 1;
+
+-- name: list
+-- The newest first; of a page that is too large, what fits.
+SELECT id, place, kid, flat, flat_sig, signed, sig, summary
+FROM (
+    SELECT *, sum(length(flat) + coalesce(length(signed), 0) + coalesce(length(summary), 0))
+        OVER (ORDER BY place DESC ROWS UNBOUNDED PRECEDING) AS size
+    FROM (
+        SELECT * FROM <<tables.receipts>>
+        WHERE tenant = @tenant
+          AND (@last_id::uuid IS NULL OR place < @last_id)
+        ORDER BY place DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE size <= @most::bigint
+ORDER BY place DESC;
+
+-- name: count
+SELECT count(*) AS total FROM <<tables.receipts>> WHERE tenant = @tenant;
+
+-- name: uncertified
+SELECT
+    id, logged_at, provider, model, alias, profile, origin, status,
+    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
+FROM <<tables.usage_logs>> AS log
+WHERE tenant = @tenant AND NOT EXISTS (
+    SELECT FROM <<tables.receipt_calls>> AS certified
+    WHERE certified.tenant = log.tenant AND certified.log_id = log.id
+)
+ORDER BY logged_at DESC, id DESC
+LIMIT @limit OFFSET @offset;
+
+-- name: count_uncertified
+SELECT count(*) AS total FROM (
+    SELECT FROM <<tables.usage_logs>> AS log
+    WHERE tenant = @tenant AND NOT EXISTS (
+        SELECT FROM <<tables.receipt_calls>> AS certified
+        WHERE certified.tenant = log.tenant AND certified.log_id = log.id
+    )
+    LIMIT @most
+) AS log;
+
+-- name: logs
+-- The calls of a receipt that are still kept, newest first.
+SELECT
+    id, logged_at, provider, model, alias, profile, origin, status,
+    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
+FROM (
+    SELECT tenant, log_id AS id, logged_at FROM <<tables.receipt_calls>>
+    WHERE tenant = @tenant AND receipt_id = @id
+) AS certified
+JOIN <<tables.usage_logs>> AS log USING (tenant, logged_at, id)
+ORDER BY logged_at DESC, id DESC
+LIMIT @limit OFFSET @offset;
+
+-- name: count_logs
+SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE tenant = @tenant AND receipt_id = @id;
+
+-- name: leaves
+-- The hashes of a receipt's calls, in the order of their ids.
+SELECT log_id, logged_at, leaf FROM <<tables.receipt_calls>>
+WHERE tenant = @tenant AND receipt_id = @id
+ORDER BY log_id;
