@@ -157,8 +157,7 @@ class Conversations(Repository):
 
     async def list(self, tenant: Tenant, page: Recent = _FIRST) -> list[Conversation]:
         """Return a page of conversations; `page.next` makes the cursor of the next one."""
-        place = page.after(tenant)._asdict()
-        bounds = place | {"limit": page.limit, "offset": page.offset}
+        bounds = page.after(tenant)._asdict() | {"limit": page.limit, "offset": page.offset}
         if page.q is None:
             found = await self._all("list", tenant=tenant, **bounds)
         else:

@@ -1,6 +1,6 @@
 """How receipts are made: of calls that are stored, in one transaction, in memory for a page."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from uuid import UUID
@@ -105,8 +105,6 @@ class Issuing(Repository):
         await self._read(tenant, wanted, take)
         if last is None:
             raise BadRequest(NOTHING)
-        if tally.count > MOST:
-            raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
         stored = await sealed(keys, draft, tree.value(), last)
         await self.keep(tenant, stored)
         return {"receipt": stored.told(), "certified_count": tally.count}
@@ -119,14 +117,8 @@ class Issuing(Repository):
             found = self._stream("named", tenant=tenant, ids=ids, times=[*map(moment_of, ids)])
         else:
             found = self._stream("calls", tenant=tenant, most=MOST, **wanted.where())
-        page = []
-        async with aclosing(found) as rows:
-            async for row in rows:
-                page.append(row)
-                if len(page) == AT_ONCE:
-                    await take(page)
-                    page = []
-            if page:
+        async with aclosing(found) as rows, aclosing(_paged(rows)) as pages:
+            async for page in pages:
                 await take(page)
 
     async def _certify(self, tenant: Tenant, id: UUID, rows: Rows, leaves: Sequence[bytes]) -> None:
@@ -143,6 +135,20 @@ class Issuing(Repository):
         """Store a receipt as it was signed; False if there is one of that id."""
         row = {**stored._asdict(), **leaf(stored)}
         return bool(await self._all("keep", tenant=tenant, place=_new(), **row))
+
+
+async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
+    page, count = [], 0
+    async for row in rows:
+        page.append(row)
+        count += 1
+        if count > MOST:
+            raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
+        if len(page) == AT_ONCE:
+            yield page
+            page = []
+    if page:
+        yield page
 
 
 def _new() -> UUID:

@@ -1,13 +1,29 @@
-"""Keys to sign with, for tests."""
+"""Keys to sign with, for tests, and calls to sign."""
 
-from llmring_server import signing
+from typing import Any
+
+from llmring_server import Ring, signing
+from llmring_server.entry import Entry
 from llmring_server.keyring import Keyring, held, ring_of
-from llmring_server.settings import Settings
+from llmring_server.tenant import Tenant
+from tests.conftest import CALL
 
-# contract: the seed of the known answers, bytes 0 to 31.
+# The seed of the known answers: bytes 0 to 31.
 SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
-SETTINGS = Settings(receipts_private_key_b64=SEED)
+KID = "a050837d"
 
 
 def keyring() -> Keyring:
     return ring_of([held(signing.private(SEED), "active")])
+
+
+def pinned(keyring: Keyring) -> dict[str, Any]:
+    """Return the public keys as `llmring-verify` takes them."""
+    keys = keyring.keys.values()
+    return {"keys": [{**key.jwk, "state": key.state, **key.times} for key in keys]}
+
+
+async def called(ring: Ring, tenant: Tenant, *calls: dict[str, Any]) -> list[str]:
+    """Log calls, and return their ids."""
+    entries = [Entry.model_validate(CALL | call) for call in calls]
+    return [str(each.log_id) for each in await ring.usage.log_many(tenant, entries)]

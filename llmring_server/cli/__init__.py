@@ -10,6 +10,7 @@ from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
 from llmring_server.cli.prices import prices
 from llmring_server.cli.projects import audit, projects
+from llmring_server.cli.receipts import receipts
 from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
 from llmring_server.cli.templates import templates
@@ -37,6 +38,7 @@ main.add_command(keys)
 main.add_command(projects)
 main.add_command(audit)
 main.add_command(prices)
+main.add_command(receipts)
 main.add_command(registry)
 main.add_command(templates)
 main.add_command(aliases)

@@ -14,7 +14,7 @@ from llmring_server.web.call import Call, render
 KEPT = {"Cache-Control": "public, max-age=3600"}
 TEXT, PEM = "text/plain; charset=utf-8", "application/x-pem-file"
 
-# RFC 8037; members that we add have names that nobody else gives.
+# RFC 8037, and when a key was retired.
 WebKey = TypedDict(
     "WebKey",
     {
@@ -25,9 +25,7 @@ WebKey = TypedDict(
         "use": str,
         "alg": str,
         "nbf": int | None,
-        "x-state": State,
         "x-retired-at": str | None,
-        "x-compromised-at": str | None,
     },
 )
 
@@ -106,8 +104,8 @@ async def old_public_keys(call: Call) -> Annotated[Response, {JSON: Document}, N
 
 
 async def jwks(call: Call) -> Annotated[Response, {JSON: WebKeys}, NotFound]:
-    """Give the public keys as a JWKS."""
-    return _kept({"keys": [_web_key(key) for key in _keyring(call).keys.values()]})
+    """Give the public keys that are to be trusted as a JWKS, which has no word for others."""
+    return _kept({"keys": [_web_key(key) for key in _keyring(call).trusted()]})
 
 
 def _keyring(call: Call) -> Keyring:
@@ -131,13 +129,10 @@ def _told(key: Key) -> dict[str, Any]:
 
 
 def _web_key(key: Key) -> dict[str, Any]:
-    times = key.times
     return {
         **key.jwk,
         "use": "sig",
         "alg": "EdDSA",
         "nbf": key.not_before and int(key.not_before.timestamp()),
-        "x-state": key.state,
-        "x-retired-at": times["retired_at"],
-        "x-compromised-at": times["compromised_at"],
+        "x-retired-at": key.times["retired_at"],
     }

@@ -1,0 +1,117 @@
+"""`llmring-server receipts`: the keys that sign, and what they have signed."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from pydantic import ValidationError
+
+from llmring_server import keyfile
+from llmring_server.cli import environment
+from llmring_server.cli.aliases import of_project, project
+from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.keyring import Held
+from llmring_server.wanted import Listing, Wanted
+
+file = click.option(
+    "--file",
+    "path",
+    envvar="LLMRING_RECEIPT_KEY_FILE",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file of the keys; LLMRING_RECEIPT_KEY_FILE names it, too.",
+)
+
+
+@click.group()
+def receipts() -> None:
+    """Make and rotate the keys of receipts; make, list and show receipts."""
+
+
+@receipts.command()
+@file
+def keygen(path: Path) -> None:
+    """Make a file with a first key, which signs at once. Keep a copy of it in a safe place."""
+    _announce(keyfile.create(path))
+    click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} where the server runs.", err=True)
+
+
+@receipts.command()
+@file
+@click.option("--compromised", is_flag=True, help="Give up the key that signs, at once.")
+def rotate(path: Path, *, compromised: bool) -> None:
+    """Announce the next key; a day later, run again, let it sign in place of the one that does.
+
+    Servers read the file again by themselves, and publish what is in it.
+    """
+    _announce(keyfile.compromise(path) if compromised else keyfile.rotate(path))
+
+
+def _announce(key: Held) -> None:
+    click.echo(key.kid)
+    since = f" It may sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
+    click.echo(f"The key {key.kid} is {key.state}.{since}", err=True)
+
+
+@receipts.command()
+@file
+def keys(path: Path) -> None:
+    """List the keys of a file, without their secrets."""
+    table = folding("key", "state", "public key", "signs from", "retired", "compromised")
+    for key in keyfile.read(path).keys:
+        times = key.not_before, key.retired_at, key.compromised_at
+        table.add_row(key.kid, key.state, key.x, *map(_time, times))
+    SCREEN.print(table)
+
+
+def _time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
+
+
+@receipts.command()
+@environment.options
+@project
+@click.option("--description", help="What it is for.")
+@click.option("--tag", "tags", multiple=True, help="Once for each.")
+def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
+    """Certify all calls of a project that no receipt has certified yet."""
+    tags = [*given["tags"]]
+    try:
+        wanted = Wanted(since_last_receipt=True, description=given["description"], tags=tags)
+    except ValidationError as exc:
+        raise click.UsageError("at most 1,000 characters, and 50 tags of 100") from exc
+    made = of_project(
+        env, data_dir, project, lambda ring, tenant: ring.receipts.generate(tenant, wanted)
+    )
+    click.echo(made["receipt"]["receipt_id"])
+    click.echo(f"Calls: {made['certified_count']:,}", err=True)
+
+
+@receipts.command("list")
+@environment.options
+@project
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
+    """List receipts, the newest first."""
+    page = Listing(limit=limit)
+    found = of_project(
+        env, data_dir, project, lambda ring, tenant: ring.receipts.list(tenant, page)
+    )
+    table = folding("receipt", "issued", "what", "tokens", "USD", "description")
+    for each in found["receipts"]:
+        what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f}"
+        issued, note = each["timestamp"][:16].replace("T", " "), each["description"] or ""
+        table.add_row(each["receipt_id"], issued, what, f"{each['total_tokens']:,}", cost, note)
+    SCREEN.print(table)
+
+
+@receipts.command()
+@environment.options
+@project
+@click.argument("id")
+def show(env: str, data_dir: Path, project: str, id: str) -> None:
+    """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
+    found = of_project(env, data_dir, project, lambda ring, tenant: ring.receipts.get(tenant, id))
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))

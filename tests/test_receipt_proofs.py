@@ -1,0 +1,164 @@
+"""What a receipt proves, whatever was called: to whoever has an export, and after a restore."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from nacl.signing import VerifyKey
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, build, catalog
+from llmring_server.draft import leaf
+from llmring_server.receipt import Receipt, Stored
+from llmring_server.tenant import Tenant, of_key
+from llmring_server.wanted import Wanted
+from llmring_verify import call, merkle, receipt
+from llmring_verify.strict import parse
+from tests.conftest import pool_of
+from tests.signers import called, keyring
+from tests.test_prices import override
+from tests.test_receipts import ring
+from tests.test_rerating import rerate
+
+__all__ = ["ring"]
+
+REST = Wanted(since_last_receipt=True)
+
+labels = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20
+)
+counts = st.integers(0, 2**50)
+calls = st.fixed_dictionaries(
+    {
+        "provider": labels.filter(str.strip),
+        "model": labels.filter(str.strip),
+        "input_tokens": counts,
+        "output_tokens": counts,
+        "cost": st.decimals(0, 999_999_999, places=10),
+    },
+    optional={
+        "alias": labels,
+        "profile": labels,
+        "origin": labels,
+        "id_at_origin": labels,
+        "cached_input_tokens": counts,
+        "reasoning_output_tokens": st.integers(0, 100),
+        "service_tier": labels,
+        "latency_ms": st.integers(0, 2**31 - 1),
+        "status": st.sampled_from(["ok", "error", "timeout", "cancelled"]),
+        "metadata": st.fixed_dictionaries({"conversation_id": st.uuids().map(str) | labels}),
+    },
+)
+
+
+def opened(told: Receipt) -> dict[str, Any]:
+    """Verify a receipt as PyNaCl does, and return what it says."""
+    _, signed, signature = receipt.opened(told["envelope"])
+    VerifyKey(keyring().active.public).verify(signed, signature)
+    assert told["envelope"]
+    return told["envelope"]["receipt"]
+
+
+async def exported(ring: Ring, key: str) -> list[dict[str, Any]]:
+    """Export calls as an auditor has them, and read them as calls."""
+    transport = httpx.ASGITransport(app=build(ring.db, Settings(auth="open")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        path = "/api/v1/logs/export?format=jsonl"
+        answer = await client.get(path, headers={"X-API-Key": key})
+    lines = answer.content.splitlines()
+    found = [call.from_export(parse(line, Decimal)) for line in lines]
+    return sorted(found, key=lambda each: each["log_id"])
+
+
+async def check(ring: Ring, key: str, told: Receipt) -> None:
+    """Check that a receipt says what an export says, and that each of its calls is in it."""
+    body, lines = opened(told), await exported(ring, key)
+    if body["kind"] == "usage":
+        assert receipt.call_of(body) == lines[0]
+        return
+    leaves = [merkle.leaf(call.entry(each)) for each in lines]
+    assert (body["count"], body["leaves_root"]) == (len(lines), merkle.root(leaves).hex())
+    costs = [Decimal(each["cost"]["amount"]) for each in lines if each["cost"]["amount"]]
+    assert Decimal(body["totals"]["cost"]["amount"]) == sum(costs)
+    for name, sum_of in body["totals"]["tokens"].items():
+        assert sum_of == sum(each["tokens"][name] for each in lines)
+    assert [body["from"], body["to"]] == [
+        choose(each["logged_at"] for each in lines) for choose in (min, max)
+    ]
+
+
+@examples(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(made=st.lists(calls, min_size=1, max_size=7))
+async def test_any_calls_are_proved_by_an_export(ring: Ring, made: list[dict[str, Any]]) -> None:
+    key = uuid4().hex
+    ids = await called(ring, of_key(key), *made)
+    told = (await ring.receipts.generate(of_key(key), REST))["receipt"]
+    assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
+    await check(ring, key, told)
+    if len(ids) > 1:
+        proof = await ring.receipts.proof(of_key(key), told["receipt_id"], call_id(ids[0]))
+        assert proof["call"]["log_id"] == ids[0]
+
+
+def call_id(id: str) -> Any:
+    from uuid import UUID  # noqa: PLC0415
+
+    return UUID(id)
+
+
+async def test_a_receipt_stays_true_when_a_call_is_rated_again(
+    owner: AsyncDatabaseManager,
+) -> None:
+    ring, key, model = Ring(owner, Settings(), keyring()), uuid4().hex, f"m-{uuid4().hex}"
+    await called(ring, of_key(key), *[{"provider": "acme", "model": model}] * 3)
+    told = (await ring.receipts.generate(of_key(key), REST))["receipt"]
+    assert opened(told)["totals"]["cost"] == {
+        "currency": "USD", "amount": "0.0000000000", "unpriced": 3,
+    }  # fmt: skip
+    await ring.prices.override(override(model, 1))
+    await rerate(ring, model)
+    await ring.prices.withdraw("acme", model)
+    assert (await ring.usage.logs(of_key(key)))[0].cost > 0
+    await check(ring, key, told)
+
+
+async def test_a_receipt_has_a_leaf_for_a_log_that_tells_nothing_without_its_salt(
+    ring: Ring, tenant: Tenant
+) -> None:
+    await called(ring, tenant, {}, {})
+    await ring.receipts.generate(tenant, REST)
+    row = await ring.db.fetch_one("SELECT * FROM {{tables.receipts}} WHERE tenant = $1", tenant)
+    assert row
+    assert len(row["salt"]) == 16
+    stored = Stored(**{name: row[name] for name in Stored._fields})
+    assert leaf(stored)["leaf"] != row["leaf"]
+
+
+@asynccontextmanager
+async def database(url: str) -> AsyncIterator[str]:
+    """Make a database for a while, and return its URL."""
+    made = catalog.throwaway_url(url)
+    await catalog.create(made, throwaway=True)
+    try:
+        yield made
+    finally:
+        await catalog.drop(made)
+
+
+@pytest.mark.skipif(not shutil.which("pg_dump"), reason="no pg_dump here")
+async def test_a_dump_and_restore_keeps_everything_verifying(url: str) -> None:
+    key = uuid4().hex
+    assert urlsplit(url).scheme
+    assert asyncio and subprocess and pool_of
