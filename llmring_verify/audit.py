@@ -1,6 +1,6 @@
 """A whole export against its receipts: which of its calls are certified, and what is wrong."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -100,7 +100,7 @@ def finding(about: str, audit: Audit) -> Finding:
     size = len(audit.now.leaves)
     certified = len(audit.certified())
     told = f"{certified} of its {size} calls are as {audit.receipts} receipts tell of them."
-    return Finding(about, outcome, [told], [*wrong, *ITS_WORD, _METADATA], calls)
+    return Finding(about, outcome, [told], wrong, [*ITS_WORD, _METADATA], calls)
 
 
 _METADATA = "their metadata, and what re-rating made of their costs since: no receipt holds these."
@@ -123,9 +123,9 @@ def _wrong_receipts(audit: Audit) -> Iterator[str]:
     for body in audit.open:
         here = len(audit.now.between(body["from"], body["to"]))
         yield (
-            f"receipt {body['receipt_id']}: its {body['count']} calls are not here as they were;"
-            f" of its time, {body['from']} to {body['to']}, the export has {here}. Which of"
-            " them were changed, --earlier can tell: an export, or a list of its calls, from before."
+            f"receipt {body['receipt_id']}: its {body['count']} calls are not here, or not as they"
+            f" were; from {body['from']} to {body['to']}, the export has {here}. With --earlier, an"
+            " export of before, or of this receipt's calls alone, it can be told which differ."
         )
     for body in audit.contradictory:
         yield f"receipt {body['receipt_id']}: its totals are not the sum of its own calls."

@@ -10,7 +10,7 @@ import rfc8785
 from llmring_verify import call, legacy, merkle
 from llmring_verify.keys import Key, signed
 from llmring_verify.receipt import opened
-from llmring_verify.shape import check, count, digest
+from llmring_verify.shape import check, count, digest, uuid
 from llmring_verify.strict import Refused, Unchecked
 
 Keys = Mapping[str, Key]
@@ -68,6 +68,9 @@ def _old(told: Body, keys: Keys) -> Body:
     found = [key for key in keys.values() if legacy.check(told, key.public)]
     if not found:
         raise Refused("no key that you trust has signed this, or it was altered")
+    if uuid(told["receipt_id"]):
+        # Only answers around an envelope have such ids, and no client may be told less than all.
+        raise Refused("it has lost the envelope that it came with")
     body = {name: told[name] for name in legacy.FIELDS}
     return body | {"kind": OLD, "kid": _trusted(found[0]).kid}
 

@@ -28,12 +28,13 @@ class Finding:
     about: str
     outcome: Outcome
     proved: list[str]
+    wrong: list[str]
     not_proved: list[str]
     calls: dict[str, list[str]] = field(default_factory=dict)
 
     def plain(self) -> str:
-        parts = [("  ", self.proved), ("  Not proved: ", self.not_proved)]
-        told = [f"{before}{each}" for before, found in parts for each in found]
+        parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
+        told = [f"  {before}{each}" for before, found in parts for each in found]
         return "\n".join([f"{self.about}: {self.outcome}", *told])
 
     def json(self) -> str:
@@ -42,7 +43,7 @@ class Finding:
 
 def failure(about: str, error: Refused | Unchecked) -> Finding:
     outcome = Outcome.NOT_VERIFIED if isinstance(error, Refused) else Outcome.UNCHECKED
-    return Finding(about, outcome, [], [f"anything: {error}."])
+    return Finding(about, outcome, [], [f"{error}."], [])
 
 
 def shown(value: Any) -> str:
@@ -59,16 +60,16 @@ ITS_WORD = [
 
 def of_receipt(about: str, body: Body) -> Finding:
     if body["kind"] == OLD:
-        return Finding(about, Outcome.VERIFIED, list(_old(body)), [*ITS_WORD, _OLD_LACKS])
+        return Finding(about, Outcome.VERIFIED, list(_old(body)), [], [*ITS_WORD, _BESIDE])
     told = _batch(body) if body["kind"] == "batch" else _usage(body)
     lacks = ["which calls these are: `proof` and `export` show it."] * (body["kind"] == "batch")
-    return Finding(about, Outcome.VERIFIED, [_head(body), *told], [*ITS_WORD, *lacks])
+    return Finding(about, Outcome.VERIFIED, [_head(body), *told], [], [*ITS_WORD, *lacks, _BESIDE])
 
 
 def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
     told = f"{verified} of {size} receipts are signed by keys that you trust."
     lacks = ["that they are all different, or all there are.", *ITS_WORD]
-    return Finding(about, outcome, [told], lacks)
+    return Finding(about, outcome, [told], [], lacks)
 
 
 def of_proof(about: str, body: Body, call: Body) -> Finding:
@@ -76,10 +77,10 @@ def of_proof(about: str, body: Body, call: Body) -> Finding:
         f"{_head(body)}, for a batch of {body['count']} calls.",
         f"Among these calls is exactly this one: {_call(call)}",
     ]
-    return Finding(about, Outcome.VERIFIED, told, ITS_WORD)
+    return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD)
 
 
-_OLD_LACKS = "any field beyond the 13 of an old receipt: its summary, description, tags and type."
+_BESIDE = "whatever else the file says: trust what is told here."
 
 
 def _head(body: Body) -> str:
