@@ -128,6 +128,6 @@ def _wrong_receipts(audit: Audit) -> Iterator[str]:
             " export of before, or of this receipt's calls alone, it can be told which differ."
         )
     for body in audit.contradictory:
-        yield f"receipt {body['receipt_id']}: its totals are not the sum of its own calls."
+        yield f"receipt {body['receipt_id']}: its times or totals are not those of its own calls."
     if audit.old:
         yield f"{audit.old} old receipts: they do not say which calls they are for."

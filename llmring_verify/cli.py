@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -84,12 +84,17 @@ def proof(given: argparse.Namespace, keys: bytes) -> Findings:
         yield from _told(name, partial(_proof, name, trusted))
 
 
-def _load(name: str) -> Ledger:
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
     try:
-        with _opened(name) as file:
-            return load(file)
+        yield
     except (Refused, Unchecked) as exc:
         raise type(exc)(f"{name}: {exc}") from None
+
+
+def _load(name: str) -> Ledger:
+    with _naming(name), _opened(name) as file:
+        return load(file)
 
 
 def _documents(name: str) -> Iterator[tuple[str, bytes]]:
@@ -111,7 +116,8 @@ def _add(audit: Audit, name: str, keys: Keys) -> Findings:
 def _audit(given: argparse.Namespace, keys: Keys) -> Findings:
     audit = Audit(_load(given.export), [_load(each) for each in given.earlier])
     for name in given.files:
-        yield from _told(name, partial(_add, audit, name, keys))
+        with _naming(name):
+            yield from _add(audit, name, keys)
     audit.close()
     yield finding(given.export, audit)
 
@@ -135,10 +141,11 @@ def _findings(
     yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
 
 
-def main() -> NoReturn:
-    name, *rest = sys.argv[1:] or [""]
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    told = list(sys.argv[1:] if arguments is None else arguments)
+    name, *rest = told or [""]
     parser, check = COMMANDS.get(name, (options.receipts, receipts))
-    given = parser().parse_args(rest if name in COMMANDS else None)
+    given = parser().parse_args(rest if name in COMMANDS else told)
     outcomes = []
     for each in _findings(given, check):
         outcomes.append(each.outcome)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import BinaryIO, TypeVar
 
 from llmring_verify.strict import LARGEST
@@ -22,8 +22,16 @@ def chunks(file: BinaryIO) -> Iterator[Lines]:
     return iter(lambda: list(islice(lines, CHUNK)), [])
 
 
-def spread(task: Callable[[Lines], Made], work: Iterable[Lines]) -> Iterator[Made]:
+def spread(task: Callable[[Lines], Made], work: Iterator[Lines]) -> Iterator[Made]:
     """Yield what `task` makes of each, in order."""
+    first = list(islice(work, 2))
+    if len(first) > 1:
+        yield from _in_processes(task, chain(first, work))
+    else:
+        yield from map(task, first)
+
+
+def _in_processes(task: Callable[[Lines], Made], work: Iterable[Lines]) -> Iterator[Made]:
     cores = os.cpu_count() or 1
     waiting: deque[Future[Made]] = deque()
     with ProcessPoolExecutor(cores) as pool:
