@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from llmring_verify.receipt import from_base64url
-from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.strict import Refused, Unchecked, parse
 
 # RFC 9864's name, and that of RFC 8037 before it.
 _ALGORITHMS = ("Ed25519", "EdDSA")
@@ -87,15 +87,19 @@ def _state(told: dict[str, Any]) -> State:
     return cast("State", state)
 
 
-def pinned(document: Any) -> dict[str, Key]:
+def read(data: bytes) -> dict[str, Key]:
     """Read the keys to trust, by id: our document, a JWKS or its bare list; Unchecked."""
+    try:
+        return _pinned(parse(data))
+    except Refused as exc:
+        raise Unchecked(f"the keys' document: {exc}") from None
+
+
+def _pinned(document: Any) -> dict[str, Key]:
     told = document.get("keys") if type(document) is dict else document
     if type(told) is not list:
         raise Unchecked("the keys' document holds no list of keys")
-    try:
-        keys = [_key(each) for each in told]
-    except Refused as exc:
-        raise Unchecked(f"the keys' document: {exc}") from None
+    keys = [_key(each) for each in told]
     found = {each.kid: each for each in keys}
     if len(found) != len(keys) or not keys:
         raise Unchecked("the keys' document holds no key, or one twice")

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from llmring_verify import shape
 from llmring_verify.keys import signed
 from llmring_verify.receipt import from_base64url
-from llmring_verify.shape import count, text
+from llmring_verify.shape import count, like, text
 from llmring_verify.strict import Refused
 
 PREFIX = "ed25519:"
@@ -21,7 +21,7 @@ def _money(value: Any) -> bool:
 
 FIELDS = {
     "receipt_id": text,
-    "timestamp": text,
+    "timestamp": like(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?"),
     "alias": text,
     "profile": text,
     "lock_digest": text,

@@ -1,0 +1,153 @@
+"""`llmring-verify`: checks receipts, single calls and whole exports, offline."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from llmring_verify import lines, options, verify, words
+from llmring_verify.audit import Audit, finding
+from llmring_verify.keys import read
+from llmring_verify.ledger import Ledger, load
+from llmring_verify.strict import LARGEST, Refused, Unchecked, parse
+from llmring_verify.verify import Keys
+from llmring_verify.words import Finding, Outcome, failure
+
+Findings = Iterator[Finding]
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[BinaryIO]:
+    if name == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with Path(name).open("rb") as file:
+            yield file
+    except OSError as exc:
+        raise Unchecked(f"it cannot be read: {exc.strerror}") from None
+
+
+def _read(name: str) -> bytes:
+    with _opened(name) as file:
+        return file.read(LARGEST + 1)
+
+
+def _is_lines(name: str) -> bool:
+    return name == "-" or name.endswith(".jsonl")
+
+
+def _told(name: str, check: Callable[[], Iterable[Finding]]) -> Findings:
+    """Yield what is found; and why no more is, if so."""
+    try:
+        yield from check()
+    except (Refused, Unchecked) as exc:
+        yield failure(name, exc)
+
+
+def _one(name: str, keys: Keys) -> Findings:
+    yield words.of_receipt(name, verify.receipt(parse(_read(name)), keys))
+
+
+def _many(name: str, keys: bytes) -> Findings:
+    size, outcomes = 0, [Outcome.VERIFIED]
+    with _opened(name) as file:
+        for checked in lines.check(keys, file):
+            for place, error in checked.failures:
+                found = failure(f"{name}, line {size + place + 1}", error)
+                outcomes.append(found.outcome)
+                yield found
+            size += checked.size
+    if not size:
+        raise Unchecked("it holds no receipt")
+    yield words.of_many(name, size, size + 1 - len(outcomes), worst(outcomes))
+
+
+def receipts(given: argparse.Namespace, keys: bytes) -> Findings:
+    trusted = read(keys)
+    for name in given.files:
+        yield from _told(
+            name, partial(_many, name, keys) if _is_lines(name) else partial(_one, name, trusted)
+        )
+
+
+def _proof(name: str, keys: Keys) -> Findings:
+    yield words.of_proof(name, *verify.proof(parse(_read(name)), keys))
+
+
+def proof(given: argparse.Namespace, keys: bytes) -> Findings:
+    trusted = read(keys)
+    for name in given.files:
+        yield from _told(name, partial(_proof, name, trusted))
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (Refused, Unchecked) as exc:
+        raise type(exc)(f"{name}: {exc}") from None
+
+
+def _load(name: str) -> Ledger:
+    with _naming(name), _opened(name) as file:
+        return load(file)
+
+
+def _documents(name: str) -> Iterator[tuple[str, bytes]]:
+    if not _is_lines(name):
+        yield name, _read(name)
+        return
+    with _opened(name) as file:
+        yield from ((f"{name}, line {number}", line) for number, line in enumerate(file, 1))
+
+
+def _add(audit: Audit, name: str, keys: Keys) -> Findings:
+    for about, data in _documents(name):
+        try:
+            audit.add(verify.receipt(parse(data), keys))
+        except (Refused, Unchecked) as exc:
+            yield failure(about, exc)
+
+
+def _audit(given: argparse.Namespace, keys: Keys) -> Findings:
+    audit = Audit(_load(given.export), [_load(each) for each in given.earlier])
+    for name in given.files:
+        with _naming(name):
+            yield from _add(audit, name, keys)
+    audit.close()
+    yield finding(given.export, audit)
+
+
+def export(given: argparse.Namespace, keys: bytes) -> Findings:
+    yield from _told(given.export, partial(_audit, given, read(keys)))
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    found = set(outcomes)
+    order = (Outcome.NOT_VERIFIED, Outcome.UNCHECKED)
+    return next((each for each in order if each in found), Outcome.VERIFIED)
+
+
+COMMANDS = {"proof": (options.proof, proof), "export": (options.export, export)}
+
+
+def _findings(
+    given: argparse.Namespace, check: Callable[[argparse.Namespace, bytes], Findings]
+) -> Findings:
+    yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    told = list(sys.argv[1:] if arguments is None else arguments)
+    name, *rest = told or [""]
+    parser, check = COMMANDS.get(name, (options.receipts, receipts))
+    given = parser().parse_args(rest if name in COMMANDS else told)
+    outcomes = []
+    for each in _findings(given, check):
+        outcomes.append(each.outcome)
+        sys.stdout.write(f"{each.json() if given.json else each.plain()}\n")
+    sys.exit(worst(outcomes))

@@ -1,0 +1,131 @@
+"""What was proved, and what was not, in plain words."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.verify import OLD, Body
+
+
+class Outcome(IntEnum):
+    """How a check ended; also the exit code."""
+
+    VERIFIED = 0
+    NOT_VERIFIED = 1
+    UNCHECKED = 2
+
+    def __str__(self) -> str:
+        return self.name.replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one document: about what, how it ended, and why or what that means."""
+
+    about: str
+    outcome: Outcome
+    proved: list[str]
+    wrong: list[str]
+    not_proved: list[str]
+    calls: dict[str, list[str]] = field(default_factory=dict)
+
+    def plain(self) -> str:
+        parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
+        told = [f"  {before}{each}" for before, found in parts for each in found]
+        return "\n".join([f"{self.about}: {self.outcome}", *told])
+
+    def json(self) -> str:
+        return json.dumps(asdict(self) | {"outcome": str(self.outcome).lower()})
+
+
+def failure(about: str, error: Refused | Unchecked) -> Finding:
+    outcome = Outcome.NOT_VERIFIED if isinstance(error, Refused) else Outcome.UNCHECKED
+    return Finding(about, outcome, [], [f"{error}."], [])
+
+
+def shown(value: Any) -> str:
+    """Quote what others wrote: a terminal obeys some characters."""
+    return json.dumps(value)
+
+
+ITS_WORD = [
+    "that the calls took place, or used what is told: that is their client's word.",
+    "when it was signed: the time is the issuer's word.",
+    "that nothing was left out, or that others are shown the same: no public log holds receipts.",
+]
+
+
+def of_receipt(about: str, body: Body) -> Finding:
+    if body["kind"] == OLD:
+        return Finding(about, Outcome.VERIFIED, list(_old(body)), [], [*ITS_WORD, _BESIDE])
+    told = _batch(body) if body["kind"] == "batch" else _usage(body)
+    lacks = ["which calls these are: `proof` and `export` show it."] * (body["kind"] == "batch")
+    return Finding(about, Outcome.VERIFIED, [_head(body), *told], [], [*ITS_WORD, *lacks, _BESIDE])
+
+
+def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
+    told = f"{verified} of {size} receipts are signed by keys that you trust."
+    lacks = ["that they are all different, or all there are.", *ITS_WORD]
+    return Finding(about, outcome, [told], [], lacks)
+
+
+def of_proof(about: str, body: Body, call: Body) -> Finding:
+    told = [
+        f"{_head(body)}, for a batch of {body['count']} calls.",
+        f"Among these calls is exactly this one: {_call(call)}",
+    ]
+    return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD)
+
+
+_BESIDE = "whatever else the file says: trust what is told here."
+
+
+def _head(body: Body) -> str:
+    return (
+        f"Key {body['kid']} signed receipt {body['receipt_id']}: {shown(body['issuer'])} states"
+        f" that at {body['issued_at']} it had stored, for project {body['project_id']}"
+    )
+
+
+def _usage(body: Body) -> Iterator[str]:
+    yield f"this call: {_call(body)}"
+    yield from _labels(body)
+
+
+def _batch(body: Body) -> Iterator[str]:
+    totals = body["totals"]
+    unpriced = totals["cost"]["unpriced"]
+    yield (
+        f"{body['count']} calls from {body['from']} to {body['to']}: {_tokens(totals['tokens'])},"
+        f" {totals['cost']['amount']} USD" + f" and {unpriced} of unknown price" * bool(unpriced)
+    )
+    yield f"Their Merkle root is {body['leaves_root']}."
+    yield from _labels(body)
+
+
+def _labels(body: Body) -> Iterator[str]:
+    if body["description"] is not None or body["tags"]:
+        yield f"Labelled {shown(body['description'])}, tags {shown(body['tags'])}."
+
+
+def _call(call: Body) -> str:
+    amount, source = call["cost"]["amount"], call["cost"]["source"]
+    cost = "of unknown price" if amount is None else f"{amount} USD (source: {source})"
+    return (
+        f"{call['log_id']} at {call['logged_at']}: {shown(call['model'])} of"
+        f" {shown(call['provider'])}, {_tokens(call['tokens'])}, {cost}."
+    )
+
+
+def _tokens(tokens: dict[str, int]) -> str:
+    told = f"{tokens['input']} tokens in ({tokens['cached_input']} cached)"
+    return f"{told}, {tokens['output']} out"
+
+
+def _old(body: Body) -> Iterator[str]:
+    yield f"Key {body['kid']} signed the 13 fields of this old receipt:"
+    told = {name: each for name, each in body.items() if name not in {"kind", "kid"}}
+    yield from (f"{name} {shown(each)}" for name, each in told.items())

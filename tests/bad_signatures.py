@@ -1,0 +1,126 @@
+"""Receipts under signatures that do not hold, each wrong in one thing."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import rfc8785
+
+from tests.good_vectors import CALLS, OLD, old
+from tests.second_signer import (
+    ACTIVE,
+    COMPROMISED,
+    RETIRED,
+    STRANGER,
+    Doc,
+    Signer,
+    b64,
+    batch,
+    usage,
+)  # fmt: skip
+
+ORDER = 2**252 + 27742317777372353535851937790883648493
+BODY = usage(31)
+GOOD = ACTIVE.seal(BODY)
+SIG = GOOD["signature"]["sig"]
+HEAD, JCS = b"llmring-receipt/1\n", rfc8785.dumps(BODY)
+RAW = ACTIVE.sign(HEAD + JCS)
+
+Bad = tuple[Any, str]
+
+
+def signature(**changes: Any) -> Doc:
+    return GOOD | {"signature": GOOD["signature"] | changes}
+
+
+def altered(change: Callable[[Doc], Any], document: Doc = GOOD) -> Doc:
+    """Change a receipt that is signed already, digest and all but the signature."""
+    made = copy.deepcopy(document)
+    change(made["receipt"])
+    return made | {"signed_sha256": ACTIVE.seal(made["receipt"])["signed_sha256"]}
+
+
+def signing(data: bytes, signer: Signer = ACTIVE) -> Doc:
+    """Sign something else than what a receipt's signature is for."""
+    return signature(sig=b64(signer.sign(data)))
+
+
+def _signatures() -> dict[str, Bad]:
+    lifted = (int.from_bytes(RAW[32:], "little") + ORDER).to_bytes(32, "little")
+    identity = (1).to_bytes(32, "little") + bytes(32)
+    other = ACTIVE.seal(usage(32))["signature"]["sig"]
+    found = {
+        "one-bit-flipped": signature(sig=b64(bytes([RAW[0] ^ 1]) + RAW[1:])),
+        "of-another-receipt": signature(sig=other),
+        "with-s-plus-the-order": signature(sig=b64(RAW[:32] + lifted)),
+        "of-zeros": signature(sig=b64(bytes(64))),
+        "of-small-order": signature(sig=b64(identity)),
+        "by-another-pinned-key": signing(HEAD + JCS, RETIRED),
+        "without-the-first-line": signing(JCS),
+        "of-the-digest": signing(bytes.fromhex(GOOD["signed_sha256"])),
+        "of-json-not-canonical": signing(HEAD + json.dumps(BODY).encode()),
+        "under-another-version": signing(b"llmring-receipt/2\n" + JCS),
+    }
+    return {f"signature-{name}": (each, "does not fit") for name, each in found.items()}
+
+
+def _spellings() -> dict[str, Bad]:
+    last = chr(ord(SIG[-1]) + 1)
+    found = {
+        "63-bytes": b64(RAW[:63]),
+        "65-bytes": b64(RAW + b"\0"),
+        "empty": "",
+        "padded": SIG + "==",
+        "with-stray-bits": SIG[:-1] + last,
+        "with-white-space": SIG[:40] + "\n" + SIG[40:],
+    }
+    why = "not 64 bytes of base64url"
+    return {f"signature-{name}": (signature(sig=each), why) for name, each in found.items()} | {
+        "signature-null": (signature(sig=None), "envelope: signature")
+    }
+
+
+def _keys() -> dict[str, Bad]:
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": b64(STRANGER.public)}
+    stranger = STRANGER.seal(usage(33, signer=STRANGER))
+    posing = STRANGER.seal(usage(33))
+    return {
+        "key-unknown": (stranger, "not among the keys that you trust"),
+        "key-unknown-and-brought-along": (stranger | {"jwk": jwk}, "envelope has 1 unknown"),
+        "key-brought-along-in-the-signature": (signature(jwk=jwk), "envelope: signature"),
+        "key-posing-as-a-pinned-one": (posing, "does not fit"),
+        "key-compromised": (COMPROMISED.seal(usage(34, signer=COMPROMISED)), "compromised"),
+        "key-compromised-of-an-old-receipt": (old(OLD, COMPROMISED), "compromised"),
+        "key-two-names": (signature(kid=RETIRED.kid), "names another key"),
+        "key-in-capitals": (signature(kid=ACTIVE.kid.upper()), "envelope: signature"),
+        "algorithm-none": (signature(alg="none"), "envelope: signature"),
+        "algorithm-of-a-secret": (signature(alg="HS256"), "envelope: signature"),
+        "algorithm-in-small-letters": (signature(alg="ed25519"), "envelope: signature"),
+    }
+
+
+def _altered() -> dict[str, Bad]:
+    def more(body: Doc) -> None:
+        body["cost"]["amount"] = "9.0000000000"
+
+    fit = "does not fit"
+    many = ACTIVE.seal(batch(41, CALLS))
+    return {
+        "altered-amount": (altered(more), fit),
+        "altered-tokens": (altered(lambda body: body["tokens"].update(input=1)), fit),
+        "altered-model": (altered(lambda body: body.update(model="gpt-4o")), fit),
+        "altered-time": (altered(lambda body: body.update(issued_at=BODY["logged_at"])), fit),
+        "altered-project": (altered(lambda body: body.update(project_id=BODY["log_id"])), fit),
+        "altered-count": (altered(lambda body: body.update(count=8), many), fit),
+        "altered-root": (altered(lambda body: body.update(leaves_root="0" * 64), many), fit),
+        "altered-tags": (altered(lambda body: body.update(tags=["paid"]), many), fit),
+        "altered-old": (old(OLD) | {"total_cost": 0.002}, "no key that you trust"),
+        "altered-old-time": (old(OLD) | {"timestamp": "2025-10-02T12:34:56Z"}, "no key that you"),
+        "digest-of-something-else": (GOOD | {"signed_sha256": "0" * 64}, "not the digest"),
+    }
+
+
+def signatures() -> dict[str, Bad]:
+    """Return each by its name, and the words that tell why it is refused."""
+    return {**_signatures(), **_spellings(), **_keys(), **_altered()}

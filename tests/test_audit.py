@@ -1,0 +1,102 @@
+"""An export against its receipts: what was changed, is missing, or has none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.good_vectors import CALLS, OLD, UNPRICED, old
+from tests.second_signer import ACTIVE, Doc, batch, call, export_line, usage
+from tests.verifying import KEYS, run
+
+
+class Export:
+    """An export and its receipts, in files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def audit(self, calls: list[Doc], receipts: list[Doc], *earlier: list[Doc]) -> tuple[int, Any]:
+        names = []
+        for number, each in enumerate((calls, *earlier)):
+            names.append(self.folder / f"{number}.jsonl")
+            names[-1].write_text("".join(map(export_line, each)))
+        told = self.folder / "receipts.jsonl"
+        told.write_text("".join(f"{json.dumps(each)}\n" for each in receipts))
+        more = [part for name in names[1:] for part in ("--earlier", name)]
+        code, text = run("export", names[0], told, *more, "--json", *KEYS)
+        return code, json.loads(text.splitlines()[-1])
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    return Export(tmp_path)
+
+
+def ids(*places: int) -> list[str]:
+    return [CALLS[each]["log_id"] for each in places]
+
+
+SEVEN = ACTIVE.seal(batch(81, CALLS))
+
+
+def test_an_export_that_differs_is_told_call_by_call(export: Export) -> None:
+    assert export.audit(CALLS[::-1], [SEVEN])[0] == 0
+    for name, changed in {
+        "cost": {"currency": "USD", "amount": "0.0000000009", "source": "registry"},
+        "tokens": {"input": 1, "output": 1, "cached_input": 1},
+        "logged_at": CALLS[1]["logged_at"],
+        "status": "error",
+        "details": {"service_tier": "flex"},
+    }.items():
+        now = [CALLS[0], CALLS[1], CALLS[2] | {name: changed}, *CALLS[3:]]
+        assert export.audit(now, [SEVEN])[0] == 1
+        code, told = export.audit(now, [SEVEN], CALLS)
+        assert (code, told["calls"]) == (1, {"changed": ids(2), "missing": [], "surplus": []})
+    code, told = export.audit([*CALLS[:3], *CALLS[4:]], [SEVEN], CALLS)
+    assert (code, told["calls"]) == (1, {"changed": [], "missing": ids(3), "surplus": []})
+    code, told = export.audit([*CALLS, call(9)], [SEVEN])
+    found = {"changed": [], "missing": [], "surplus": [call(9)["log_id"]]}
+    assert (code, told["calls"]) == (1, found)
+    code, told = export.audit([*CALLS, CALLS[0]], [SEVEN])
+    assert code == 1
+    assert "twice" in told["wrong"][0]
+
+
+def test_batches_between_one_another_are_told_apart(export: Export) -> None:
+    outer = ACTIVE.seal(batch(82, [CALLS[0], CALLS[6]]))
+    inner = ACTIVE.seal(batch(83, CALLS[1:6]))
+    assert export.audit(CALLS, [outer, inner])[0] == 0
+    # Of those that are woven into each other, a list of what one of them holds tells both.
+    odd, even = (ACTIVE.seal(batch(number, CALLS[number % 2 :: 2])) for number in (85, 84))
+    assert export.audit(CALLS, [odd, even])[0] == 1
+    assert export.audit(CALLS, [odd, even], CALLS[::2])[0] == 0
+
+
+def test_a_call_may_have_many_receipts_that_agree(export: Export) -> None:
+    again = ACTIVE.seal(usage(86, CALLS[3]))
+    assert export.audit(CALLS, [SEVEN, again])[0] == 0
+    other = ACTIVE.seal(usage(87, CALLS[3] | {"model": "gpt-4o"}))
+    code, told = export.audit(CALLS, [SEVEN, other])
+    assert (code, told["calls"]["changed"]) == (1, ids(3))
+
+
+def test_a_receipt_that_miscounts_is_told_of(export: Export) -> None:
+    calls = [*CALLS[:6], CALLS[6] | {"cost": UNPRICED}]
+    assert export.audit(calls, [ACTIVE.seal(batch(88, calls))])[0] == 0
+    honest = batch(89, calls)
+    cost = honest["totals"]["cost"] | {"amount": "0.0000000001"}
+    for lie in (
+        {"totals": honest["totals"] | {"cost": cost}},
+        {"to": calls[6]["logged_at"][:-2] + "9Z"},
+    ):
+        code, told = export.audit(calls, [ACTIVE.seal(honest | lie)])
+        assert code == 1
+        assert "times or totals" in told["wrong"][0]
+
+
+def test_old_receipts_certify_no_calls(export: Export) -> None:
+    code, told = export.audit(CALLS, [SEVEN, old(OLD)])
+    assert code == 1
+    assert "do not say which calls" in told["wrong"][0]

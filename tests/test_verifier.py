@@ -1,0 +1,111 @@
+"""`llmring-verify` as an auditor uses it: what it says, and how it ends."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmring_verify.many import CHUNK
+from tests.good_vectors import good
+from tests.make_vectors import FOLDER
+from tests.second_signer import ACTIVE, COMPROMISED, usage
+from tests.verifying import KEYS, run
+
+PROGRAM = Path(sys.executable).parent / "llmring-verify"
+
+
+ENDINGS = [
+    (0, "good/usage.json"),
+    (0, "good/usage.json", "good/old.json", "good/answer-generate.json"),
+    (0, "receipts.jsonl"),
+    (0, "proof", "good/proof-of-the-last.json"),
+    (0, "export", "calls.jsonl", "receipts.jsonl"),
+    (1, "bad/altered-amount.json"),
+    (1, "good/usage.json", "bad/altered-amount.json"),
+    (1, "bad/key-unknown.json", "bad/altered-amount.json"),
+    (1, "good/proof-of-the-last.json"),
+    (1, "proof", "good/usage.json"),
+    (1, "proof", "bad/proof-in-another-place.json", "good/proof-of-the-last.json"),
+    (1, "export", "calls.jsonl", "good/usage.json"),
+    (1, "export", "calls.jsonl", "receipts.jsonl", "bad/altered-amount.json"),
+    (1, "export", "calls-later.jsonl", "receipts.jsonl"),
+    (2, "bad/key-unknown.json"),
+    (2, "no-such-file.json"),
+    (2, "good"),
+    (2, "export", "receipts.jsonl", "receipts.jsonl"),
+    (2, "export", "no-such-file.jsonl", "receipts.jsonl"),
+    (2, "export", "calls.jsonl", "no-such-file.jsonl"),
+    (2, "export", "calls.jsonl", "receipts.jsonl", "--earlier", "no-such-file.jsonl"),
+    (2, "good/usage.json", "--no-such-option"),
+    (2,),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda each: " ".join(map(str, each)))
+def test_how_it_ends(ending: tuple[Any, ...]) -> None:
+    code, *arguments = ending
+    assert run(*arguments, *KEYS)[0] == code
+
+
+@pytest.mark.parametrize("keys", ["no-such-file.json", "good/usage.json", "bad/json-cut-off.json"])
+def test_without_keys_nothing_can_be_checked(keys: str) -> None:
+    code, told = run("good/usage.json", "--keys", keys)
+    assert code == 2
+    assert f"{keys}: UNCHECKED" in told
+    assert run("good/usage.json")[0] == 2
+
+
+def test_it_says_what_was_proved_and_what_was_not() -> None:
+    _, told = run("good/batch-of-three.json", *KEYS)
+    assert f"Key {ACTIVE.kid} signed receipt" in told
+    assert "3 calls from" in told
+    assert "and 1 of unknown price" in told
+    for lack in (
+        "that is their client's word",
+        "the issuer's word",
+        "no public log",
+        "which calls",
+    ):
+        assert lack in told
+    # What others wrote cannot speak to the terminal.
+    _, told = run("good/usage-strange-text.json", *KEYS)
+    assert "\\u0001" in told
+    assert told.isascii()
+
+
+def test_it_speaks_json() -> None:
+    _, told = run(
+        "good/usage.json", "bad/altered-amount.json", "bad/key-unknown.json", "--json", *KEYS
+    )
+    found = [json.loads(line) for line in told.splitlines()]
+    assert [each["outcome"] for each in found] == ["verified", "not verified", "unchecked"]
+    assert [bool(each["proved"]) for each in found] == [True, False, False]
+    assert [bool(each["wrong"]) for each in found] == [False, True, True]
+
+
+def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
+    lines = [json.dumps(ACTIVE.seal(usage(1)))] * (2 * CHUNK + 100)
+    lines[CHUNK + 6] = json.dumps(COMPROMISED.seal(usage(2, signer=COMPROMISED)))
+    lines[2 * CHUNK] = "{}"
+    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    command = (PROGRAM, *KEYS, tmp_path / "many.jsonl")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"line {CHUNK + 7}: NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp" in done.stdout
+    assert f"line {2 * CHUNK + 1}: NOT VERIFIED" in done.stdout
+    assert f"{len(lines) - 2} of {len(lines)} receipts are signed by keys" in done.stdout
+
+
+def test_it_reads_lines_from_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(data: bytes) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return run("-", *KEYS)
+
+    assert given((FOLDER / "receipts.jsonl").read_bytes())[0] == 0
+    assert given(b"")[0] == 2
+    assert given((FOLDER / "receipts.jsonl").read_bytes() + b"\n")[0] == 1
+    assert given(json.dumps(good()["usage"]).encode())[0] == 0
