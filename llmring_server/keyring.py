@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from llmring_server import signing
 from llmring_server.signing import BadKey
+from llmring_verify.keys import Key as Pinned
 from llmring_verify.keys import kid_of, load_public, signed
 from llmring_verify.receipt import base64url
 
@@ -124,9 +125,13 @@ class Keyring:
             raise BadKey(f"what signs for the key {self.active.kid} has another key")
         return signature
 
-    def trusted(self) -> list[Key]:
+    def trusted(self) -> dict[str, Pinned]:
         """Return the keys whose receipts hold: nobody knows what a compromised one has signed."""
-        return [key for key in self.keys.values() if key.state != "compromised"]
+        return {
+            kid: Pinned(kid, load_public(key.public), key.state)
+            for kid, key in self.keys.items()
+            if key.state != "compromised"
+        }
 
 
 def ring_of(held: Sequence[Held]) -> Keyring:

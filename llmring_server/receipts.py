@@ -11,7 +11,6 @@ from llmring_server.bounded import plain
 from llmring_server.errors import BadRequest, Conflict, Invalid, NotFound
 from llmring_server.issuing import Issuing
 from llmring_server.items import Items, Logs, item
-from llmring_server.keyring import Key
 from llmring_server.receipt import Listed, Proof, Receipt, Stored
 from llmring_server.record import moment_of
 from llmring_server.tally import call_of
@@ -19,7 +18,8 @@ from llmring_server.tenant import Tenant
 from llmring_server.verdict import Verdict, checked, judged
 from llmring_server.wanted import Listing, Stretch
 from llmring_verify import merkle
-from llmring_verify.strict import Refused
+from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.verify import Keys
 
 # No page is larger, and no list counts further.
 PAGE_BYTES, COUNTED = 8 * 1024 * 1024, 100_000
@@ -106,7 +106,7 @@ class Receipts(Issuing):
         """
         try:
             stored = checked(self._trusted(), orjson.loads(orjson.dumps(told, plain)))
-        except Refused as exc:
+        except (Refused, Unchecked) as exc:
             raise BadRequest(f"Invalid receipt signature: {exc}") from None
         if not await self.keep(tenant, stored):
             kept = await self._get(tenant, stored.id)
@@ -114,9 +114,9 @@ class Receipts(Issuing):
                 raise Conflict("Another receipt is kept under this id.")
         return stored.id
 
-    def _trusted(self) -> Sequence[Key]:
+    def _trusted(self) -> Keys:
         keys = self.keys()
-        return keys.trusted() if keys else []
+        return keys.trusted() if keys else {}
 
     async def _get(self, tenant: Tenant, id: str) -> Stored:
         return Stored.of(await self._one("get", tenant=tenant, id=id))

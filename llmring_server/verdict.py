@@ -1,20 +1,20 @@
-"""Is a receipt genuine: its old form, its envelope, and that both say the same."""
+"""Is a receipt genuine: in its old form, in its envelope, and that both say the same."""
 
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import rfc8785
 from typing_extensions import TypedDict
 
 from llmring_server.errors import Invalid
-from llmring_server.keyring import Key
-from llmring_server.receipt import Receipt, Stored
-from llmring_verify import legacy, receipt
-from llmring_verify.strict import Refused
+from llmring_server.receipt import Stored
+from llmring_verify import legacy, verify
+from llmring_verify.keys import signed
+from llmring_verify.receipt import opened
+from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.verify import Keys
 
 NO_RECEIPT = "receipt: give a receipt with its 13 fields and signature, or an envelope"
-UNKNOWN = "no key that is trusted here has signed it"
 
 
 class Verdict(TypedDict):
@@ -27,7 +27,7 @@ class Verdict(TypedDict):
     reason: str | None
 
 
-def judged(keys: Sequence[Key], document: Any) -> Verdict:
+def judged(keys: Keys, document: Any) -> Verdict:
     """Say whether this is a genuine receipt or envelope; Invalid if it is neither."""
     if not isinstance(document, dict):
         raise Invalid(NO_RECEIPT)
@@ -38,8 +38,8 @@ def judged(keys: Sequence[Key], document: Any) -> Verdict:
     id = body.get("receipt_id") if isinstance(body, dict) else None
     id = id if isinstance(id, str) else ""
     try:
-        kid = opened(keys, document)[0] if alone else checked(keys, document).kid
-    except Refused as exc:
+        kid = verify.envelope(document, keys)["kid"] if alone else checked(keys, document).kid
+    except (Refused, Unchecked) as exc:
         return verdict(id, reason=str(exc))
     return verdict(id, kid)
 
@@ -52,42 +52,31 @@ def verdict(id: str = "", kid: str | None = None, reason: str | None = None) -> 
     }  # fmt: skip
 
 
-def checked(keys: Sequence[Key], told: Mapping[str, Any]) -> Stored:
-    """Return what is to be kept of a receipt in its old form; Refused if it is not genuine."""
-    flat, flat_sig = legacy.canonical(dict(told)), legacy.signature(dict(told))
-    key = next((key for key in keys if key.signed(flat, flat_sig)), None)
-    if key is None:
-        raise Refused(UNKNOWN)
-    stored = Stored(told["receipt_id"], key.kid, flat, flat_sig)
-    if told.get("envelope") is not None:
-        kid, signed, sig = opened(keys, told["envelope"])
-        summary = told.get("batch_summary")
-        stored = stored._replace(kid=kid, signed=signed, sig=sig, summary=_summary(summary))
-        _agree(stored.told(), told)
+def checked(keys: Keys, told: Mapping[str, Any]) -> Stored:
+    """Return what is to be kept of a receipt; Refused or Unchecked if it is not genuine.
+
+    Without an envelope it is worth its 13 fields, and nothing else of it is kept.
+    """
+    flat = Stored(
+        id=told["receipt_id"],
+        kid="",
+        flat=legacy.canonical(dict(told)),
+        flat_sig=legacy.signature(dict(told)),
+    )
+    if told.get("envelope") is None:
+        return flat._replace(kid=_signer(keys, flat))
+    verify.receipt(told, keys)
+    kid, data, sig = opened(told["envelope"])
+    summary = told.get("batch_summary")
+    written = None if summary is None else rfc8785.dumps(summary)
+    stored = flat._replace(kid=kid, signed=data, sig=sig, summary=written)
+    if told.get("receipt_type") != stored.told()["receipt_type"]:
+        raise Refused("receipt_type differs from the receipt in the envelope")
     return stored
 
 
-def opened(keys: Sequence[Key], envelope: Any) -> tuple[str, bytes, bytes]:
-    """Return the key's id, what it signed, and the signature; Refused if it did not."""
-    kid, signed, sig = receipt.opened(envelope)
-    if not any(key.kid == kid and key.signed(signed, sig) for key in keys):
-        raise Refused(UNKNOWN)
-    return kid, signed, sig
-
-
-def _summary(told: Any) -> bytes | None:
-    try:
-        return None if told is None else rfc8785.dumps(told)
-    except (ValueError, RecursionError):
-        raise Refused("batch_summary is not of its form") from None
-
-
-def _agree(stored: Receipt, told: Mapping[str, Any]) -> None:
-    """Check that what stands around an envelope is what the envelope says; Refused."""
-    body, summary = told["envelope"]["receipt"], _summary(told.get("batch_summary"))
-    digest = summary and sha256(summary).hexdigest()
-    if body["receipt_id"] != told["receipt_id"] or body.get("summary_sha256") != digest:
-        raise Refused("the envelope is another receipt's")
-    for name in ("receipt_type", "description", "tags"):
-        if name in told and told[name] != stored[name]:
-            raise Refused(f"{name} is not what was signed")
+def _signer(keys: Keys, stored: Stored) -> str:
+    for key in keys.values():
+        if signed(key.public, stored.flat, stored.flat_sig):
+            return key.kid
+    raise Refused("no key that is trusted here has signed it, or it was altered")

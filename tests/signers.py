@@ -17,12 +17,6 @@ def keyring() -> Keyring:
     return ring_of([held(signing.private(SEED), "active")])
 
 
-def pinned(keyring: Keyring) -> dict[str, Any]:
-    """Return the public keys as `llmring-verify` takes them."""
-    keys = keyring.keys.values()
-    return {"keys": [{**key.jwk, "state": key.state, **key.times} for key in keys]}
-
-
 async def called(ring: Ring, tenant: Tenant, *calls: dict[str, Any]) -> list[str]:
     """Log calls, and return their ids."""
     entries = [Entry.model_validate(CALL | call) for call in calls]

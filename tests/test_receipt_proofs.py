@@ -1,18 +1,15 @@
 """What a receipt proves, whatever was called: to whoever has an export, and after a restore."""
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
-import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -21,13 +18,13 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build, catalog
 from llmring_server.draft import leaf
+from llmring_server.embedded import binaries
 from llmring_server.receipt import Receipt, Stored
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.wanted import Wanted
 from llmring_verify import call, merkle, receipt
 from llmring_verify.strict import parse
-from tests.conftest import pool_of
-from tests.signers import called, keyring
+from tests.signers import SEED, called, keyring
 from tests.test_prices import override
 from tests.test_receipts import ring
 from tests.test_rerating import rerate
@@ -108,14 +105,8 @@ async def test_any_calls_are_proved_by_an_export(ring: Ring, made: list[dict[str
     assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
     await check(ring, key, told)
     if len(ids) > 1:
-        proof = await ring.receipts.proof(of_key(key), told["receipt_id"], call_id(ids[0]))
+        proof = await ring.receipts.proof(of_key(key), told["receipt_id"], UUID(ids[0]))
         assert proof["call"]["log_id"] == ids[0]
-
-
-def call_id(id: str) -> Any:
-    from uuid import UUID  # noqa: PLC0415
-
-    return UUID(id)
 
 
 async def test_a_receipt_stays_true_when_a_call_is_rated_again(
@@ -157,8 +148,35 @@ async def database(url: str) -> AsyncIterator[str]:
         await catalog.drop(made)
 
 
-@pytest.mark.skipif(not shutil.which("pg_dump"), reason="no pg_dump here")
+async def piped(*command: str | Path, given: bytes = b"") -> bytes:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+    written, _ = await process.communicate(given)
+    assert process.returncode == 0
+    return written
+
+
+@asynccontextmanager
+async def signing(url: str, *, migrate: bool) -> AsyncIterator[Ring]:
+    settings = Settings(database_url=url, migrate_on_start=migrate, receipts_private_key_b64=SEED)
+    async with Ring.open(settings) as ring:
+        yield ring
+
+
 async def test_a_dump_and_restore_keeps_everything_verifying(url: str) -> None:
-    key = uuid4().hex
-    assert urlsplit(url).scheme
-    assert asyncio and subprocess and pool_of
+    key, programs = uuid4().hex, binaries()
+    tenant = of_key(key)
+    async with database(url) as before, database(url) as after:
+        async with signing(before, migrate=True) as ring:
+            odd = {"model": "m \\ \u2028 \U0001f600", "metadata": {"conversation_id": str(tenant)}}
+            ids = await called(ring, tenant, odd, {"cost": 0.1}, {"latency_ms": 5})
+            told = (await ring.receipts.generate(tenant, REST))["receipt"]
+            one = await ring.receipts.issue(tenant, UUID(ids[0]))
+        dump = await piped(programs / "pg_dump", "--no-owner", before)
+        await piped(programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", after, given=dump)
+        async with signing(after, migrate=False) as ring:
+            assert (await ring.receipts.list(tenant))["receipts"] == [one, told]
+            await check(ring, key, told)
+            assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
+            proof = await ring.receipts.proof(tenant, told["receipt_id"], UUID(ids[1]))
+            assert proof["call"]["log_id"] == ids[1]

@@ -4,8 +4,10 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
+import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -16,7 +18,7 @@ from llmring_server.keyring import held, ring_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 from llmring_server.web.factory import ASGIFactory
-from llmring_verify.keys import pinned
+from llmring_verify.keys import Key, read
 from tests.signers import KID, called, keyring
 from tests.test_receipts import PATH, ring, settings
 
@@ -26,6 +28,12 @@ PEM = """-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=
 -----END PUBLIC KEY-----
 """
+
+
+def pinned(document: Any) -> dict[str, Key]:
+    return read(orjson.dumps(document))
+
+
 X = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
 
 
