@@ -18,11 +18,11 @@ _OTHERS = 0o007
 Source = Callable[[], Keyring | None]
 
 
-def source(settings: Settings) -> Source:
-    """Return where the keys come from that `settings` name; BadKey if they cannot be used."""
-    if settings.receipt_key_file:
+def source(settings: Settings, given: Keyring | None = None) -> Source:
+    """Return where keys come from, unless they are given; BadKey if they cannot be used."""
+    if settings.receipt_key_file and not given:
         return Reader(settings.receipt_key_file)
-    ring = _given(settings)
+    ring = given or _given(settings)
     return lambda: ring
 
 

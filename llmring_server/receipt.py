@@ -94,7 +94,7 @@ class Stored(NamedTuple):
         return cast("Envelope", receipt.envelope(orjson.loads(body), self.sig))
 
 
-class Listed(TypedDict):
+class ReceiptList(TypedDict):
     """A page of receipts, how many there are, and the cursor of the page after it."""
 
     receipts: list[Receipt]

@@ -11,7 +11,7 @@ from llmring_server.bounded import plain
 from llmring_server.errors import BadRequest, Conflict, Invalid, NotFound
 from llmring_server.issuing import Issuing
 from llmring_server.items import Items, Logs, item
-from llmring_server.receipt import Listed, Proof, Receipt, Stored
+from llmring_server.receipt import Proof, Receipt, ReceiptList, Stored
 from llmring_server.record import moment_of
 from llmring_server.tally import call_of
 from llmring_server.tenant import Tenant
@@ -35,7 +35,7 @@ class Receipts(Issuing):
     async def get(self, tenant: Tenant, id: str) -> Receipt:
         return (await self._get(tenant, id)).told()
 
-    async def list(self, tenant: Tenant, page: Listing = _FIRST) -> Listed:
+    async def list(self, tenant: Tenant, page: Listing = _FIRST) -> ReceiptList:
         """Return a page of receipts, the newest first; fewer than its limit where they are large.
 
         `next` makes the cursor of the page after it.

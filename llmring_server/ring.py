@@ -30,7 +30,10 @@ from llmring_server.usage import Usage
 
 
 class Ring:
-    """Every capability on one borrowed database: nothing to open, nothing to close."""
+    """Every capability on one borrowed database: nothing to open, nothing to close.
+
+    `keyring` signs receipts, if the keys that `settings` name are not to.
+    """
 
     def __init__(
         self,
@@ -47,16 +50,10 @@ class Ring:
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.usage = Usage(self._database, bounds, self.prices)
         self.claims = Claims(self._database)
-        keys = (lambda: keyring) if keyring else source(settings)
+        keys = source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
-        self.conversations = Conversations(
-            self._database,
-            self.usage,
-            self.claims,
-            self.audit,
-            self.receipts,
-            settings.conversation_content,
-        )
+        level, others = settings.conversation_content, (self.claims, self.audit, self.receipts)
+        self.conversations = Conversations(self._database, self.usage, *others, level)
         self.keys = Keys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)

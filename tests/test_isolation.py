@@ -17,6 +17,7 @@ from llmring_server.tenant import Tenant
 from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.routes import API
 from tests.conftest import CALL
+from tests.signers import OLD, SEED
 from tests.test_exchanges import SENT
 from tests.test_gateway import SECRETS, vouch
 from tests.test_templates import NEW
@@ -42,6 +43,10 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/aliases/bind": {"alias": "fast", "model": "openai:mine"},
     "POST /api/v1/aliases/bulk_upsert": [{"alias": "fast", "model": "openai:mine"}],
     "PUT /api/v1/aliases/{alias:path}": {"model": "openai:mine"},
+    "POST /api/v1/receipts": {"receipt": OLD},
+    "POST /api/v1/receipts/generate": {"since_last_receipt": True},
+    "POST /api/v1/receipts/preview": {"since_last_receipt": True},
+    "POST /api/v1/receipts/issue": {"log_id": str(uuid4())},
 }
 QUERIES = {
     "/api/v1/prices": "?provider=openai&model=gpt-4o",
@@ -76,7 +81,9 @@ class Intruder:
     def __init__(self, db: AsyncDatabaseManager, mode: str, key: Issued) -> None:
         self.mode, self._key = mode, key
         secrets = SECRETS if mode == "gateway" else ()
-        settings = Settings.model_validate({"auth": mode, "gateway_secrets": secrets})
+        settings = Settings.model_validate(
+            {"auth": mode, "gateway_secrets": secrets, "receipts_private_key_b64": SEED}
+        )
         caller = Caller(key.tenant, frozenset(ALL), "intruder")
         word: Callable[[Any], Any] | None = (lambda _: caller) if mode == "parent" else None
         transport = httpx.ASGITransport(app=build(db, settings, word))
@@ -86,6 +93,7 @@ class Intruder:
         name = named(route)
         method, path = name.split(" ")
         target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
+        target = target.replace("{log_id}", str(uuid4()))
         target += QUERIES.get(path, "")
         body = orjson.dumps(BODIES[name]) if name in BODIES else b""
         headers = {"Content-Type": "application/json"}
@@ -132,14 +140,16 @@ async def test_no_answer_tells_of_another(
 ) -> None:
     before = await victim.everything(ring)
     answer = await intruder.ask(route)
-    # There is no such alias of theirs: 404.
-    expected = {200, 403, 404} if "alias" in route.param_convertors else {200, 403}
+    # There is no such alias of theirs, and no call: 404, and 400.
+    lacks = "alias" in route.param_convertors or "receipts" in route.path
+    expected = {200, 403, 404, 400} if lacks else {200, 403}
     assert answer.status_code in expected, answer.text
     told = answer.text + str(answer.headers)
     ids = (
         victim.log_id,
         victim.conversation_id,
         victim.template_id,
+        victim.receipt_id,
         victim.issued.tenant,
         victim.issued.id,
     )

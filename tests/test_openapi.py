@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.caller import ALL
@@ -18,6 +19,7 @@ from llmring_server.tenant import of_key
 from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 from tests.conftest import CALL
+from tests.signers import SEED
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -98,7 +100,8 @@ async def test_schemathesis_finds_nothing(
     issued = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
     key, tenant = issued.secret, issued.tenant if auth == "keys" else of_key(issued.secret)
     conversation = str((await ring.conversations.create(tenant)).id)
-    changes = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
+    changes: dict[str, Any] = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
+    changes["receipts_private_key_b64"] = SecretStr(SEED)
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
     given = {"LLMRING_TEST_KEY": key, "LLMRING_TEST_CONVERSATION": conversation}

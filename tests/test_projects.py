@@ -5,12 +5,14 @@ from uuid import uuid4
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring
+from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
 from llmring_server.errors import Conflict, Invalid, NotFound, RingError
 from llmring_server.messages import Said
 from llmring_server.template import Change, New
 from llmring_server.tenant import Tenant
+from llmring_server.wanted import Wanted
+from tests.signers import keyring
 from tests.test_prices import NOW, call, override
 from tests.test_rerating import rerate
 
@@ -50,6 +52,9 @@ async def filled(ring: Ring) -> Tenant:
     template = await ring.templates.create(tenant, New(name="t", created_by="ada"))
     await ring.templates.change(tenant, template.id, Change(model=model))
     await ring.aliases.bind(tenant, Bind(alias="fast", model=f"acme:{model}"))
+    await Ring(ring.db, Settings(), keyring()).receipts.generate(
+        tenant, Wanted(since_last_receipt=True)
+    )
     return tenant
 
 

@@ -121,17 +121,7 @@ async def test_after_five_rotations_all_receipts_verify(
         await called(ring, tenant, {}, {})
         made = await ring.receipts.generate(tenant, Wanted(since_last_receipt=True))
         receipts.append(made["receipt"])
-        announced = keyfile.rotate(path)
-        known = ring.receipts.keys()
-        assert known is not None
-        assert known.keys[announced.kid].state == "next"
-        assert known.active.kid != announced.kid
-        with pytest.raises(BadKey, match="may sign from"):
-            keyfile.rotate(path)
-        assert announced.not_before
-        assert announced.not_before - datetime.now(UTC) > timedelta(hours=23, minutes=59)
-        let_a_day_pass(path)
-        assert keyfile.rotate(path).state == "active"
+        turn_over(path, ring)
         assert len(keyfile.read(path).keys) == step + 2
     envelopes = [each["envelope"] for each in receipts]
     assert len({each["signature"]["kid"] for each in envelopes if each}) == 6
@@ -143,6 +133,20 @@ async def test_after_five_rotations_all_receipts_verify(
     keyfile.compromise(path)
     assert not ring.receipts.verify(last)["valid"]
     assert all(ring.receipts.verify(each)["valid"] for each in receipts)
+
+
+def turn_over(path: Path, ring: Ring) -> None:
+    announced = keyfile.rotate(path)
+    known = ring.receipts.keys()
+    assert known is not None
+    assert known.keys[announced.kid].state == "next"
+    assert known.active.kid != announced.kid
+    with pytest.raises(BadKey, match="may sign from"):
+        keyfile.rotate(path)
+    assert announced.not_before
+    assert announced.not_before - datetime.now(UTC) > timedelta(hours=23, minutes=59)
+    let_a_day_pass(path)
+    assert keyfile.rotate(path).state == "active"
 
 
 def let_a_day_pass(path: Path) -> None:

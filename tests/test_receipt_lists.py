@@ -12,20 +12,10 @@ from llmring_server import Ring
 from llmring_server.tenant import Tenant
 from llmring_verify import call, legacy, merkle
 from llmring_verify.receipt import base64url
-from tests.signers import called, keyring
+from tests.signers import OLD, called, keyring
 from tests.test_receipts import ALL, PATH, made, proved, ring, settings
 
 __all__ = ["ring", "settings"]
-
-# What the first servers signed, and their known answer.
-OLD: dict[str, Any] = {
-    "receipt_id": "rcpt_0123456789abcdef", "timestamp": "2025-10-02T12:34:56.789012Z",
-    "alias": "fast", "profile": "default", "lock_digest": "", "provider": "openai",
-    "model": "gpt-4o-mini", "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
-    "input_cost": 0.0004, "output_cost": 0.0006, "total_cost": 0.001,
-    "signature": "ed25519:TZCLyONmyMIXyBZb5l6GtJJIVDVwFjWWYbOBbv3_gq5Lw9vnU-DReelj_LHk0J5g"
-    "XJdB4lA6Ix1Y9DxG0BNIAw",
-}  # fmt: skip
 
 
 async def verified(client: httpx.AsyncClient, document: Any) -> dict[str, Any]:
@@ -82,7 +72,7 @@ async def test_get_receipt_that_is_not_there(client: httpx.AsyncClient) -> None:
         assert (await client.get(f"{PATH}/{uuid4()}{path}")).status_code == 404
 
 
-async def test_receipt_logs_and_uncertified_are_calls(
+async def test_uncertified_are_the_calls_that_are_left(
     client: httpx.AsyncClient, ring: Ring, tenant: Tenant
 ) -> None:
     ids = await called(ring, tenant, {"cost": 0.5, "alias": "a"}, {}, {})
@@ -91,9 +81,17 @@ async def test_receipt_logs_and_uncertified_are_calls(
     assert told | {"logs": []} == {"logs": [], "total": 3} | stretch
     newest = [str(log.id) for log in await ring.usage.logs(tenant)]
     assert [each["id"] for each in told["logs"]] == newest[:2]
-    receipt = (await made(client, log_ids=ids[:2]))["receipt"]
+    await made(client, log_ids=ids[:2])
     left = (await client.get(f"{PATH}/uncertified")).json()
     assert ([each["id"] for each in left["logs"]], left["total"]) == (ids[2:], 1)
+
+
+async def test_receipt_logs_are_the_calls_that_it_certifies(
+    client: httpx.AsyncClient, ring: Ring, tenant: Tenant
+) -> None:
+    ids = await called(ring, tenant, {"cost": 0.5, "alias": "a"}, {}, {})
+    newest = [str(log.id) for log in await ring.usage.logs(tenant)]
+    receipt = (await made(client, log_ids=ids[:2]))["receipt"]
     logs = (await client.get(f"{PATH}/{receipt['receipt_id']}/logs?limit=1&offset=1")).json()
     assert (logs["receipt_id"], logs["total"]) == (receipt["receipt_id"], 2)
     [item] = logs["logs"]

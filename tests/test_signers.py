@@ -43,17 +43,19 @@ X = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
         ("/receipts/public-key.pem", "text/plain; charset=utf-8"),
         (f"{PATH}/public-key.pem", "application/x-pem-file"),
     ],
-    ids=["key_pem", "old_key_pem"],
 )
-async def test_key_pem_and_old_key_pem_are_a_real_spki(
-    client: httpx.AsyncClient, path: str, media: str
-) -> None:
+async def test_key_pem_is_a_real_spki(client: httpx.AsyncClient, path: str, media: str) -> None:
     answer = await client.get(path, headers={"X-API-Key": ""})
     assert (answer.text, answer.headers["Content-Type"]) == (PEM, media)
     assert answer.headers["Cache-Control"] == "public, max-age=3600"
     key = load_pem_public_key(answer.content)
     assert isinstance(key, Ed25519PublicKey)
     assert key.public_bytes_raw() == keyring().active.public
+
+
+async def test_old_key_pem_is_no_other(client: httpx.AsyncClient) -> None:
+    for path in (f"{PATH}/public-key.pem", f"{PATH}/public-key.pem/"):
+        assert (await client.get(path)).text == PEM
 
 
 async def test_key_jwk_is_the_key_that_signs(client: httpx.AsyncClient) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from starlette.routing import Route
 
-from llmring_server import Ring
+from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
 from llmring_server.caller import ALL
 from llmring_server.entry import Entry
@@ -14,7 +14,9 @@ from llmring_server.keys import Issued, Wanted
 from llmring_server.messages import Said
 from llmring_server.template import New
 from llmring_server.threads import Heading
+from llmring_server.wanted import Wanted as Certified
 from tests.conftest import CALL
+from tests.signers import keyring
 
 CANARY = f"canary-{uuid4().hex}"
 
@@ -27,6 +29,7 @@ class Victim:
     log_id: UUID
     template_id: UUID
     conversation_id: UUID
+    receipt_id: str
 
     def id_for(self, route: Route) -> str:
         """Return the id of something of theirs that `route` would find for them."""
@@ -35,6 +38,7 @@ class Victim:
             "keys": self.issued.id,
             "templates": self.template_id,
             "conversations": self.conversation_id,
+            "receipts": self.receipt_id,
         }
         return str(ids[route.path.removeprefix("/api/v1").split("/")[1]])
 
@@ -45,6 +49,8 @@ class Victim:
             await ring.usage.logs(mine),
             await ring.templates.get(mine, self.template_id),
             await ring.aliases.list(mine),
+            await ring.receipts.list(mine),
+            await ring.receipts.uncertified(mine),
             await ring.conversations.get(mine, self.conversation_id),
             await ring.conversations.messages(mine, self.conversation_id),
         ]
@@ -63,4 +69,7 @@ async def victim_of(ring: Ring) -> Victim:
     id = (await ring.conversations.create(issued.tenant, Heading(title=CANARY))).id
     said = Said(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
     await ring.conversations.append(issued.tenant, id, [said])
-    return Victim(issued, log_id, template.id, id)
+    signing = Ring(ring.db, Settings(), keyring()).receipts
+    wanted = Certified(log_ids=[log_id], description=CANARY, tags=[CANARY[:100]])
+    receipt = (await signing.generate(issued.tenant, wanted))["receipt"]
+    return Victim(issued, log_id, template.id, id, receipt["receipt_id"])

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from llmring_server.bounded import Json
 from llmring_server.errors import BadRequest, Conflict, NotFound
 from llmring_server.items import Items, Logs, Preview
-from llmring_server.receipt import Generated, Listed, Proof, Receipt
+from llmring_server.receipt import Generated, Proof, Receipt, ReceiptList
 from llmring_server.verdict import Verdict, verdict
 from llmring_server.wanted import Asked, Listing, Stretch, Wanted
 from llmring_server.web.body import JSON
@@ -25,14 +25,14 @@ class Signed(BaseModel):
     receipt: Json
 
 
-class Kept(TypedDict):
+class Verified(TypedDict):
     """That a receipt is genuine, and kept."""
 
     receipt_id: str
     status: Literal["verified"]
 
 
-async def list_receipts(call: Call, query: Listing) -> Annotated[Listed, "Link"]:
+async def list_receipts(call: Call, query: Listing) -> Annotated[ReceiptList, "Link"]:
     """List receipts, the newest first, a page at a time, fewer where they are large."""
     found = await call.ring.receipts.list(call.tenant, query)
     if found["next"]:
@@ -77,7 +77,7 @@ async def issue_receipt(call: Call, body: Asked) -> Annotated[Receipt, NotFound,
     return await call.ring.receipts.issue(call.tenant, body.log_id)
 
 
-async def store_receipt(call: Call, body: Signed) -> Annotated[Kept, Conflict]:
+async def store_receipt(call: Call, body: Signed) -> Annotated[Verified, Conflict]:
     """Keep a receipt that was signed with one of our keys, here or elsewhere."""
     return {
         "receipt_id": await call.ring.receipts.store(call.tenant, body.receipt),
