@@ -106,9 +106,9 @@ def finding(about: str, audit: Audit) -> Finding:
 _METADATA = "their metadata, and what re-rating made of their costs since: no receipt holds these."
 _MOST_SHOWN = 20
 _WHY = {
-    "missing": "are told of by a receipt, but are not in the export",
-    "changed": "are not what a receipt tells of",
-    "surplus": "are told of by no receipt",
+    "missing": "in a receipt, but not in the export",
+    "changed": "not as a receipt tells of them",
+    "surplus": "in no receipt",
 }
 
 
@@ -116,7 +116,7 @@ def _wrong_calls(calls: dict[str, list[str]]) -> Iterator[str]:
     for name, ids in calls.items():
         if ids:
             more = f" and {len(ids) - _MOST_SHOWN} more" * (len(ids) > _MOST_SHOWN)
-            yield f"{len(ids)} calls that {_WHY[name]}: {', '.join(ids[:_MOST_SHOWN])}{more}."
+            yield f"calls {_WHY[name]} ({len(ids)}): {', '.join(ids[:_MOST_SHOWN])}{more}."
 
 
 def _wrong_receipts(audit: Audit) -> Iterator[str]:

@@ -88,7 +88,8 @@ def _answer(told: Body, keys: Keys) -> Body:
 def _inside(body: Body) -> list[Any]:
     issued_at = datetime.fromisoformat(body["issued_at"])
     told = [body[name] for name in ("receipt_id", "description", "tags")]
-    return [*told, issued_at, body.get("summary_sha256")]
+    kind = "batch" if body["kind"] == "batch" else "single"
+    return [*told, kind, issued_at, body.get("summary_sha256")]
 
 
 def _beside(told: Body) -> list[Any]:
@@ -98,7 +99,8 @@ def _beside(told: Body) -> list[Any]:
         at = datetime.fromisoformat(told["timestamp"])
     except (ValueError, RecursionError):
         raise Refused("the fields beside the envelope are not of their form") from None
-    return [told["receipt_id"], told.get("description"), told.get("tags") or [], at, found]
+    names = ("receipt_id", "description", "tags", "receipt_type")
+    return [*(told.get(name) for name in names), at, found]
 
 
 def proof(told: Any, keys: Keys) -> tuple[Body, Body]:

@@ -23,6 +23,7 @@ def answers() -> dict[str, Bad]:
         "answer-without-summary": (good | {"batch_summary": None}, differ),
         "answer-altered-description": (good | {"description": "paid"}, differ),
         "answer-altered-tags": (good | {"tags": []}, differ),
+        "answer-altered-type": (good | {"receipt_type": "single"}, differ),
         "answer-around-another-envelope": (good | {"envelope": other["envelope"]}, differ),
         "answer-without-envelope": ({**good, "envelope": None}, "envelope must be an object"),
         "answer-stripped-of-its-envelope": (stripped, "lost the envelope"),

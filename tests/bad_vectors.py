@@ -32,13 +32,8 @@ def raw(before: str, after: str) -> bytes:
     return text.replace(before, after).encode()
 
 
-def _forms() -> dict[str, Bad]:
-    at, three = BODY["issued_at"], call(1)
+def _numbers() -> dict[str, Bad]:
     return {
-        "form-unknown-field": (sealed(note="x"), "1 unknown fields"),
-        "form-field-missing": (without("status"), "lacks status"),
-        "form-other-version": (sealed(v="llmring-receipt/2"), "v is not"),
-        "form-other-kind": (sealed(kind="refund"), "kind is not"),
         "form-amount-a-number": (priced(amount=0.0025), "cost is not"),
         "form-amount-of-two-places": (priced(amount="0.01"), "cost is not"),
         "form-amount-below-zero": (priced(amount="-1.0000000000"), "cost is not"),
@@ -49,6 +44,16 @@ def _forms() -> dict[str, Bad]:
         "form-count-below-zero": (counted(input=-1), "tokens is not"),
         "form-count-a-float": (raw('"input": 1031', '"input": 1031.0'), "tokens is not"),
         "form-count-of-2-to-the-53": (raw('"input": 1031', f'"input": {2**53}'), "tokens is not"),
+    }
+
+
+def _forms() -> dict[str, Bad]:
+    at, three = BODY["issued_at"], call(1)
+    return {
+        "form-unknown-field": (sealed(note="x"), "1 unknown fields"),
+        "form-field-missing": (without("status"), "lacks status"),
+        "form-other-version": (sealed(v="llmring-receipt/2"), "v is not"),
+        "form-other-kind": (sealed(kind="refund"), "kind is not"),
         "form-time-of-a-zone": (sealed(issued_at=at.replace("Z", "+00:00")), "issued_at is not"),
         "form-time-of-three-digits": (sealed(issued_at=at[:-4] + "Z"), "issued_at is not"),
         "form-time-that-never-was": (sealed(issued_at="2026-02-30" + at[10:]), "issued_at is not"),
@@ -83,4 +88,4 @@ def _texts() -> dict[str, Bad]:
 
 def bad() -> dict[str, Bad]:
     """Return each by its name, and the words that tell why it is refused."""
-    return {**signatures(), **_forms(), **_texts(), **answers(), **proofs()}
+    return {**signatures(), **_numbers(), **_forms(), **_texts(), **answers(), **proofs()}

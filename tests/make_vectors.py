@@ -49,7 +49,7 @@ def files() -> dict[str, bytes]:
 
 
 def _known(key: dict[str, Any]) -> dict[str, Any]:
-    return {name: key[name] for name in ("kid", "x", "state")}
+    return {"kid": key["kid"], "x": key["x"], "x-state": key["state"]}
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from llmring_server.web.routes import API, META
 
 PACKAGE = Path(llmring_server.__file__).parent
 ROOT = PACKAGE.parent
-SOURCES = sorted(PACKAGE.rglob("*.py"))
+VERIFIER = ROOT / "llmring_verify"
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *VERIFIER.rglob("*.py")])
 TESTS = sorted(Path(__file__).parent.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 STATEMENTS = [

@@ -19,6 +19,7 @@ from llmring_server import catalog
 from tests.conftest import CALL
 
 ROOT = Path(llmring_server.__file__).parents[1]
+VECTORS = ROOT / "tests/vectors"
 # Nothing of the tree's, nor of whoever runs the tests, is there to help.
 ENVIRONMENT = {
     name: value
@@ -119,9 +120,38 @@ def test_the_wheel_holds_its_sql_and_nothing_from_beside_the_package(wheel: Path
     for file in (ROOT / "sql").rglob("*.sql"):
         assert f"llmring_server/{file.relative_to(ROOT)}" in names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == {
-        "llmring_server"
+        "llmring_server",
+        "llmring_verify",
     }
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+@pytest.fixture(scope="module")
+def verifier(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The verifier where nothing of the server's is: the wheel, and the two that it stands on."""
+    venv = tmp_path_factory.mktemp("verifier")
+    python("-m", "venv", "--without-pip", venv)
+    install = ("-m", "pip", "--python", venv / "bin/python", "install", "--quiet")
+    python(*install, "--no-deps", wheel)
+    python(*install, "cryptography", "rfc8785")
+    return venv / "bin/llmring-verify"
+
+
+def test_the_verifier_needs_nothing_of_the_server(verifier: Path) -> None:
+    interpreter = verifier.parent / "python"
+    for module in ("asyncpg", "httpx", "pydantic", "starlette"):
+        assert subprocess.run((interpreter, "-c", f"import {module}"), check=False).returncode == 1
+    for code, *arguments in (
+        (0, "good/usage.json", "good/answer-batch.json", "good/old.json"),
+        (0, "proof", "good/proof-in-the-middle.json"),
+        (0, "export", "calls.jsonl", "receipts.jsonl"),
+        (1, "export", "calls-later.jsonl", "receipts.jsonl"),
+        (1, "bad/altered-amount.json"),
+        (2, "bad/key-unknown.json"),
+    ):
+        command = [str(each) for each in (verifier, *arguments, "--keys", "keys.json")]
+        done = subprocess.run(command, check=False, cwd=VECTORS, env=ENVIRONMENT, timeout=60)
+        assert done.returncode == code, arguments
 
 
 def test_importing_the_package_reads_no_environment_and_imports_no_web(run: Run) -> None:

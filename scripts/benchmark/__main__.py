@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import chats, footprint, reading, writing
+from scripts.benchmark import auditing, chats, footprint, reading, writing
 from scripts.benchmark.contenders import ALONE, WITH_PEER
 from scripts.benchmark.measure import Bench, progress
 from scripts.benchmark.postgres import cluster, postmaster, value
@@ -30,10 +30,17 @@ CASES: dict[str, Case] = {
     "conversations": chats.conversations,
     "size": footprint.size,
     "memory": footprint.memory,
+    "verify": auditing.verify,
 }
 QUICK = ("log", "stats", "logs")
 QUICK_CALLS = 200_000
-FULL_CALLS = {"stats": 5_000_000, "logs": 5_000_000, "size": 1_000_000, "memory": 1_000_000}
+FULL_CALLS = {
+    "stats": 5_000_000,
+    "logs": 5_000_000,
+    "size": 1_000_000,
+    "memory": 1_000_000,
+    "verify": 1_000_000,
+}
 
 
 def options() -> argparse.Namespace:
@@ -46,7 +53,11 @@ def options() -> argparse.Namespace:
     )
     add("--seconds", type=float, default=3, help="how long each load lasts (%(default)s)")
     add("--rounds", type=int, default=3, help="how often each is measured (%(default)s)")
-    add("--calls", type=int, help=f"how many stats, logs, size and memory take ({QUICK_CALLS})")
+    add(
+        "--calls",
+        type=int,
+        help=f"how many stats, logs, size, memory and verify take ({QUICK_CALLS})",
+    )
     add("--database", metavar="URL", help="a superuser's URL; by default a PostgreSQL is started")
     return parser.parse_args()
 
