@@ -11,6 +11,7 @@ from llmring_server.settings import Settings
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from llmring_server.keyring import Keyring
     from llmring_server.server import Server
     from llmring_server.web.auth import Authenticate
 
@@ -23,13 +24,16 @@ def build(
     db: AsyncDatabaseManager,
     settings: Settings | None = None,
     authenticate: "Authenticate | None" = None,
+    keyring: "Keyring | None" = None,
 ) -> "Starlette":
     """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
 
     With `authenticate` the parent says who calls: given the ASGI scope, it returns (or awaits) the
-    UUID of a tenant, a `Caller`, or None for nobody.
+    UUID of a tenant, a `Caller`, or None for nobody. A `keyring` signs receipts.
     """
-    return create_app(db, run_migrations=False, settings=settings, authenticate=authenticate)
+    return create_app(
+        db, run_migrations=False, settings=settings, authenticate=authenticate, keyring=keyring
+    )
 
 
 def create_app(  # noqa: PLR0913, they are all of it
@@ -40,13 +44,14 @@ def create_app(  # noqa: PLR0913, they are all of it
     settings: Settings | None = None,
     include_meta_routes: bool = True,
     authenticate: "Authenticate | None" = None,
+    keyring: "Keyring | None" = None,
 ) -> "Starlette":
     """Return an app on the caller's `db_manager`, or else on a database of its own.
 
     `schema` overrides the manager's. With `run_migrations` the schema is brought up to date when
     the app's lifespan starts, or before its first request is answered. Without
-    `include_meta_routes` the app leaves `/` and `/health` to its parent. `authenticate` is as in
-    `build`.
+    `include_meta_routes` the app leaves `/` and `/health` to its parent. `authenticate` and
+    `keyring` are as in `build`.
     """
     from llmring_server.web.factory import ASGIFactory  # noqa: PLC0415, a library needs no web
 
@@ -54,11 +59,12 @@ def create_app(  # noqa: PLR0913, they are all of it
         chosen = (settings or Settings.from_env()).model_dump()
         chosen |= {"migrate_on_start": run_migrations}
         chosen |= {"database_schema": schema} if schema else {}
-        return ASGIFactory(Settings(**chosen), include_meta_routes, authenticate).standalone()
+        owner = ASGIFactory(Settings(**chosen), include_meta_routes, authenticate, keyring)
+        return owner.standalone()
     if schema and schema != db_manager.schema:
         db_manager = AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
     settings = settings or Settings(auth="parent" if authenticate else "keys")
-    factory = ASGIFactory(settings, include_meta_routes, authenticate)
+    factory = ASGIFactory(settings, include_meta_routes, authenticate, keyring)
     return factory.mounted(db_manager, run_migrations=run_migrations)
 
 

@@ -8,7 +8,7 @@ import orjson
 from typing_extensions import TypedDict
 
 from llmring_server.database import Database
-from llmring_server.tally import Summary
+from llmring_server.tally import BatchSummary
 from llmring_server.tenant import Tenant
 from llmring_verify import receipt
 from llmring_verify.legacy import FIELDS, PREFIX
@@ -49,7 +49,7 @@ class Receipt(TypedDict):
     total_cost: float
     signature: str
     receipt_type: Literal["single", "batch"]
-    batch_summary: Summary | None
+    batch_summary: BatchSummary | None
     description: str | None
     tags: list[str]
     envelope: Envelope | None

@@ -63,14 +63,16 @@ class Ring:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings | str) -> AsyncIterator[Self]:
+    async def open(
+        cls, settings: Settings | str, keyring: Keyring | None = None
+    ) -> AsyncIterator[Self]:
         """Open a database, named by a URL or settings, migrate it, and close it at the end."""
         if isinstance(settings, str):
             settings = Settings(database_url=settings)
         async with opened(settings) as db:
             if settings.migrate_on_start:
                 await migrate(db)
-            ring = cls(db, settings)
+            ring = cls(db, settings, keyring)
             try:
                 yield ring
             finally:

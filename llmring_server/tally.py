@@ -31,7 +31,7 @@ class Part(TypedDict):
     tokens: int
 
 
-class Summary(TypedDict):
+class BatchSummary(TypedDict):
     """What is in a batch: of names and ids at most 100 each."""
 
     total_conversations: int
@@ -147,7 +147,7 @@ class Tally:
         cost = {"currency": "USD", "amount": amount(self.cost), "unpriced": self.unpriced}
         return {"tokens": dict(self.tokens), "cost": cost}
 
-    def summary(self) -> Summary:
+    def summary(self) -> BatchSummary:
         return {
             "total_conversations": self.conversations,
             "total_calls": self.count,

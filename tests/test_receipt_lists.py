@@ -133,11 +133,13 @@ async def test_verify_receipt_with_its_envelope_alone_or_in_its_old_form(
         assert (found["valid"], found["reason"], found["algorithm"]) == (True, None, "Ed25519")
     forged = deepcopy(told)
     forged["batch_summary"]["by_model"]["openai:gpt-4o-mini"]["cost"] = 9.5
+    bare = {name: value for name, value in told.items() if name != "envelope"}
     other = deepcopy(told)
     other["envelope"]["receipt"]["count"] = 3
     for document in (
-        told | {"total_cost": 9}, told | {"tags": []}, told | {"description": "d"}, forged, other,
-        told | {"receipt_type": "single"}, told | {"batch_summary": None}, OLD | {"alias": "b"},
+        bare, told | {"total_cost": 9}, told | {"tags": []}, told | {"description": "d"}, forged,
+        told | {"receipt_type": "single"}, told | {"batch_summary": None}, other,
+        OLD | {"alias": "b"},
         OLD | {"signature": None}, OLD | {"signature": "ed25519:AA"}, told["envelope"] | {"x": 1},
         told["envelope"] | {"signature": {"alg": "none", "kid": "a050837d", "sig": ""}},
     ):  # fmt: skip

@@ -15,6 +15,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llmring_server.keyring import Keyring
 from llmring_server.migrations import migrate
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
@@ -64,6 +65,7 @@ class ASGIFactory:
     settings: Settings
     include_meta_routes: bool = True
     authenticate: Authenticate | None = None
+    keyring: Keyring | None = None
 
     def __post_init__(self) -> None:
         if (self.settings.auth == "parent") != bool(self.authenticate):
@@ -71,7 +73,7 @@ class ASGIFactory:
 
     def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
         """Return an app that borrows `db`. There is nothing to start, and nothing to stop."""
-        return self.around(Ring(db, self.settings), run_migrations=run_migrations)
+        return self.around(Ring(db, self.settings, self.keyring), run_migrations=run_migrations)
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
         """Return an app that serves an open `ring`."""
@@ -85,7 +87,7 @@ class ASGIFactory:
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            async with Ring.open(self.settings) as ring:
+            async with Ring.open(self.settings, self.keyring) as ring:
                 self._give(app, ring)
                 # What is there now stays: the collector need not look at it at every turn.
                 gc.freeze()
