@@ -59,12 +59,8 @@ def checked(keys: Keys, told: Mapping[str, Any]) -> Stored:
 
     Without an envelope it is worth its 13 fields, and nothing else of it is kept.
     """
-    flat = Stored(
-        id=told["receipt_id"],
-        kid="",
-        flat=legacy.canonical(dict(told)),
-        flat_sig=legacy.signature(dict(told)),
-    )
+    written, signature = legacy.canonical(dict(told)), legacy.signature(dict(told))
+    flat = Stored(told["receipt_id"], "", written, signature)
     if told.get("envelope") is None:
         if uuid(told["receipt_id"]) and any(told.get(name) for name in _ONLY_IN_ENVELOPE):
             raise Refused("it has lost the envelope that proves all but its 13 fields")
