@@ -11,7 +11,7 @@ from rich.padding import Padding
 
 from llmring_server.bounded import plain
 from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.cli.tables import SCREEN, entry
 from llmring_server.messages import Message
 from llmring_server.ring import Ring
 from llmring_server.tenant import Tenant
@@ -35,13 +35,11 @@ def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
     async def work(ring: Ring, tenant: Tenant) -> list[Conversation]:
         return await ring.conversations.list(tenant, Recent(**page))
 
-    table = folding("conversation", "title", "model", "messages", "tokens", "USD", "changed")
     for each in on_project(env, data_dir, project, work):
-        tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,}"
+        tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,} tokens"
+        sums = f"{each.message_count:,} messages", tokens, f"{_usd(each)} USD"
         changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
-        sums = f"{each.message_count:,}", tokens, _usd(each)
-        table.add_row(str(each.id), each.title, each.model_alias, *sums, changed)
-    SCREEN.print(table)
+        entry(each.id, each.title or "", each.model_alias, *sums, changed)
 
 
 @conversations.command()

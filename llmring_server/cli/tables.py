@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -19,6 +20,13 @@ class _Screen(Console):
 
 # What callers wrote is text, and never markup.
 SCREEN = _Screen(markup=False, emoji=False, highlight=False)
+
+
+def entry(id: object, title: str, *facts: str) -> None:
+    """Print one thing of a list: its id in one piece, to be copied, then what it is."""
+    SCREEN.print(f"{id}", style="cyan", soft_wrap=True)
+    SCREEN.print(Padding(title or "Untitled", (0, 0, 0, 2)), style="bold")
+    SCREEN.print(Padding(", ".join(facts), (0, 0, 1, 2)))
 
 
 def folding(*names: str) -> Table:

@@ -7,7 +7,7 @@ import rich_click as click
 from rich.table import Table
 
 from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.cli.tables import SCREEN, entry
 from llmring_server.template import Page, Template
 
 
@@ -20,14 +20,12 @@ def templates() -> None:
 @options
 def list_(env: str, data_dir: Path, project: str) -> None:
     """List templates, the newest first."""
-    table = folding("template", "name", "version", "model", "uses", "shared")
     page = Page(limit=100)
     for each in on_project(
         env, data_dir, project, lambda ring, tenant: ring.templates.list(tenant, page)
     ):
-        counts = str(each.version), each.model, str(each.usage_count)
-        table.add_row(str(each.id), each.name, *counts, "yes" if each.shared else "")
-    SCREEN.print(table)
+        counts = f"version {each.version}", f"{each.usage_count:,} uses"
+        entry(each.id, each.name, each.model, *counts, *["shared"] * each.shared)
 
 
 @templates.command()
