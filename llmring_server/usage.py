@@ -170,10 +170,9 @@ class Usage(Repository):
 
 
 def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:
-    try:
-        claim = claims[call.tenant, call.key]
-    except KeyError:
+    if not claims or (call.tenant, call.key) not in claims:
         return Logged(call.id, call.logged_at, call.quote.cost, call.quote.source)
+    claim = claims[call.tenant, call.key]
     if claim is None:
         return InProgress()
     if claim["fingerprint"] != call.fingerprint:
