@@ -55,8 +55,10 @@ class Usage(Repository):
         A `key` that the tenant used before gives the first answer again, or Invalid if it came
         with another entry; InProgress while its first use is undecided.
         """
-        call = record(tenant, entry, await self._book([entry]), key or entry.idempotency_key)
-        await self._keep([call])
+        book = UNREAD if entry.cost is not None else await self._prices.book()
+        call = record(tenant, entry, book, key or entry.idempotency_key)
+        if call.quote.price:
+            await self._prices.keep([call.quote.price])
         if self._database.borrowed:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -64,6 +65,11 @@ async def _by_any_key(call: "Call") -> Caller:
     if id_of(key):
         # It was issued here or elsewhere, or is no more: it names no project of its own.
         return await _by_key(call)
+    return _self_named(key)
+
+
+@lru_cache(1024)
+def _self_named(key: str) -> Caller:
     tenant = of_key(key)
     return Caller(tenant, UNPRIVILEGED, str(tenant))
 
