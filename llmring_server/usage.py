@@ -55,8 +55,10 @@ class Usage(Repository):
         A `key` that the tenant used before gives the first answer again, or Invalid if it came
         with another entry; InProgress while its first use is undecided.
         """
-        call = record(tenant, entry, await self._book([entry]), key or entry.idempotency_key)
-        await self._keep([call])
+        book = UNREAD if entry.cost is not None else await self._prices.book()
+        call = record(tenant, entry, book, key or entry.idempotency_key)
+        if call.quote.price:
+            await self._prices.keep([call.quote.price])
         if self._database.borrowed:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)
@@ -170,10 +172,9 @@ class Usage(Repository):
 
 
 def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:
-    try:
-        claim = claims[call.tenant, call.key]
-    except KeyError:
+    if not claims or (call.tenant, call.key) not in claims:
         return Logged(call.id, call.logged_at, call.quote.cost, call.quote.source)
+    claim = claims[call.tenant, call.key]
     if claim is None:
         return InProgress()
     if claim["fingerprint"] != call.fingerprint:

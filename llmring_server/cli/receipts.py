@@ -9,9 +9,8 @@ import rich_click as click
 from pydantic import ValidationError
 
 from llmring_server import keyfile
-from llmring_server.cli import environment
-from llmring_server.cli.aliases import of_project, project
-from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.cli.project import on_project, options
+from llmring_server.cli.tables import SCREEN, entry, folding
 from llmring_server.keyring import Held
 from llmring_server.wanted import Listing, Wanted
 
@@ -71,8 +70,7 @@ def _time(moment: datetime | None) -> str:
 
 
 @receipts.command()
-@environment.options
-@project
+@options
 @click.option("--description", help="What it is for.")
 @click.option("--tag", "tags", multiple=True, help="Once for each.")
 def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
@@ -82,7 +80,7 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
         wanted = Wanted(since_last_receipt=True, description=given["description"], tags=tags)
     except ValidationError as exc:
         raise click.UsageError("at most 1,000 characters, and 50 tags of 100") from exc
-    made = of_project(
+    made = on_project(
         env, data_dir, project, lambda ring, tenant: ring.receipts.generate(tenant, wanted)
     )
     click.echo(made["receipt"]["receipt_id"])
@@ -90,28 +88,24 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
 
 
 @receipts.command("list")
-@environment.options
-@project
+@options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
     """List receipts, the newest first."""
     page = Listing(limit=limit)
-    found = of_project(
+    found = on_project(
         env, data_dir, project, lambda ring, tenant: ring.receipts.list(tenant, page)
     )
-    table = folding("receipt", "issued", "what", "tokens", "USD", "description")
     for each in found["receipts"]:
-        what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f}"
-        issued, note = each["timestamp"][:16].replace("T", " "), each["description"] or ""
-        table.add_row(each["receipt_id"], issued, what, f"{each['total_tokens']:,}", cost, note)
-    SCREEN.print(table)
+        what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f} USD"
+        issued, used = each["timestamp"][:16].replace("T", " "), f"{each['total_tokens']:,} tokens"
+        entry(each["receipt_id"], each["description"] or what, what, used, cost, issued)
 
 
 @receipts.command()
-@environment.options
-@project
+@options
 @click.argument("id")
 def show(env: str, data_dir: Path, project: str, id: str) -> None:
     """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
-    found = of_project(env, data_dir, project, lambda ring, tenant: ring.receipts.get(tenant, id))
+    found = on_project(env, data_dir, project, lambda ring, tenant: ring.receipts.get(tenant, id))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))

@@ -1,10 +1,32 @@
-"""Tables for screens of any width."""
+"""What is shown on a screen of any width, whoever wrote it."""
+
+from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Column, Table
+from rich.text import Text
+
+# What moves a terminal's cursor or colours, its owner has not said.
+_HARMLESS = dict.fromkeys(
+    (*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}"
+)
+
+
+class _Screen(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(text.translate(_HARMLESS), **options)
+
 
 # What callers wrote is text, and never markup.
-SCREEN = Console(markup=False, emoji=False)
+SCREEN = _Screen(markup=False, emoji=False, highlight=False)
+
+
+def entry(id: object, title: str, *facts: str) -> None:
+    """Print one thing of a list: its id in one piece, to be copied, then what it is."""
+    SCREEN.print(f"{id}", style="cyan", soft_wrap=True)
+    SCREEN.print(Padding(title or "Untitled", (0, 0, 0, 2)), style="bold")
+    SCREEN.print(Padding(", ".join(facts), (0, 0, 1, 2)))
 
 
 def folding(*names: str) -> Table:

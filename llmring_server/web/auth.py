@@ -3,13 +3,14 @@
 import inspect
 import re
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from starlette.types import Scope
 
-from llmring_server.caller import ALL, UNPRIVILEGED, Caller
+from llmring_server.caller import UNPRIVILEGED, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.secret import id_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from llmring_server.web.call import Call
     from llmring_server.web.limits import Limits
 
-# How a parent says who calls: a tenant who may do anything of theirs, or a caller in full.
+# How a parent says who calls: a tenant, who is no admin, or a caller in full.
 Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "
@@ -64,6 +65,11 @@ async def _by_any_key(call: "Call") -> Caller:
     if id_of(key):
         # It was issued here or elsewhere, or is no more: it names no project of its own.
         return await _by_key(call)
+    return _self_named(key)
+
+
+@lru_cache(1024)
+def _self_named(key: str) -> Caller:
     tenant = of_key(key)
     return Caller(tenant, UNPRIVILEGED, str(tenant))
 
@@ -73,7 +79,7 @@ async def _by_parent(call: "Call") -> Caller:
     if inspect.isawaitable(found):
         found = await found
     if isinstance(found, UUID):
-        return Caller(Tenant(found), frozenset(ALL), "parent")
+        return Caller(Tenant(found), UNPRIVILEGED, "parent")
     if not isinstance(found, Caller):
         raise Unauthenticated("The application does not know who you are.")
     return found

@@ -1,8 +1,7 @@
 """What a handler is called with, and how what it returns is written."""
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -36,15 +35,17 @@ class Body(NamedTuple):
     data: bytes
 
 
-@contextmanager
-def blaming_the_client() -> Iterator[None]:
-    """Report a model's complaints as the caller's mistake: true at the edge, and only here."""
-    try:
-        yield
-    except ValidationError as exc:
-        complaints = exc.errors(include_url=False, include_context=False, include_input=False)
-        at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
-        raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
+class BlamingTheClient:
+    """Reports a model's complaints as the caller's mistake: true at the edge, and only here."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        if isinstance(exc, ValidationError):
+            complaints = exc.errors(include_url=False, include_context=False, include_input=False)
+            at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
+            raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
 
 
 class Call:
@@ -81,7 +82,7 @@ class Call:
         """Read the JSON body as a `model`."""
         body.media_type(self.headers, body.JSON)
         value = parse(await self.body())
-        with blaming_the_client():
+        with BlamingTheClient():
             return model.model_validate(value)
 
     async def raw(self, *media: str) -> Body:
@@ -94,7 +95,7 @@ class Call:
         found = {name: value for name, value in given if value}
         if len({name for name, _ in given}) < len(given) or "\0" in "".join(found.values()):
             raise Invalid("query: give each parameter once, as text without U+0000")
-        with blaming_the_client():
+        with BlamingTheClient():
             return model.model_validate(found)
 
     @property

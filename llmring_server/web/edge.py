@@ -26,8 +26,8 @@ def slashless(scope: Scope) -> str:
 
 def completed(given: Headers, ours: Headers) -> Headers:
     """Add what of `ours` an answer does not say by itself."""
-    said = {name for name, _ in given}
-    return [*(header for header in ours if header[0] not in said), *given]
+    said = dict(given)
+    return [*[header for header in ours if header[0] not in said], *given]
 
 
 class Edge:
