@@ -68,8 +68,8 @@ def checked(keys: Keys, told: Mapping[str, Any]) -> Stored:
     verify.receipt(told, keys)
     kid, data, sig = opened(told["envelope"])
     summary = told.get("batch_summary")
-    written = None if summary is None else rfc8785.dumps(summary)
-    return flat._replace(kid=kid, signed=data, sig=sig, summary=written)
+    digested = None if summary is None else rfc8785.dumps(summary)
+    return flat._replace(kid=kid, signed=data, sig=sig, summary=digested)
 
 
 def _signer(keys: Keys, stored: Stored) -> str:

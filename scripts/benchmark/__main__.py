@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import auditing, chats, footprint, reading, writing
+from scripts.benchmark import auditing, certifying, chats, footprint, reading, writing
 from scripts.benchmark.contenders import ALONE, WITH_PEER
 from scripts.benchmark.measure import Bench, progress
 from scripts.benchmark.postgres import cluster, postmaster, value
@@ -30,6 +30,7 @@ CASES: dict[str, Case] = {
     "conversations": chats.conversations,
     "size": footprint.size,
     "memory": footprint.memory,
+    "receipts": certifying.receipts,
     "verify": auditing.verify,
 }
 QUICK = ("log", "stats", "logs")
@@ -39,6 +40,7 @@ FULL_CALLS = {
     "logs": 5_000_000,
     "size": 1_000_000,
     "memory": 1_000_000,
+    "receipts": 100_000,
     "verify": 1_000_000,
 }
 
@@ -56,7 +58,7 @@ def options() -> argparse.Namespace:
     add(
         "--calls",
         type=int,
-        help=f"how many stats, logs, size, memory and verify take ({QUICK_CALLS})",
+        help=f"how many stats, logs, size, memory, receipts and verify take ({QUICK_CALLS})",
     )
     add("--database", metavar="URL", help="a superuser's URL; by default a PostgreSQL is started")
     return parser.parse_args()

@@ -1,6 +1,7 @@
 """The servers that are measured: each one worker of uvicorn, without an access log."""
 
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from llmring_verify.receipt import base64url
 from scripts.benchmark import peer
 from scripts.benchmark.postgres import SCHEMA, database
 from scripts.benchmark.processes import free_port, serving
@@ -64,16 +66,23 @@ def _environment(url: str) -> dict[str, str]:
 
 
 @contextmanager
-def _ours(name: str, server: str, *command: str) -> Iterator[Contender]:
+def _ours(name: str, server: str, *command: str, **more: str) -> Iterator[Contender]:
     port = free_port()
     # As it is served in earnest.
     command = (*command, "serve", "--env", "prod", "--port", str(port))
-    with database(server) as url, serving(command, port, _environment(url)) as process:
+    with database(server) as url, serving(command, port, _environment(url) | more) as process:
         yield Contender(name, port, process.pid, url)
 
 
 def ours(server: str) -> AbstractContextManager[Contender]:
     return _ours("ours", server, str(Path(sys.executable).with_name("llmring-server")))
+
+
+def signing(server: str) -> AbstractContextManager[Contender]:
+    """Return ours with a key for receipts."""
+    key = base64url(secrets.token_bytes(32))
+    program = str(Path(sys.executable).with_name("llmring-server"))
+    return _ours("signing", server, program, LLMRING_RECEIPTS_PRIVATE_KEY_B64=key)
 
 
 def unguarded(server: str) -> AbstractContextManager[Contender]:

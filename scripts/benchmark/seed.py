@@ -26,7 +26,7 @@ def seed(contender: Contender, key: str, calls: int, now: datetime | None = None
         return
     sql = _statements()
     now = now or datetime.now(UTC)
-    if contender.name == "ours":
+    if contender.name in {"ours", "signing"}:
         query(contender.database, sql["ours"], now, calls, of_key(key))
         query(contender.database, sql["rollups"], of_key(key))
     else:
