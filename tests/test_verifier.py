@@ -71,6 +71,7 @@ def test_it_says_what_was_proved_and_what_was_not() -> None:
         "which calls",
     ):
         assert lack in told
+    assert "of unknown price" in run("good/usage-unpriced.json", *KEYS)[1]
     # What others wrote cannot speak to the terminal.
     _, told = run("good/usage-strange-text.json", *KEYS)
     assert "\\u0001" in told
