@@ -100,7 +100,7 @@ def finding(about: str, audit: Audit) -> Finding:
     size = len(audit.now.leaves)
     certified = len(audit.certified())
     told = f"{certified} of its {size} calls are as {audit.receipts} receipts tell of them."
-    return Finding(about, outcome, [told], wrong, [*ITS_WORD, _METADATA], calls)
+    return Finding(about, outcome, [told], wrong, [*ITS_WORD, _METADATA], calls=calls)
 
 
 _METADATA = "their metadata, and what re-rating made of their costs since: no receipt holds these."

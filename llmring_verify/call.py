@@ -1,7 +1,7 @@
 """One call as a receipt tells of it, and as a batch commits to it: the entry of its leaf."""
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 from llmring_verify import shape
@@ -19,6 +19,8 @@ _COST = record(
     }
 )
 _is_name = re.compile(r"[a-z0-9_]{1,64}", re.ASCII).fullmatch
+_UNIT = Decimal(1).scaleb(-10)
+_EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
 _PREFIX = f"{VERSION}\n".encode()
 
 
@@ -88,7 +90,7 @@ def _told(line: dict[str, Any]) -> dict[str, Any]:
         "tokens": {name: line[f"{name}_tokens"] for name in names},
         "cost": {
             "currency": "USD",
-            "amount": None if amount is None else f"{Decimal(amount):.10f}",
+            "amount": None if amount is None else f"{_EXACT.quantize(Decimal(amount), _UNIT):f}",
             "source": line["first_cost_source"],
         },
     }

@@ -13,7 +13,7 @@ from llmring_verify.many import Lines, chunks, spread
 from llmring_verify.strict import Refused, Unchecked, parse
 from llmring_verify.verify import Body
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_YEAR = datetime(1, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 # Time, id, leaf; tokens; cost in 10^-10 USD, and whether it is known. Sorts by time.
 _PACKED = struct.Struct(">Q16s32sQQQQ?")
@@ -35,8 +35,8 @@ class Line(NamedTuple):
 
 
 def moment(text: str) -> int:
-    """Return microseconds since 1970."""
-    return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+    """Return microseconds since the first year."""
+    return (datetime.fromisoformat(text) - _FIRST_YEAR) // _MICROSECOND
 
 
 def _packed(line: bytes) -> bytes:

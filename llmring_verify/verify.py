@@ -52,10 +52,10 @@ def envelope(told: Any, keys: Keys) -> Body:
 
 def receipt(told: Any, keys: Keys) -> Body:
     """Return the receipt in an envelope, in a server's answer around one, or of the old kind."""
+    if type(told) is dict and "certified_count" in told:
+        told = told.get("receipt")
     if type(told) is not dict:
         raise Refused("it is not a receipt")
-    if "certified_count" in told:
-        return receipt(told.get("receipt"), keys)
     if "path" in told:
         raise Refused("it is a proof of a call; `llmring-verify proof` reads those")
     if "envelope" in told:

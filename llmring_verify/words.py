@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -30,7 +30,10 @@ class Finding:
     proved: list[str]
     wrong: list[str]
     not_proved: list[str]
-    calls: dict[str, list[str]] = field(default_factory=dict)
+    # For programs: what was proved as it was signed, and an export's calls that differ.
+    receipt: Body | None = None
+    call: Body | None = None
+    calls: dict[str, list[str]] | None = None
 
     def plain(self) -> str:
         parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
@@ -38,7 +41,8 @@ class Finding:
         return "\n".join([f"{self.about}: {self.outcome}", *told])
 
     def json(self) -> str:
-        return json.dumps(asdict(self) | {"outcome": str(self.outcome).lower()})
+        told = {name: each for name, each in asdict(self).items() if each is not None}
+        return json.dumps(told | {"outcome": str(self.outcome).lower()})
 
 
 def failure(about: str, error: Refused | Unchecked) -> Finding:
@@ -60,10 +64,11 @@ ITS_WORD = [
 
 def of_receipt(about: str, body: Body) -> Finding:
     if body["kind"] == OLD:
-        return Finding(about, Outcome.VERIFIED, list(_old(body)), [], [*ITS_WORD, _BESIDE])
+        return Finding(about, Outcome.VERIFIED, list(_old(body)), [], [*ITS_WORD, _BESIDE], body)
     told = _batch(body) if body["kind"] == "batch" else _usage(body)
     lacks = ["which calls these are: `proof` and `export` show it."] * (body["kind"] == "batch")
-    return Finding(about, Outcome.VERIFIED, [_head(body), *told], [], [*ITS_WORD, *lacks, _BESIDE])
+    lacks += [*ITS_WORD, _BESIDE]
+    return Finding(about, Outcome.VERIFIED, [f"{_head(body)}:", *told], [], lacks, body)
 
 
 def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
@@ -77,9 +82,14 @@ def of_proof(about: str, body: Body, call: Body) -> Finding:
         f"{_head(body)}, for a batch of {body['count']} calls.",
         f"Among these calls is exactly this one: {_call(call)}",
     ]
-    return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD)
+    return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD, body, call)
 
 
+_REST = [
+    *("status", "profile", "alias", "origin", "id_at_origin"),
+    *("conversation_id", "latency_ms", "details"),
+]
+_DIGESTS = ("lock_digest", "registry_snapshot", "content")
 _BESIDE = "whatever else the file says: trust what is told here."
 
 
@@ -92,6 +102,7 @@ def _head(body: Body) -> str:
 
 def _usage(body: Body) -> Iterator[str]:
     yield f"this call: {_call(body)}"
+    yield from (f"Its {name}: {shown(body[name])}." for name in _DIGESTS if body[name] is not None)
     yield from _labels(body)
 
 
@@ -116,8 +127,12 @@ def _call(call: Body) -> str:
     cost = "of unknown price" if amount is None else f"{amount} USD (source: {source})"
     return (
         f"{call['log_id']} at {call['logged_at']}: {shown(call['model'])} of"
-        f" {shown(call['provider'])}, {_tokens(call['tokens'])}, {cost}."
+        f" {shown(call['provider'])}, {_tokens(call['tokens'])}, {cost}; {_rest(call)}."
     )
+
+
+def _rest(call: Body) -> str:
+    return ", ".join(f"{name} {shown(call[name])}" for name in _REST if call[name] is not None)
 
 
 def _tokens(tokens: dict[str, int]) -> str:

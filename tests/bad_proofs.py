@@ -20,6 +20,7 @@ def answers() -> dict[str, Bad]:
     return {
         "answer-altered-cost": (good | {"total_cost": 0.5}, fit),
         "answer-altered-summary": (good | {"batch_summary": summary}, differ),
+        "answer-huge-summary": (good | {"batch_summary": {"n": 2**53}}, "not of their form"),
         "answer-without-summary": (good | {"batch_summary": None}, differ),
         "answer-altered-description": (good | {"description": "paid"}, differ),
         "answer-altered-tags": (good | {"tags": []}, differ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.bad_vectors import bad
 from tests.good_vectors import CALLS, good
-from tests.second_signer import ACTIVE, PINNED, STRANGER, batch, call, export_line, usage
+from tests.second_signer import ACTIVE, PINNED, batch, call, export_line, usage
 
 FOLDER = Path(__file__).parent / "vectors"
 
@@ -43,7 +43,6 @@ def files() -> dict[str, bytes]:
         **{f"bad/{name}.json": written(document) for name, (document, _) in bad().items()},
         "keys.json": written(PINNED),
         "jwks.json": written({"keys": jwks}),
-        "strangers-keys.json": written({"keys": [STRANGER.told()]}),
         **walk(),
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.good_vectors import CALLS, OLD, UNPRICED, old
+from tests.make_vectors import FOLDER
 from tests.second_signer import ACTIVE, Doc, batch, call, export_line, usage
 from tests.verifying import KEYS, run
 
@@ -100,3 +101,35 @@ def test_old_receipts_certify_no_calls(export: Export) -> None:
     code, told = export.audit(CALLS, [SEVEN, old(OLD)])
     assert code == 1
     assert "do not say which calls" in told["wrong"][0]
+
+
+COST = '"first_cost": 0.0000000003'
+LINES = [
+    (COST, '"first_cost": 0.00000000031'),
+    (COST, '"first_cost": 1e999999999'),
+    (COST, '"first_cost": -0.0000000003'),
+    (COST, '"first_cost": "a lot"'),
+    (COST, '"first_cost": null'),
+    (COST, '"cost_today": 3'),
+    ("2026-11-21T07:00:03.003003Z", "2026-11-21T07:00:03.003003+00:00"),
+    ("2026-11-21T07:00:03.003003Z", "yesterday"),
+    ('"input_tokens": 1003', '"input_tokens": 1003.0'),
+    ('"status": "ok"', '"status": "fine"'),
+    ('"profile"', '"provider"'),
+    ("{", "["),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), LINES)
+def test_a_line_that_no_export_writes_is_not_read(before: str, after: str, tmp_path: Path) -> None:
+    lines = "".join(map(export_line, CALLS))
+    assert before in lines
+    (tmp_path / "calls.jsonl").write_text(lines.replace(before, after))
+    code, told = run("export", tmp_path / "calls.jsonl", FOLDER / "receipts.jsonl", *KEYS)
+    assert code == 2
+    assert "line 3" in told or "line 1" in told
+
+
+def test_times_before_all_servers_are_times(export: Export) -> None:
+    first = CALLS[0] | {"logged_at": "0001-01-01T00:00:00.000000Z"}
+    assert export.audit([first], [ACTIVE.seal(batch(90, [first]))])[0] == 0

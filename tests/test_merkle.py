@@ -1,5 +1,6 @@
 """The Merkle tree against another implementation, and against whoever would cheat."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pymerkle import InmemoryTree  # type: ignore[import-untyped]
@@ -43,6 +44,12 @@ def test_no_bit_of_a_proof_may_change(entries: list[bytes], data: st.DataObject)
     part, bit = data.draw(st.integers(0, len(parts) - 1)), data.draw(st.integers(0, 255))
     parts[part] = (int.from_bytes(parts[part]) ^ 1 << bit).to_bytes(32)
     assert not included(parts[0], place, len(leaves), parts[2:], parts[1])
+
+
+@pytest.mark.parametrize("place", [-1, 3])
+def test_where_no_leaf_is_there_is_no_path(place: int) -> None:
+    with pytest.raises(IndexError):
+        path([leaf(b""), leaf(b"a"), leaf(b"b")], place)
 
 
 def test_a_node_is_no_leaf() -> None:

@@ -71,6 +71,7 @@ def test_it_says_what_was_proved_and_what_was_not() -> None:
         "which calls",
     ):
         assert lack in told
+    assert "of unknown price" in run("good/usage-unpriced.json", *KEYS)[1]
     # What others wrote cannot speak to the terminal.
     _, told = run("good/usage-strange-text.json", *KEYS)
     assert "\\u0001" in told
@@ -85,6 +86,10 @@ def test_it_speaks_json() -> None:
     assert [each["outcome"] for each in found] == ["verified", "not verified", "unchecked"]
     assert [bool(each["proved"]) for each in found] == [True, False, False]
     assert [bool(each["wrong"]) for each in found] == [False, True, True]
+    signed = [each.get("receipt") for each in found]
+    assert signed == [good()["usage"]["receipt"], None, None]
+    told = json.loads(run("proof", "good/proof-of-the-last.json", "--json", *KEYS)[1])
+    assert told["call"] == good()["proof-of-the-last"]["call"]
 
 
 def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
