@@ -17,13 +17,14 @@ from llmring_server.keyring import Keyring
 from llmring_server.receipt import Generated, Receipt, Stored
 from llmring_server.record import moment_of
 from llmring_server.repository import Repository
+from llmring_server.signing import BadKey
 from llmring_server.tally import Tally, call_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 from llmring_verify import call, merkle
 
 # A receipt is of no more calls than MOST; so many are read and written at once.
-MOST, AT_ONCE = 1_000_000, 1000
+MOST, AT_ONCE = 1_000_000, 500
 
 Rows = Sequence[asyncpg.Record]
 
@@ -73,14 +74,16 @@ class Issuing(Repository):
                 raise NotFound from exc
 
     async def certify(self, tenant: Tenant, log_id: UUID) -> Receipt | None:
-        """Do the same, on the transaction that stores the call; None if nothing can be signed."""
-        if (keys := self.keys()) is None:
-            return None
+        """Do the same, on the transaction that stores the call; None if nothing can be signed.
+
+        The keys cannot be used, or the call has more tokens than JSON can count: it is stored.
+        """
         try:
+            if (keys := self.keys()) is None:
+                return None
             async with self._database.transaction() as inside:
                 return await self.on(inside)._of_call(keys, tenant, log_id)
-        except Invalid:
-            # It says to have used more tokens than JSON can count: stored, but never signed.
+        except (Invalid, BadKey):
             return None
 
     async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt:
@@ -89,8 +92,7 @@ class Issuing(Repository):
         return (await self._generate(keys, tenant, Wanted(log_ids=[log_id])))["receipt"]
 
     async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated:
-        tally, tree, last = Tally(), merkle.Root(), None
-        draft = Draft(_new(), tenant, self._issuer, datetime.now(UTC), wanted, tally)
+        id, tally, tree, last = _new(), Tally(), merkle.Root(), None
 
         async def take(rows: Rows) -> None:
             nonlocal last
@@ -100,11 +102,12 @@ class Issuing(Repository):
                 tree.add(each)
             tally.add(rows)
             last = calls[-1]
-            await self._certify(tenant, draft.id, rows, leaves)
+            await self._certify(tenant, id, rows, leaves)
 
         await self._read(tenant, wanted, take)
         if last is None:
             raise BadRequest(NOTHING)
+        draft = Draft(id, tenant, self._issuer, datetime.now(UTC), wanted, tally)
         stored = await sealed(keys, draft, tree.value(), last)
         await self.keep(tenant, stored)
         return {"receipt": stored.told(), "certified_count": tally.count}

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from llmring_server import signing
 from llmring_server.signing import BadKey
 from llmring_verify.keys import Key as Pinned
-from llmring_verify.keys import kid_of, load_public, signed
+from llmring_verify.keys import kid_of, signed
 from llmring_verify.receipt import base64url
 
 State = Literal["next", "active", "retired", "compromised"]
@@ -96,8 +97,12 @@ class Key:
         }
         return {name: text_of(at) if at else None for name, at in moments.items()}
 
+    @cached_property
+    def opened(self) -> Ed25519PublicKey:
+        return signing.opened(self.public)
+
     def signed(self, data: bytes, signature: bytes) -> bool:
-        return signed(load_public(self.public), data, signature)
+        return signed(self.opened, data, signature)
 
 
 class Keyring:
@@ -113,8 +118,9 @@ class Keyring:
         if len(self.keys) != len(keys) or len(active) != 1:
             raise BadKey("of the keys of receipts, each must be there once, and one be active")
         [self.active] = active
-        for key in keys:
-            signing.public(base64url(key.public))
+        opened = [Pinned(key.kid, key.opened, key.state) for key in keys]
+        # Nobody knows what a compromised key has signed.
+        self.trusted = {key.kid: key for key in opened if key.state != "compromised"}
         if self.active.not_before and self.active.not_before > datetime.now(UTC):
             raise BadKey(f"the key {self.active.kid} must not sign yet: see its not_before")
         self._sign = sign
@@ -124,14 +130,6 @@ class Keyring:
         if not self.active.signed(data, signature):
             raise BadKey(f"what signs for the key {self.active.kid} has another key")
         return signature
-
-    def trusted(self) -> dict[str, Pinned]:
-        """Return the keys whose receipts hold: nobody knows what a compromised one has signed."""
-        return {
-            kid: Pinned(kid, load_public(key.public), key.state)
-            for kid, key in self.keys.items()
-            if key.state != "compromised"
-        }
 
 
 def ring_of(held: Sequence[Held]) -> Keyring:

@@ -116,7 +116,7 @@ class Receipts(Issuing):
 
     def _trusted(self) -> Keys:
         keys = self.keys()
-        return keys.trusted() if keys else {}
+        return keys.trusted if keys else {}
 
     async def _get(self, tenant: Tenant, id: str) -> Stored:
         return Stored.of(await self._one("get", tenant=tenant, id=id))

@@ -1,10 +1,10 @@
 """Ed25519 with keys that can be relied on: made, opened and written, and nothing kept."""
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from llmring_server.errors import Unavailable
-from llmring_verify.keys import kid_of, load_public
+from llmring_verify.keys import load_public
 from llmring_verify.receipt import base64url, from_base64url
 from llmring_verify.strict import Refused
 
@@ -31,12 +31,15 @@ def private(seed: str) -> Ed25519PrivateKey:
 
 def public(x: str) -> bytes:
     """Return a public key that is given as base64url; BadKey, also where it would prove nothing."""
-    key = _decoded(x)
+    return opened(_decoded(x)).public_bytes_raw()
+
+
+def opened(public: bytes) -> Ed25519PublicKey:
+    """Open a public key; BadKey."""
     try:
-        load_public(key)
+        return load_public(public)
     except Refused as exc:
         raise BadKey(str(exc)) from None
-    return key
 
 
 def public_of(key: Ed25519PrivateKey) -> bytes:
@@ -45,7 +48,7 @@ def public_of(key: Ed25519PrivateKey) -> bytes:
 
 def pem(key: bytes) -> str:
     """Write a public key as a SubjectPublicKeyInfo, as openssl reads it."""
-    spki = load_public(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    spki = opened(key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     return spki.decode()
 
 
@@ -55,6 +58,3 @@ def _decoded(text: str) -> bytes:
         return from_base64url(text.rstrip("="), _LENGTH, "a key")
     except Refused as exc:
         raise BadKey(str(exc)) from None
-
-
-__all__ = ["BadKey", "kid_of", "make", "pem", "private", "public", "public_of", "written"]

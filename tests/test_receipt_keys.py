@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from llmring_server import Ring, Settings, keyfile, signing
 from llmring_server.errors import Unavailable
+from llmring_server.exchange import Exchange
 from llmring_server.keyring import Key, Keyring, Keys, held
 from llmring_server.signing import BadKey
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 from llmring_verify.receipt import base64url
 from tests.signers import KID, SEED, called, keyring
+from tests.test_certifying import CHAT
 from tests.test_receipts import ring, settings
 
 __all__ = ["ring", "settings"]
@@ -164,5 +166,8 @@ async def test_a_file_that_breaks_stops_signing_and_nothing_else(
     ring = Ring(db, Settings(receipt_key_file=path))
     path.write_text("{")
     await called(ring, tenant, {})
+    chat = await ring.conversations.log(tenant, Exchange.model_validate(CHAT))
+    assert chat.receipt is None
+    assert (await ring.receipts.uncertified(tenant))["total"] == 2
     with pytest.raises(Unavailable):
         await ring.receipts.generate(tenant, Wanted(since_last_receipt=True))

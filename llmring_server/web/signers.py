@@ -106,7 +106,7 @@ async def old_public_keys(call: Call) -> Annotated[Response, {JSON: Document}, N
 async def jwks(call: Call) -> Annotated[Response, {JSON: WebKeys}, NotFound]:
     """Give the public keys that are to be trusted as a JWKS, which has no word for others."""
     keyring = _keyring(call)
-    return _kept({"keys": [_web_key(keyring.keys[kid]) for kid in keyring.trusted()]})
+    return _kept({"keys": [_web_key(keyring.keys[kid]) for kid in keyring.trusted]})
 
 
 def _keyring(call: Call) -> Keyring:
