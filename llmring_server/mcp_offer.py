@@ -33,6 +33,7 @@ def _short(name: str) -> str:
     return name
 
 
+Short = Annotated[str, Field(max_length=255), AfterValidator(check)]
 Text = Annotated[str, Field(max_length=50_000), AfterValidator(check)]
 Uri = Annotated[
     str, Field(max_length=1000, pattern=r"\S"), AfterValidator(check), AfterValidator(_short)
@@ -71,9 +72,9 @@ class ResourceOffer(BaseModel, strict=True):
 
     kind: ClassVar[Kind] = "resource"
     uri: Uri
-    name: Label | None = None
+    name: Short | None = None
     description: Text | None = None
-    mime_type: Label | None = Field(None, validation_alias=AliasChoices("mimeType", "mime_type"))
+    mime_type: Short | None = Field(None, validation_alias=AliasChoices("mimeType", "mime_type"))
     content: Content | None = None
 
     def stored(self) -> Definition:
@@ -100,7 +101,8 @@ Offer = ToolOffer | ResourceOffer | PromptOffer
 
 def digest(offer: Offer) -> bytes:
     """Return the SHA-256 of a definition as canonical JSON (RFC 8785), without its content."""
-    return sha256(rfc8785.dumps(_exact(offer.model_dump(exclude={"content"})))).digest()
+    definition = offer.model_dump(exclude={"content", "server_id"})
+    return sha256(rfc8785.dumps(_exact(definition))).digest()
 
 
 def _exact(value: Any) -> Any:

@@ -75,12 +75,12 @@ class Repository:
         other._database = database
         return other
 
-    async def _all(self, name: str, **params: Any) -> list[asyncpg.Record]:
+    async def _all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
         text, arguments = self._prepared(name, params)
         async with self._database.connection() as connection:
             return await connection.fetch(text, *arguments, timeout=self._database.timeout)
 
-    async def _one(self, name: str, **params: Any) -> asyncpg.Record:
+    async def _one(self, name: str, /, **params: Any) -> asyncpg.Record:
         rows = await self._all(name, **params)
         if not rows:
             raise errors.NotFound
@@ -91,7 +91,7 @@ class Repository:
         # A caller's transaction is lost with its connection.
         return await persist(work, 0 if self._database.borrowed else PATIENCE)
 
-    async def _stream(self, name: str, **params: Any) -> AsyncIterator[asyncpg.Record]:
+    async def _stream(self, name: str, /, **params: Any) -> AsyncIterator[asyncpg.Record]:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""
         text, arguments = self._prepared(name, params)
         async with self._database.transaction() as inside, inside.connection() as connection:

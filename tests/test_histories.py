@@ -21,6 +21,7 @@ from llmring_server.overrides import Override
 from llmring_server.rerating import Calls
 from llmring_server.stats import Window
 from llmring_server.tenant import Tenant, of_key
+from tests.conftest import drop
 from tests.ledger import Ledger
 
 NOW = datetime.now(UTC)
@@ -196,5 +197,5 @@ def test_any_history_adds_up(owner_settings: Settings) -> None:
         try:
             run_state_machine_as_test(Histories, settings=SETTINGS)
         finally:
-            runner.run(Histories.ring.db.execute(f"DROP SCHEMA {schema} CASCADE"))
+            runner.run(drop(Histories.ring.db, schema))
             runner.run(opened.__aexit__(None, None, None))

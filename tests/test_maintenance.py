@@ -13,7 +13,7 @@ from llmring_server.maintenance import maintain
 from llmring_server.pages import Labels
 from llmring_server.stats import Window
 from llmring_server.tenant import of_key
-from tests.conftest import CALL
+from tests.conftest import CALL, drop
 
 TENANT = of_key("tenant")
 NOW = datetime.now(UTC)
@@ -26,7 +26,7 @@ async def fresh(owner_settings: Settings) -> AsyncIterator[Ring]:
     schema = f"fresh_{uuid4().hex[:8]}"
     async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
         yield ring
-        await ring.db.execute(f"DROP SCHEMA {schema} CASCADE")
+        await drop(ring.db, schema)
 
 
 def ago(days: int) -> Entry:
