@@ -182,10 +182,7 @@ class Histories(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=20,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

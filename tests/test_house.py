@@ -115,7 +115,7 @@ async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: R
 async def test_every_statement_on_tenant_data_names_its_tenant(db: AsyncDatabaseManager) -> None:
     rows = await db.fetch_all(
         "SELECT table_name FROM information_schema.columns"
-        " WHERE table_schema IN ($1, $1 || '_mcp') AND column_name = 'tenant'",
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND column_name = 'tenant'",
         db.schema,
     )
     owned = {row["table_name"] for row in rows}

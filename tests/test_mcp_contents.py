@@ -77,11 +77,17 @@ async def test_keep_resource_content_is_bounded(client: httpx.AsyncClient) -> No
     assert (await client.put(missing, json={"content": "x"})).status_code == 404
 
 
-async def test_keep_prompt_content_and_get_prompt_content(client: httpx.AsyncClient) -> None:
+async def test_get_prompt_content(client: httpx.AsyncClient) -> None:
     path = await only(client, "prompts")
     kept = (await client.put(f"{path}/content", json={"content": MESSAGES})).json()
     assert kept == (await client.get(f"{path}/content")).json()
     assert (kept["content"], kept["prompt"]["name"]) == (MESSAGES, "greet")
+
+
+async def test_keep_prompt_content(client: httpx.AsyncClient) -> None:
+    path = await only(client, "prompts", content=MESSAGES)
+    await client.put(f"{path}/content", json={"content": "Hi {{ who }}"})
+    assert (await rendered(client, path, {"who": "Ada"}))["rendered"] == "Hi Ada"
 
 
 async def test_render_prompt_of_messages(client: httpx.AsyncClient) -> None:

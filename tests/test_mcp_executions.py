@@ -42,7 +42,7 @@ async def recorded(client: httpx.AsyncClient, path: str, **more: Any) -> Found:
     return found
 
 
-async def test_record_execution_and_list_executions(client: httpx.AsyncClient) -> None:
+async def test_list_executions(client: httpx.AsyncClient) -> None:
     path = await tool(client)
     first = await recorded(client, path, tool_id=str(uuid4()))
     second = await recorded(client, path, error="It broke", output=None, duration_ms=None)

@@ -33,7 +33,7 @@ async def owned(db: AsyncDatabaseManager, tenant: Tenant) -> dict[str, int]:
         " table_schema, table_name) AS question"
         " FROM information_schema.columns JOIN information_schema.tables"
         " USING (table_schema, table_name)"
-        " WHERE table_schema IN ($1, $1 || '_mcp') AND column_name = 'tenant'"
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND column_name = 'tenant'"
         " AND table_type = 'BASE TABLE' AND table_name !~ '^usage_logs_'",
         db.schema,
     )
