@@ -10,6 +10,7 @@ from uuid import uuid4
 import httpx
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.caller import ALL
@@ -18,6 +19,7 @@ from llmring_server.tenant import of_key
 from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 from tests.conftest import CALL
+from tests.victim import mcp_of
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -99,13 +101,19 @@ async def test_schemathesis_finds_nothing(
     key, tenant = issued.secret, issued.tenant if auth == "keys" else of_key(issued.secret)
     conversation = str((await ring.conversations.create(tenant)).id)
     changes = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
+    changes["sealing_keys"] = (SecretStr("a" * 64),)
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
     given = {"LLMRING_TEST_KEY": key, "LLMRING_TEST_CONVERSATION": conversation}
+    for kind, id in (await mcp_of(ring, tenant)).items():
+        given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
     # Dictionaries know no environment.
     config = tmp_path / "schemathesis.toml"
     text = (HERE / config.name).read_text()
-    config.write_text(text.replace("${LLMRING_TEST_CONVERSATION}", conversation))
+    for name, id in given.items():
+        if name != "LLMRING_TEST_KEY":
+            text = text.replace(f"${{{name}}}", id)
+    config.write_text(text)
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
         Ring.open(settings.model_copy(update=changes)) as served,

@@ -10,10 +10,10 @@ import rich_click as click
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from llmring_server.bounded import plain
 from llmring_server.cli import environment
+from llmring_server.cli.tables import harmless
 from llmring_server.errors import NotFound
 from llmring_server.messages import Message
 from llmring_server.ring import Ring
@@ -21,9 +21,6 @@ from llmring_server.tenant import Tenant, of_key
 from llmring_server.threads import Conversation, Recent, Shown, Stretch
 
 PAGE = 500
-
-# What moves a terminal's cursor or colours, its owner has not said.
-HARMLESS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
 
 
 def whose(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +62,7 @@ def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
     for each in environment.on_ring(env, data_dir, work):
         tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,}"
         changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
-        names = [_harmless(name or "") for name in (each.title, each.model_alias)]
+        names = [harmless(name or "") for name in (each.title, each.model_alias)]
         sums = f"{each.message_count:,}", tokens, _usd(each)
         table.add_row(str(each.id), *names, *sums, changed)
     Console().print(table)
@@ -86,19 +83,15 @@ def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
 
     conversation, messages = environment.on_ring(env, data_dir, work)
     console = Console(highlight=False)
-    console.print(_harmless(conversation.title or "Untitled", "bold"))
-    console.print(_harmless(f"{conversation.model_alias}, {_usd(conversation)} USD"))
+    console.print(harmless(conversation.title or "Untitled", "bold"))
+    console.print(harmless(f"{conversation.model_alias}, {_usd(conversation)} USD"))
     if conversation.message_count > len(messages):
         console.print(f"{conversation.message_count - len(messages):,} messages before these.")
     for each in messages:
         console.print()
         head = f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}"
-        console.print(_harmless(head, "bold cyan"))
-        console.print(Padding(_harmless(readable(each)), (0, 0, 0, 2)))
-
-
-def _harmless(text: str, style: str = "") -> Text:
-    return Text(text.translate(HARMLESS), style=style)
+        console.print(harmless(head, "bold cyan"))
+        console.print(Padding(harmless(readable(each)), (0, 0, 0, 2)))
 
 
 def _usd(conversation: Conversation) -> str:
