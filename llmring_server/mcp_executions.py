@@ -85,7 +85,7 @@ class Days(BaseModel):
 
 
 @dataclass(slots=True)
-class Summary:
+class ToolStats:
     """How often a tool was used, how often it failed, and how long it took."""
 
     tool_id: UUID
@@ -145,14 +145,14 @@ class McpExecutions(Repository):
             await self._one("tool", tenant=tenant, tool_id=tool_id)
         return [Execution.of(row) for row in found]
 
-    async def stats(self, tenant: Tenant, tool_id: UUID, days: int = 30) -> Summary:
+    async def stats(self, tenant: Tenant, tool_id: UUID, days: int = 30) -> ToolStats:
         """Add up the executions of the last so many days."""
         at = {"tenant": tenant, "tool_id": tool_id}
         since = datetime.now(UTC) - timedelta(days=days)
         found = await self._one("stats", since=_first_id(since), **at)
         if not found["count"]:
             await self._one("tool", **at)
-        return Summary(tool_id, days, **found)
+        return ToolStats(tool_id, days, **found)
 
     async def _record(self, tenant: Tenant, execution: Execution) -> None:
         texts = [

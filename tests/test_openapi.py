@@ -110,9 +110,9 @@ async def test_schemathesis_finds_nothing(
     # Dictionaries know no environment.
     config = tmp_path / "schemathesis.toml"
     text = (HERE / config.name).read_text()
-    for name, id in given.items():
+    for name, value in given.items():
         if name != "LLMRING_TEST_KEY":
-            text = text.replace(f"${{{name}}}", id)
+            text = text.replace(f"${{{name}}}", value)
     config.write_text(text)
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (

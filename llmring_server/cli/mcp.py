@@ -13,7 +13,7 @@ from llmring_server.cli import environment
 from llmring_server.cli.aliases import of_project, project
 from llmring_server.cli.tables import SCREEN, folding, harmless
 from llmring_server.mcp_capability import Capabilities, Capability, Resource
-from llmring_server.mcp_executions import Execution, History, Summary
+from llmring_server.mcp_executions import Execution, History, ToolStats
 from llmring_server.mcp_offer import Kind
 from llmring_server.mcp_server import Server, Servers
 from llmring_server.ring import Ring
@@ -76,7 +76,7 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
 def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
     """Show what a tool did, the newest first, and what that adds up to."""
 
-    async def work(ring: Ring, tenant: Tenant) -> tuple[Summary, list[Execution]]:
+    async def work(ring: Ring, tenant: Tenant) -> tuple[ToolStats, list[Execution]]:
         executions = ring.mcp.executions
         found = await executions.history(tenant, tool_id, History(limit=limit))
         return await executions.stats(tenant, tool_id), found

@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from llmring_server.mcp_executions import Days, Done, Execution, History, Summary
+from llmring_server.mcp_executions import Days, Done, Execution, History, ToolStats
 from llmring_server.web.call import Call, Key
 from llmring_server.web.paging import link
 from llmring_server.web.usage import REPLAYED
@@ -27,6 +27,6 @@ async def list_executions(
     return found
 
 
-async def tool_stats(call: Call, id: UUID, query: Days) -> Summary:
+async def tool_stats(call: Call, id: UUID, query: Days) -> ToolStats:
     """Tell how often a tool was used, how often it failed, and how long it took."""
     return await call.ring.mcp.executions.stats(call.tenant, id, query.days)

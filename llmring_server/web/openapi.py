@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from llmring_server.errors import (
     BadRequest,
+    Conflict,
     Forbidden,
     InProgress,
     Invalid,
@@ -175,6 +176,7 @@ def _errors(endpoint: Endpoint) -> list[type[RingError]]:
         Unauthenticated: endpoint.needs,
         Forbidden: endpoint.needs,
         NotFound: endpoint.parts,
+        Conflict: False,
         InProgress: endpoint.key,
         TooLarge: endpoint.body,
         UnsupportedMedia: endpoint.body,
