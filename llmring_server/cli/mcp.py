@@ -10,8 +10,8 @@ from rich.table import Table
 
 from llmring_server.bounded import plain
 from llmring_server.cli import environment
-from llmring_server.cli.aliases import of_project, project
-from llmring_server.cli.tables import SCREEN, folding, harmless
+from llmring_server.cli.project import on_project, options
+from llmring_server.cli.tables import SCREEN, folding
 from llmring_server.mcp_capability import Capabilities, Capability, Resource
 from llmring_server.mcp_executions import Execution, History, ToolStats
 from llmring_server.mcp_offer import Kind
@@ -28,14 +28,13 @@ def mcp() -> None:
 
 
 @mcp.command("list")
-@environment.options
-@project
+@options
 @click.option("--all", "every", is_flag=True, help="Also those that are not active.")
 def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
     """List MCP servers, the newest first."""
     page = Servers(limit=PAGE, all=every)
     table = folding("server", "name", "transport", "url", "offers", "secret", "refreshed")
-    for each in of_project(
+    for each in on_project(
         env, data_dir, project, lambda ring, tenant: ring.mcp.servers.list(tenant, page)
     ):
         table.add_row(*_server(each))
@@ -43,8 +42,7 @@ def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
 
 
 @mcp.command()
-@environment.options
-@project
+@options
 @click.argument("id", type=click.UUID)
 def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
     """Show an MCP server, and all that it offers; what has changed asks to be acknowledged."""
@@ -55,22 +53,21 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
         kinds = get_args(Kind)
         return server, [each for kind in kinds for each in await all_of(tenant, kind, page)]
 
-    server, offered = of_project(env, data_dir, project, work)
+    server, offered = on_project(env, data_dir, project, work)
     head = Table(show_header=False)
     for name in Server.__slots__:
-        head.add_row(name.replace("_", " "), harmless(str(getattr(server, name))))
+        head.add_row(name.replace("_", " "), str(getattr(server, name)))
     SCREEN.print(head)
     table = folding("id", "kind", "name", "description", "state")
     for each in offered:
         name = each.uri if isinstance(each, Resource) else each.name
-        told = (harmless(text or "") for text in (name, each.description))
+        told = (text or "" for text in (name, each.description))
         table.add_row(str(each.id), each.kind, *told, _state(each))
     SCREEN.print(table)
 
 
 @mcp.command()
-@environment.options
-@project
+@options
 @click.argument("tool_id", type=click.UUID)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
 def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
@@ -81,7 +78,7 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
         found = await executions.history(tenant, tool_id, History(limit=limit))
         return await executions.stats(tenant, tool_id), found
 
-    summary, found = of_project(env, data_dir, project, work)
+    summary, found = on_project(env, data_dir, project, work)
     times = f"p50 {_ms(summary.p50_ms)}, p95 {_ms(summary.p95_ms)}"
     SCREEN.print(
         f"{summary.days} days: {summary.count:,} times, {summary.errors:,} errors, {times}"
@@ -89,7 +86,7 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
     table = folding("execution", "at", "status", "took", "input", "output")
     for each in found:
         at, output = f"{each.executed_at:%Y-%m-%d %H:%M:%S}", each.error or _short(each.output)
-        texts = harmless(_short(each.input)), harmless(output)
+        texts = _short(each.input), output
         table.add_row(str(each.id), at, each.status, _ms(each.duration_ms), *texts)
     SCREEN.print(table)
 
@@ -112,7 +109,7 @@ def _server(server: Server) -> tuple[Any, ...]:
     secret = "yes" if server.auth_config else ""
     refreshed = f"{server.refreshed_at:%Y-%m-%d %H:%M}" if server.refreshed_at else ""
     name = server.name if server.is_active else f"{server.name} (inactive)"
-    texts = harmless(name), server.transport_type, harmless(server.url), harmless(offers)
+    texts = name, server.transport_type, server.url, offers
     return str(server.id), *texts, secret, refreshed
 
 

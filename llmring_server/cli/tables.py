@@ -1,21 +1,26 @@
-"""Tables for screens of any width."""
+"""What is shown on a screen of any width, whoever wrote it."""
+
+from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 # What moves a terminal's cursor or colours, its owner has not said.
-HARMLESS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
+_HARMLESS = dict.fromkeys(
+    (*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}"
+)
+
+
+class _Screen(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(text.translate(_HARMLESS), **options)
+
 
 # What callers wrote is text, and never markup.
-SCREEN = Console(markup=False, emoji=False)
+SCREEN = _Screen(markup=False, emoji=False, highlight=False)
 
 
 def folding(*names: str) -> Table:
     """Return a table that folds what is too long, and cuts nothing: an id must be all there."""
     return Table(*(Column(name, overflow="fold") for name in names))
-
-
-def harmless(text: str, style: str = "") -> Text:
-    """Return a caller's text as it may be shown."""
-    return Text(text.translate(HARMLESS), style=style)
