@@ -127,7 +127,7 @@ API = [
     patch("/api/v1/mcp/servers/{id}", mcp_servers.amend_server, "mcp"),
     delete("/api/v1/mcp/servers/{id}", mcp_servers.delete_server, "mcp"),
     get("/api/v1/mcp/servers/{id}/secret", mcp_servers.get_secret, "mcp:secrets"),
-    post("/api/v1/mcp/servers/{id}/refresh", mcp_servers.refresh_server, "mcp", CHAT),
+    post("/api/v1/mcp/servers/{id}/refresh", mcp_servers.refresh_server, "mcp", MEDIUM),
     get("/api/v1/mcp/tools", mcp_capabilities.list_tools, "mcp"),
     post("/api/v1/mcp/tools", mcp_capabilities.add_tool, "mcp"),
     get("/api/v1/mcp/tools/{id}", mcp_capabilities.get_tool, "mcp"),
