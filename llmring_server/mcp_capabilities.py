@@ -69,7 +69,8 @@ class McpCapabilities(Repository):
     async def list(self, tenant: Tenant, kind: Kind, page: Capabilities | None = None) -> list[Any]:
         """Return a page in the order of names; fewer than its limit where they are large."""
         page = page or Capabilities()
-        wanted = page.model_dump(exclude={"cursor"}) | page.place(tenant, kind)
+        wanted = {"changed": False} | page.model_dump(exclude={"cursor"})
+        wanted |= page.place(tenant, kind)
         found = await self._all("list", tenant=tenant, kind=kind, most=PAGE_BYTES, **wanted)
         return [told(tenant, kind, row, _whose(row)) for row in found]
 

@@ -15,11 +15,10 @@ from llmring_server.tenant import Tenant
 
 
 class Capabilities(Wanted):
-    """Which of them: of a server, or of all; `changed`: whose definition asks for a look."""
+    """Which of them: of a server, or of all."""
 
     cursor: str | None = Field(None, max_length=6000)
     server_id: UUID | None = None
-    changed: bool = False
 
     def place(self, tenant: Tenant, kind: Kind) -> dict[str, Any]:
         """Return after which name and id the page begins."""
@@ -30,6 +29,12 @@ class Capabilities(Wanted):
         """Return the cursor of the page that follows the one that ends with `last`."""
         name = last.uri if isinstance(last, Resource) else last.name
         return self.following(tenant, (name, last.id), last.kind.encode())
+
+
+class Tools(Capabilities):
+    """Which tools; `changed`: those whose definition asks for a look."""
+
+    changed: bool = False
 
 
 @dataclass(slots=True)
@@ -43,15 +48,13 @@ class Whose:
 
 @dataclass(slots=True)
 class Offered:
-    """What is told of all that is offered; `definition_changed_at` asks for acknowledgement."""
+    """What is told of all that is offered."""
 
     id: UUID
     server_id: UUID
     description: str | None
     is_active: bool
     created_at: datetime
-    definition_sha256: str
-    definition_changed_at: datetime | None
     project_id: Tenant
     server: Whose
     api_key_id: None
@@ -59,11 +62,16 @@ class Offered:
 
 @dataclass(slots=True)
 class Tool(Offered):
-    """What a server's tool does, and what it takes."""
+    """What a server's tool does, and what it takes.
+
+    A `definition_changed_at` asks for acknowledgement: it is not the definition that is pinned.
+    """
 
     kind: ClassVar[Kind] = "tool"
     name: str
     input_schema: dict[str, Any]
+    definition_sha256: str
+    definition_changed_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -90,18 +98,20 @@ Capability = Tool | Resource | Prompt
 
 def told(tenant: Tenant, kind: Kind, row: asyncpg.Record, server: Whose) -> Any:
     """Tell what is stored of a capability, in the words of its kind."""
-    common = (
-        row["id"], server.id, row["description"], row["is_active"], row["created_at"],
-        row["digest"].hex(), row["definition_changed_at"], tenant, server, None,
-    )  # fmt: skip
+    names = "id", "server_id", "name", "description", "is_active", "created_at"
+    common: dict[str, Any] = {name: row[name] for name in names}
+    common |= {"project_id": tenant, "server": server, "api_key_id": None}
     definition = row["definition"] and orjson.loads(row["definition"])
     match kind:
         case "tool":
-            return Tool(*common, row["name"], definition)
+            common |= {"definition_changed_at": row["definition_changed_at"]}
+            digest = row["digest"].hex()
+            return Tool(**common, input_schema=definition, definition_sha256=digest)
         case "resource":
-            return Resource(*common, row["name"], row["title"], row["mime_type"])
+            common |= {"uri": row["name"], "name": row["title"]}
+            return Resource(**common, mime_type=row["mime_type"])
         case "prompt":
-            return Prompt(*common, row["name"], definition)
+            return Prompt(**common, arguments=definition)
 
 
 class Stored(NamedTuple):

@@ -33,6 +33,7 @@ Label = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(chec
 Url = Annotated[str, Field(max_length=1000, pattern=_URL), AfterValidator(_names_a_host)]
 
 CLEARABLE = {"auth_config", "capabilities"}
+CONFIGURED = {"configured": True}
 
 
 class NewServer(BaseModel, strict=True):
@@ -61,6 +62,8 @@ class ServerChange(BaseModel, strict=True):
             name
             for name in sorted(self.model_fields_set)
             if getattr(self, name) is not None or (clears and name in CLEARABLE)
+            # A client that sends back what it was told has not seen the secret.
+            if name != "auth_config" or self.auth_config != CONFIGURED
         ]
 
 

@@ -11,7 +11,7 @@ RETURNING
 
 -- name: replace
 -- What is given is offered, and nothing else. What was offered before, or once, keeps its id; a
--- definition that differs from the pinned one is marked as changed.
+-- tool whose definition differs from the pinned one is marked as changed.
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@given::text::json) AS capability (
         id uuid, kind text, name text, title text, description text, mime_type text,
@@ -43,8 +43,9 @@ offered AS (
         title = excluded.title, description = excluded.description,
         mime_type = excluded.mime_type, definition = excluded.definition,
         digest = excluded.digest, size = excluded.size, is_active = true,
-        definition_changed_at = CASE excluded.digest
-            WHEN old.pinned THEN NULL WHEN old.digest THEN old.definition_changed_at ELSE now()
+        definition_changed_at = CASE
+            WHEN old.kind <> 'tool' OR excluded.digest = old.pinned THEN NULL
+            WHEN excluded.digest = old.digest THEN old.definition_changed_at ELSE now()
         END,
         content = coalesce(excluded.content, old.content),
         content_at = coalesce(excluded.content_at, old.content_at)

@@ -11,7 +11,7 @@ from llmring_server import Ring, Settings, build
 from llmring_server.caller import USUAL
 from llmring_server.errors import Sealed
 from llmring_server.keys import Wanted
-from llmring_server.mcp_server import NewServer
+from llmring_server.mcp_server import NewServer, ServerChange
 from llmring_server.tenant import Tenant, of_key
 from tests.test_mcp_servers import ROOT, SENT, SERVER, made
 
@@ -63,6 +63,17 @@ async def test_get_secret_needs_its_scope_and_is_audited(db: AsyncDatabaseManage
     assert path.endswith(event.target)
     sealed = f"SELECT secret FROM {db.schema}_mcp.servers WHERE tenant = $1"  # noqa: S608, our own
     assert secret["token"].encode() not in await db.fetch_value(sealed, usual.tenant)
+
+
+async def test_what_is_told_of_a_secret_does_not_replace_it(db: AsyncDatabaseManager) -> None:
+    servers, tenant = with_keys(db, KEYS[0]).mcp.servers, of_key(str(uuid4()))
+    server = await servers.register(tenant, secret_of(1))
+    told = server.auth_config
+    assert told
+    await servers.change(tenant, server.id, ServerChange(auth_config=told.model_dump(), name="n"))
+    assert await servers.secret(tenant, server.id) == {"token": 1}
+    await servers.amend(tenant, server.id, ServerChange(auth_config=None))
+    assert await servers.secret(tenant, server.id) is None
 
 
 async def test_a_secret_is_good_at_its_place_only(

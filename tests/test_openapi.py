@@ -91,6 +91,16 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
     assert "/api/v1/aliases/{alias}" in paths
 
 
+def configured(config: Path, given: dict[str, str]) -> Path:
+    """Write a configuration that names what is there: dictionaries know no environment."""
+    text = (HERE / config.name).read_text()
+    for name, value in given.items():
+        if name != "LLMRING_TEST_KEY":
+            text = text.replace(f"${{{name}}}", value)
+    config.write_text(text)
+    return config
+
+
 @pytest.mark.parametrize("auth", ["keys", "open"])
 async def test_schemathesis_finds_nothing(auth: str, alone: Ring, tmp_path: Path) -> None:
     key = await alone.keys.issue("tests", Wanted(scopes=ALL))
@@ -102,13 +112,7 @@ async def test_schemathesis_finds_nothing(auth: str, alone: Ring, tmp_path: Path
     given = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
     for kind, id in (await mcp_of(alone, key.tenant)).items():
         given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
-    # Dictionaries know no environment.
-    config = tmp_path / "schemathesis.toml"
-    text = (HERE / config.name).read_text()
-    for name, value in given.items():
-        if name != "LLMRING_TEST_KEY":
-            text = text.replace(f"${{{name}}}", value)
-    config.write_text(text)
+    config = configured(tmp_path / "schemathesis.toml", given)
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
         Ring.open(alone.settings.model_copy(update=changes)) as served,

@@ -12,7 +12,7 @@ from llmring_server.bounded import plain
 from llmring_server.cli import environment
 from llmring_server.cli.project import on_project, options
 from llmring_server.cli.tables import SCREEN, folding
-from llmring_server.mcp_capability import Capabilities, Capability, Resource
+from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
 from llmring_server.mcp_executions import Execution, History, ToolStats
 from llmring_server.mcp_offer import Kind
 from llmring_server.mcp_server import Server, Servers
@@ -116,7 +116,8 @@ def _server(server: Server) -> tuple[Any, ...]:
 def _state(capability: Capability) -> str:
     if not capability.is_active:
         return "gone"
-    return "changed" if capability.definition_changed_at else ""
+    changed = isinstance(capability, Tool) and capability.definition_changed_at
+    return "changed" if changed else ""
 
 
 def _ms(duration: int | None) -> str:

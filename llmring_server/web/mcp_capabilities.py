@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.bounded import Json
 from llmring_server.errors import Conflict, NotFound
-from llmring_server.mcp_capability import Capabilities, Prompt, Resource, Stored, Tool
+from llmring_server.mcp_capability import Capabilities, Prompt, Resource, Stored, Tool, Tools
 from llmring_server.mcp_offer import Contents, Kind, NewTool, Seen
 from llmring_server.web.call import Call
 from llmring_server.web.paging import link
@@ -76,7 +76,7 @@ async def _listed(call: Call, kind: Kind, query: Capabilities) -> list[Any]:
     return found
 
 
-async def list_tools(call: Call, query: Capabilities) -> Annotated[list[Tool], "Link"]:
+async def list_tools(call: Call, query: Tools) -> Annotated[list[Tool], "Link"]:
     """List tools in the order of their names, a page at a time."""
     return await _listed(call, "tool", query)
 
