@@ -85,6 +85,17 @@ def _check_scalar(value: Any) -> None:
 Json = Annotated[dict[str, Any], AfterValidator(check)]
 
 
+def written(value: Any, what: str, most: int) -> str:
+    """Write JSON as it is stored; Invalid if it is not plain, or more than so many bytes."""
+    try:
+        data = orjson.dumps(value, plain)
+    except TypeError as exc:
+        raise Invalid(f"{what}: must be plain JSON") from exc
+    if len(data) > most:
+        raise Invalid(f"{what}: must be at most {most // 1024:,} KiB of JSON")
+    return data.decode()
+
+
 def plain(value: object) -> orjson.Fragment | str:
     """Write in JSON what orjson cannot: a Decimal as the number it is, exactly."""
     if isinstance(value, Decimal):

@@ -1,12 +1,14 @@
 """Idempotency keys of what is more than one call: used once, for one request."""
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from llmring_server.errors import InProgress, Invalid
 from llmring_server.record import digest, moment_of
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
+
+Conversation = TypeVar("Conversation", UUID, None)
 
 
 class Claim(NamedTuple):
@@ -26,9 +28,9 @@ class Claims(Repository):
     noun = "claims"
 
     async def first(
-        self, tenant: Tenant, claim: Claim | None, id: UUID, conversation_id: UUID
-    ) -> tuple[UUID, UUID]:
-        """Return which message and conversation this claim is for: these, unless it had others."""
+        self, tenant: Tenant, claim: Claim | None, id: UUID, conversation_id: Conversation
+    ) -> tuple[UUID, Conversation]:
+        """Return what this claim is for, and in which conversation: these, unless it had others."""
         if claim is None:
             return id, conversation_id
         ours = {"id": id, "conversation_id": conversation_id, "logged_at": moment_of(id)}
@@ -36,7 +38,7 @@ class Claims(Repository):
             return await self._found(tenant, claim)
         return id, conversation_id
 
-    async def _found(self, tenant: Tenant, claim: Claim) -> tuple[UUID, UUID]:
+    async def _found(self, tenant: Tenant, claim: Claim) -> tuple[UUID, Any]:
         rows = await self._all("claimed", tenant=tenant, key=claim.key)
         if not rows:
             raise InProgress

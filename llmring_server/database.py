@@ -17,7 +17,7 @@ from llmring_server.settings import Settings
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# The table of reliability: what the database or its driver raises, and what a caller is told.
+# What the database or its driver raises; `translated` says what a caller is told.
 _UNAVAILABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -158,8 +158,8 @@ class Database:
 
     def __init__(self, manager: AsyncDatabaseManager, settings: Settings | None = None) -> None:
         settings = settings or Settings()
-        self.manager = manager
-        self.schema = manager.schema or "public"
+        self.manager, self.schema = manager, manager.schema or "public"
+        self.mcp_schema = settings.mcp_schema_beside(self.schema)
         # Longer than the database's own limit: for a server that does not answer at all.
         self.timeout = settings.statement_timeout + 1
         self._acquire_timeout = settings.acquire_timeout

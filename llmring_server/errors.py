@@ -129,6 +129,12 @@ class Unavailable(RingError):
     retry_after = 1
 
 
+class Sealed(RingError):
+    """What sealed this secret is not among LLMRING_SEALING_KEYS, or it was sealed elsewhere."""
+
+    status = 503
+
+
 class Stale(Unavailable):
     """The registry has not answered well for more than 7 days: too old to be told as its word."""
 

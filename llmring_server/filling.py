@@ -34,13 +34,13 @@ def fill(text: str, variables: Mapping[str, Any]) -> str:
             raise Invalid(f"variables: missing: {names}", "missing_variables")
         return _joined(_spelled(_value(hole, variables)) for hole in holes)
     except (TemplateSyntaxError, ValueError, RecursionError) as exc:
-        raise Invalid("system_prompt: not a template that can be read", "bad_template") from exc
+        raise Invalid("template: not a template that can be read", "bad_template") from exc
 
 
 def _holes(text: str) -> Iterator[nodes.Node]:
     """Return the text between holes, and the holes, in order."""
     if len(list(islice(_READER.lex(text), MOST_TOKENS + 1))) > MOST_TOKENS:
-        raise Invalid("system_prompt: too many placeholders to fill in", "bad_template")
+        raise Invalid("template: too many placeholders to fill in", "bad_template")
     for node in _READER.parse(text).body:
         if not isinstance(node, nodes.Output):
             raise _unknown()
@@ -99,7 +99,7 @@ def _joined(pieces: Iterator[str]) -> str:
 
 def _unknown() -> Invalid:
     return Invalid(
-        "system_prompt: a template may say {{ name }}, {{ name.member }}, {{ name[0] }} and"
+        "template: a template may say {{ name }}, {{ name.member }}, {{ name[0] }} and"
         ' {{ name | default("...") }}, and no more',
         "bad_template",
     )

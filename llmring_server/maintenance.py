@@ -9,16 +9,18 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server.database import Connection, Database
 from llmring_server.repository import bind, load
+from llmring_server.settings import Settings
 
 AT_ONCE = 5000
 
 
 class Maintained(NamedTuple):
-    """Which months' tables were made, and which dropped; how many messages are forgotten."""
+    """Which months' tables were made, and which dropped; how much is forgotten."""
 
     made: list[str]
     dropped: list[str]
     forgotten: int
+    executions: int
 
 
 class _Housekeeping:
@@ -60,13 +62,15 @@ async def _step(database: Database) -> AsyncIterator[_Housekeeping]:
         yield _Housekeeping(database, connection)
 
 
-async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) -> Maintained:
+async def maintain(
+    db: AsyncDatabaseManager, retain: timedelta | None = None, mcp_schema: str | None = None
+) -> Maintained:
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
-    What the forgotten calls add up to stays, by UTC day. Messages are forgotten when their
-    projects say so. Run it daily, beside a serving server.
+    What the forgotten calls add up to stays, by UTC day. Messages and what tools
+    did are forgotten when their projects say so. Run it daily, beside a serving server.
     """
-    database = Database(db)
+    database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
     async with _step(database) as house:
@@ -74,7 +78,8 @@ async def maintain(db: AsyncDatabaseManager, retain: timedelta | None = None) ->
     dropped = await _forget(database, retain) if retain else []
     forgotten = await _delete(database, "forget_messages")
     await _delete(database, "forget_conversations")
-    return Maintained(made, dropped, forgotten)
+    executions = await _delete(database, "forget_executions")
+    return Maintained(made, dropped, forgotten, executions)
 
 
 async def _delete(database: Database, name: str) -> int:

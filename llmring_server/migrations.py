@@ -12,8 +12,24 @@ from llmring_server.database import Connection, Database
 from llmring_server.errors import NotMigrated
 from llmring_server.maintenance import partition
 from llmring_server.repository import SQL, template
+from llmring_server.settings import Settings
 
-FILES = SQL / "migrations" / "llmring"
+FILES = SQL / "migrations"
+
+
+class Module(NamedTuple):
+    """A folder of migrations, and the schema that they make."""
+
+    folder: str
+    schema: str
+
+    @property
+    def name(self) -> str:
+        """What pgdbm calls it, in the schema's own list of what was applied."""
+        return f"{'llmring_mcp' if self.folder == 'mcp_client' else 'llmring_server'}_{self.schema}"
+
+    def files(self) -> list[str]:
+        return sorted(file.name for file in (FILES / self.folder).glob("*.sql"))
 
 
 class Step(NamedTuple):
@@ -33,19 +49,24 @@ class _Held(NamedTuple):
 
 
 class _Migrations(AsyncMigrationManager):
+    mcp_schema: str
+
     async def find_migration_files(self) -> list[Migration]:
         found = await super().find_migration_files()
-        return [each.model_copy(update={"content": template(each.content)}) for each in found]
+        return [
+            each.model_copy(update={"content": template(each.content, self.mcp_schema)})
+            for each in found
+        ]
 
 
-def _module(schema: str) -> str:
-    return f"llmring_server_{schema}"
+def _modules(database: Database) -> list[Module]:
+    return [Module("llmring", database.schema), Module("mcp_client", database.mcp_schema)]
 
 
-async def _locked(connection: Connection, schema: str) -> None:
+async def _locked(connection: Connection, module: Module) -> None:
     # pgdbm prepares its own table before it takes its lock, so we take one first.
     await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", _module(schema))
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", module.name)
     # Behind a long query we would block everyone who comes after us: give up instead.
     await connection.execute("SET LOCAL lock_timeout = '10s'")
 
@@ -57,10 +78,11 @@ async def _created(connection: Connection, schema: str) -> None:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
 
 
-async def _applied(connection: Connection, schema: str) -> list[str]:
-    await _created(connection, schema)
-    held = AsyncDatabaseManager(pool=cast("Any", _Held(connection)), schema=schema)
-    steps = _Migrations(held, str(FILES), module_name=_module(schema))
+async def _applied(connection: Connection, module: Module, mcp_schema: str) -> list[str]:
+    await _created(connection, module.schema)
+    held = AsyncDatabaseManager(pool=cast("Any", _Held(connection)), schema=module.schema)
+    steps = _Migrations(held, str(FILES / module.folder), module_name=module.name)
+    steps.mcp_schema = mcp_schema
     try:
         done = await steps.apply_pending_migrations()
     except MigrationError as exc:
@@ -68,31 +90,41 @@ async def _applied(connection: Connection, schema: str) -> list[str]:
     return [each["filename"] for each in done["applied"]]
 
 
-async def migrate(db: AsyncDatabaseManager) -> list[str]:
-    """Apply what is missing in `db`'s schema, all or nothing; return the names of the files."""
-    database = Database(db)
+async def migrate(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> list[str]:
+    """Apply what is missing, all or nothing; return the names of the files.
+
+    What is not of MCP goes into `db`'s schema, the rest into `mcp_schema`, or where Settings say.
+    """
+    database = Database(db, Settings(mcp_schema=mcp_schema))
     # A role that may create nothing can start a server where nothing is missing.
-    missing = await pending(db)
+    missing = await pending(db, mcp_schema)
+    applied = []
     async with database.transaction() as inner, inner.connection() as connection:
-        await _locked(connection, database.schema)
-        applied = await _applied(connection, database.schema) if missing else []
+        for module in _modules(database):
+            await _locked(connection, module)
+            if missing:
+                applied += await _applied(connection, module, database.mcp_schema)
         await partition(database, connection)
     return applied
 
 
-async def steps(db: AsyncDatabaseManager) -> list[Step]:
-    """List every migration file with the time when it was applied in `db`'s schema."""
-    database = Database(db)
-    table = f'"{database.schema}".schema_migrations'
+async def steps(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> list[Step]:
+    """List every migration file with the time when it was applied."""
+    database = Database(db, Settings(mcp_schema=mcp_schema))
     async with database.connection() as connection:
-        rows = []
-        if await connection.fetchval("SELECT to_regclass($1)", table):
-            applied = f"SELECT filename, applied_at FROM {table} WHERE module_name = $1"  # noqa: S608, our own name
-            rows = await connection.fetch(applied, _module(database.schema))
+        return [step for module in _modules(database) for step in await _steps(connection, module)]
+
+
+async def _steps(connection: Connection, module: Module) -> list[Step]:
+    table = f'"{module.schema}".schema_migrations'
+    rows = []
+    if await connection.fetchval("SELECT to_regclass($1)", table):
+        applied = f"SELECT filename, applied_at FROM {table} WHERE module_name = $1"  # noqa: S608, our own name
+        rows = await connection.fetch(applied, module.name)
     times = {row["filename"]: row["applied_at"].replace(tzinfo=UTC) for row in rows}
-    return [Step(file.name, times.get(file.name)) for file in sorted(FILES.glob("*.sql"))]
+    return [Step(name, times.get(name)) for name in module.files()]
 
 
-async def pending(db: AsyncDatabaseManager) -> list[str]:
-    """Name the migration files that `db`'s schema lacks."""
-    return [step.filename for step in await steps(db) if step.applied_at is None]
+async def pending(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> list[str]:
+    """Name the migration files that are missing."""
+    return [step.filename for step in await steps(db, mcp_schema) if step.applied_at is None]

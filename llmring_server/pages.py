@@ -54,15 +54,19 @@ class Paged(BaseModel):
     cursor: str | None = Field(None, max_length=200)
 
     def after(self, tenant: Tenant, of: bytes = b"") -> "Place":
+        return Place.of(*(self.last(tenant, of) or (None, None)))
+
+    def last(self, tenant: Tenant, of: bytes = b"") -> Any:
+        """Return what the cursor holds, if there is one."""
         if self.cursor is None:
-            return Place(None, None)
+            return None
         if self.offset:
             raise Invalid("offset: give a cursor or an offset, not both")
-        return Place.unseal(self.cursor, self._seal_of(tenant, of))
+        return unsealed(self.cursor, self._seal_of(tenant, of))
 
-    def following(self, tenant: Tenant, last: "Place", of: bytes = b"") -> str:
+    def following(self, tenant: Tenant, last: tuple[Any, UUID | None], of: bytes = b"") -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
-        return last.seal(self._seal_of(tenant, of))
+        return sealed(last, self._seal_of(tenant, of))
 
     def _seal_of(self, tenant: Tenant, of: bytes) -> bytes:
         """A cursor is good for the list that it was made for."""
@@ -84,21 +88,35 @@ class Place(NamedTuple):
     last_at: datetime | None
     last_id: UUID | None
 
+    @classmethod
+    def of(cls, last_at: str | None, last_id: str | None) -> Self:
+        at = datetime.fromisoformat(last_at) if last_at else None
+        return cls(at, UUID(last_id) if last_id else None)
+
     def seal(self, key: bytes) -> str:
-        body = orjson.dumps([self.last_at, str(self.last_id)])
-        return urlsafe_b64encode(_sum(key, body) + body).rstrip(b"=").decode()
+        return sealed(self, key)
 
     @classmethod
     def unseal(cls, cursor: str, key: bytes) -> Self:
-        try:
-            sealed = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        except ValueError:
-            sealed = b""
-        seal, body = sealed[:_SEAL], sealed[_SEAL:]
-        if not hmac.compare_digest(seal, _sum(key, body)):
-            raise Invalid("cursor: not a cursor of this list; start again without one")
-        last_at, last_id = orjson.loads(body)
-        return cls(datetime.fromisoformat(last_at), UUID(last_id))
+        return cls.of(*unsealed(cursor, key))
+
+
+def sealed(last: tuple[Any, UUID | None], key: bytes) -> str:
+    """Write a cursor: the last thing that was seen, by its place in the list and its id."""
+    body = orjson.dumps([last[0], str(last[1])])
+    return urlsafe_b64encode(_sum(key, body) + body).rstrip(b"=").decode()
+
+
+def unsealed(cursor: str, key: bytes) -> Any:
+    """Read a cursor of the same list; Invalid if it is none."""
+    try:
+        given = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except ValueError:
+        given = b""
+    seal, body = given[:_SEAL], given[_SEAL:]
+    if not hmac.compare_digest(seal, _sum(key, body)):
+        raise Invalid("cursor: not a cursor of this list; start again without one")
+    return orjson.loads(body)
 
 
 def _sum(key: bytes, body: bytes) -> bytes:

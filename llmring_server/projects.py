@@ -20,6 +20,7 @@ LONGEST_RETENTION = 36_500
 ERASE = (
     "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups",
     "erase_messages", "erase_conversations",
+    "erase_executions", "erase_capabilities", "erase_servers",
     "erase_template_versions", "erase_templates", "erase_aliases",
     "erase_receipt_calls", "erase_receipts",
 )  # fmt: skip

@@ -22,7 +22,7 @@ PREFETCH = 500
 PATIENT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-_TABLE = re.compile(r"<<(tables\.\w+|schema)>>")
+_TABLE = re.compile(r"<<(tables|mcp)\.(\w+)>>")
 _PARAM = re.compile(r"@([a-z_]+)")
 
 
@@ -39,9 +39,10 @@ class Statement(NamedTuple):
         return tuple(given[name] for name in self.params)
 
 
-def template(sql: str) -> str:
-    """Spell our `<<tables.x>>` the way pgdbm expects: `{{tables.x}}`."""
-    return _TABLE.sub(r"{{\1}}", sql)
+def template(sql: str, mcp_schema: str) -> str:
+    """Spell our `<<tables.x>>` and `<<mcp.x>>` the way pgdbm expects."""
+    places = {"tables": "tables", "mcp": f"tables.{mcp_schema}"}
+    return _TABLE.sub(lambda match: f"{{{{{places[match[1]]}.{match[2]}}}}}", sql)
 
 
 @cache
@@ -56,7 +57,7 @@ def bind(block: str, database: Database) -> Statement:
     text = re.sub(r"--.*", "", block).strip().removesuffix(";")
     params = tuple(dict.fromkeys(_PARAM.findall(text)))
     text = _PARAM.sub(lambda match: f"${params.index(match[1]) + 1}", text)
-    return Statement(database.manager.prepare_query(template(text)), params)
+    return Statement(database.manager.prepare_query(template(text, database.mcp_schema)), params)
 
 
 class Repository:
@@ -74,12 +75,12 @@ class Repository:
         other._database = database
         return other
 
-    async def _all(self, name: str, **params: Any) -> list[asyncpg.Record]:
+    async def _all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
         text, arguments = self._prepared(name, params)
         async with self._database.connection() as connection:
             return await connection.fetch(text, *arguments, timeout=self._database.timeout)
 
-    async def _one(self, name: str, **params: Any) -> asyncpg.Record:
+    async def _one(self, name: str, /, **params: Any) -> asyncpg.Record:
         rows = await self._all(name, **params)
         if not rows:
             raise errors.NotFound
@@ -90,7 +91,7 @@ class Repository:
         # A caller's transaction is lost with its connection.
         return await persist(work, 0 if self._database.borrowed else PATIENCE)
 
-    async def _stream(self, name: str, **params: Any) -> AsyncGenerator[asyncpg.Record]:
+    async def _stream(self, name: str, /, **params: Any) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""
         text, arguments = self._prepared(name, params)
         async with self._database.transaction() as inside, inside.connection() as connection:

@@ -17,6 +17,10 @@ from llmring_server.errors import NotMigrated
 from llmring_server.keyfile import source
 from llmring_server.keyring import Keyring
 from llmring_server.keys import Keys
+from llmring_server.mcp import Mcp
+from llmring_server.mcp_capabilities import McpCapabilities
+from llmring_server.mcp_executions import McpExecutions
+from llmring_server.mcp_servers import McpServers
 from llmring_server.migrations import migrate, pending
 from llmring_server.nonces import Nonces
 from llmring_server.prices import Prices
@@ -60,6 +64,11 @@ class Ring:
         self.rerating = Rerating(self._database, self.prices, self.audit)
         self.templates = Templates(self._database, self.audit)
         self.aliases = Aliases(self._database)
+        self.mcp = Mcp(
+            McpServers(self._database, self.audit, settings),
+            McpCapabilities(self._database, self.audit),
+            McpExecutions(self._database, self.claims),
+        )
 
     @classmethod
     @asynccontextmanager
@@ -71,7 +80,7 @@ class Ring:
             settings = Settings(database_url=settings)
         async with opened(settings) as db:
             if settings.migrate_on_start:
-                await migrate(db)
+                await migrate(db, settings.mcp_schema)
             ring = cls(db, settings, keyring)
             try:
                 yield ring
@@ -98,6 +107,7 @@ class Ring:
         other.registry = self.registry.on(other._database)
         other.templates = self.templates.on(other._database)
         other.aliases = self.aliases.on(other._database)
+        other.mcp = self.mcp.on(other._database)
         return other
 
     async def ping(self) -> None:
@@ -107,5 +117,5 @@ class Ring:
 
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""
-        if missing := await pending(self.db):
+        if missing := await pending(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.__doc__} Missing: {', '.join(missing)}.")

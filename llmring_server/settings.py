@@ -14,6 +14,9 @@ PREFIX = "LLMRING_"
 # A registry that nobody asks.
 NOWHERE = "none"
 
+# Of PostgreSQL's names.
+_LONGEST_SCHEMA = 63
+
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -47,6 +50,12 @@ def _trusted(url: str) -> str:
     return url.rstrip("/")
 
 
+def _a_key(key: SecretStr) -> SecretStr:
+    if not re.fullmatch("[0-9a-f]{64}", key.get_secret_value()):
+        raise ValueError("write 64 hex digits, as `openssl rand -hex 32` does")
+    return key
+
+
 def _words(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
@@ -60,6 +69,10 @@ Secrets = Annotated[
     BeforeValidator(_words),
     Field(max_length=2),
 ]
+SealingKeys = Annotated[
+    tuple[Annotated[SecretStr, AfterValidator(_a_key)], ...], BeforeValidator(_words)
+]
+Schema = Annotated[str, Field(pattern="^[a-z_][a-z0-9_]{0,62}$")]
 Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
 Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]
 
@@ -68,7 +81,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     """How this server behaves; README says what each field is for."""
 
     database_url: Url | None = Field(None, repr=False)
-    database_schema: str = Field("llmring", pattern="^[a-z_][a-z0-9_]{0,62}$")
+    database_schema: Schema = "llmring"
+    mcp_schema: Schema | None = None
     database_pool_size: int = Field(20, ge=1)
     database_pool_overflow: int = Field(10, ge=0)
     database_pooler: bool = False
@@ -88,6 +102,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
     registry_ttl: float = Field(3600, gt=0, le=86_400)
     registry_providers: Providers = ("openai", "anthropic", "google")
+    mcp_urls: Literal["any", "public"] = "any"
+    sealing_keys: SealingKeys = Field((), repr=False)
     conversation_content: Literal["none", "metadata", "full"] = "metadata"
     receipt_issuer: str = Field("llmring-server", min_length=1, max_length=255)
     receipt_key_file: Path | None = None
@@ -120,6 +136,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             environ = {PREFIX + "DATABASE_URL": url, **environ}
         fields = {name: PREFIX + name.upper() for name in cls.model_fields}
         return cls(**{name: environ[key] for name, key in fields.items() if environ.get(key)})
+
+    def mcp_schema_beside(self, schema: str) -> str:
+        """Name the schema of the MCP tables that belong to those in `schema`."""
+        # Two of us in one database must not meet in one `mcp_client`.
+        usual = "mcp_client" if schema == "llmring" else f"{schema[: _LONGEST_SCHEMA - 4]}_mcp"
+        return self.mcp_schema or usual
 
     def dsn(self) -> str | None:
         """Return the database's URL with the TLS that these settings ask for."""

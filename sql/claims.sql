@@ -1,4 +1,4 @@
--- Idempotency keys of messages, beside those of calls: a key is the tenant's, on whatever route.
+-- Idempotency keys of messages and executions, beside those of calls: a key is the tenant's, on whatever route.
 
 -- name: claim
 INSERT INTO <<tables.usage_keys>> (tenant, key, fingerprint, id, logged_at, conversation_id)

@@ -119,3 +119,23 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
+
+-- name: forget_executions
+-- Of the same projects, for the same reason.
+WITH gone AS (
+    DELETE FROM <<mcp.executions>>
+    WHERE (tenant, tool_id, id) IN (
+        SELECT tenant, tool_id, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT tool_id, id FROM <<mcp.executions>> AS execution
+            WHERE execution.tenant = projects.tenant
+              AND execution.executed_at < now() - make_interval(days => retain_days)
+            LIMIT @limit
+        ) AS old ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;

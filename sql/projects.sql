@@ -138,3 +138,33 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
+
+-- name: erase_executions
+WITH gone AS (
+    DELETE FROM <<mcp.executions>>
+    WHERE (tenant, tool_id, id) IN (
+        SELECT tenant, tool_id, id FROM <<mcp.executions>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_capabilities
+WITH gone AS (
+    DELETE FROM <<mcp.capabilities>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id FROM <<mcp.capabilities>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_servers
+WITH gone AS (
+    DELETE FROM <<mcp.servers>>
+    WHERE (tenant, id) IN (
+        SELECT tenant, id FROM <<mcp.servers>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;

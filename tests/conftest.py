@@ -80,7 +80,12 @@ def grants(role: str, schema: str) -> str:
     text = (Path(__file__).parent.parent / "docs" / "access.md").read_text()
     [statements] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     told: str = statements.replace("llmring_app", role).replace("llmring", schema)
-    return told
+    return told.replace("mcp_client", f"{schema}_mcp")
+
+
+async def drop(db: AsyncDatabaseManager, schema: str) -> None:
+    """Drop a schema, and that of MCP beside it, if they are there."""
+    await db.execute(f"DROP SCHEMA IF EXISTS {schema}, {schema}_mcp CASCADE")
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +94,7 @@ async def owner(url: str) -> AsyncIterator[AsyncDatabaseManager]:
     async with pool_of(url, f"test_{uuid4().hex[:8]}") as owner:
         await migrate(owner)
         yield owner
-        await owner.execute(f'DROP SCHEMA "{owner.schema}" CASCADE')
+        await drop(owner, owner.schema or "")
 
 
 @pytest.fixture(scope="session")
@@ -134,7 +139,7 @@ async def alone(owner_settings: Settings) -> AsyncIterator[Ring]:
     schema = f"alone_{uuid4().hex[:8]}"
     async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
         yield ring
-        await ring.db.execute(f"DROP SCHEMA {schema} CASCADE")
+        await drop(ring.db, schema)
 
 
 @pytest.fixture

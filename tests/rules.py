@@ -26,6 +26,8 @@ RULES = re.compile(
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
     "|metadata: must be at most|expires_at: lies in the past"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: give|These calls use"
+    "|url: |uri: must be|two of a kind have the same name|definition: must be|content: must be"
+    "|arguments: |content: more than|not a template|may say {{ name }}|variables: missing"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"
 )
 
@@ -63,9 +65,9 @@ def lines(_: Any, value: Any) -> bytes:
 
 @schemathesis.hook
 def filter_case(_: HookContext, case: Case[Any]) -> bool:
-    """Spare our key, and our conversation: without them, there is nothing left to test."""
+    """Spare our key, conversation and server: without them, there is nothing left to test."""
     id = (case.path_parameters or {}).get("id")
-    if id == os.environ["LLMRING_TEST_CONVERSATION"]:
+    if id in {os.environ[f"LLMRING_TEST_{each}"] for each in ("CONVERSATION", "SERVERS")}:
         return case.method != "DELETE"
     return case.method == "GET" or id != id_of(os.environ["LLMRING_TEST_KEY"])
 

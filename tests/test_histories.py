@@ -21,6 +21,7 @@ from llmring_server.overrides import Override
 from llmring_server.rerating import Calls
 from llmring_server.stats import Window
 from llmring_server.tenant import Tenant, of_key
+from tests.conftest import drop
 from tests.ledger import Ledger
 
 NOW = datetime.now(UTC)
@@ -181,10 +182,7 @@ class Histories(RuleBasedStateMachine):
 
 
 SETTINGS = settings(
-    max_examples=20,
-    stateful_step_count=25,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 
@@ -196,5 +194,5 @@ def test_any_history_adds_up(owner_settings: Settings) -> None:
         try:
             run_state_machine_as_test(Histories, settings=SETTINGS)
         finally:
-            runner.run(Histories.ring.db.execute(f"DROP SCHEMA {schema} CASCADE"))
+            runner.run(drop(Histories.ring.db, schema))
             runner.run(opened.__aexit__(None, None, None))

@@ -107,7 +107,7 @@ def test_every_public_handler_has_a_route() -> None:
 
 async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: Ring) -> None:
     async with db.acquire() as connection:
-        for part in vars(ring).values():
+        for part in (*vars(ring).values(), *ring.mcp):
             for statement in part._sql.values() if isinstance(part, Repository) else ():
                 prepared = await connection.prepare(statement.text)
                 assert len(prepared.get_parameters()) == len(statement.params)
@@ -116,12 +116,13 @@ async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: R
 async def test_every_statement_on_tenant_data_names_its_tenant(db: AsyncDatabaseManager) -> None:
     rows = await db.fetch_all(
         "SELECT table_name FROM information_schema.columns"
-        " WHERE table_schema = $1 AND column_name = 'tenant'",
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND column_name = 'tenant'",
         db.schema,
     )
     owned = {row["table_name"] for row in rows}
+    assert {"usage_logs", "servers"} < owned
     for noun, name, sql in STATEMENTS:
-        if owned & set(re.findall(r"<<tables\.(\w+)>>", sql)):
+        if owned & set(re.findall(r"<<(?:tables|mcp)\.(\w+)>>", sql)):
             # A statement that must look across tenants says so, and why, or its whole file does.
             said = (SQL / f"{noun}.sql").read_text().partition("-- name:")[0] + sql
             assert "@tenant" in sql or re.search(r"^-- .*cross tenants: \w+", said, re.MULTILINE), (

@@ -20,6 +20,7 @@ from tests.conftest import CALL
 from tests.signers import OLD, SEED
 from tests.test_exchanges import SENT
 from tests.test_gateway import SECRETS, vouch
+from tests.test_mcp_servers import SENT as SERVER
 from tests.test_templates import NEW
 from tests.victim import CANARY, Victim, victim_of
 
@@ -47,6 +48,16 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/receipts/generate": {"since_last_receipt": True},
     "POST /api/v1/receipts/preview": {"since_last_receipt": True},
     "POST /api/v1/receipts/issue": {"log_id": str(uuid4())},
+    "POST /api/v1/mcp/servers": SERVER,
+    "PUT /api/v1/mcp/servers/{id}": {"name": "mine"},
+    "PATCH /api/v1/mcp/servers/{id}": {"name": "mine"},
+    "POST /api/v1/mcp/servers/{id}/refresh": {"tools": [{"name": "mine"}]},
+    "POST /api/v1/mcp/tools": {"server_id": str(uuid4()), "name": "mine"},
+    "POST /api/v1/mcp/tools/{id}/acknowledge": {"definition_sha256": "0" * 64},
+    "POST /api/v1/mcp/tools/{id}/execute": {"input": {}},
+    "PUT /api/v1/mcp/resources/{id}/content": {"content": "mine"},
+    "PUT /api/v1/mcp/prompts/{id}/content": {"content": "mine"},
+    "POST /api/v1/mcp/prompts/{id}/render": {},
 }
 QUERIES = {
     "/api/v1/prices": "?provider=openai&model=gpt-4o",
@@ -79,7 +90,7 @@ class Intruder:
     """Someone of a project of their own, who may do anything there, in one of the modes."""
 
     def __init__(self, db: AsyncDatabaseManager, mode: str, key: Issued) -> None:
-        self.mode, self._key = mode, key
+        self.mode, self.key = mode, key
         secrets = SECRETS if mode == "gateway" else ()
         settings = Settings.model_validate(
             {"auth": mode, "gateway_secrets": secrets, "receipts_private_key_b64": SEED}
@@ -95,12 +106,16 @@ class Intruder:
         target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
         target = target.replace("{log_id}", str(uuid4()))
         target += QUERIES.get(path, "")
-        body = orjson.dumps(BODIES[name]) if name in BODIES else b""
+        return await self.send(
+            method, target, orjson.dumps(BODIES[name]) if name in BODIES else b""
+        )
+
+    async def send(self, method: str, target: str, body: bytes = b"") -> httpx.Response:
         headers = {"Content-Type": "application/json"}
         if self.mode == "gateway":
-            headers |= vouch(method, target, body=body, project=str(self._key.tenant))
+            headers |= vouch(method, target, body=body, project=str(self.key.tenant))
         else:
-            headers |= {"X-API-Key": self._key.secret}
+            headers |= {"X-API-Key": self.key.secret}
         return await self.client.request(method, target, content=body, headers=headers)
 
 
@@ -140,19 +155,20 @@ async def test_no_answer_tells_of_another(
 ) -> None:
     before = await victim.everything(ring)
     answer = await intruder.ask(route)
-    # There is no such alias of theirs, and no call: 404, and 400.
-    lacks = "alias" in route.param_convertors or "receipts" in route.path
-    expected = {200, 403, 404, 400} if lacks else {200, 403}
+    # There is no such alias, server or call of theirs: 404, and 400.
+    absent = "alias" in route.param_convertors or named(route) == "POST /api/v1/mcp/tools"
+    absent = absent or "receipts" in route.path
+    expected = {200, 400, 403, 404} if absent else {200, 403}
     assert answer.status_code in expected, answer.text
     told = answer.text + str(answer.headers)
-    ids = (
+    ids: list[object] = [
         victim.log_id,
         victim.conversation_id,
         victim.template_id,
         victim.receipt_id,
-        victim.issued.tenant,
-        victim.issued.id,
-    )
+        *victim.mcp.values(),
+    ]
+    ids += [victim.issued.tenant, victim.issued.id]
     for secret in (CANARY, *map(str, ids)):
         assert secret not in told
     assert await victim.everything(ring) == before
@@ -181,10 +197,7 @@ async def test_no_route_answers_who_may_not_ask(
     revoked = await ring.keys.issue(project)
     await ring.keys.revoke(revoked.id)
     other = next(scope for scope in ALL if scope != needed(route))
-    keys = {
-        401: revoked,
-        403: await ring.keys.issue(project, Wanted(scopes=[other])),
-    }
+    keys = {401: revoked, 403: await ring.keys.issue(project, Wanted(scopes=[other]))}
     for expected, key in keys.items():
         intruder = Intruder(db, "keys", key)
         async with intruder.client:

@@ -6,10 +6,13 @@ from uuid import uuid4
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Settings, migrate
+from llmring_server import Ring, Settings, migrate
 from llmring_server.database import opened
+from llmring_server.errors import NotMigrated
 from llmring_server.maintenance import maintain
 from llmring_server.migrations import FILES, pending, steps
+from llmring_server.tenant import Tenant
+from tests.conftest import drop
 
 PROCESSES, ROUNDS = 8, 20
 
@@ -29,17 +32,23 @@ asyncio.run(main())
 """
 
 
+def names(*folders: str) -> list[str]:
+    """Name the files of migrations, in the order in which they are applied."""
+    folders = folders or ("llmring", "mcp_client")
+    return [file.name for each in folders for file in sorted((FILES / each).glob("*.sql"))]
+
+
 @pytest.fixture
 async def fresh(owner_settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
     """A schema that is not there yet."""
     schema = f"fresh_{uuid4().hex[:8]}"
     async with opened(owner_settings.model_copy(update={"database_schema": schema})) as db:
         yield db
-        await db.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+        await drop(db, schema)
 
 
 async def test_migrate_says_what_it_did_and_does_it_once(fresh: AsyncDatabaseManager) -> None:
-    files = sorted(file.name for file in FILES.glob("*.sql"))
+    files = names()
     assert await pending(fresh) == files
     assert await migrate(fresh) == files
     assert await migrate(fresh) == await pending(fresh) == []
@@ -52,12 +61,45 @@ async def test_a_file_that_fails_leaves_nothing_behind(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("sql")
-    (folder / "001_good.sql").write_text("CREATE TABLE <<tables.good>> ()")
-    (folder / "002_bad.sql").write_text("CREATE TABLE nonsense")
+    for name in ("llmring", "mcp_client"):
+        (folder / name).mkdir()
+    (folder / "llmring" / "001_good.sql").write_text("CREATE TABLE <<tables.good>> ()")
+    (folder / "mcp_client" / "001_bad.sql").write_text("CREATE TABLE nonsense")
     monkeypatch.setattr("llmring_server.migrations.FILES", folder)
-    with pytest.raises(Exception, match="002_bad"):
+    with pytest.raises(Exception, match="001_bad"):
         await migrate(fresh)
-    assert await fresh.fetch_value("SELECT to_regnamespace($1)", fresh.schema) is None
+    for schema in (fresh.schema, f"{fresh.schema}_mcp"):
+        assert await fresh.fetch_value("SELECT to_regnamespace($1)", schema) is None
+
+
+async def test_two_of_us_in_one_database_have_schemas_of_their_own(
+    fresh: AsyncDatabaseManager,
+) -> None:
+    other = AsyncDatabaseManager(pool=fresh._pool, schema=f"{fresh.schema}_b")
+    try:
+        assert len(await migrate(fresh)) == len(await migrate(other)) == len(names())
+    finally:
+        await drop(fresh, other.schema or "")
+
+
+async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> None:
+    mine = f"{fresh.schema}_mine"
+    try:
+        assert await migrate(fresh, mine) == names()
+        tables = {f"{mine}.servers": True, f"{fresh.schema}_mcp.servers": False}
+        for table, there in tables.items():
+            found = await fresh.fetch_value("SELECT to_regclass($1) IS NOT NULL", table)
+            assert found is there
+        assert await pending(fresh, mine) == []
+        # Of another place, the files of MCP are missing.
+        assert await pending(fresh) == names("mcp_client")
+        ring = Ring(fresh, Settings(mcp_schema=mine))
+        assert await ring.mcp.servers.list(Tenant(uuid4())) == []
+        await ring.ready()
+        with pytest.raises(NotMigrated):
+            await Ring(fresh).ready()
+    finally:
+        await fresh.execute(f"DROP SCHEMA IF EXISTS {mine} CASCADE")
 
 
 async def test_migrate_is_applied_once_by_many_processes_at_once(
@@ -73,10 +115,8 @@ async def test_migrate_is_applied_once_by_many_processes_at_once(
     async with opened(owner_settings) as db:
         for _ in range(ROUNDS):
             schema = f"race_{uuid4().hex[:8]}"
-            assert sorted(await raced(workers, schema)) == [0] * (PROCESSES - 1) + [
-                len(list(FILES.iterdir()))
-            ]
-            await db.execute(f"DROP SCHEMA {schema} CASCADE")
+            assert sorted(await raced(workers, schema)) == [0] * (PROCESSES - 1) + [len(names())]
+            await drop(db, schema)
     for worker in workers:
         await worker.communicate(b"")
         assert worker.returncode == 0

@@ -18,6 +18,7 @@ from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 from tests.conftest import CALL
 from tests.signers import SEED
+from tests.victim import mcp_of
 
 HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
@@ -91,19 +92,29 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
     assert "/api/v1/aliases/{alias}" in paths
 
 
+def configured(config: Path, given: dict[str, str]) -> Path:
+    """Write a configuration that names what is there: dictionaries know no environment."""
+    text = (HERE / config.name).read_text()
+    for name, value in given.items():
+        if name != "LLMRING_TEST_KEY":
+            text = text.replace(f"${{{name}}}", value)
+    config.write_text(text)
+    return config
+
+
 @pytest.mark.parametrize("auth", ["keys", "open"])
 async def test_schemathesis_finds_nothing(auth: str, alone: Ring, tmp_path: Path) -> None:
     key = await alone.keys.issue("tests", Wanted(scopes=ALL))
     conversation = str((await alone.conversations.create(key.tenant)).id)
     changes: dict[str, Any] = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
     changes["receipts_private_key_b64"] = SecretStr(SEED)
+    changes["sealing_keys"] = (SecretStr("a" * 64),)
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
     given = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
-    # Dictionaries know no environment.
-    config = tmp_path / "schemathesis.toml"
-    text = (HERE / config.name).read_text()
-    config.write_text(text.replace("${LLMRING_TEST_CONVERSATION}", conversation))
+    for kind, id in (await mcp_of(alone, key.tenant)).items():
+        given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
+    config = configured(tmp_path / "schemathesis.toml", given)
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
         Ring.open(alone.settings.model_copy(update=changes)) as served,

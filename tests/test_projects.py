@@ -8,11 +8,14 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
 from llmring_server.errors import Conflict, Invalid, NotFound, RingError
+from llmring_server.mcp_executions import Done
+from llmring_server.mcp_offer import Offers, ToolOffer
 from llmring_server.messages import Said
 from llmring_server.template import Change, New
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 from tests.signers import keyring
+from tests.test_mcp_servers import SERVER
 from tests.test_prices import NOW, call, override
 from tests.test_rerating import rerate
 
@@ -32,8 +35,8 @@ async def owned(db: AsyncDatabaseManager, tenant: Tenant) -> dict[str, int]:
         " table_schema, table_name) AS question"
         " FROM information_schema.columns JOIN information_schema.tables"
         " USING (table_schema, table_name)"
-        " WHERE table_schema = $1 AND column_name = 'tenant' AND table_type = 'BASE TABLE'"
-        " AND table_name !~ '^usage_logs_'",
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND column_name = 'tenant'"
+        " AND table_type = 'BASE TABLE' AND table_name !~ '^usage_logs_'",
         db.schema,
     )
     return {row["name"]: await db.fetch_value(row["question"], tenant) for row in tables}
@@ -55,6 +58,11 @@ async def filled(ring: Ring) -> Tenant:
     await Ring(ring.db, Settings(), keyring()).receipts.generate(
         tenant, Wanted(since_last_receipt=True)
     )
+    server = await ring.mcp.servers.register(tenant, SERVER)
+    offers = Offers(tools=[ToolOffer(name=f"t{number}") for number in range(7)])
+    tool = (await ring.mcp.capabilities.refresh(tenant, server.id, offers)).tools[0]
+    for _ in range(7):
+        await ring.mcp.executions.record(tenant, tool.id, Done(input={}))
     return tenant
 
 

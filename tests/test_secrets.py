@@ -21,7 +21,8 @@ async def dumped(db: AsyncDatabaseManager) -> str:
     tables = await db.fetch_all(
         "SELECT format('SELECT coalesce(string_agg(row::text, chr(10)), '''') FROM %I.%I AS row',"
         " table_schema, table_name) AS question"
-        " FROM information_schema.tables WHERE table_schema = $1 AND table_type = 'BASE TABLE'",
+        " FROM information_schema.tables"
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND table_type = 'BASE TABLE'",
         db.schema,
     )
     return "\n".join([await db.fetch_value(table["question"]) for table in tables])

@@ -1,5 +1,6 @@
 """What the published client sends, word for word: every request has an answer."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,8 +15,21 @@ RECORDED = Path(__file__).with_name("traffic.txt").read_text().splitlines()
 
 async def thing(client: httpx.AsyncClient, line: str) -> str:
     """Make what a line names by U, and return its id."""
+    if found := re.search("/mcp/(servers|tools|resources|prompts)", line):
+        return await offered(client, found[1])
     assert "/conversations/U" in line or "/log" in line, "make its like here"
     return str((await client.post("/api/v1/conversations", json={})).json()["id"])
+
+
+async def offered(client: httpx.AsyncClient, kind: str) -> str:
+    """Make a server with one of everything; return the id of the one of this kind."""
+    server = {"name": "calc", "url": "stdio://calc", "transport_type": "stdio"}
+    made = (await client.post("/api/v1/mcp/servers", json=server)).json()
+    prompt = {"name": "p", "arguments": [{"name": "x"}]}
+    offers = {"tools": [{"name": "t"}], "resources": [{"uri": "r"}], "prompts": [prompt]}
+    answer = await client.post(f"/api/v1/mcp/servers/{made['id']}/refresh", json=offers)
+    found = answer.json() | {"servers": [made]}
+    return str(found[kind][0]["id"])
 
 
 async def test_every_recorded_request_succeeds(
@@ -27,7 +41,7 @@ async def test_every_recorded_request_succeeds(
         id = await thing(client, line) if "U" in target or '"U"' in line else ""
         content = body[0].replace('"U"', f'"{id}"') if body else None
         answer = await client.request(
-            method, target.replace("/U", f"/{id}"), content=content, headers=headers
+            method, re.sub(r"\bU\b", id, target), content=content, headers=headers
         )
         assert answer.status_code == 200, (line, answer.text)
     summary = (await ring.usage.stats(tenant)).summary

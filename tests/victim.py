@@ -11,8 +11,12 @@ from llmring_server.aliases import Bind
 from llmring_server.caller import ALL
 from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
+from llmring_server.mcp_executions import Done
+from llmring_server.mcp_offer import Offers, PromptOffer, ResourceOffer, ToolOffer
+from llmring_server.mcp_server import NewServer
 from llmring_server.messages import Said
 from llmring_server.template import New
+from llmring_server.tenant import Tenant
 from llmring_server.threads import Heading
 from llmring_server.wanted import Wanted as Certified
 from tests.conftest import CALL
@@ -30,6 +34,7 @@ class Victim:
     template_id: UUID
     conversation_id: UUID
     receipt_id: str
+    mcp: dict[str, UUID]
 
     def id_for(self, route: Route) -> str:
         """Return the id of something of theirs that `route` would find for them."""
@@ -40,7 +45,8 @@ class Victim:
             "conversations": self.conversation_id,
             "receipts": self.receipt_id,
         }
-        return str(ids[route.path.removeprefix("/api/v1").split("/")[1]])
+        kinds = route.path.removeprefix("/api/v1").removeprefix("/mcp").split("/")
+        return str((ids | self.mcp)[kinds[1]])
 
     async def everything(self, ring: Ring) -> list[Any]:
         """Return what they have."""
@@ -53,6 +59,11 @@ class Victim:
             await ring.receipts.uncertified(mine),
             await ring.conversations.get(mine, self.conversation_id),
             await ring.conversations.messages(mine, self.conversation_id),
+            await ring.mcp.servers.list(mine),
+            await ring.mcp.capabilities.get(mine, "tool", self.mcp["tools"]),
+            await ring.mcp.capabilities.get(mine, "resource", self.mcp["resources"]),
+            await ring.mcp.capabilities.get(mine, "prompt", self.mcp["prompts"]),
+            await ring.mcp.executions.history(mine, self.mcp["tools"]),
         ]
 
 
@@ -72,4 +83,27 @@ async def victim_of(ring: Ring) -> Victim:
     signing = Ring(ring.db, Settings(), keyring()).receipts
     wanted = Certified(log_ids=[log_id], description=CANARY, tags=[CANARY[:100]])
     receipt = (await signing.generate(issued.tenant, wanted))["receipt"]
-    return Victim(issued, log_id, template.id, id, receipt["receipt_id"])
+    return Victim(
+        issued, log_id, template.id, id, receipt["receipt_id"], await mcp_of(ring, issued.tenant)
+    )
+
+
+async def mcp_of(ring: Ring, tenant: Tenant) -> dict[str, UUID]:
+    """Make a server with one of everything; return their ids, by kind."""
+    new = NewServer(name=CANARY, url=f"http://{CANARY}", transport_type="http")
+    server = await ring.mcp.servers.register(tenant, new.model_copy(update={"capabilities": {}}))
+    offers = Offers(
+        tools=[ToolOffer(name=CANARY, description=CANARY, input_schema={CANARY: CANARY})],
+        resources=[ResourceOffer(uri=CANARY, content=CANARY)],
+        prompts=[PromptOffer(name=CANARY, content=CANARY)],
+    )
+    found = await ring.mcp.capabilities.refresh(tenant, server.id, offers)
+    [tool], [resource], [prompt] = found.tools, found.resources, found.prompts
+    done = Done(input={CANARY: CANARY}, error=CANARY)
+    await ring.mcp.executions.record(tenant, tool.id, done)
+    return {
+        "servers": server.id,
+        "tools": tool.id,
+        "resources": resource.id,
+        "prompts": prompt.id,
+    }

@@ -8,6 +8,7 @@ from llmring_server.cli.aliases import aliases
 from llmring_server.cli.conversations import conversations
 from llmring_server.cli.db import db
 from llmring_server.cli.keys import keys
+from llmring_server.cli.mcp import mcp
 from llmring_server.cli.prices import prices
 from llmring_server.cli.projects import audit, projects
 from llmring_server.cli.receipts import receipts
@@ -43,3 +44,4 @@ main.add_command(registry)
 main.add_command(templates)
 main.add_command(aliases)
 main.add_command(conversations)
+main.add_command(mcp)

@@ -74,14 +74,14 @@ class Days(click.ParamType[timedelta]):
 def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
 
-    What dropped calls add up to stays in the statistics, by UTC day. Messages are deleted when
-    they are older than their project keeps them: `projects retain`.
+    What dropped calls add up to stays in the statistics, by UTC day. Messages and executions of
+    tools are deleted when they are older than their project keeps them: `projects retain`.
     """
     with environment.chosen(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
     for what, months in (("Made", done.made), ("Dropped", done.dropped)):
         click.echo(f"{what}: {', '.join(months) or 'nothing'}")
-    click.echo(f"Forgotten: {done.forgotten:,} messages")
+    click.echo(f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions")
 
 
 @db.command()
@@ -99,17 +99,17 @@ def _report(applied: list[str]) -> None:
 
 async def _migrate(settings: Settings) -> list[str]:
     async with opened(settings) as manager:
-        return await migrations.migrate(manager)
+        return await migrations.migrate(manager, settings.mcp_schema)
 
 
 async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.Maintained:
     async with opened(settings) as manager:
-        return await maintenance.maintain(manager, retain)
+        return await maintenance.maintain(manager, retain, settings.mcp_schema)
 
 
 async def _steps(settings: Settings) -> list[migrations.Step]:
     async with opened(settings) as manager:
-        return await migrations.steps(manager)
+        return await migrations.steps(manager, settings.mcp_schema)
 
 
 async def _create_throwaway(server: str) -> str:

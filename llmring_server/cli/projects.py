@@ -71,7 +71,7 @@ class Days(click.ParamType[int | None]):
 @click.argument("project")
 @click.argument("days", type=Days())
 def retain(env: str, data_dir: Path, project: str, days: int | None) -> None:
-    """Keep PROJECT's messages for so many DAYS (30d), or forever.
+    """Keep PROJECT's messages and executions of tools for so many DAYS (30d), or forever.
 
     `db maintain` deletes what is older, with the conversations in which nothing has happened since.
     """

@@ -35,9 +35,9 @@ EXPOSED = (
 class Migrated:
     """Brings the schema up to date before the first request, once; tries again if it fails."""
 
-    def __init__(self, app: ASGIApp, db: AsyncDatabaseManager) -> None:
+    def __init__(self, app: ASGIApp, ring: Ring) -> None:
         self.app = app
-        self.db = db
+        self.ring = ring
         self._done = False
         self._one_at_a_time = asyncio.Lock()
 
@@ -45,7 +45,7 @@ class Migrated:
         if not self._done:
             async with self._one_at_a_time:
                 if not self._done:
-                    await migrate(self.db)
+                    await migrate(self.ring.db, self.ring.settings.mcp_schema)
                     self._done = True
         await self.app(scope, receive, send)
 
@@ -77,7 +77,7 @@ class ASGIFactory:
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
         """Return an app that serves an open `ring`."""
-        app = self._app(*[Middleware(Migrated, ring.db)] * run_migrations)
+        app = self._app(*[Middleware(Migrated, ring)] * run_migrations)
         self._give(app, ring)
         app.state.mode, app.state.external_db = "library", True
         return app

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import auditing, certifying, chats, footprint, reading, writing
+from scripts.benchmark import auditing, certifying, chats, footprint, reading, tools, writing
 from scripts.benchmark.contenders import ALONE, WITH_PEER
 from scripts.benchmark.measure import Bench, progress
 from scripts.benchmark.postgres import cluster, postmaster, value
@@ -28,6 +28,7 @@ CASES: dict[str, Case] = {
     "stats": reading.stats,
     "logs": reading.logs,
     "conversations": chats.conversations,
+    "executions": tools.executions,
     "size": footprint.size,
     "memory": footprint.memory,
     "receipts": certifying.receipts,

@@ -76,11 +76,17 @@ def _deep(contender: Contender, now: datetime, depth: int) -> str:
     if contender.name == "peer":
         return _path("logs", now, limit=PAGE, offset=depth)
     path = _path("logs", now, limit=LARGEST_PAGE)
-    for _ in range(depth // LARGEST_PAGE):
-        headers, _ = contender.get(path, LARGE)
-        [query] = _NEXT.findall(headers["Link"])
-        path = f"/api/v1/logs{query}"
+    path = behind(contender, LARGE, path, depth // LARGEST_PAGE)
     return path.replace(f"limit={LARGEST_PAGE}", f"limit={PAGE}")
+
+
+def behind(contender: Contender, key: str, path: str, pages: int) -> str:
+    """Follow the links from page to page, so many times; return the path of the last."""
+    for _ in range(pages):
+        headers, _ = contender.get(path, key)
+        [query] = _NEXT.findall(headers["Link"])
+        path = path.partition("?")[0] + query
+    return path
 
 
 def growth(race: Race, contender: Contender, before: str, after: str) -> dict[str, float] | None:

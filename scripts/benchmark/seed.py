@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 from llmring_server.tenant import of_key
 from scripts.benchmark.contenders import Contender
@@ -31,6 +32,13 @@ def seed(contender: Contender, key: str, calls: int, now: datetime | None = None
         query(contender.database, sql["rollups"], of_key(key))
     else:
         query(contender.database, sql["peer"], now, calls, key)
+
+
+def seed_executions(contender: Contender, key: str, tool: str, number: int) -> None:
+    """Let a tool of the tenant of `key` have done so much, a second after the other."""
+    if contender.database:
+        sql = _statements()["executions"]
+        query(contender.database, sql, of_key(key), UUID(tool), number)
 
 
 def settle(contender: Contender) -> None:

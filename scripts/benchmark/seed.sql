@@ -65,3 +65,19 @@ SELECT
     $3::text, logged_at, provider, model, alias, profile, origin, id_at_origin,
     cost, input_tokens, output_tokens, cached_input_tokens, latency_ms, metadata::jsonb
 FROM call
+
+-- name: executions
+INSERT INTO mcp_client.executions (
+    tenant, tool_id, id, executed_at, size, duration_ms, status, input, output
+)
+SELECT
+    $1::uuid, $2::uuid,
+    (
+        lpad(to_hex(floor(extract(epoch FROM executed_at) * 1000)::bigint), 12, '0')
+        || overlay(overlay(left(md5(number::text), 20) PLACING '7' FROM 1) PLACING '8' FROM 5)
+    )::uuid,
+    executed_at, 120, 1 + number % 900, CASE number % 50 WHEN 0 THEN 'error' ELSE 'ok' END,
+    json_build_object('path', rpad('file ' || number, 40, '.')),
+    json_build_object('text', rpad('line ' || number, 60, '.'))
+FROM generate_series(1, $3::integer) AS number
+CROSS JOIN LATERAL (SELECT now() - make_interval(secs => $3 - number)) AS at (executed_at)

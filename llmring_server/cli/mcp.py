@@ -1,0 +1,129 @@
+"""`llmring-server mcp`: MCP servers, what they offer, and what their tools did."""
+
+from pathlib import Path
+from typing import Any, get_args
+from uuid import UUID
+
+import orjson
+import rich_click as click
+from rich.table import Table
+
+from llmring_server.bounded import plain
+from llmring_server.cli import environment
+from llmring_server.cli.project import on_project, options
+from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
+from llmring_server.mcp_executions import Execution, History, ToolStats
+from llmring_server.mcp_offer import Kind
+from llmring_server.mcp_server import Server, Servers
+from llmring_server.ring import Ring
+from llmring_server.tenant import Tenant
+
+PAGE, LONGEST = 1000, 200
+
+
+@click.group()
+def mcp() -> None:
+    """List and show MCP servers, and what their tools did."""
+
+
+@mcp.command("list")
+@options
+@click.option("--all", "every", is_flag=True, help="Also those that are not active.")
+def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
+    """List MCP servers, the newest first."""
+    page = Servers(limit=PAGE, all=every)
+    table = folding("server", "name", "transport", "url", "offers", "secret", "refreshed")
+    for each in on_project(
+        env, data_dir, project, lambda ring, tenant: ring.mcp.servers.list(tenant, page)
+    ):
+        table.add_row(*_server(each))
+    SCREEN.print(table)
+
+
+@mcp.command()
+@options
+@click.argument("id", type=click.UUID)
+def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
+    """Show an MCP server, and all that it offers; what has changed asks to be acknowledged."""
+
+    async def work(ring: Ring, tenant: Tenant) -> tuple[Server, list[Capability]]:
+        page, all_of = Capabilities(limit=PAGE, server_id=id, all=True), ring.mcp.capabilities.list
+        server = await ring.mcp.servers.get(tenant, id)
+        kinds = get_args(Kind)
+        return server, [each for kind in kinds for each in await all_of(tenant, kind, page)]
+
+    server, offered = on_project(env, data_dir, project, work)
+    head = Table(show_header=False)
+    for name in Server.__slots__:
+        head.add_row(name.replace("_", " "), str(getattr(server, name)))
+    SCREEN.print(head)
+    table = folding("id", "kind", "name", "description", "state")
+    for each in offered:
+        name = each.uri if isinstance(each, Resource) else each.name
+        told = (text or "" for text in (name, each.description))
+        table.add_row(str(each.id), each.kind, *told, _state(each))
+    SCREEN.print(table)
+
+
+@mcp.command()
+@options
+@click.argument("tool_id", type=click.UUID)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
+def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
+    """Show what a tool did, the newest first, and what that adds up to."""
+
+    async def work(ring: Ring, tenant: Tenant) -> tuple[ToolStats, list[Execution]]:
+        executions = ring.mcp.executions
+        found = await executions.history(tenant, tool_id, History(limit=limit))
+        return await executions.stats(tenant, tool_id), found
+
+    summary, found = on_project(env, data_dir, project, work)
+    times = f"p50 {_ms(summary.p50_ms)}, p95 {_ms(summary.p95_ms)}"
+    SCREEN.print(
+        f"{summary.days} days: {summary.count:,} times, {summary.errors:,} errors, {times}"
+    )
+    table = folding("execution", "at", "status", "took", "input", "output")
+    for each in found:
+        at, output = f"{each.executed_at:%Y-%m-%d %H:%M:%S}", each.error or _short(each.output)
+        texts = _short(each.input), output
+        table.add_row(str(each.id), at, each.status, _ms(each.duration_ms), *texts)
+    SCREEN.print(table)
+
+
+@mcp.command()
+@environment.options
+def reseal(env: str, data_dir: Path) -> None:
+    """Seal with the first of LLMRING_SEALING_KEYS what the others sealed; serving goes on."""
+    by = environment.operator()
+    resealed, stuck = environment.on_ring(env, data_dir, lambda ring: ring.mcp.servers.reseal(by))
+    click.echo(f"Sealed again: {resealed:,}")
+    if stuck:
+        raise click.ClickException(f"No key opens {stuck:,} others.")
+
+
+def _server(server: Server) -> tuple[Any, ...]:
+    offers = ", ".join(
+        f"{n} {kind}" for kind, n in (server.capabilities or {}).items() if isinstance(n, int)
+    )
+    secret = "yes" if server.auth_config else ""
+    refreshed = f"{server.refreshed_at:%Y-%m-%d %H:%M}" if server.refreshed_at else ""
+    name = server.name if server.is_active else f"{server.name} (inactive)"
+    texts = name, server.transport_type, server.url, offers
+    return str(server.id), *texts, secret, refreshed
+
+
+def _state(capability: Capability) -> str:
+    if not capability.is_active:
+        return "gone"
+    changed = isinstance(capability, Tool) and capability.definition_changed_at
+    return "changed" if changed else ""
+
+
+def _ms(duration: int | None) -> str:
+    return "-" if duration is None else f"{duration:,} ms"
+
+
+def _short(value: Any) -> str:
+    text = orjson.dumps(value, plain).decode()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -1,0 +1,128 @@
+"""MCP servers: where they are, and, sealed, what opens them."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Self
+from uuid import UUID
+
+import uuid_utils
+
+from llmring_server.bounded import written
+from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.database import Database
+from llmring_server.errors import Invalid, Sealed
+from llmring_server.mcp_server import NewServer, Server, ServerChange, Servers
+from llmring_server.reach import is_public
+from llmring_server.record import moment_of
+from llmring_server.repository import Repository
+from llmring_server.sealing import LONGEST, Sealing
+from llmring_server.settings import Settings
+from llmring_server.tenant import Tenant
+
+AT_ONCE = 500
+
+
+class McpServers(Repository):
+    """The MCP servers of every tenant. We never call any of them."""
+
+    noun = "mcp_servers"
+
+    def __init__(self, database: Database, audit: Auditing, settings: Settings) -> None:
+        super().__init__(database)
+        self._audit = audit
+        self._sealing = Sealing(settings.sealing_keys)
+        self._only_public = settings.mcp_urls == "public"
+
+    def on(self, database: Database) -> Self:
+        other = super().on(database)
+        other._audit = self._audit.on(database)
+        return other
+
+    async def register(self, tenant: Tenant, new: NewServer) -> Server:
+        """Register a server, whose id tells when."""
+        id = UUID(int=uuid_utils.uuid7().int)
+        given = self._given(tenant, id, new)
+        return await self._server("register", tenant, id=id, created_at=moment_of(id), **given)
+
+    async def get(self, tenant: Tenant, id: UUID) -> Server:
+        return await self._server("get", tenant, id=id)
+
+    async def list(self, tenant: Tenant, page: Servers | None = None) -> list[Server]:
+        """Return a page of servers, the newest first."""
+        page = page or Servers()
+        wanted = page.model_dump(include={"all", "is_active", "limit", "offset"})
+        last_id = page.after(tenant, b"servers").last_id
+        rows = await self._all("list", tenant=tenant, last_id=last_id, **wanted)
+        return [Server.of(tenant, row) for row in rows]
+
+    async def change(self, tenant: Tenant, id: UUID, change: ServerChange) -> Server:
+        """Change what is said and not null."""
+        return await self._change(tenant, id, change, change.given(clears=False))
+
+    async def amend(self, tenant: Tenant, id: UUID, change: ServerChange) -> Server:
+        """Change what is said; null clears what can be nothing."""
+        return await self._change(tenant, id, change, change.given(clears=True))
+
+    async def delete(self, tenant: Tenant, id: UUID) -> None:
+        """Delete a server, what it offers, and what its tools did."""
+        await self._one("delete", tenant=tenant, id=id)
+
+    async def secret(self, tenant: Tenant, id: UUID, by: Act = LIBRARY) -> dict[str, Any] | None:
+        """Return what opens a server, if anything does; the audit is told."""
+        async with self._database.transaction() as inside:
+            row = await self.on(inside)._one("secret", tenant=tenant, id=id)
+            await self._audit.on(inside).record(by, "mcp.secret.read", str(id), tenant)
+        found: dict[str, Any] | None = (
+            self._sealing.open(tenant, id, row["secret"]) if row["secret"] else None
+        )
+        return found
+
+    async def reseal(self, by: Act = LIBRARY) -> tuple[int, int]:
+        """Seal with the first key what another one sealed; serving goes on.
+
+        Return how many secrets that were, and how many no key opens.
+        """
+        await self._audit.record(by, "mcp.secrets.reseal", "all")
+        resealed = stuck = 0
+        async for row in self._stale():
+            try:
+                resealed += await self._reseal(Tenant(row["tenant"]), row["id"], row["secret"])
+            except Sealed:
+                stuck += 1
+        return resealed, stuck
+
+    async def _reseal(self, tenant: Tenant, id: UUID, was: bytes) -> bool:
+        secret = self._sealing.seal(tenant, id, self._sealing.open(tenant, id, was))
+        return bool(await self._all("reseal", tenant=tenant, id=id, secret=secret, was=was))
+
+    async def _stale(self) -> AsyncIterator[Any]:
+        last: Sequence[UUID | None] = (None, None)
+        place = ("last_tenant", "last_id")
+        while rows := await self._all(
+            "stale", key=self._sealing.head, limit=AT_ONCE, **dict(zip(place, last, strict=True))
+        ):
+            for row in rows:
+                yield row
+            last = rows[-1]["tenant"], rows[-1]["id"]
+
+    async def _change(
+        self, tenant: Tenant, id: UUID, change: ServerChange, given: Sequence[str]
+    ) -> Server:
+        if not given:
+            return await self.get(tenant, id)
+        fields = self._given(tenant, id, change) | {"is_active": change.is_active}
+        return await self._server("change", tenant, id=id, given=given, **fields)
+
+    def _given(self, tenant: Tenant, id: UUID, said: NewServer | ServerChange) -> dict[str, Any]:
+        if said.url and self._only_public and not is_public(said.url):
+            raise Invalid("url: must name a public host, as this server's operator asks")
+        known, secret = said.capabilities, said.auth_config
+        return {
+            "name": said.name,
+            "url": said.url,
+            "transport_type": said.transport_type,
+            "capabilities": known if known is None else written(known, "capabilities", LONGEST),
+            "secret": self._sealing.seal(tenant, id, secret) if secret else None,
+        }
+
+    async def _server(self, statement: str, tenant: Tenant, **params: Any) -> Server:
+        return Server.of(tenant, await self._one(statement, tenant=tenant, **params))

@@ -1,0 +1,67 @@
+-- MCP servers, and what opens them.
+
+-- name: register
+INSERT INTO <<mcp.servers>> (
+    tenant, id, created_at, name, url, transport_type, capabilities, secret
+)
+VALUES (
+    @tenant, @id, @created_at, @name, @url, @transport_type, @capabilities::text::json,
+    @secret::bytea
+)
+RETURNING
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    is_active, created_at, updated_at, refreshed_at;
+
+-- name: get
+SELECT
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    is_active, created_at, updated_at, refreshed_at
+FROM <<mcp.servers>>
+WHERE tenant = @tenant AND id = @id;
+
+-- name: list
+-- The newest first.
+SELECT
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    is_active, created_at, updated_at, refreshed_at
+FROM <<mcp.servers>>
+WHERE tenant = @tenant AND (@all OR is_active = @is_active)
+  AND (@last_id::uuid IS NULL OR id < @last_id)
+ORDER BY id DESC
+LIMIT @limit OFFSET @offset;
+
+-- name: change
+-- Sets what is named in @given, also to null.
+UPDATE <<mcp.servers>> SET
+    name = CASE WHEN 'name' = ANY (@given::text[]) THEN @name ELSE name END,
+    url = CASE WHEN 'url' = ANY (@given) THEN @url ELSE url END,
+    transport_type = CASE WHEN 'transport_type' = ANY (@given) THEN @transport_type ELSE transport_type END,
+    capabilities = CASE WHEN 'capabilities' = ANY (@given) THEN @capabilities::text::json ELSE capabilities END,
+    is_active = CASE WHEN 'is_active' = ANY (@given) THEN @is_active ELSE is_active END,
+    secret = CASE WHEN 'auth_config' = ANY (@given) THEN @secret::bytea ELSE secret END,
+    updated_at = now()
+WHERE tenant = @tenant AND id = @id
+RETURNING
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    is_active, created_at, updated_at, refreshed_at;
+
+-- name: delete
+-- With what it offers, and what its tools did.
+DELETE FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @id RETURNING id;
+
+-- name: secret
+SELECT secret FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @id;
+
+-- name: stale
+-- Secrets that are sealed with another key than @key. Across tenants: a key is the deployment's.
+SELECT tenant, id, secret FROM <<mcp.servers>>
+WHERE substr(secret, 1, 5) <> @key::bytea
+  AND (@last_tenant::uuid IS NULL OR (tenant, id) > (@last_tenant, @last_id::uuid))
+ORDER BY tenant, id
+LIMIT @limit;
+
+-- name: reseal
+-- Unless it has become another one.
+UPDATE <<mcp.servers>> SET secret = @secret
+WHERE tenant = @tenant AND id = @id AND secret = @was
+RETURNING id;

@@ -1,0 +1,27 @@
+-- What servers offer. `name` is a resource's URI, and its name the `title`; `definition` is a tool's
+-- schema or a prompt's arguments. What a server offers no longer is kept, and not active.
+-- `pinned` is the digest of the definition that was last agreed to. `size` is in bytes, so that a
+-- page can be bounded.
+CREATE TABLE <<mcp.capabilities>> (
+    tenant uuid NOT NULL,
+    id uuid NOT NULL,
+    server_id uuid NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('tool', 'resource', 'prompt')),
+    name text COLLATE "C" NOT NULL CHECK (octet_length(name) BETWEEN 1 AND 2000),
+    title text CHECK (length(title) <= 255),
+    description text CHECK (length(description) <= 50000),
+    mime_type text CHECK (length(mime_type) <= 255),
+    definition json CHECK (kind <> 'tool' OR definition IS NOT NULL),
+    digest bytea NOT NULL CHECK (octet_length(digest) = 32),
+    pinned bytea NOT NULL CHECK (octet_length(pinned) = 32),
+    definition_changed_at timestamptz,
+    size integer NOT NULL CHECK (size >= 0),
+    content json,
+    content_at timestamptz CHECK ((content IS NULL) = (content_at IS NULL)),
+    is_active boolean NOT NULL DEFAULT true,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant, id),
+    UNIQUE (tenant, server_id, kind, name),
+    FOREIGN KEY (tenant, server_id) REFERENCES <<mcp.servers>> ON DELETE CASCADE
+);
+CREATE INDEX ON <<mcp.capabilities>> (tenant, kind, name, id);

@@ -1,0 +1,99 @@
+"""`llmring-server mcp`, as an operator uses it."""
+
+from uuid import UUID, uuid4
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings
+from llmring_server.mcp_executions import Done
+from llmring_server.mcp_offer import Offers, PromptOffer, ResourceOffer, ToolOffer
+from llmring_server.mcp_server import ServerChange
+from llmring_server.tenant import Tenant
+from tests.test_cli import done, run
+from tests.test_cli_access import PROD, prod
+from tests.test_mcp_servers import SERVER
+
+__all__ = ["prod"]
+
+Project = tuple[str, Tenant]
+
+
+@pytest.fixture
+async def project(ring: Ring) -> Project:
+    name = f"project {uuid4().hex}"
+    return name, await ring.projects.create(name)
+
+
+async def offered(ring: Ring, tenant: Tenant, description: str) -> tuple[UUID, UUID]:
+    """Make a server; return its id, and that of its tool."""
+    server = await ring.mcp.servers.register(tenant, SERVER)
+    for each in ("Adds", description):
+        offers = Offers(
+            tools=[ToolOffer(name="add", description=each)],
+            resources=[ResourceOffer(uri="file:///README")],
+            prompts=[PromptOffer(name="greet")],
+        )
+        found = await ring.mcp.capabilities.refresh(tenant, server.id, offers)
+    return server.id, found.tools[0].id
+
+
+async def test_servers_are_listed(ring: Ring, project: Project, prod: dict[str, str]) -> None:
+    name, tenant = project
+    id, _ = await offered(ring, tenant, "x")
+    other = await ring.mcp.servers.register(tenant, SERVER)
+    await ring.mcp.servers.change(tenant, other.id, ServerChange(is_active=False))
+    listed = done("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
+    assert "calc" in listed
+    assert "(inactive)" not in listed
+    assert "(inactive)" in done("mcp", "list", "--all", "--project", name, *PROD, **prod)
+    assert str(id)[:8] in listed
+
+
+async def test_a_server_is_shown_with_what_has_changed(
+    ring: Ring, project: Project, prod: dict[str, str]
+) -> None:
+    name, tenant = project
+    id, _ = await offered(ring, tenant, "Sends [bold] mail\x1b[31m")
+    shown = done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    for told in ("add", "greet", "changed", "[bold]", "http://localhost:8080/mcp"):
+        assert told in shown
+    assert "\x1b" not in shown
+    await ring.mcp.capabilities.refresh(tenant, id, Offers())
+    assert "gone" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
+    assert (missing.returncode, "No such thing" in missing.stderr) == (1, True)
+
+
+async def test_a_tool_s_history_is_shown(
+    ring: Ring, project: Project, prod: dict[str, str]
+) -> None:
+    name, tenant = project
+    _, tool = await offered(ring, tenant, "Adds")
+    await ring.mcp.executions.record(tenant, tool, Done(input={"a": 1}, duration_ms=1234))
+    await ring.mcp.executions.record(tenant, tool, Done(input={}, error="Broke " + "x" * 300))
+    shown = done("mcp", "history", str(tool), "--project", name, *PROD, **prod)
+    assert "2 times, 1 errors, p50 1,234 ms" in shown
+    for told in ("error", '{"a":1}', "Broke"):
+        assert told in shown
+    last = done("mcp", "history", str(tool), "--limit", "1", "--project", name, *PROD, **prod)
+    assert '{"a":1}' not in last
+
+
+async def test_secrets_are_sealed_again(
+    db: AsyncDatabaseManager, project: Project, prod: dict[str, str]
+) -> None:
+    old, new = "d" * 64, "e" * 64
+    ring = Ring(db, Settings.model_validate({"sealing_keys": [old]}))
+    secret = {"token": "x"}
+    server = await ring.mcp.servers.register(
+        project[1], SERVER.model_copy(update={"auth_config": secret})
+    )
+    run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS=f"{new},{old}")
+    ring = Ring(db, Settings.model_validate({"sealing_keys": [new]}))
+    assert await ring.mcp.servers.secret(project[1], server.id) == secret
+    keyless = run("mcp", "reseal", *PROD, **prod)
+    assert "LLMRING_SEALING_KEYS" in keyless.stderr
+    wrong = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")
+    assert "64 hex digits" in wrong.stderr
+    assert "canary" not in wrong.stderr

@@ -1,0 +1,54 @@
+"""Refreshes of one server at once, and inside a caller's transaction."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings
+from llmring_server.mcp_offer import Offers, ToolOffer
+from llmring_server.tenant import Tenant
+from tests.test_mcp_servers import SERVER
+
+
+async def test_refreshes_at_once_leave_one_of_them(
+    db: AsyncDatabaseManager, tenant: Tenant
+) -> None:
+    ring = Ring(db, Settings(acquire_timeout=60))
+    server = await ring.mcp.servers.register(tenant, SERVER)
+
+    def offers(number: int) -> Offers:
+        own = [ToolOffer(name=f"of {number}, {each}") for each in range(20)]
+        return Offers(tools=[ToolOffer(name="shared", description=f"{number}"), *own])
+
+    work = [ring.mcp.capabilities.refresh(tenant, server.id, offers(each)) for each in range(60)]
+    done = await asyncio.gather(*work)
+    left = await ring.mcp.capabilities.list(tenant, "tool")
+    [winner] = {each.name.split(",")[0] for each in left if each.name != "shared"}
+    assert len(left) == 21
+    last = max(done, key=lambda each: each.server.refreshed_at or each.server.created_at)
+    assert left == last.tools
+    assert winner == f"of {left[-1].description}"
+    assert len({each.tools[-1].id for each in done}) == 1
+    # Nobody kept a connection.
+    pool = db._pool
+    assert pool
+    assert pool.get_idle_size() == pool.get_size()
+    await ring.ping()
+
+
+async def test_a_refresh_goes_with_its_transaction(db: AsyncDatabaseManager, ring: Ring) -> None:
+    tenant = Tenant(uuid4())
+    server = await ring.mcp.servers.register(tenant, SERVER)
+    offers = Offers(tools=[ToolOffer(name="t")])
+
+    async def undone() -> UUID:
+        async with db.transaction() as tx:
+            found = await ring.within(tx).mcp.capabilities.refresh(tenant, server.id, offers)
+            assert await ring.within(tx).mcp.capabilities.list(tenant, "tool") == found.tools
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await undone()
+    assert await ring.mcp.capabilities.list(tenant, "tool") == []

@@ -1,0 +1,123 @@
+"""What opens MCP servers: sealed, told to few, and sealed again while serving."""
+
+import asyncio
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, build
+from llmring_server.caller import USUAL
+from llmring_server.errors import Sealed
+from llmring_server.keys import Wanted
+from llmring_server.mcp_server import NewServer, ServerChange
+from llmring_server.tenant import Tenant, of_key
+from tests.test_mcp_servers import ROOT, SENT, SERVER, made
+
+
+async def test_no_secret_is_kept_without_a_key(client: httpx.AsyncClient) -> None:
+    path = await made(client, auth_config={})
+    for answer in (
+        await client.post(ROOT, json=SENT | {"auth_config": {"token": "canary"}}),
+        await client.put(path, json={"auth_config": {"token": "canary"}}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (422, "secrets_not_configured")
+        assert "canary" not in answer.text
+    assert (await client.get(f"{path}/secret")).json() == {"auth_config": None}
+
+
+Kept = tuple[Tenant, UUID, int]
+
+KEYS = [digit * 64 for digit in "abc"]
+
+
+def with_keys(db: AsyncDatabaseManager, *keys: str) -> Ring:
+    return Ring(db, Settings.model_validate({"auth": "open", "sealing_keys": keys}))
+
+
+async def test_get_secret_needs_its_scope_and_is_audited(db: AsyncDatabaseManager) -> None:
+    ring = with_keys(db, KEYS[0])
+    project, secret = f"project {uuid4()}", {"type": "bearer", "token": f"canary {uuid4()}"}
+    usual = await ring.keys.issue(project, Wanted(scopes=USUAL))
+    reader = await ring.keys.issue(project, Wanted(scopes=["mcp:secrets"]))
+    settings = ring.settings.model_copy(update={"auth": "keys"})
+    transport = httpx.ASGITransport(app=build(db, settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        client.headers["X-API-Key"] = usual.secret
+        path = await made(client, auth_config=secret)
+        for answer in (
+            await client.get(path), await client.get(ROOT), await client.get("/api/v1/mcp/tools"),
+            await client.put(path, json={"name": "b"}),
+            await client.post(f"{path}/refresh", json={}),
+        ):  # fmt: skip
+            assert secret["token"] not in answer.text
+        assert (await client.get(path)).json()["auth_config"] == {"configured": True}
+        assert (await client.get(f"{path}/secret")).status_code == 403
+        client.headers["X-API-Key"] = reader.secret
+        answer = await client.get(f"{path}/secret")
+    assert (answer.status_code, answer.json()) == (200, {"auth_config": secret})
+    assert answer.headers["Cache-Control"] == "no-store"
+    [event, *_] = await ring.audit.events((await ring.mcp.servers.list(usual.tenant))[0].created_at)
+    assert (event.action, event.actor) == ("mcp.secret.read", reader.id)
+    assert path.endswith(event.target)
+    sealed = f"SELECT secret FROM {db.schema}_mcp.servers WHERE tenant = $1"  # noqa: S608, our own
+    assert secret["token"].encode() not in await db.fetch_value(sealed, usual.tenant)
+
+
+async def test_what_is_told_of_a_secret_does_not_replace_it(db: AsyncDatabaseManager) -> None:
+    servers, tenant = with_keys(db, KEYS[0]).mcp.servers, of_key(str(uuid4()))
+    server = await servers.register(tenant, secret_of(1))
+    told = server.auth_config
+    assert told
+    await servers.change(tenant, server.id, ServerChange(auth_config=told.model_dump(), name="n"))
+    assert await servers.secret(tenant, server.id) == {"token": 1}
+    await servers.amend(tenant, server.id, ServerChange(auth_config=None))
+    assert await servers.secret(tenant, server.id) is None
+
+
+async def test_a_secret_is_good_at_its_place_only(
+    db: AsyncDatabaseManager, owner: AsyncDatabaseManager
+) -> None:
+    ring, tenant = with_keys(db, KEYS[0]), of_key(str(uuid4()))
+    new = SERVER.model_copy(update={"auth_config": {"token": "x"}})
+    one, two = [await ring.mcp.servers.register(tenant, new) for _ in range(2)]
+    table = f"{db.schema}_mcp.servers"
+    sealed = await db.fetch_value(f"SELECT secret FROM {table} WHERE id = $1", one.id)  # noqa: S608
+    await owner.execute(f"UPDATE {table} SET secret = $1 WHERE id = $2", sealed, two.id)  # noqa: S608
+    assert await ring.mcp.servers.secret(tenant, one.id) == {"token": "x"}
+    with pytest.raises(Sealed):
+        await ring.mcp.servers.secret(tenant, two.id)
+    with pytest.raises(Sealed):
+        await with_keys(db, KEYS[1]).mcp.servers.secret(tenant, one.id)
+
+
+def secret_of(number: int) -> NewServer:
+    return SERVER.model_copy(update={"auth_config": {"token": number}})
+
+
+async def read_all(ring: Ring, kept: list[Kept]) -> None:
+    for tenant, id, number in kept:
+        assert await ring.mcp.servers.secret(tenant, id) == {"token": number}
+
+
+async def test_keys_take_each_other_s_place_while_serving(
+    db: AsyncDatabaseManager, owner: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmring_server.mcp_servers.AT_ONCE", 7)
+    old, both, new = (with_keys(db, *keys) for keys in (KEYS[:1], KEYS[1::-1], KEYS[1:2]))
+    kept = []
+    for number in range(30):
+        tenant = of_key(str(number % 3))
+        server = await old.mcp.servers.register(tenant, secret_of(number))
+        kept.append((tenant, server.id, number))
+    lost = await with_keys(db, KEYS[2]).mcp.servers.register(kept[0][0], secret_of(-1))
+    resealing = asyncio.create_task(Ring(owner, both.settings).mcp.servers.reseal())
+    while not resealing.done():
+        await read_all(both, kept)
+    resealed, unopened = await resealing
+    assert (resealed >= len(kept), unopened >= 1) == (True, True)
+    await read_all(new, kept)
+    with pytest.raises(Sealed):
+        await new.mcp.servers.secret(kept[0][0], lost.id)
+    assert (await both.mcp.servers.reseal())[0] == 0
