@@ -3,7 +3,7 @@
 import orjson
 
 from llmring_server import Ring
-from tests.test_isolation import Intruder, intruder, victim
+from tests.intruder import Intruder, intruder, victim
 from tests.test_mcp_executions import tool_of
 from tests.victim import Victim
 
