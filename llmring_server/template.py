@@ -11,8 +11,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from llmring_server.bounded import Json
-from llmring_server.errors import Invalid
-from llmring_server.pages import Place
+from llmring_server.pages import Paged, Place
 from llmring_server.tenant import Tenant
 
 Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
@@ -65,25 +64,15 @@ class Change(BaseModel, strict=True):
         }
 
 
-class Page(BaseModel):
+class Page(Paged):
     """Which templates: after so many, or after a cursor, the newest first."""
 
     created_by: Label | None = None
     limit: int = Field(50, ge=1, le=100)
-    offset: int = Field(0, ge=0, le=10_000)
-    cursor: str | None = Field(None, max_length=200)
-
-    def after(self, tenant: Tenant) -> UUID | None:
-        if self.cursor and self.offset:
-            raise Invalid("offset: give a cursor or an offset, not both")
-        return Place.unseal(self.cursor, self._seal_of(tenant)).last_id if self.cursor else None
 
     def next(self, tenant: Tenant, last: "Template") -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
-        return Place(last.created_at, last.id).seal(self._seal_of(tenant))
-
-    def _seal_of(self, tenant: Tenant) -> bytes:
-        return tenant.bytes + b"templates" + (self.created_by or "").encode()
+        return self.following(tenant, Place(last.created_at, last.id))
 
 
 class Versions(BaseModel):

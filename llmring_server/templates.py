@@ -107,7 +107,7 @@ class Templates(Repository):
         """Return one's own and the shared, the newest first."""
         page = page or Page()
         wanted = page.model_dump(include={"created_by", "limit", "offset"})
-        rows = await self._all("list", tenant=tenant, last_id=page.after(tenant), **wanted)
+        rows = await self._all("list", tenant=tenant, last_id=page.after(tenant).last_id, **wanted)
         return [Template.of(tenant, row) for row in rows]
 
     async def _change(

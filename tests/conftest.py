@@ -129,6 +129,15 @@ def owner_settings(url: str, settings: Settings) -> Settings:
 
 
 @pytest.fixture
+async def alone(owner_settings: Settings) -> AsyncIterator[Ring]:
+    """A ring on a schema of its own: what is shared there, or lost, troubles no other test."""
+    schema = f"alone_{uuid4().hex[:8]}"
+    async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
+        yield ring
+        await ring.db.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture
 def ring(db: AsyncDatabaseManager) -> Ring:
     return Ring(db, Settings(conversation_content="full"))
 
@@ -145,11 +154,11 @@ def tenant(key: str) -> Tenant:
 
 @pytest.fixture
 async def fake(owner: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
-    """A registry that nobody has asked yet."""
-    tables = "{{tables.registry_files}}, {{tables.registry_sources}}"
-    await owner.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+    """A registry that nobody has asked yet; afterwards, its prices are nobody's."""
     async with fake_registry() as fake:
         yield fake
+    tables = "{{tables.registry_files}}, {{tables.registry_sources}}"
+    await owner.execute(f"TRUNCATE {tables} RESTART IDENTITY")
 
 
 @pytest.fixture(params=["standalone", "mounted"])

@@ -66,6 +66,14 @@ async def test_bind_alias_refuses_what_makes_no_sense(
     assert answer.status_code == 422
 
 
+@pytest.mark.parametrize("rare", ["\x85", "\x1f", "\u2003", "\U000e0001"])
+async def test_bind_alias_takes_in_the_database_what_it_takes_at_the_door(
+    client: httpx.AsyncClient, rare: str
+) -> None:
+    model = f"a{rare}b:{rare}c"
+    assert (await bound(client, alias=f"x{rare}", model=model))["model"] == model
+
+
 async def test_resolve_alias_looks_in_one_profile_only(client: httpx.AsyncClient) -> None:
     await bound(client)
     await bound(client, profile="prod", model="openai:gpt-4o")

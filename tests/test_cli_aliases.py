@@ -5,6 +5,7 @@ from uuid import uuid4
 import pytest
 
 from llmring_server import Ring, Settings
+from llmring_server.aliases import Bind
 from llmring_server.template import New
 from tests.test_cli import done, run
 
@@ -37,6 +38,19 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
     done(*delete, **prod)
     assert run(*delete, **prod).returncode == 1
     assert run("aliases", "bind", "fast", "gpt-4o", *of, **prod).returncode == 2
+
+
+async def test_what_callers_wrote_moves_no_cursor_and_is_no_markup(
+    ring: Ring, prod: dict[str, str]
+) -> None:
+    name = f"project {uuid4().hex}"
+    tenant = await ring.projects.create(name)
+    await ring.aliases.bind(tenant, Bind(alias="\x1b[2Jx [/y]", model="openai:gpt-4o"))
+    await ring.templates.create(tenant, New(name="\x9b2J [red]z", created_by="\x1b]0;t\x07"))
+    of = ("--project", name, *PROD)
+    shown = done("aliases", "list", *of, **prod) + done("templates", "list", *of, **prod)
+    assert {"\x1b", "\x9b", "\x07"}.isdisjoint(shown)
+    assert ("[/y]" in shown, "[red]z" in shown) == (True, True)
 
 
 async def test_templates_are_listed_and_shown(ring: Ring, prod: dict[str, str]) -> None:

@@ -35,12 +35,12 @@ async def server(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> As
 
 @pytest.fixture
 def llmring(server: Server, key: str, tmp_path: Path) -> Run:
-    """Run `llmring server ...` in an empty home; return what it prints."""
+    """Run `llmring ...` in an empty home; return what it prints."""
     ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
 
     async def run(*arguments: str) -> str:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "llmring.cli", "server", *arguments),
+            *(sys.executable, "-m", "llmring.cli", *arguments),
             cwd=tmp_path, env=os.environ | ours, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         printed, _ = await asyncio.wait_for(process.communicate(), 60)
@@ -59,7 +59,7 @@ async def two_calls(ring: Ring, tenant: Tenant) -> None:
 async def test_init_finds_the_server_and_saves_where_it_is(
     llmring: Run, server: Server, key: str, tmp_path: Path
 ) -> None:
-    printed = await llmring("init")
+    printed = await llmring("server", "init")
     assert "status=healthy, version=0." in printed
     saved = (tmp_path / ".env.llmring").read_text()
     assert f"LLMRING_SERVER_URL={server.url}\n" in saved
@@ -67,26 +67,32 @@ async def test_init_finds_the_server_and_saves_where_it_is(
 
 
 async def test_status_finds_everything_well(llmring: Run) -> None:
-    printed = await llmring("status")
+    printed = await llmring("server", "status")
     assert "status=healthy database=connected" in printed
     assert "API key accepted" in printed
 
 
 @pytest.mark.parametrize("server", ["keys"], indirect=True)
 async def test_status_says_when_a_key_was_never_issued(llmring: Run) -> None:
-    assert "API key was rejected (401)" in await llmring("status")
+    assert "API key was rejected (401)" in await llmring("server", "status")
+
+
+async def test_register_brings_a_key(llmring: Run) -> None:
+    asked = "--non-interactive", "--email", "a@b.c", "--accept-terms"
+    printed = await llmring("register", *asked)
+    assert 'LLMRING_API_KEY="llmr_pk_' in printed
 
 
 @pytest.mark.usefixtures("two_calls")
 async def test_stats_as_json_are_what_the_server_says(llmring: Run) -> None:
-    stats = json.loads(await llmring("stats", "--json"))
+    stats = json.loads(await llmring("server", "stats", "--json"))
     assert (stats["summary"]["total_requests"], stats["summary"]["total_cost"]) == (2, "0.25027")
     assert list(stats["by_alias"]) == ["fast"]
 
 
 @pytest.mark.usefixtures("two_calls")
 async def test_logs_as_a_table_show_every_call(llmring: Run) -> None:
-    _, _, newest, oldest = (await llmring("logs")).splitlines()
+    _, _, newest, oldest = (await llmring("server", "logs")).splitlines()
     assert newest.endswith(":: None :: fast 1000→200 $0.0003")
     assert oldest.endswith(":: tests :: gpt-4o-mini 1000→200 $0.2500")
 
@@ -94,14 +100,14 @@ async def test_logs_as_a_table_show_every_call(llmring: Run) -> None:
 @pytest.mark.usefixtures("two_calls")
 async def test_logs_as_json_match_their_filters(llmring: Run) -> None:
     wanted = ("--origin", "tests", "--model", "gpt-4o-mini")
-    [log] = json.loads(await llmring("logs", "--json", *wanted))
+    [log] = json.loads(await llmring("server", "logs", "--json", *wanted))
     assert (log["model"], log["cost"], log["cost_source"]) == ("gpt-4o-mini", 0.25, "client")
 
 
 @pytest.mark.usefixtures("two_calls")
 async def test_logs_as_csv_have_a_row_for_each_call_of_a_page(llmring: Run, tmp_path: Path) -> None:
     page = ("--limit", "1", "--offset", "1")
-    await llmring("logs", "--output", "csv", "--output-file", "calls.csv", *page)
+    await llmring("server", "logs", "--output", "csv", "--output-file", "calls.csv", *page)
     with (tmp_path / "calls.csv").open(newline="") as file:
         [row] = csv.DictReader(file)
     assert list(row) == COLUMNS
@@ -112,10 +118,14 @@ async def test_conversations_are_listed_and_shown(llmring: Run, ring: Ring, tena
     id = (await ring.conversations.create(tenant, Heading(title="Tea"))).id
     said = [Said(role="user", content="Hi"), Said(role="assistant", content="Hello" * 20)]
     await ring.conversations.append(tenant, id, said)
-    assert f"{id} :: Tea model=default" in await llmring("conversations", "--limit", "500")
-    shown = await llmring("conversations", "--conversation-id", str(id), "--messages")
+    assert f"{id} :: Tea model=default" in await llmring(
+        "server", "conversations", "--limit", "500"
+    )
+    shown = await llmring("server", "conversations", "--conversation-id", str(id), "--messages")
     assert " title      : Tea" in shown
     assert "[user] Hi (in=None out=None)" in shown
     assert "[assistant] HelloHello" in shown
-    told = json.loads(await llmring("conversations", "--conversation-id", str(id), "--json"))
+    told = json.loads(
+        await llmring("server", "conversations", "--conversation-id", str(id), "--json")
+    )
     assert [each["content"] for each in told["messages"]] == ["Hi", "Hello" * 20]

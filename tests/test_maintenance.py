@@ -1,12 +1,10 @@
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from llmring_server import Ring, Settings
+from llmring_server import Ring
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid
 from llmring_server.maintenance import maintain
@@ -20,15 +18,6 @@ NOW = datetime.now(UTC)
 YEAR = {"start_date": (NOW - timedelta(days=380)).date().isoformat()}
 
 
-@pytest.fixture
-async def fresh(owner_settings: Settings) -> AsyncIterator[Ring]:
-    """A ring on a schema of its own."""
-    schema = f"fresh_{uuid4().hex[:8]}"
-    async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
-        yield ring
-        await ring.db.execute(f"DROP SCHEMA {schema} CASCADE")
-
-
 def ago(days: int) -> Entry:
     return Entry(**CALL | {"cost": 1, "logged_at": NOW - timedelta(days=days)})
 
@@ -37,76 +26,76 @@ async def requests(ring: Ring, **window: Any) -> int:
     return (await ring.usage.stats(TENANT, Window(**YEAR | window))).summary.total_requests
 
 
-async def test_forgetting_keeps_what_the_calls_add_up_to(fresh: Ring) -> None:
-    await fresh.usage.log_many(TENANT, [ago(days) for days in range(0, 370, 10)])
-    before = await fresh.usage.stats(TENANT, Window(**YEAR))
-    done = await maintain(fresh.db, retain=timedelta(days=90))
+async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
+    await alone.usage.log_many(TENANT, [ago(days) for days in range(0, 370, 10)])
+    before = await alone.usage.stats(TENANT, Window(**YEAR))
+    done = await maintain(alone.db, retain=timedelta(days=90))
     assert len(done.dropped) >= 8
-    assert await fresh.usage.stats(TENANT, Window(**YEAR)) == before
-    kept = [log.logged_at async for log in fresh.usage.export(TENANT, Labels(**YEAR))]
+    assert await alone.usage.stats(TENANT, Window(**YEAR)) == before
+    kept = [log.logged_at async for log in alone.usage.export(TENANT, Labels(**YEAR))]
     assert NOW - timedelta(days=121) < min(kept) < NOW - timedelta(days=80)
-    assert (await maintain(fresh.db, retain=timedelta(days=90))).dropped == []
+    assert (await maintain(alone.db, retain=timedelta(days=90))).dropped == []
 
 
-async def test_maintaining_without_retention_forgets_nothing(fresh: Ring) -> None:
-    await fresh.usage.log_many(TENANT, [ago(days) for days in (0, 100, 370)])
-    assert (await maintain(fresh.db)).dropped == []
-    assert len([log async for log in fresh.usage.export(TENANT, Labels(**YEAR))]) == 3
+async def test_maintaining_without_retention_forgets_nothing(alone: Ring) -> None:
+    await alone.usage.log_many(TENANT, [ago(days) for days in (0, 100, 370)])
+    assert (await maintain(alone.db)).dropped == []
+    assert len([log async for log in alone.usage.export(TENANT, Labels(**YEAR))]) == 3
 
 
-async def test_what_is_kept_by_the_day_is_not_given_by_other_days(fresh: Ring) -> None:
-    await fresh.usage.log_many(TENANT, [ago(days) for days in (0, 1, 200)])
-    assert await requests(fresh, tz="Asia/Tokyo") == 3
-    await maintain(fresh.db, retain=timedelta(days=60))
+async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -> None:
+    await alone.usage.log_many(TENANT, [ago(days) for days in (0, 1, 200)])
+    assert await requests(alone, tz="Asia/Tokyo") == 3
+    await maintain(alone.db, retain=timedelta(days=60))
     with pytest.raises(Invalid, match="only sums of UTC days"):
-        await requests(fresh, tz="Asia/Tokyo")
+        await requests(alone, tz="Asia/Tokyo")
     recent = {"start_date": (NOW - timedelta(days=5)).isoformat()}
-    assert await requests(fresh, tz="Asia/Tokyo", **recent) == 2
-    assert await requests(fresh) == 3
+    assert await requests(alone, tz="Asia/Tokyo", **recent) == 2
+    assert await requests(alone) == 3
 
 
-async def test_a_key_is_forgotten_with_its_call(fresh: Ring) -> None:
-    first = await fresh.usage.log(TENANT, ago(200), "old")
-    await fresh.usage.log(TENANT, ago(0), "new")
-    await maintain(fresh.db, retain=timedelta(days=60))
-    assert (await fresh.usage.log(TENANT, ago(0), "old")).log_id != first.log_id
+async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
+    first = await alone.usage.log(TENANT, ago(200), "old")
+    await alone.usage.log(TENANT, ago(0), "new")
+    await maintain(alone.db, retain=timedelta(days=60))
+    assert (await alone.usage.log(TENANT, ago(0), "old")).log_id != first.log_id
     keys = "SELECT count(*) FROM {{tables.usage_keys}}"
-    assert await fresh.db.fetch_value(keys) == 2
+    assert await alone.db.fetch_value(keys) == 2
 
 
-async def test_sums_of_ended_transactions_are_folded(fresh: Ring) -> None:
-    await fresh.usage.log(TENANT, ago(0))
+async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
+    await alone.usage.log(TENANT, ago(0))
     for _ in range(3):
-        async with fresh.db.transaction() as tx:
-            await fresh.within(tx).usage.log(TENANT, ago(0))
-    async with fresh.db.transaction() as tx:
-        await fresh.within(tx).usage.log(TENANT, ago(0))
-        await maintain(fresh.db)
-    assert await requests(fresh) == 5
+        async with alone.db.transaction() as tx:
+            await alone.within(tx).usage.log(TENANT, ago(0))
+    async with alone.db.transaction() as tx:
+        await alone.within(tx).usage.log(TENANT, ago(0))
+        await maintain(alone.db)
+    assert await requests(alone) == 5
     shards = "SELECT count(DISTINCT shard) FROM {{tables.usage_rollups}}"
-    assert await fresh.db.fetch_value(shards) == 2
-    await maintain(fresh.db)
-    assert await fresh.db.fetch_value(shards) == 1
-    assert await requests(fresh) == 5
+    assert await alone.db.fetch_value(shards) == 2
+    await maintain(alone.db)
+    assert await alone.db.fetch_value(shards) == 1
+    assert await requests(alone) == 5
 
 
-async def test_calls_without_a_partition_are_forgotten_too(fresh: Ring) -> None:
-    await fresh.usage.log(TENANT, ago(200))
-    await maintain(fresh.db, retain=timedelta(days=60))
-    await fresh.usage.log(TENANT, ago(200))
+async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
+    await alone.usage.log(TENANT, ago(200))
+    await maintain(alone.db, retain=timedelta(days=60))
+    await alone.usage.log(TENANT, ago(200))
     stray = "SELECT count(*) FROM {{tables.usage_logs_default}}"
-    assert await fresh.db.fetch_value(stray) == 1
-    await maintain(fresh.db, retain=timedelta(days=60))
-    assert await fresh.db.fetch_value(stray) == 0
-    assert await requests(fresh) == 2
+    assert await alone.db.fetch_value(stray) == 1
+    await maintain(alone.db, retain=timedelta(days=60))
+    assert await alone.db.fetch_value(stray) == 0
+    assert await requests(alone) == 2
 
 
-async def test_maintenance_that_waits_keeps_nobody_waiting(fresh: Ring) -> None:
-    await fresh.usage.log(TENANT, ago(200), "old")
-    async with fresh.db.transaction() as tx:
+async def test_maintenance_that_waits_keeps_nobody_waiting(alone: Ring) -> None:
+    await alone.usage.log(TENANT, ago(200), "old")
+    async with alone.db.transaction() as tx:
         await tx.execute("SELECT 1 FROM {{tables.usage_keys}} FOR UPDATE")
-        maintaining = asyncio.create_task(maintain(fresh.db, retain=timedelta(days=60)))
+        maintaining = asyncio.create_task(maintain(alone.db, retain=timedelta(days=60)))
         await asyncio.sleep(0.5)
-        await fresh.usage.log(TENANT, ago(0))
+        await alone.usage.log(TENANT, ago(0))
         assert not maintaining.done()
     assert (await maintaining).dropped

@@ -5,16 +5,14 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import orjson
 import pytest
 
-from llmring_server import Ring, Server, Settings
+from llmring_server import Ring, Server
 from llmring_server.caller import ALL
 from llmring_server.keys import Wanted
-from llmring_server.tenant import of_key
 from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
 from tests.conftest import CALL
@@ -92,23 +90,20 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
 
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
-async def test_schemathesis_finds_nothing(
-    auth: str, settings: Settings, ring: Ring, tmp_path: Path
-) -> None:
-    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
-    key, tenant = issued.secret, issued.tenant if auth == "keys" else of_key(issued.secret)
-    conversation = str((await ring.conversations.create(tenant)).id)
+async def test_schemathesis_finds_nothing(auth: str, alone: Ring, tmp_path: Path) -> None:
+    key = await alone.keys.issue("tests", Wanted(scopes=ALL))
+    conversation = str((await alone.conversations.create(key.tenant)).id)
     changes = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
     # In mode `open`, any key is good: that is what it is for.
     spared = ["--exclude-checks=ignored_auth"] if auth == "open" else []
-    given = {"LLMRING_TEST_KEY": key, "LLMRING_TEST_CONVERSATION": conversation}
+    given = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
     # Dictionaries know no environment.
     config = tmp_path / "schemathesis.toml"
     text = (HERE / config.name).read_text()
     config.write_text(text.replace("${LLMRING_TEST_CONVERSATION}", conversation))
     environment = os.environ | given | {"PYTHONPATH": str(HERE.parent)}
     async with (
-        Ring.open(settings.model_copy(update=changes)) as served,
+        Ring.open(alone.settings.model_copy(update=changes)) as served,
         Server(served, port=0) as server,
     ):
         process = await asyncio.create_subprocess_exec(
@@ -119,4 +114,4 @@ async def test_schemathesis_finds_nothing(
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
     # It was let in to the end.
-    assert await Ring(ring.db).keys.caller(key)
+    assert await Ring(alone.db).keys.caller(key.secret)

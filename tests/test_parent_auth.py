@@ -47,6 +47,11 @@ async def test_a_parent_can_say_what_a_caller_may_do(
         assert (await client.post("/api/v1/log", json=CALL)).status_code == 403
 
 
+async def test_who_is_only_named_is_no_admin(db: AsyncDatabaseManager, tenant: Tenant) -> None:
+    async with inside(db, lambda _: tenant) as client:
+        assert (await client.get("/api/v1/keys")).status_code == 403
+
+
 @pytest.mark.parametrize("nobody", [None, "", "someone", 0])
 async def test_whom_the_parent_does_not_know_is_nobody(
     db: AsyncDatabaseManager, nobody: object

@@ -1,49 +1,23 @@
 """`llmring-server conversations`: what was said, as people like to read it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import orjson
 import rich_click as click
-from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
 from llmring_server.bounded import plain
-from llmring_server.cli import environment
-from llmring_server.errors import NotFound
+from llmring_server.cli.project import on_project, options
+from llmring_server.cli.tables import SCREEN, folding
 from llmring_server.messages import Message
 from llmring_server.ring import Ring
-from llmring_server.tenant import Tenant, of_key
+from llmring_server.tenant import Tenant
 from llmring_server.threads import Conversation, Recent, Shown, Stretch
 
 PAGE = 500
-
-# What moves a terminal's cursor or colours, its owner has not said.
-HARMLESS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}")
-
-
-def whose(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the caller choose the project that a command looks into."""
-    project = click.option(
-        "--project",
-        default="default",
-        show_default=True,
-        help="Its name, its tenant, or (mode open) the key that names it.",
-    )
-    return environment.options(project(command))
-
-
-async def _tenant(ring: Ring, project: str) -> Tenant:
-    try:
-        return await ring.projects.find(project)
-    except NotFound:
-        if ring.settings.auth != "open":
-            raise
-        return of_key(project)
 
 
 @click.group()
@@ -52,53 +26,45 @@ def conversations() -> None:
 
 
 @conversations.command("list")
-@whose
+@options
 @click.option("--search", "q", help="Only those with these words in their title or messages.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
 def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
     """List conversations, the last to change first."""
 
-    async def work(ring: Ring) -> list[Conversation]:
-        return await ring.conversations.list(await _tenant(ring, project), Recent(**page))
+    async def work(ring: Ring, tenant: Tenant) -> list[Conversation]:
+        return await ring.conversations.list(tenant, Recent(**page))
 
-    table = Table("conversation", "title", "model", "messages", "tokens", "USD", "changed")
-    for each in environment.on_ring(env, data_dir, work):
+    table = folding("conversation", "title", "model", "messages", "tokens", "USD", "changed")
+    for each in on_project(env, data_dir, project, work):
         tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,}"
         changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
-        names = [_harmless(name or "") for name in (each.title, each.model_alias)]
         sums = f"{each.message_count:,}", tokens, _usd(each)
-        table.add_row(str(each.id), *names, *sums, changed)
-    Console().print(table)
+        table.add_row(str(each.id), each.title, each.model_alias, *sums, changed)
+    SCREEN.print(table)
 
 
 @conversations.command()
-@whose
+@options
 @click.argument("id", type=click.UUID)
 @click.option("--last", default=PAGE, show_default=True, type=click.IntRange(1, 1000))
 def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
     """Show a conversation: its last messages, as a chat."""
 
-    async def work(ring: Ring) -> tuple[Conversation, list[Message]]:
-        tenant = await _tenant(ring, project)
+    async def work(ring: Ring, tenant: Tenant) -> tuple[Conversation, list[Message]]:
         page = Stretch(limit=last, order="desc")
         found = await ring.conversations.get(tenant, id)
         return found, (await ring.conversations.messages(tenant, id, page))[::-1]
 
-    conversation, messages = environment.on_ring(env, data_dir, work)
-    console = Console(highlight=False)
-    console.print(_harmless(conversation.title or "Untitled", "bold"))
-    console.print(_harmless(f"{conversation.model_alias}, {_usd(conversation)} USD"))
+    conversation, messages = on_project(env, data_dir, project, work)
+    SCREEN.print(conversation.title or "Untitled", style="bold")
+    SCREEN.print(f"{conversation.model_alias}, {_usd(conversation)} USD")
     if conversation.message_count > len(messages):
-        console.print(f"{conversation.message_count - len(messages):,} messages before these.")
+        SCREEN.print(f"{conversation.message_count - len(messages):,} messages before these.")
     for each in messages:
-        console.print()
-        head = f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}"
-        console.print(_harmless(head, "bold cyan"))
-        console.print(Padding(_harmless(readable(each)), (0, 0, 0, 2)))
-
-
-def _harmless(text: str, style: str = "") -> Text:
-    return Text(text.translate(HARMLESS), style=style)
+        SCREEN.print()
+        SCREEN.print(f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
+        SCREEN.print(Padding(readable(each), (0, 0, 0, 2)))
 
 
 def _usd(conversation: Conversation) -> str:
@@ -131,7 +97,7 @@ def _compact(value: Any) -> str:
 
 
 @conversations.command()
-@whose
+@options
 @click.argument("id", type=click.UUID)
 @click.option(
     "--format", "form", type=click.Choice(["jsonl", "markdown"]), default="jsonl", show_default=True
@@ -142,15 +108,14 @@ def export(env: str, data_dir: Path, project: str, id: UUID, form: str) -> None:
     As JSON lines, the first is the conversation, and each of the others a message.
     """
 
-    async def work(ring: Ring) -> None:
-        tenant = await _tenant(ring, project)
+    async def work(ring: Ring, tenant: Tenant) -> None:
         conversation = await ring.conversations.get(tenant, id)
         messages = ring.conversations.read(tenant, id)
         lines = _jsonl if form == "jsonl" else _markdown
         async for line in lines(tenant, conversation, messages):
             click.echo(line)
 
-    environment.on_ring(env, data_dir, work)
+    on_project(env, data_dir, project, work)
 
 
 Lines = AsyncIterator[str]

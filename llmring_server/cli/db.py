@@ -6,11 +6,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import rich_click as click
-from rich.console import Console
 from rich.table import Table
 
 from llmring_server import catalog, maintenance, migrations
 from llmring_server.cli import environment
+from llmring_server.cli.tables import SCREEN
 from llmring_server.database import opened
 from llmring_server.settings import Settings
 
@@ -54,7 +54,7 @@ def status(env: str, data_dir: Path) -> None:
         for step in steps:
             time = f"{step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "pending"
             table.add_row(step.filename, time)
-        Console().print(table)
+        SCREEN.print(table)
 
 
 class Days(click.ParamType[timedelta]):

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import rich_click as click
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from llmring_server.cli import environment
+from llmring_server.cli.tables import SCREEN
 from llmring_server.difference import Difference, compare
 from llmring_server.listing import PRICES, Edition
 from llmring_server.ring import Ring
@@ -40,7 +39,7 @@ def status(env: str, data_dir: Path) -> None:
         version = str(file.version) if file.id else "offline"
         tried = _tried(found.sources.get(file.provider))
         table.add_row(file.provider, str(len(file.models)), version, f"{file.since:%F}", *tried)
-    Console().print(table)
+    SCREEN.print(table)
     if found.doubtful:
         _tell_doubts(found.doubtful)
 
@@ -48,7 +47,7 @@ def status(env: str, data_dir: Path) -> None:
 def _tried(source: Source | None) -> list[str]:
     if not source:
         return ["never", "never", ""]
-    return [_ago(source.checked), _ago(source.tried), escape(source.outcome or "under way")]
+    return [_ago(source.checked), _ago(source.tried), source.outcome or "under way"]
 
 
 def _ago(seconds: float | None) -> str:
@@ -70,9 +69,9 @@ async def _status(ring: Ring) -> Status:
 def _tell_doubts(doubtful: list[Doubtful]) -> None:
     table = Table("file", "provider", "models", "version", "why", title="Quarantined")
     for file, reason in doubtful:
-        told = [str(len(file.models)), str(file.version), escape(reason)]
+        told = [str(len(file.models)), str(file.version), reason]
         table.add_row(str(file.id), file.provider, *told)
-    Console().print(table)
+    SCREEN.print(table)
     click.echo("Look at one with `registry diff`; `registry accept FILE` takes it for good.")
 
 
@@ -83,8 +82,8 @@ def refresh(env: str, data_dir: Path) -> None:
     outcomes = environment.on_ring(env, data_dir, lambda ring: ring.registry.refresh())
     table = Table("provider", "outcome")
     for outcome in outcomes:
-        table.add_row(outcome.provider, escape(outcome.text))
-    Console().print(table)
+        table.add_row(outcome.provider, outcome.text)
+    SCREEN.print(table)
     if not all(outcome.good for outcome in outcomes):
         raise SystemExit(1)
 
@@ -132,12 +131,12 @@ def _show(title: str, difference: Difference) -> None:
         return
     table = Table("model", "USD per million tokens", "before", "after", title=title)
     for key in difference.added:
-        table.add_row(escape(key), "", "", "added")
+        table.add_row(key, "", "", "added")
     for key in difference.removed:
-        table.add_row(escape(key), "", "", "removed")
+        table.add_row(key, "", "", "removed")
     for key, price, *prices in difference.changes:
-        table.add_row(escape(key), escape(price.removeprefix(PRICES[0])), *map(_price, prices))
-    Console().print(table)
+        table.add_row(key, price.removeprefix(PRICES[0]), *map(_price, prices))
+    SCREEN.print(table)
 
 
 def _price(price: Decimal | None) -> str:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from llmring_server.caller import ALL, UNPRIVILEGED, Caller
+from llmring_server.caller import UNPRIVILEGED, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.secret import id_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmring_server.web.call import Call
     from llmring_server.web.limits import Limits
 
-# How a parent says who calls: a tenant who may do anything of theirs, or a caller in full.
+# How a parent says who calls: a tenant, who is no admin, or a caller in full.
 Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "
@@ -73,7 +73,7 @@ async def _by_parent(call: "Call") -> Caller:
     if inspect.isawaitable(found):
         found = await found
     if isinstance(found, UUID):
-        return Caller(Tenant(found), frozenset(ALL), "parent")
+        return Caller(Tenant(found), UNPRIVILEGED, "parent")
     if not isinstance(found, Caller):
         raise Unauthenticated("The application does not know who you are.")
     return found

@@ -15,6 +15,7 @@ from llmring_server.web import (
     meta,
     openapi,
     prices,
+    registration,
     registry,
     templates,
     usage,
@@ -43,7 +44,7 @@ def public(path: str, handler: Handler) -> Route:
     return get(path, handler, None)
 
 
-def post(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
+def post(path: str, handler: Handler, needs: Needed | None, cap: int = SMALL) -> Route:
     return Only(path, Endpoint(handler, needs, cap), methods=["POST"])
 
 
@@ -92,6 +93,7 @@ API = [
         "conversations",
         CHAT,
     ),
+    post("/api/v1/cli/register", registration.register, None),
     get("/api/v1/keys", keys.list_keys, "admin"),
     post("/api/v1/keys", keys.issue_key, "admin"),
     get("/api/v1/keys/{id}", keys.get_key, "admin"),

@@ -1,7 +1,6 @@
 """Templates: how conversations of a kind begin."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 from uuid import UUID
 
 from pydantic import BaseModel, Field
@@ -11,6 +10,7 @@ from llmring_server.bounded import Json
 from llmring_server.caller import Act
 from llmring_server.template import Change, New, Page, Rendered, Template, Used, Version, Versions
 from llmring_server.web.call import Call
+from llmring_server.web.paging import link
 
 Number = Annotated[int, Field(gt=0, lt=2**31)]
 
@@ -47,9 +47,7 @@ async def list_templates(call: Call, query: Page) -> Annotated[list[Template], "
     """List your templates and the shared ones, newest first, a page at a time."""
     found = await call.ring.templates.list(call.tenant, query)
     if len(found) == query.limit:
-        rest = query.model_dump(mode="json", include={"created_by", "limit"}, exclude_unset=True)
-        params = urlencode(rest | {"cursor": query.next(call.tenant, found[-1])})
-        call.says = {b"link": f'<?{params}>; rel="next"'.encode()}
+        call.says = link(query, query.next(call.tenant, found[-1]))
     return found
 
 
