@@ -1,6 +1,6 @@
 """Receipts of what this server stored: kept as they were signed, shown, proved, verified."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,7 @@ from llmring_server.bounded import plain
 from llmring_server.errors import BadRequest, Conflict, Invalid, NotFound
 from llmring_server.issuing import Issuing
 from llmring_server.items import Items, Logs, item
+from llmring_server.pages import Log
 from llmring_server.receipt import Proof, Receipt, ReceiptList, Stored
 from llmring_server.record import moment_of
 from llmring_server.tally import call_of
@@ -71,6 +72,12 @@ class Receipts(Issuing):
         rows = await self._all("logs", tenant=tenant, id=id, **page.model_dump())
         total = (await self._one("count_logs", tenant=tenant, id=id))["total"]
         return {"receipt_id": id, **_stretch(rows, total, page)}
+
+    async def export(self, tenant: Tenant, id: str) -> AsyncIterator[Log]:
+        """Yield the calls of a receipt that are still kept, newest first, from one snapshot."""
+        await self._get(tenant, id)
+        async for row in self._stream("export", tenant=tenant, id=id):
+            yield Log.of(row)
 
     async def proof(self, tenant: Tenant, id: str, log_id: UUID) -> Proof:
         """Return what proves that a call is in a batch; NotFound if it is not, or no longer kept.

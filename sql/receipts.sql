@@ -115,6 +115,19 @@ JOIN <<tables.usage_logs>> AS log USING (tenant, logged_at, id)
 ORDER BY logged_at DESC, id DESC
 LIMIT @limit OFFSET @offset;
 
+-- name: export
+-- The same as an export of calls has them.
+SELECT
+    id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
+    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
+    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata
+FROM (
+    SELECT tenant, log_id AS id, logged_at FROM <<tables.receipt_calls>>
+    WHERE tenant = @tenant AND receipt_id = @id
+) AS certified
+JOIN <<tables.usage_calls>> AS log USING (tenant, logged_at, id)
+ORDER BY logged_at DESC, id DESC;
+
 -- name: count_logs
 SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE tenant = @tenant AND receipt_id = @id;
 

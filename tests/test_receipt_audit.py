@@ -127,6 +127,15 @@ async def proof(ring: Ring, tenant: Tenant, told: Receipt, id: str) -> Any:
     return await ring.receipts.proof(tenant, told["receipt_id"], UUID(id))
 
 
+def check_genuine(path: Path, told: dict[str, Any], **prod: str) -> None:
+    path.write_bytes(orjson.dumps(told))
+    assert "Genuine" in done("receipts", "verify", str(path), **prod)
+    for text in (orjson.dumps(told | {"total_cost": 9}), b"{", b"{}"):
+        path.write_bytes(text)
+        refused = run("receipts", "verify", str(path), **prod)
+        assert (refused.returncode, "Error" in refused.stderr) == (1, True)
+
+
 async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) -> None:
     path = str(tmp_path / "keys.json")
     made = done("receipts", "keygen", "--file", path).strip()
@@ -154,5 +163,6 @@ async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) 
     told = orjson.loads(done("receipts", "show", id, *of, **prod))
     assert told["envelope"]["signature"]["kid"] == made
     assert run("receipts", "generate", *of, **prod).returncode == 1
+    check_genuine(tmp_path / "receipt.json", told, **prod)
     given_up = done("receipts", "rotate", "--compromised", "--file", path).strip()
     assert given_up == announced

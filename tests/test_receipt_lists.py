@@ -68,7 +68,7 @@ async def test_list_receipts_is_bounded(
 
 
 async def test_get_receipt_that_is_not_there(client: httpx.AsyncClient) -> None:
-    for path in ("", "/logs", f"/proof/{uuid4()}"):
+    for path in ("", "/logs", "/export", f"/proof/{uuid4()}"):
         assert (await client.get(f"{PATH}/{uuid4()}{path}")).status_code == 404
 
 
@@ -99,6 +99,18 @@ async def test_receipt_logs_are_the_calls_that_it_certifies(
     assert item["id"] == [id for id in newest if id in ids[:2]][1]
     assert (item["type"], item["alias"], item["cost"]) == ("usage", alias, cost)
     assert item["timestamp"] == item["logged_at"]
+
+
+async def test_export_receipt_streams_its_calls_as_an_export_has_them(
+    client: httpx.AsyncClient, ring: Ring, tenant: Tenant
+) -> None:
+    ids = await called(ring, tenant, *[{"cost": n, "metadata": {"n": n}} for n in range(4)])
+    id = (await made(client, log_ids=ids[:3]))["receipt"]["receipt_id"]
+    answer = await client.get(f"{PATH}/{id}/export")
+    assert answer.headers["Content-Type"] == "application/jsonl"
+    whole = (await client.get("/api/v1/logs/export?format=jsonl")).content.splitlines()
+    lines = answer.content.splitlines()
+    assert [line for line in whole if orjson.loads(line)["id"] in ids[:3]] == lines
 
 
 async def test_receipt_proof_proves_each_call(

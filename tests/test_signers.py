@@ -13,11 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Settings, signing
+from llmring_server import Ring, build, signing
 from llmring_server.keyring import held, ring_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
-from llmring_server.web.factory import ASGIFactory
 from llmring_verify.keys import Key, read
 from tests.signers import KID, called, keyring
 from tests.test_receipts import PATH, ring, settings
@@ -93,8 +92,7 @@ async def test_public_keys_are_shown_in_every_state(db: AsyncDatabaseManager) ->
             held(signing.make(), "next", not_before=now),
         ]
     )
-    ring = Ring(db, Settings(), states)
-    transport = httpx.ASGITransport(app=ASGIFactory(ring.settings).around(ring))
+    transport = httpx.ASGITransport(app=build(db, keyring=states))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         told = (await client.get(f"{PATH}/public-keys.json")).json()
         listed = (await client.get("/receipts/public-keys.json")).json()

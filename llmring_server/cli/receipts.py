@@ -1,18 +1,22 @@
 """`llmring-server receipts`: the keys that sign, and what they have signed."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import rich_click as click
 from pydantic import ValidationError
 
 from llmring_server import keyfile
+from llmring_server.cli import environment
 from llmring_server.cli.project import on_project, options
 from llmring_server.cli.tables import SCREEN, entry, folding
 from llmring_server.keyring import Held
+from llmring_server.verdict import judged
 from llmring_server.wanted import Listing, Wanted
+from llmring_verify import strict
 
 file = click.option(
     "--file",
@@ -109,3 +113,20 @@ def show(env: str, data_dir: Path, project: str, id: str) -> None:
     """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
     found = on_project(env, data_dir, project, lambda ring, tenant: ring.receipts.get(tenant, id))
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+@receipts.command()
+@click.argument("receipt", type=click.File("rb"))
+def verify(receipt: BinaryIO) -> None:
+    """Judge a receipt by the keys of this server; exit with 1 if it is not genuine.
+
+    Who does not trust this server asks llmring-verify, with keys that were kept.
+    """
+    keys = keyfile.source(environment.read(os.environ))()
+    try:
+        found = judged(keys.trusted if keys else {}, strict.parse(receipt.read()))
+    except strict.Refused as exc:
+        raise click.ClickException(str(exc)) from exc
+    if not found["valid"]:
+        raise click.ClickException(f"Not genuine: {found['reason']}")
+    click.echo(f"Genuine: signed with the key {found['kid']}.")

@@ -17,6 +17,8 @@ CHUNK = 500
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+Write = Callable[[list[Log]], bytes]
+
 CSV, JSONL = "text/csv; charset=utf-8", "application/jsonl"
 
 
@@ -44,9 +46,7 @@ def _jsonl(logs: list[Log]) -> bytes:
     return b"".join(render(log) + b"\n" for log in logs)
 
 
-async def _chunks(
-    logs: AsyncIterator[Log], write: Callable[[list[Log]], bytes]
-) -> AsyncIterator[bytes]:
+async def _chunks(logs: AsyncIterator[Log], write: Write) -> AsyncIterator[bytes]:
     waiting = []
     async for log in logs:
         waiting.append(log)
@@ -70,11 +70,23 @@ async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[by
 
 async def export(call: Call, query: Form) -> Annotated[Response, {CSV: str, JSONL: Log}]:
     """Stream calls as a file, newest first: CSV, or a line of JSON for each."""
-    write, media = (_csv, CSV) if query.format == "csv" else (_jsonl, JSONL)
-    chunks = _in_turn(call, _chunks(call.ring.usage.export(call.tenant, query), write))
+    logs = call.ring.usage.export(call.tenant, query)
+    if query.format == "jsonl":
+        return await _file(call, logs, _jsonl, "calls.jsonl", JSONL)
+    return await _file(call, logs, _csv, "calls.csv", CSV, ",".join(COLUMNS) + "\r\n")
+
+
+async def export_receipt(call: Call, id: str) -> Annotated[Response, {JSONL: Log}]:
+    """Stream the calls that a receipt certifies, newest first: a line of JSON for each."""
+    logs = call.ring.receipts.export(call.tenant, id)
+    return await _file(call, logs, _jsonl, "receipt.jsonl", JSONL)
+
+
+async def _file(  # noqa: PLR0913, PLR0917, they are all of it
+    call: Call, logs: AsyncIterator[Log], write: Write, name: str, media: str, header: str = ""
+) -> Response:
+    chunks = _in_turn(call, _chunks(logs, write))
     # Before the answer begins, so that what can go wrong still gets its own status.
-    first = await anext(chunks)
-    header = (",".join(COLUMNS) + "\r\n").encode() if query.format == "csv" else b""
-    name = f'attachment; filename="calls.{query.format}"'
-    headers = {"Content-Disposition": name}
-    return StreamingResponse(_resumed(header + first, chunks), headers=headers, media_type=media)
+    first = header.encode() + await anext(chunks)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(_resumed(first, chunks), headers=headers, media_type=media)

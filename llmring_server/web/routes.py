@@ -133,6 +133,7 @@ API = [
     get("/api/v1/receipts/uncertified", receipts.uncertified),
     get("/api/v1/receipts/{id}", receipts.get_receipt),
     get("/api/v1/receipts/{id}/logs", receipts.receipt_logs),
+    get("/api/v1/receipts/{id}/export", export.export_receipt),
     get("/api/v1/receipts/{id}/proof/{log_id}", receipts.receipt_proof),
     public("/receipts/public-key.pem", signers.key_pem),
     public("/receipts/public-key.jwk", signers.key_jwk),
