@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from llmring_server.errors import Invalid
-from llmring_server.filling import LONGEST, MOST_NAMES, fill
+from llmring_server.filling import LONGEST, LONGEST_NAME, MOST_NAMES, fill
 
 # Of texts with something to fill in.
 MOST_TEXTS = 200
@@ -46,7 +46,7 @@ def check(takes: Declared, given: Mapping[str, Any]) -> None:
 
 
 def _listed(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names)[:MOST_NAMES])
+    return ", ".join(name[:LONGEST_NAME] for name in sorted(names)[:MOST_NAMES])
 
 
 def filled(content: Any, takes: Declared, given: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """What an MCP server is, and what is asked of one."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -23,14 +24,23 @@ _URL = (
 )
 
 
-def _names_a_host(url: str) -> str:
-    if not url.startswith("stdio:") and host_of(url) is None:
-        raise ValueError("must name a host, and a port if you like")
+def _leads_somewhere(url: str) -> str:
+    named = url.startswith("stdio:") or host_of(url)
+    if not named or not re.fullmatch(_URL.strip("^$"), url):
+        raise ValueError(
+            "write http://host, https://host, ws://host or wss://host, with a port and a path if"
+            " you like but no user, or stdio://command"
+        )
     return url
 
 
 Label = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check)]
-Url = Annotated[str, Field(max_length=1000, pattern=_URL), AfterValidator(_names_a_host)]
+# The pattern is for the description; in words, the complaint can be read.
+Url = Annotated[
+    str,
+    Field(max_length=1000, json_schema_extra={"pattern": _URL}),
+    AfterValidator(_leads_somewhere),
+]
 
 CLEARABLE = {"auth_config", "capabilities"}
 CONFIGURED = {"configured": True}

@@ -81,9 +81,10 @@ class McpServers(Repository):
 
         Return how many secrets that were, and how many no key opens.
         """
+        key = self._sealing.head
         await self._audit.record(by, "mcp.secrets.reseal", "all")
         resealed = stuck = 0
-        async for row in self._stale():
+        async for row in self._stale(key):
             try:
                 resealed += await self._reseal(Tenant(row["tenant"]), row["id"], row["secret"])
             except Sealed:
@@ -94,11 +95,11 @@ class McpServers(Repository):
         secret = self._sealing.seal(tenant, id, self._sealing.open(tenant, id, was))
         return bool(await self._all("reseal", tenant=tenant, id=id, secret=secret, was=was))
 
-    async def _stale(self) -> AsyncIterator[Any]:
+    async def _stale(self, key: bytes) -> AsyncIterator[Any]:
         last: Sequence[UUID | None] = (None, None)
         place = ("last_tenant", "last_id")
         while rows := await self._all(
-            "stale", key=self._sealing.head, limit=AT_ONCE, **dict(zip(place, last, strict=True))
+            "stale", key=key, limit=AT_ONCE, **dict(zip(place, last, strict=True))
         ):
             for row in rows:
                 yield row

@@ -27,6 +27,8 @@ def host_of(url: str) -> str | None:
 
 def is_public(url: str) -> bool:
     """Tell if a URL names a host of the public network."""
+    if url.startswith("stdio:"):
+        return False
     host = (host_of(url) or "").removesuffix(".")
     if ":" in host:
         return _is_public_address(host)

@@ -17,8 +17,8 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import build, catalog
-from llmring_server.migrations import FILES
 from tests.conftest import CALL
+from tests.test_migrations import names
 
 PROGRAM = str(Path(sys.executable).parent / "llmring-server")
 OURS = ("LLMRING_", "DATABASE_URL", "TEST_DB_")
@@ -95,7 +95,7 @@ def test_prod_creates_its_database_once(nowhere: str) -> None:
     missing = run("db", "status", "--env", "prod", **prod)
     assert missing.returncode == 1
     assert "does not exist" in missing.stderr
-    files = ", ".join(sorted(file.name for file in FILES.iterdir()))
+    files = ", ".join(names())
     created = done("db", "create", "--env", "prod", **prod)
     assert created.startswith("Created")
     assert created.endswith(f"Applied: {files}\n")

@@ -22,7 +22,7 @@ PRIVATE = [
     "http://100.64.0.1", "http://[64:ff9b::7f00:1]", "http://[2002:7f00:1::]", "http://[fe80::1]",
     "http://127.0.0.1.nip.io", "http://10-0-0-1.sslip.io", "http://intern", "http://db.internal",
     "http://\uff11\uff12\uff17.0.0.1", "http://%31%32%37.0.0.1", "http://224.0.0.1",
-    "stdio://python -m x",
+    "stdio://python -m x", "stdio://example.org/x",
 ]  # fmt: skip
 BROKEN = [
     "file:///etc/passwd", "javascript:alert(1)", "gopher://host", "http://user:secret@host/",

@@ -25,7 +25,8 @@ def model() -> str:
 
 
 async def rerate(ring: Ring, model: str, *, dry_run: bool = False) -> list[Change]:
-    calls = Calls(NOW - timedelta(days=400), NOW + timedelta(minutes=10), model)
+    now = datetime.now(UTC)
+    calls = Calls(now - timedelta(days=400), now + timedelta(minutes=10), model)
     pages = ring.rerating.preview(calls) if dry_run else ring.rerating.run(calls)
     return [change async for page in pages for change in page]
 

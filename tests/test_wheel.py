@@ -172,9 +172,9 @@ async def test_the_wheel_migrates_issues_a_key_and_serves(
         assert len((await client.get(f"{url}/api/v1/logs")).json()) == 1
 
 
-async def test_the_wheel_makes_objects_in_its_schema_only(run: Run, database: str) -> None:
+async def test_the_wheel_makes_objects_in_its_schemas_only(run: Run, database: str) -> None:
     run("llmring-server", "db", "migrate", "--env", "prod")
     connection = await asyncpg.connect(database)
     places = {row["place"] for row in await connection.fetch(OBJECTS)}
     await connection.close()
-    assert places == {"ours", "pg_toast"}
+    assert places == {"ours", "ours_mcp", "pg_toast"}

@@ -1,0 +1,42 @@
+"""Executions when things go wrong in between: nothing lost, nothing doubled."""
+
+import asyncio
+
+import pytest
+
+from llmring_server import Ring, Settings
+from llmring_server.errors import InProgress
+from llmring_server.mcp_executions import Done, History
+from llmring_server.tenant import Tenant
+from tests.test_exactly_once import kill
+from tests.test_mcp_executions import tool_of
+
+
+async def test_connections_that_die_lose_and_double_no_execution(
+    settings: Settings, tenant: Tenant, ring: Ring
+) -> None:
+    tool = await tool_of(ring, tenant)
+    async with Ring.open(settings) as mortal:
+        record = mortal.mcp.executions.record
+        work = [record(tenant, tool, Done(input={"n": n})) for n in range(100)]
+        work += [record(tenant, tool, Done(input={"n": n}), f"key {n}") for n in range(100, 200)]
+        running = [asyncio.create_task(each) for each in work]
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            await kill(settings)
+        told = await asyncio.gather(*running)
+    stored = await ring.mcp.executions.history(tenant, tool, History(limit=1000))
+    assert sorted(each.input["n"] for each in stored) == list(range(200))
+    assert {each.id for each in stored} == {execution.id for execution, _ in told}
+
+
+async def test_a_twin_that_does_not_end_is_a_conflict(
+    settings: Settings, tenant: Tenant, ring: Ring
+) -> None:
+    tool, done = await tool_of(ring, tenant), Done(input={})
+    async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as other:
+        async with other.db.transaction() as tx:
+            first, _ = await other.within(tx).mcp.executions.record(tenant, tool, done, "held")
+            with pytest.raises(InProgress):
+                await other.mcp.executions.record(tenant, tool, done, "held")
+        assert await other.mcp.executions.record(tenant, tool, done, "held") == (first, True)
