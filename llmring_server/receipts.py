@@ -1,6 +1,7 @@
 """Receipts of what this server stored: kept as they were signed, shown, proved, verified."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -85,21 +86,23 @@ class Receipts(Issuing):
         A receipt of one call holds it, and needs none: Invalid.
         """
         envelope = (await self._get(tenant, id)).envelope()
-        rows = await self._all("leaves", tenant=tenant, id=id)
-        index = next((i for i, row in enumerate(rows) if row["log_id"] == log_id), None)
-        if envelope is None or index is None:
+        place = await self._one("place", tenant=tenant, id=id, log_id=log_id)
+        if envelope is None:
             raise NotFound
         if envelope["receipt"]["kind"] != "batch":
             raise Invalid("This receipt is of one call, and holds it: it needs no other proof.")
         named = {"ids": [log_id], "times": [moment_of(log_id)]}
         told = call_of(await self._one("named", tenant=tenant, **named))
-        path = merkle.path([row["leaf"] for row in rows], index)
+        path = merkle.Path(place["index"])
+        async with aclosing(self._stream("leaves", tenant=tenant, id=id)) as rows:
+            async for row in rows:
+                path.add(row["leaf"])
         return {
             "envelope": envelope,
             "call": told,
-            "leaf_index": index,
-            "tree_size": len(rows),
-            "path": [each.hex() for each in path],
+            "leaf_index": place["index"],
+            "tree_size": path.size,
+            "path": [each.hex() for each in path.value()],
         }
 
     def verify(self, document: Any) -> Verdict:

@@ -1,5 +1,6 @@
 """The Merkle tree of RFC 6962 and 9162: one hash that commits to many entries, and short proofs."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -45,18 +46,33 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return made.value()
 
 
+class Path:
+    """What leads from the leaf at `index` to the root; leaves come one by one, as for a Root."""
+
+    def __init__(self, index: int) -> None:
+        self.size = 0
+        self._index = index
+        self._beside: defaultdict[int, Root] = defaultdict(Root)
+
+    def add(self, leaf: bytes) -> None:
+        # The highest bit in which two places differ tells the tree beside the path that it is in.
+        if apart := self.size ^ self._index:
+            self._beside[apart.bit_length()].add(leaf)
+        self.size += 1
+
+    def value(self) -> list[bytes]:
+        """Return the hashes, from the leaf up; IndexError if no leaf was there."""
+        if not 0 <= self._index < self.size:
+            raise IndexError(self._index)
+        return [self._beside[height].value() for height in sorted(self._beside)]
+
+
 def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
     """Return the hashes that lead from a leaf to the root; IndexError."""
-    if not 0 <= index < len(leaves):
-        raise IndexError(index)
-    found, level = [], list(leaves)
-    while len(level) > 1:
-        if index ^ 1 < len(level):
-            found.append(level[index ^ 1])
-        last = level[-1:] if len(level) % 2 else []
-        level = [node(*pair) for pair in zip(level[::2], level[1::2], strict=False)] + last
-        index >>= 1
-    return found
+    made = Path(index)
+    for each in leaves:
+        made.add(each)
+    return made.value()
 
 
 def included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:

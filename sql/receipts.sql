@@ -131,8 +131,17 @@ ORDER BY logged_at DESC, id DESC;
 -- name: count_logs
 SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE tenant = @tenant AND receipt_id = @id;
 
+-- name: place
+-- How many of a receipt's calls come before this one, if it is one of them.
+SELECT (
+    SELECT count(*) FROM <<tables.receipt_calls>> AS before
+    WHERE before.tenant = @tenant AND before.receipt_id = @id AND before.log_id < certified.log_id
+) AS index
+FROM <<tables.receipt_calls>> AS certified
+WHERE tenant = @tenant AND receipt_id = @id AND log_id = @log_id;
+
 -- name: leaves
 -- The hashes of a receipt's calls, in the order of their ids.
-SELECT log_id, logged_at, leaf FROM <<tables.receipt_calls>>
+SELECT leaf FROM <<tables.receipt_calls>>
 WHERE tenant = @tenant AND receipt_id = @id
 ORDER BY log_id;
