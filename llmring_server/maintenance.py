@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
+import uuid_utils
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.caller import LIBRARY, Act
 from llmring_server.database import Connection, Database
 from llmring_server.repository import bind, load
 from llmring_server.settings import Settings
@@ -28,7 +31,8 @@ class _Housekeeping:
 
     def __init__(self, database: Database, connection: Connection) -> None:
         self._connection = connection
-        self._sql = {name: bind(sql, database) for name, sql in load("maintenance").items()}
+        blocks = {**load("maintenance"), **load("audit")}
+        self._sql = {name: bind(sql, database) for name, sql in blocks.items()}
 
     async def run(self, name: str, **params: Any) -> None:
         statement = self._sql[name]
@@ -38,6 +42,11 @@ class _Housekeeping:
         statement = self._sql[name]
         found: int = await self._connection.fetchval(statement.text, *statement.arguments(params))
         return found
+
+    async def note(self, by: Act, action: str, target: str) -> None:
+        """Tell the audit, in this transaction."""
+        id = UUID(int=uuid_utils.uuid7().int)
+        await self.run("record", id=id, action=action, target=target, tenant=None, **by._asdict())
 
     async def run_each(self, name: str, **params: Any) -> list[str]:
         """Run the statements that the statement `name` finds; return the tables that they name."""
@@ -63,7 +72,10 @@ async def _step(database: Database) -> AsyncIterator[_Housekeeping]:
 
 
 async def maintain(
-    db: AsyncDatabaseManager, retain: timedelta | None = None, mcp_schema: str | None = None
+    db: AsyncDatabaseManager,
+    retain: timedelta | None = None,
+    mcp_schema: str | None = None,
+    by: Act = LIBRARY,
 ) -> Maintained:
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
@@ -75,29 +87,33 @@ async def maintain(
         made = await house.run_each("missing", schema=database.schema)
     async with _step(database) as house:
         await house.run("fold")
-    dropped = await _forget(database, retain) if retain else []
-    forgotten = await _delete(database, "forget_messages")
-    await _delete(database, "forget_conversations")
-    executions = await _delete(database, "forget_executions")
+    dropped = await _forget(database, retain, by) if retain else []
+    forgotten = await _delete(database, "forget_messages", by)
+    await _delete(database, "forget_conversations", by)
+    executions = await _delete(database, "forget_executions", by)
     return Maintained(made, dropped, forgotten, executions)
 
 
-async def _delete(database: Database, name: str) -> int:
+async def _delete(database: Database, name: str, by: Act) -> int:
     """Delete in steps what `name` finds; return how much it was."""
-    total = 0
+    act, total = f"{name.removeprefix('forget_')}.forget", 0
     while True:
         async with _step(database) as house:
             gone = await house.value(name, limit=AT_ONCE)
+            if gone and not total:
+                await house.note(by, act, "older than their projects say")
         total += gone
         if not gone:
             return total
 
 
-async def _forget(database: Database, retain: timedelta) -> list[str]:
+async def _forget(database: Database, retain: timedelta, by: Act) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     # The calls go first: stopped half-way, what is left is of no call, and so of no consequence.
     async with _step(database) as house:
         gone = await house.run_each("expired", schema=database.schema, oldest=oldest)
+        if gone:
+            await house.note(by, "calls.forget", ", ".join(gone))
     for name in ("forget_strays", "forget_keys", "forget_adjustments", "forget_quarters"):
         async with _step(database) as house:
             await house.run(name, oldest=oldest)

@@ -35,6 +35,9 @@ async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
     kept = [log.logged_at async for log in alone.usage.export(TENANT, Labels(**YEAR))]
     assert NOW - timedelta(days=121) < min(kept) < NOW - timedelta(days=80)
     assert (await maintain(alone.db, retain=timedelta(days=90))).dropped == []
+    [event] = await alone.audit.events(NOW - timedelta(days=1))
+    assert (event.actor, event.action) == ("library", "calls.forget")
+    assert event.target == ", ".join(done.dropped)
 
 
 async def test_maintaining_without_retention_forgets_nothing(alone: Ring) -> None:

@@ -104,7 +104,9 @@ async def _migrate(settings: Settings) -> list[str]:
 
 async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.Maintained:
     async with opened(settings) as manager:
-        return await maintenance.maintain(manager, retain, settings.mcp_schema)
+        return await maintenance.maintain(
+            manager, retain, settings.mcp_schema, environment.operator()
+        )
 
 
 async def _steps(settings: Settings) -> list[migrations.Step]:
