@@ -16,17 +16,17 @@ async def test_connections_that_die_lose_and_double_no_execution(
     settings: Settings, tenant: Tenant, ring: Ring
 ) -> None:
     tool = await tool_of(ring, tenant)
-    async with Ring.open(settings) as mortal:
+    async with Ring.open(settings.model_copy(update={"acquire_timeout": 30})) as mortal:
         record = mortal.mcp.executions.record
-        work = [record(tenant, tool, Done(input={"n": n})) for n in range(100)]
-        work += [record(tenant, tool, Done(input={"n": n}), f"key {n}") for n in range(100, 200)]
+        work = [record(tenant, tool, Done(input={"n": n})) for n in range(40)]
+        work += [record(tenant, tool, Done(input={"n": n}), f"key {n}") for n in range(40, 80)]
         running = [asyncio.create_task(each) for each in work]
         for _ in range(3):
             await asyncio.sleep(0.05)
             await kill(settings)
         told = await asyncio.gather(*running)
     stored = await ring.mcp.executions.history(tenant, tool, History(limit=1000))
-    assert sorted(each.input["n"] for each in stored) == list(range(200))
+    assert sorted(each.input["n"] for each in stored) == list(range(80))
     assert {each.id for each in stored} == {execution.id for execution, _ in told}
 
 
