@@ -87,7 +87,8 @@ class Issuing(Repository):
             return None
 
     async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt:
-        if found := await self._all("of_call", tenant=tenant, log_id=log_id):
+        kids = list(keys.trusted)
+        if found := await self._all("of_call", tenant=tenant, log_id=log_id, kids=kids):
             return Stored.of(found[0]).told()
         return (await self._generate(keys, tenant, Wanted(log_ids=[log_id])))["receipt"]
 

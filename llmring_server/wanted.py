@@ -48,20 +48,17 @@ class Wanted(Span):
 
     def where(self) -> dict[str, Any]:
         """Return the parameters of the statement that finds them."""
-        of, since, until = self.conversation_id, *_EVER
+        of, (since, until), rest = self.conversation_id, _EVER, False
         if of:
             since = moment_of(of) - _SKEW if of.version == _FROM_A_CLOCK else since
         elif self.start_date and self.end_date:
             since, until = self.bounds()
-        elif not self.since_last_receipt:
+        elif self.since_last_receipt:
+            rest = True
+        else:
             raise BadRequest(NO_MODE)
-        uncertified = not of and (since, until) == _EVER
-        return {
-            "since": since,
-            "until": until,
-            "conversation_id": of and str(of),
-            "uncertified": uncertified,
-        }
+        span = {"since": since, "until": until}
+        return span | {"conversation_id": of and str(of), "uncertified": rest}
 
     def named(self) -> list[UUID]:
         """Return the ids of the calls that are wanted, if that is the way."""

@@ -8,8 +8,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uu
 -- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
 -- so that too many can be told from all.
 SELECT
-    *, details::text AS details,
-    conversation_id IS NOT NULL
+    *, conversation_id IS NOT NULL
         AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
 FROM <<tables.usage_entries>> AS log
 WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @until
@@ -24,8 +23,7 @@ LIMIT @most::integer + 1;
 -- name: named
 -- The same, of calls by their ids; an id tells its millisecond.
 SELECT
-    log.*, details::text AS details,
-    conversation_id IS NOT NULL
+    log.*, conversation_id IS NOT NULL
         AND row_number() OVER (PARTITION BY conversation_id ORDER BY log.id) = 1 AS opens
 FROM unnest(@ids::uuid[], @times::timestamptz[]) AS wanted (id, at)
 JOIN <<tables.usage_entries>> AS log
@@ -51,12 +49,13 @@ FROM <<tables.receipts>>
 WHERE tenant = @tenant AND id = @id;
 
 -- name: of_call
--- The first receipt that is of this call alone.
+-- The first receipt that is of this call alone, by a key that is trusted.
 SELECT receipt.id, kid, flat, flat_sig, signed, sig, summary
 FROM <<tables.receipt_calls>> AS certified
 JOIN <<tables.receipts>> AS receipt
   ON receipt.tenant = certified.tenant AND receipt.id = certified.receipt_id
 WHERE certified.tenant = @tenant AND certified.log_id = @log_id AND summary IS NULL
+  AND kid = ANY (@kids::text[])
 ORDER BY place
 LIMIT 1;
 

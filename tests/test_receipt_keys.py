@@ -132,7 +132,10 @@ async def test_after_five_rotations_all_receipts_verify(
     # What the key that signs now has signed is in doubt, if it is known to others.
     await called(ring, tenant, {})
     last = (await ring.receipts.generate(tenant, Wanted(since_last_receipt=True)))["receipt"]
+    log_id = (await ring.usage.logs(tenant))[0].id
+    one = await ring.receipts.issue(tenant, log_id)
     keyfile.compromise(path)
+    assert await ring.receipts.issue(tenant, log_id) != one
     assert not ring.receipts.verify(last)["valid"]
     assert all(ring.receipts.verify(each)["valid"] for each in receipts)
 

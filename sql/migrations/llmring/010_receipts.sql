@@ -2,7 +2,7 @@
 CREATE VIEW <<tables.usage_entries>> AS
 SELECT
     tenant, logged_at, id, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
-    input_tokens, output_tokens, cached_input_tokens, details, cost, cost_source,
+    input_tokens, output_tokens, cached_input_tokens, details::text AS details, cost, cost_source,
     CASE WHEN metadata ->> 'conversation_id' ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
          THEN metadata ->> 'conversation_id' END AS conversation_id
 FROM <<tables.usage_logs>>;
