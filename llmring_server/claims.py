@@ -1,14 +1,30 @@
 """Idempotency keys of what is more than one call: used once, for one request."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from llmring_server.errors import InProgress, Invalid
+from llmring_server.errors import InProgress, Invalid, Locked
 from llmring_server.record import digest, moment_of
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
 Conversation = TypeVar("Conversation", UUID, None)
+
+# PostgreSQL names the table that it waited for in vain.
+_KEYS = "usage_keys"
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Say InProgress where another request still holds the key."""
+    try:
+        yield
+    except Locked as exc:
+        if _KEYS in exc.at:
+            raise InProgress from exc
+        raise
 
 
 class Claim(NamedTuple):

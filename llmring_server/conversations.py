@@ -8,9 +8,8 @@ from uuid import UUID
 import uuid_utils
 
 from llmring_server.caller import LIBRARY, Act, Auditing
-from llmring_server.claims import Claim, Claims
+from llmring_server.claims import Claim, Claims, waiting
 from llmring_server.database import Database
-from llmring_server.errors import InProgress, Locked
 from llmring_server.exchange import Exchange, Recording, fingerprint
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
 from llmring_server.receipt import Certifying
@@ -23,7 +22,6 @@ PAGE_BYTES = 8 * 1024 * 1024
 # Words that are in so many messages are looked for in another way.
 MANY, AT_ONCE = 2000, 5000
 
-_KEYS = "usage_keys"
 _FIRST = Recent()
 
 
@@ -188,12 +186,8 @@ class Conversations(Repository):
             async with self._database.transaction() as inside:
                 return await work(self.on(inside))
 
-        try:
+        with waiting():
             return await self._persist(once)
-        except Locked as exc:
-            if _KEYS in exc.at:
-                raise InProgress from exc
-            raise
 
 
 def _new() -> UUID:

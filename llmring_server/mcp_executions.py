@@ -1,6 +1,5 @@
 """What tools of MCP servers did: recorded once, read back from the newest on, added up."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
@@ -12,10 +11,9 @@ import uuid_utils
 from pydantic import AfterValidator, BaseModel, Field
 
 from llmring_server.bounded import Json, check, written
-from llmring_server.claims import Claim, Claims
+from llmring_server.claims import Claim, Claims, waiting
 from llmring_server.database import Database
 from llmring_server.entry import Status
-from llmring_server.errors import InProgress, Locked
 from llmring_server.exchange import fingerprint
 from llmring_server.pages import Paged, Place
 from llmring_server.record import moment_of
@@ -24,8 +22,6 @@ from llmring_server.tenant import Tenant
 
 # Of an input, an output, a page.
 LONGEST, PAGE_BYTES = 2 * 1024 * 1024, 8 * 1024 * 1024
-
-_KEYS = "usage_keys"
 
 
 class Done(BaseModel, strict=True):
@@ -129,7 +125,8 @@ class McpExecutions(Repository):
                     await inside._record(tenant, execution)
                 return execution, id != first
 
-        return await self._unlocked(once)
+        with waiting():
+            return await self._persist(once)
 
     async def history(
         self, tenant: Tenant, tool_id: UUID, page: History | None = None
@@ -164,16 +161,6 @@ class McpExecutions(Repository):
         fields["size"] = sum(len(text or "") for text in texts)
         logged_at = execution.log_id and moment_of(execution.log_id)
         await self._one("record", tenant=tenant, logged_at=logged_at, **fields)
-
-    async def _unlocked(
-        self, once: Callable[[], Awaitable[tuple[Execution, bool]]]
-    ) -> tuple[Execution, bool]:
-        try:
-            return await self._persist(once)
-        except Locked as exc:
-            if _KEYS in exc.at:
-                raise InProgress from exc
-            raise
 
 
 def _new() -> UUID:

@@ -1,11 +1,8 @@
 """The published client's command line against a running server, as a user types it."""
 
-import asyncio
 import csv
 import json
-import os
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -17,9 +14,10 @@ from llmring_server.entry import Entry
 from llmring_server.messages import Said
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Heading
+from tests.command_line import Run, llmring
 from tests.conftest import CALL
 
-Run = Callable[..., Awaitable[str]]
+__all__ = ["llmring"]
 
 COLUMNS = ["logged_at", "provider", "model", "alias", "profile", "origin"]
 COLUMNS += ["input_tokens", "output_tokens", "cost"]
@@ -31,23 +29,6 @@ async def server(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> As
         Ring(db, Settings(auth=request.param, conversation_content="full")), port=0
     ) as server:
         yield server
-
-
-@pytest.fixture
-def llmring(server: Server, key: str, tmp_path: Path) -> Run:
-    """Run `llmring ...` in an empty home; return what it prints."""
-    ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
-
-    async def run(*arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "llmring.cli", *arguments),
-            cwd=tmp_path, env=os.environ | ours, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        printed, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, printed.decode()
-        return printed.decode()
-
-    return run
 
 
 @pytest.fixture

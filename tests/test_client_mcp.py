@@ -1,11 +1,8 @@
 """The published client's MCP, every method and command of it, against a running server."""
 
-import asyncio
 import json
-import os
 import re
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,6 +15,9 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Server, Settings
 from llmring_server.mcp_server import Servers
 from llmring_server.tenant import Tenant
+from tests.command_line import Run, llmring
+
+__all__ = ["llmring"]
 
 MANIFEST: dict[str, Any] = {
     "servers": [
@@ -34,8 +34,6 @@ MANIFEST: dict[str, Any] = {
 }
 IDS = r"id=([0-9a-f-]{36})"
 
-Run = Callable[..., Awaitable[str]]
-
 
 @pytest.fixture
 async def server(db: AsyncDatabaseManager) -> AsyncIterator[Server]:
@@ -48,23 +46,6 @@ async def server(db: AsyncDatabaseManager) -> AsyncIterator[Server]:
 async def remote(server: Server, key: str) -> AsyncIterator[MCPHttpClient]:
     async with MCPHttpClient(server.url, key) as remote:
         yield remote
-
-
-@pytest.fixture
-def llmring(server: Server, key: str, tmp_path: Path) -> Run:
-    """Run `llmring mcp ...` in an empty home; return what it prints."""
-    ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
-
-    async def run(*arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "llmring.cli", "mcp", *arguments),
-            cwd=tmp_path, env=os.environ | ours, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        printed, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, printed.decode()
-        return printed.decode()
-
-    return run
 
 
 async def test_servers_are_registered_changed_and_deleted(
@@ -139,30 +120,34 @@ async def test_the_command_line_applies_a_manifest_and_lists_it(
     llmring: Run, tmp_path: Path, ring: Ring, tenant: Tenant
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
-    assert "2 server(s)" in await llmring("apply", "-f", "manifest.json")
-    listed = await llmring("servers", "list")
+    assert "2 server(s)" in await llmring("mcp", "apply", "-f", "manifest.json")
+    listed = await llmring("mcp", "servers", "list")
     assert "url=stdio://python -m calc" in listed
     assert re.findall(IDS, listed) == [str(each.id) for each in await ring.mcp.servers.list(tenant)]
-    assert "- add" in (tools := await llmring("tools"))
+    assert "- add" in (tools := await llmring("mcp", "tools"))
     assert "server=calc" in tools
-    assert "file:///README" in await llmring("resources")
-    assert "- greet" in await llmring("prompts")
+    assert "file:///README" in await llmring("mcp", "resources")
+    assert "- greet" in await llmring("mcp", "prompts")
 
 
 async def test_the_command_line_registers_what_it_adds_to_what_is_there(
     llmring: Run, ring: Ring, tenant: Tenant
 ) -> None:
-    registered = await llmring("servers", "register", "--name", "n", "--url", "http://localhost:1")
+    registered = await llmring(
+        "mcp", "servers", "register", "--name", "n", "--url", "http://localhost:1"
+    )
     id = json.loads(registered.partition("\n")[2])["id"]
     add = ("--server-id", id, "--name")
     arguments = '[{"name": "who"}]'
-    assert "Registered" in await llmring("prompts", "register", *add, "p", "--arguments", arguments)
-    await llmring("prompts", "register", *add, "q", "--description", "Asks")
+    assert "Registered" in await llmring(
+        "mcp", "prompts", "register", *add, "p", "--arguments", arguments
+    )
+    await llmring("mcp", "prompts", "register", *add, "q", "--description", "Asks")
     resource = ("--server-id", id, "--uri", "file:///x", "--mime-type", "text/plain")
-    assert "Registered" in await llmring("resources", "register", *resource)
+    assert "Registered" in await llmring("mcp", "resources", "register", *resource)
     prompts = await ring.mcp.capabilities.list(tenant, "prompt")
     assert [(each.name, each.arguments) for each in prompts] == [
         ("p", [{"name": "who"}]),
         ("q", {}),
     ]
-    assert "mime=text/plain" in await llmring("resources", "--server-id", id)
+    assert "mime=text/plain" in await llmring("mcp", "resources", "--server-id", id)
