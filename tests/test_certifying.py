@@ -1,6 +1,7 @@
 """Receipts of chats, receipts off, receipts in a caller's transaction, and their end."""
 
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -138,3 +139,18 @@ async def test_without_a_key_receipts_are_off_and_calls_are_stored(
             )  # fmt: skip
         assert (await client.get(f"{PATH}/uncertified")).json()["total"] == 1
         assert (await client.post(f"{PATH}/preview", json=ALL)).json()["total_logs"] == 1
+
+
+async def test_a_summary_is_bounded_and_adds_up(ring: Ring, tenant: Tenant) -> None:
+    await called(
+        ring,
+        tenant,
+        *[{"model": f"m{n}", "metadata": {"conversation_id": str(uuid4())}} for n in range(105)],
+    )
+    summary = (await ring.receipts.generate(tenant, REST))["receipt"]["batch_summary"]
+    assert summary
+    assert (summary["total_calls"], summary["total_conversations"]) == (105, 105)
+    assert len(summary["by_model"]) == 101
+    assert summary["by_model"]["(others)"]["calls"] == 5
+    assert sum(each["calls"] for each in summary["by_model"].values()) == 105
+    assert (len(summary["log_ids"]), len(summary["conversation_ids"])) == (100, 100)
