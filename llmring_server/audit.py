@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
-
-import uuid_utils
 
 from llmring_server.caller import Act
+from llmring_server.ids import new_id
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
@@ -33,7 +31,7 @@ class Audit(Repository):
         """Note an act; call it on the act's own transaction."""
         await self._all(
             "record",
-            id=UUID(int=uuid_utils.uuid7().int),
+            id=new_id(),
             **by._asdict(),
             action=action,
             target=target,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from llmring_server.errors import InProgress, Invalid, Locked
-from llmring_server.record import digest, moment_of
+from llmring_server.ids import moment_of
+from llmring_server.record import digest
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 

@@ -5,12 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
-import uuid_utils
-
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.claims import Claim, Claims, waiting
 from llmring_server.database import Database
 from llmring_server.exchange import Exchange, Recording, fingerprint
+from llmring_server.ids import new_id
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
 from llmring_server.receipt import Certifying
 from llmring_server.repository import Repository
@@ -52,7 +51,7 @@ class Conversations(Repository):
 
     async def create(self, tenant: Tenant, heading: Heading | None = None) -> Conversation:
         fields = (heading or Heading()).model_dump()
-        return await self._create(tenant, _new(), fields | {"origin": None})
+        return await self._create(tenant, new_id(), fields | {"origin": None})
 
     async def get(self, tenant: Tenant, id: UUID) -> Conversation:
         return Conversation.of(await self._one("get", tenant=tenant, id=id))
@@ -108,7 +107,7 @@ class Conversations(Repository):
 
         A `key` that the tenant used before gives the first answer again.
         """
-        level, first = min(level, self._level, key=LEVELS.index), _new()
+        level, first = min(level, self._level, key=LEVELS.index), new_id()
         claim = Claim.of(key, fingerprint("messages", to, *messages))
 
         async def work(inside: Self) -> Added:
@@ -126,7 +125,7 @@ class Conversations(Repository):
         The reply comes last. If this is the only report of the call, the log of calls has it, too,
         under the reply's id, with a receipt if there are keys. A `key` is as in `append`.
         """
-        to, first = exchange.conversation_id or _new(), _new()
+        to, first = exchange.conversation_id or new_id(), new_id()
         reply = UUID(int=first.int + exchange.reply_at)
         call = await self._usage.rated(tenant, exchange.entry(to), reply)
         claim = Claim.of(key, fingerprint("exchange", exchange))
@@ -188,7 +187,3 @@ class Conversations(Repository):
 
         with waiting():
             return await self._persist(once)
-
-
-def _new() -> UUID:
-    return UUID(int=uuid_utils.uuid7().int)

@@ -6,16 +6,15 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
-import uuid_utils
 
 from llmring_server.database import Database
 from llmring_server.draft import Draft, leaf, sealed
 from llmring_server.errors import BadRequest, Invalid, NotConfigured, NotFound
+from llmring_server.ids import moment_of, new_id
 from llmring_server.items import NOTHING, Preview, preview
 from llmring_server.keyfile import Source
 from llmring_server.keyring import Keyring
 from llmring_server.receipt import Generated, Receipt, Stored
-from llmring_server.record import moment_of
 from llmring_server.repository import Repository
 from llmring_server.signing import BadKey
 from llmring_server.tally import Tally, call_of
@@ -93,7 +92,7 @@ class Issuing(Repository):
         return (await self._generate(keys, tenant, Wanted(log_ids=[log_id])))["receipt"]
 
     async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated:
-        id, tally, tree, last = _new(), Tally(), merkle.Root(), None
+        id, tally, tree, last = new_id(), Tally(), merkle.Root(), None
 
         async def take(rows: Rows) -> None:
             nonlocal last
@@ -138,7 +137,7 @@ class Issuing(Repository):
     async def keep(self, tenant: Tenant, stored: Stored) -> bool:
         """Store a receipt as it was signed; False if there is one of that id."""
         row = {**stored._asdict(), **leaf(stored)}
-        return bool(await self._all("keep", tenant=tenant, place=_new(), **row))
+        return bool(await self._all("keep", tenant=tenant, place=new_id(), **row))
 
 
 async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
@@ -153,7 +152,3 @@ async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
             page = []
     if page:
         yield page
-
-
-def _new() -> UUID:
-    return UUID(int=uuid_utils.uuid7().int)

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
-
-import uuid_utils
 
 from llmring_server.caller import ALL, LIBRARY, USUAL, Act, Auditing, Caller
 from llmring_server.database import Database
 from llmring_server.errors import Invalid
+from llmring_server.ids import new_id
 from llmring_server.repository import Repository
 from llmring_server.secret import PREFIX, digest, id_of, make
 from llmring_server.tenant import Tenant, named
@@ -77,7 +75,7 @@ class Keys(Repository):
 
     async def issue(self, project: str, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
-        tenant = UUID(int=uuid_utils.uuid7().int)
+        tenant = new_id()
         return await self._make(
             "issue", by, project=named(project), tenant=tenant, **wanted.checked()
         )

@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
 
-import uuid_utils
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server.caller import LIBRARY, Act
 from llmring_server.database import Connection, Database
+from llmring_server.ids import new_id
 from llmring_server.repository import bind, load
 from llmring_server.settings import Settings
 
@@ -45,7 +44,7 @@ class _Housekeeping:
 
     async def note(self, by: Act, action: str, target: str) -> None:
         """Tell the audit, in this transaction."""
-        id = UUID(int=uuid_utils.uuid7().int)
+        id = new_id()
         await self.run("record", id=id, action=action, target=target, tenant=None, **by._asdict())
 
     async def run_each(self, name: str, **params: Any) -> list[str]:

@@ -7,7 +7,6 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-import uuid_utils
 from pydantic import AfterValidator, BaseModel, Field
 
 from llmring_server.bounded import Json, check, written
@@ -15,8 +14,8 @@ from llmring_server.claims import Claim, Claims, waiting
 from llmring_server.database import Database
 from llmring_server.entry import Status
 from llmring_server.exchange import fingerprint
+from llmring_server.ids import moment_of, new_id
 from llmring_server.pages import Paged, Place
-from llmring_server.record import moment_of
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
@@ -113,7 +112,7 @@ class McpExecutions(Repository):
 
         Return it, and whether it is such an answer.
         """
-        first = _new()
+        first = new_id()
         claim = Claim.of(key, fingerprint("execution", tool_id, done))
 
         async def once() -> tuple[Execution, bool]:
@@ -161,10 +160,6 @@ class McpExecutions(Repository):
         fields["size"] = sum(len(text or "") for text in texts)
         logged_at = execution.log_id and moment_of(execution.log_id)
         await self._one("record", tenant=tenant, logged_at=logged_at, **fields)
-
-
-def _new() -> UUID:
-    return UUID(int=uuid_utils.uuid7().int)
 
 
 def _first_id(at: datetime) -> UUID:

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import orjson
 import rfc8785
-import uuid_utils
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 from llmring_server.bounded import Json, check, plain, written
 from llmring_server.errors import Invalid
+from llmring_server.ids import new_id
 from llmring_server.mcp_server import Label
 
 Kind = Literal["tool", "resource", "prompt"]
@@ -126,7 +126,7 @@ def _row(offer: Offer) -> dict[str, Any]:
     row = offer.stored()._asdict() | {"kind": offer.kind, "digest": digest(offer).hex()}
     size = len(written(row["definition"], "definition", LARGEST)) + len(offer.description or "")
     written(row["content"], "content", LONGEST)
-    return row | {"id": str(UUID(int=uuid_utils.uuid7().int)), "size": size}
+    return row | {"id": str(new_id()), "size": size}
 
 
 class NewTool(ToolOffer, strict=True):

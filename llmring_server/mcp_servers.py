@@ -4,15 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 from uuid import UUID
 
-import uuid_utils
-
 from llmring_server.bounded import written
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Invalid, Sealed
+from llmring_server.ids import moment_of, new_id
 from llmring_server.mcp_server import NewServer, Server, ServerChange, Servers
 from llmring_server.reach import is_public
-from llmring_server.record import moment_of
 from llmring_server.repository import Repository
 from llmring_server.sealing import LONGEST, Sealing
 from llmring_server.settings import Settings
@@ -39,7 +37,7 @@ class McpServers(Repository):
 
     async def register(self, tenant: Tenant, new: NewServer) -> Server:
         """Register a server, whose id tells when."""
-        id = UUID(int=uuid_utils.uuid7().int)
+        id = new_id()
         given = self._given(tenant, id, new)
         return await self._server("register", tenant, id=id, created_at=moment_of(id), **given)
 

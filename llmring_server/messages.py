@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from llmring_server.bounded import check, plain
 from llmring_server.entry import Count, Money
 from llmring_server.errors import Invalid
+from llmring_server.ids import moment_of
 from llmring_server.rates import UNIT
-from llmring_server.record import METADATA_BYTES, moment_of
+from llmring_server.record import METADATA_BYTES
 
 Level = Literal["none", "metadata", "full"]
 LEVELS: tuple[Level, ...] = ("none", "metadata", "full")

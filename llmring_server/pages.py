@@ -14,7 +14,7 @@ import orjson
 from pydantic import BaseModel, Field
 
 from llmring_server.errors import Invalid
-from llmring_server.record import moment_of
+from llmring_server.ids import moment_of
 from llmring_server.tenant import Tenant
 from llmring_server.window import Span
 

@@ -18,10 +18,10 @@ from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import NotFound
 from llmring_server.explanation import Explanation, Listed
+from llmring_server.ids import moment_of
 from llmring_server.listing import Snapshot
 from llmring_server.offers import Price
 from llmring_server.overrides import Override
-from llmring_server.record import moment_of
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 

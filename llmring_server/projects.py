@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-import uuid_utils
-
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict, Invalid, NotFound
+from llmring_server.ids import new_id
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant, named
 
@@ -64,7 +63,7 @@ class Projects(Repository):
     async def create(self, name: str, by: Act = LIBRARY) -> Tenant:
         """Make a project; Conflict if there is one of that name."""
         async with self._database.transaction() as inside:
-            tenant = Tenant(UUID(int=uuid_utils.uuid7().int))
+            tenant = Tenant(new_id())
             if not await self.on(inside)._all("create", tenant=tenant, project=named(name)):
                 raise Conflict("There is a project of that name already.")
             await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)

@@ -10,11 +10,11 @@ import orjson
 
 from llmring_server.bounded import plain
 from llmring_server.errors import BadRequest, Conflict, Invalid, NotFound
+from llmring_server.ids import moment_of
 from llmring_server.issuing import Issuing
 from llmring_server.items import Items, Logs, item
 from llmring_server.pages import Log
 from llmring_server.receipt import Proof, Receipt, ReceiptList, Stored
-from llmring_server.record import moment_of
 from llmring_server.tally import call_of
 from llmring_server.tenant import Tenant
 from llmring_server.verdict import Verdict, checked, judged

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -14,11 +14,11 @@ from llmring_server.book import Book, Quote
 from llmring_server.bounded import plain
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid
+from llmring_server.ids import EPOCH, moment_of
 from llmring_server.rates import UNIT, Use, use
 from llmring_server.tenant import Tenant
 
 METADATA_BYTES = 64 * 1024
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Record(NamedTuple):
@@ -31,12 +31,6 @@ class Record(NamedTuple):
     key: UUID | None
     fingerprint: UUID | None
     row: bytes
-
-
-def moment_of(id: UUID) -> datetime:
-    """Return the millisecond that a UUIDv7 was made in (RFC 9562)."""
-    # Any other UUID may name a time beyond the calendar: then, a time when nothing happened.
-    return _EPOCH + timedelta(milliseconds=min(id.int >> 80, 10**14))
 
 
 def digest(data: bytes) -> UUID:
@@ -53,12 +47,12 @@ def _fingerprint(entry: Entry, within: int) -> UUID:
 def _now(entry: Entry) -> tuple[UUID, datetime]:
     """Choose an id and the time that belongs to it, both from one reading of the clock."""
     microseconds = (
-        (entry.logged_at - _EPOCH) // timedelta(microseconds=1)
+        (entry.logged_at - EPOCH) // timedelta(microseconds=1)
         if entry.logged_at
         else time.time_ns() // 1000
     )
     made = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
-    return UUID(int=made.int), _EPOCH + timedelta(microseconds=microseconds)
+    return UUID(int=made.int), EPOCH + timedelta(microseconds=microseconds)
 
 
 def _metadata(entry: Entry) -> orjson.Fragment:

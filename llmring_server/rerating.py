@@ -13,13 +13,13 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-import uuid_utils
 
 from llmring_server.book import Book, Pricing, Quote
 from llmring_server.bounded import plain
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict
+from llmring_server.ids import new_id
 from llmring_server.offers import EVER
 from llmring_server.rates import use_of
 from llmring_server.repository import Repository
@@ -82,7 +82,7 @@ class Rerating(Repository):
 
     async def run(self, calls: Calls, by: Act = LIBRARY) -> AsyncIterator[list[Change]]:
         """Yield what has changed, page by page, each page committed; Conflict if one is running."""
-        run = UUID(int=uuid_utils.uuid7().int)
+        run = new_id()
         await self._audit.record(by, "price.rerate", f"{run} {calls.model or 'all models'}")
         last: Place | None = _START
         while last:

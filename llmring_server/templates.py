@@ -5,14 +5,13 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-import uuid_utils
 
 from llmring_server.bounded import plain
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Forbidden, Invalid, NotFound
 from llmring_server.filling import fill
-from llmring_server.record import moment_of
+from llmring_server.ids import moment_of, new_id
 from llmring_server.repository import Repository
 from llmring_server.template import (
     CONTENT,
@@ -45,7 +44,7 @@ class Templates(Repository):
 
     async def create(self, tenant: Tenant, new: New, by: Act | None = LIBRARY) -> Template:
         """Make a template, whose id tells when."""
-        id = UUID(int=uuid_utils.uuid7().int)
+        id = new_id()
         noted = by if new.shared else None
         return await self._write(
             "create", tenant, new.model_dump(), noted, id=id, created_at=moment_of(id)

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBo
 
 from llmring_server.bounded import check
 from llmring_server.errors import BadRequest
+from llmring_server.ids import moment_of
 from llmring_server.pages import Paged, Place
-from llmring_server.record import moment_of
 from llmring_server.tenant import Tenant
 from llmring_server.window import Instant, Span
 

@@ -10,10 +10,10 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
+from llmring_server.ids import moment_of
 from llmring_server.maintenance import maintain
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, ToolOffer
-from llmring_server.record import moment_of
 from llmring_server.tenant import Tenant
 from tests.conftest import CALL
 from tests.test_mcp_capabilities import ADD, MCP, Found, refreshed
