@@ -1,17 +1,17 @@
 """`llmring-server mcp`: MCP servers, what they offer, and what their tools did."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
 
 import orjson
 import rich_click as click
-from rich.table import Table
 
 from llmring_server.bounded import plain
 from llmring_server.cli import environment
 from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, folding
+from llmring_server.cli.tables import SCREEN, entry
 from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
 from llmring_server.mcp_executions import Execution, History, ToolStats
 from llmring_server.mcp_offer import Kind
@@ -33,12 +33,10 @@ def mcp() -> None:
 def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
     """List MCP servers, the newest first."""
     page = Servers(limit=PAGE, all=every)
-    table = folding("server", "name", "transport", "url", "offers", "secret", "refreshed")
     for each in on_project(
         env, data_dir, project, lambda ring, tenant: ring.mcp.servers.list(tenant, page)
     ):
-        table.add_row(*_server(each))
-    SCREEN.print(table)
+        entry(each.id, each.name, *_facts(each))
 
 
 @mcp.command()
@@ -54,16 +52,11 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
         return server, [each for kind in kinds for each in await all_of(tenant, kind, page)]
 
     server, offered = on_project(env, data_dir, project, work)
-    head = Table(show_header=False)
-    for name in Server.__slots__:
-        head.add_row(name.replace("_", " "), str(getattr(server, name)))
-    SCREEN.print(head)
-    table = folding("id", "kind", "name", "description", "state")
+    entry(server.id, server.name, *_facts(server))
     for each in offered:
         name = each.uri if isinstance(each, Resource) else each.name
-        told = (text or "" for text in (name, each.description))
-        table.add_row(str(each.id), each.kind, *told, _state(each))
-    SCREEN.print(table)
+        told = _state(each), each.description
+        entry(each.id, f"{each.kind} {name}", *(text for text in told if text))
 
 
 @mcp.command()
@@ -83,12 +76,9 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
     SCREEN.print(
         f"{summary.days} days: {summary.count:,} times, {summary.errors:,} errors, {times}"
     )
-    table = folding("execution", "at", "status", "took", "input", "output")
     for each in found:
-        at, output = f"{each.executed_at:%Y-%m-%d %H:%M:%S}", each.error or _short(each.output)
-        texts = _short(each.input), output
-        table.add_row(str(each.id), at, each.status, _ms(each.duration_ms), *texts)
-    SCREEN.print(table)
+        title = f"{each.executed_at:%Y-%m-%d %H:%M:%S}, {each.status}, {_ms(each.duration_ms)}"
+        entry(each.id, title, f"{_short(each.input)} → {each.error or _short(each.output)}")
 
 
 @mcp.command()
@@ -102,15 +92,16 @@ def reseal(env: str, data_dir: Path) -> None:
         raise click.ClickException(f"No key opens {stuck:,} others.")
 
 
-def _server(server: Server) -> tuple[Any, ...]:
-    offers = ", ".join(
-        f"{n} {kind}" for kind, n in (server.capabilities or {}).items() if isinstance(n, int)
-    )
-    secret = "yes" if server.auth_config else ""
-    refreshed = f"{server.refreshed_at:%Y-%m-%d %H:%M}" if server.refreshed_at else ""
-    name = server.name if server.is_active else f"{server.name} (inactive)"
-    texts = name, server.transport_type, server.url, offers
-    return str(server.id), *texts, secret, refreshed
+def _facts(server: Server) -> Iterator[str]:
+    yield server.url
+    if not server.is_active:
+        yield "inactive"
+    known = (server.capabilities or {}).items()
+    yield from (f"{n} {kind}" for kind, n in known if isinstance(n, int))
+    if server.auth_config:
+        yield "with a secret"
+    if server.refreshed_at:
+        yield f"refreshed {server.refreshed_at:%Y-%m-%d %H:%M}"
 
 
 def _state(capability: Capability) -> str:
