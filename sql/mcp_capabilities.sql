@@ -3,7 +3,8 @@
 -- name: refreshed
 -- The row's lock lets refreshes of a server pass one by one.
 UPDATE <<mcp.servers>> SET
-    capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
+    capabilities = @counts::text::json, refreshed_at = clock.at, updated_at = clock.at
+FROM (SELECT clock_timestamp() AS at) AS clock
 WHERE tenant = @tenant AND id = @server_id
 RETURNING
     id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
