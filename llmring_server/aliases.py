@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 import asyncpg
 import orjson
-from pydantic import BaseModel, BeforeValidator, Field, RootModel
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
 
 from llmring_server.bounded import Json, plain
 from llmring_server.errors import Invalid
@@ -18,6 +18,18 @@ from llmring_server.tenant import Tenant
 DEFAULT, MOST = "default", 1_000
 
 Name = Annotated[str, Field(max_length=64, pattern=r"\S")]
+
+# What the API calls its own: below `/aliases/`, nobody could ask for an alias of that name.
+TAKEN = ("bind", "bulk_upsert", "resolve")
+
+
+def _free(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError(f"must not be one of {', '.join(TAKEN)}")
+    return name
+
+
+Free = Annotated[Name, AfterValidator(_free), Field(json_schema_extra={"not": {"enum": [*TAKEN]}})]
 Model = Annotated[
     str,
     Field(max_length=255, pattern=r"^[^: \t\r\n]+:[^ \t\r\n]", description="provider:model"),
@@ -34,7 +46,7 @@ Profile = Annotated[Name, BeforeValidator(_usual, json_schema_input_type=Name | 
 class Bind(BaseModel, strict=True):
     """An alias, and the `provider:model` that it means in a profile."""
 
-    alias: Name
+    alias: Free
     model: Model
     profile: Profile = DEFAULT
     metadata: Json | None = None

@@ -11,7 +11,9 @@ from pydantic import AfterValidator
 
 from llmring_server.errors import BadRequest, Invalid, TooLarge
 
-DEEPEST, MOST_KEYS, LONGEST_KEY, LARGEST = 32, 10_000, 1024, 2**64
+DEEPEST, MOST_KEYS, LONGEST_KEY = 32, 10_000, 1024
+# What can be written in 64 bits, with a sign if there is one.
+SMALLEST, LARGEST = -(2**63), 2**64
 MOST_VALUES = 500_000
 _DIGITS = 30
 
@@ -77,8 +79,8 @@ def _check_scalar(value: Any) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise Invalid("body: text must not contain the character U+0000")
-    elif isinstance(value, int | Decimal) and not -LARGEST < value < LARGEST:
-        raise Invalid("body: a number is 2^64 or larger")
+    elif isinstance(value, int | Decimal) and not SMALLEST <= value < LARGEST:
+        raise Invalid("body: a number is 2^64 or larger, or less than -2^63")
 
 
 # An object of the caller's own making.

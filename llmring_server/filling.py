@@ -13,7 +13,7 @@ import orjson
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmring_server.bounded import plain
+from llmring_server.bounded import LARGEST, SMALLEST, plain
 from llmring_server.errors import Invalid
 
 # Of what Jinja2 reads, of what comes out, of what is said to be missing.
@@ -52,7 +52,7 @@ def _value(node: nodes.Node, variables: Mapping[str, Any]) -> Any:
         case nodes.TemplateData(data=text):
             return text
         case nodes.Const(value=value):
-            return value
+            return _constant(value)
         case nodes.Name(name=name):
             return variables.get(name, ABSENT)
         case nodes.Getattr(node=of, attr=key) | nodes.Getitem(node=of, arg=nodes.Const(value=key)):
@@ -61,8 +61,20 @@ def _value(node: nodes.Node, variables: Mapping[str, Any]) -> Any:
             node=nodes.Node() as of, name="default", args=[nodes.Const(value=other)], kwargs=[]
         ):
             found = _value(of, variables)
-            return other if found is ABSENT else found
+            return _constant(other) if found is ABSENT else found
     raise _unknown()
+
+
+def _constant(value: Any) -> Any:
+    """Return a constant, or raise ValueError if JSON cannot say it."""
+    if isinstance(value, str):
+        value.encode()  # half a surrogate pair is no text
+        sound = "\0" not in value
+    else:
+        sound = value is None or SMALLEST <= value < LARGEST
+    if not sound:
+        raise ValueError
+    return value
 
 
 def _member(of: Any, key: Any) -> Any:

@@ -9,7 +9,7 @@ from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Invalid, Sealed
 from llmring_server.ids import moment_of, new_id
-from llmring_server.mcp_server import NewServer, Server, ServerChange, Servers
+from llmring_server.mcp_server import CONFIGURED, NewServer, Server, ServerChange, Servers
 from llmring_server.reach import is_public
 from llmring_server.repository import Repository
 from llmring_server.sealing import LONGEST, Sealing
@@ -120,7 +120,9 @@ class McpServers(Repository):
             "url": said.url,
             "transport_type": said.transport_type,
             "capabilities": known if known is None else written(known, "capabilities", LONGEST),
-            "secret": self._sealing.seal(tenant, id, secret) if secret else None,
+            "secret": self._sealing.seal(tenant, id, secret)
+            if secret and secret != CONFIGURED
+            else None,
         }
 
     async def _server(self, statement: str, tenant: Tenant, **params: Any) -> Server:

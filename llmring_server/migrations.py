@@ -4,6 +4,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, cast
 
+import asyncpg
 from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
@@ -27,6 +28,11 @@ class Module(NamedTuple):
     def name(self) -> str:
         """What pgdbm calls it, in the schema's own list of what was applied."""
         return f"{'llmring_mcp' if self.folder == 'mcp_client' else 'llmring_server'}_{self.schema}"
+
+    @property
+    def setting(self) -> str:
+        """Name what moves it elsewhere."""
+        return f"LLMRING_{'MCP' if self.folder == 'mcp_client' else 'DATABASE'}_SCHEMA"
 
     def files(self) -> list[str]:
         return sorted(file.name for file in (FILES / self.folder).glob("*.sql"))
@@ -74,8 +80,15 @@ async def _locked(connection: Connection, module: Module) -> None:
 async def _created(connection: Connection, schema: str) -> None:
     # Reading pg_namespace, unlike IF NOT EXISTS, sees what the last holder of the lock did.
     known = "SELECT true FROM pg_namespace WHERE nspname = $1"
-    if not await connection.fetchval(known, schema):
+    if await connection.fetchval(known, schema):
+        return
+    try:
         await connection.execute(f'CREATE SCHEMA "{schema}"')
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise NotMigrated(
+            f"This role may not create the schema {schema}: create it for this role, or name one"
+            " that is there (LLMRING_DATABASE_SCHEMA, LLMRING_MCP_SCHEMA)."
+        ) from exc
 
 
 async def _applied(connection: Connection, module: Module, mcp_schema: str) -> list[str]:
@@ -86,7 +99,10 @@ async def _applied(connection: Connection, module: Module, mcp_schema: str) -> l
     try:
         done = await steps.apply_pending_migrations()
     except MigrationError as exc:
-        raise NotMigrated(f"A migration failed and changed nothing: {exc}") from exc
+        raise NotMigrated(
+            f"A migration failed and changed nothing: {exc}. If the schema {module.schema} holds"
+            f" tables of something else, name another one: {module.setting}."
+        ) from exc
     return [each["filename"] for each in done["applied"]]
 
 

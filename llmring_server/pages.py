@@ -20,6 +20,8 @@ from llmring_server.window import Span
 
 Label = Annotated[str, Field(max_length=255)]
 
+NOT_OURS = "cursor: not a cursor of this list; start again without one"
+
 _SEAL = 8
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -90,8 +92,11 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, last_at: str | None, last_id: str | None) -> Self:
-        at = datetime.fromisoformat(last_at) if last_at else None
-        return cls(at, UUID(last_id) if last_id else None)
+        try:
+            at = datetime.fromisoformat(last_at) if last_at else None
+            return cls(at, UUID(last_id) if last_id else None)
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise Invalid(NOT_OURS) from exc
 
     def seal(self, key: bytes) -> str:
         return sealed(self, key)
@@ -115,7 +120,7 @@ def unsealed(cursor: str, key: bytes) -> Any:
         given = b""
     seal, body = given[:_SEAL], given[_SEAL:]
     if not hmac.compare_digest(seal, _sum(key, body)):
-        raise Invalid("cursor: not a cursor of this list; start again without one")
+        raise Invalid(NOT_OURS)
     return orjson.loads(body)
 
 

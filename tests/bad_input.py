@@ -47,6 +47,7 @@ INVALID = {
     "nested 33": body(metadata='{"a":' + "[" * 32 + "]" * 32 + "}"),
     "1e400": body(cost="1e400"),
     "1e131071": body(metadata='{"a": 1e131071}'),
+    "less than 64 bits in metadata": body(metadata='{"a": -9223372036854775809}'),
     "number of 21 digits in metadata": body(metadata='{"a": [100000000000000000000]}'),
     "NUL": body(alias=r'"a\u0000b"'),
     "NUL in metadata": body(metadata=r'{"a": ["\u0000"]}'),

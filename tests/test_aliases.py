@@ -55,7 +55,7 @@ async def test_bind_alias_answers_as_it_always_was(
         {"alias": ""}, {"alias": "a" * 65}, {"alias": None}, {"model": "gpt-4o"}, {"model": ":x"},
         {"model": "openai:"}, {"model": "open ai:x"}, {"model": "o:" + "x" * 254}, {"profile": ""},
         {"profile": "p" * 65}, {"metadata": []}, {"metadata": {"k": "v" * 65_536}},
-        {"alias": "a\0b"}, {"model": "\n:x"},
+        {"alias": "a\0b"}, {"model": "\n:x"}, {"alias": "bind"}, {"alias": "resolve"},
     ],
     ids=lambda wrong: str(wrong)[:40],
 )  # fmt: skip

@@ -105,6 +105,16 @@ def test_nothing_is_computed(text: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.parametrize(
+    "constant", ["9" * 23, "-" + "9" * 23, "1e999", r'"\ud83d"', r'"a\x00"'], ids=str
+)
+@pytest.mark.parametrize("text", ["{{ %s }}", "{{ a | default(%s) }}"])
+def test_a_constant_is_one_that_json_can_say(text: str, constant: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        fill(text % constant, {})
+    assert caught.value.code == "bad_template"
+
+
 def test_what_comes_out_is_bounded() -> None:
     with pytest.raises(Invalid) as caught:
         fill("{{ x }}" * 800, {"x": "x" * (LONGEST // 4)})

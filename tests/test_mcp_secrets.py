@@ -72,6 +72,12 @@ async def test_what_is_told_of_a_secret_does_not_replace_it(db: AsyncDatabaseMan
     assert told
     await servers.change(tenant, server.id, ServerChange(auth_config=told.model_dump(), name="n"))
     assert await servers.secret(tenant, server.id) == {"token": 1}
+    keyless = with_keys(db).mcp.servers
+    echo = ServerChange(auth_config=told.model_dump(), name="m")
+    assert (await keyless.amend(tenant, server.id, echo)).name == "m"
+    assert await servers.secret(tenant, server.id) == {"token": 1}
+    copied = SERVER.model_copy(update={"auth_config": told.model_dump()})
+    assert (await keyless.register(tenant, copied)).auth_config is None
     await servers.amend(tenant, server.id, ServerChange(auth_config=None))
     assert await servers.secret(tenant, server.id) is None
 

@@ -55,6 +55,26 @@ async def test_migrate_says_what_it_did_and_does_it_once(fresh: AsyncDatabaseMan
     assert all(step.applied_at and step.applied_at.tzinfo for step in await steps(fresh))
 
 
+async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
+    fresh: AsyncDatabaseManager,
+) -> None:
+    theirs = f"{fresh.schema}_mcp"
+    await fresh.execute(f"CREATE SCHEMA {theirs}; CREATE TABLE {theirs}.servers (id uuid)")
+    with pytest.raises(NotMigrated, match="LLMRING_MCP_SCHEMA"):
+        await migrate(fresh)
+    assert await pending(fresh) == names()
+    other = f"{fresh.schema}_x"
+    assert await migrate(fresh, other) == names()
+    await fresh.execute(f"DROP SCHEMA {other} CASCADE")
+
+
+async def test_a_role_that_may_not_create_a_schema_is_told_what_to_do(settings: Settings) -> None:
+    missing = settings.model_copy(update={"database_schema": f"fresh_{uuid4().hex[:8]}"})
+    async with opened(missing) as db:
+        with pytest.raises(NotMigrated, match="may not create the schema fresh_"):
+            await migrate(db)
+
+
 async def test_a_file_that_fails_leaves_nothing_behind(
     fresh: AsyncDatabaseManager,
     monkeypatch: pytest.MonkeyPatch,

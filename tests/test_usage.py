@@ -2,12 +2,14 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
 from llmring_server import Ring
 from llmring_server.entry import Entry
+from llmring_server.pages import Page
 from llmring_server.tenant import Tenant, of_key
 from tests.conftest import CALL
 
@@ -130,6 +132,16 @@ async def test_logs_page_by_cursor_through_every_call_once(client: httpx.AsyncCl
         seen += [log["id"] for log in page.json()]
     assert len(seen) == 7
     assert set(seen) == logged
+
+
+async def test_a_cursor_that_a_caller_makes_up_is_refused(
+    client: httpx.AsyncClient, tenant: Tenant
+) -> None:
+    forged: Any = [("x", UUID(int=0)), ("2026-01-01T00:00:00Z", "x"), (7, None), ({}, [])]
+    for last in forged:
+        cursor = Page().following(tenant, last)
+        answer = await client.get("/api/v1/logs", params={"cursor": cursor})
+        assert (answer.status_code, answer.json()["detail"][:7]) == (422, "cursor:")
 
 
 async def test_a_cursor_is_good_for_its_own_list_only(
