@@ -1,10 +1,9 @@
 -- What MCP servers offer: tools, resources and prompts.
 
 -- name: refreshed
--- The row's lock lets refreshes of a server pass one by one.
+-- The row's lock lets refreshes of a server pass one by one; their times are those of when they had it.
 UPDATE <<mcp.servers>> SET
-    capabilities = @counts::text::json, refreshed_at = clock.at, updated_at = clock.at
-FROM (SELECT clock_timestamp() AS at) AS clock
+    capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE tenant = @tenant AND id = @server_id
 RETURNING
     id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
