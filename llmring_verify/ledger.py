@@ -19,6 +19,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _PACKED = struct.Struct(">Q16s32sQQQQ?")
 _ID, _LEAF = slice(8, 24), slice(24, 56)
 _UNIT = 10
+_LARGEST = 2**64 - 1
 
 
 class Line(NamedTuple):
@@ -52,9 +53,16 @@ def _packed(line: bytes) -> bytes:
         tokens["input"],
         tokens["output"],
         tokens["cached_input"],
-        int(Decimal(amount or 0).scaleb(_UNIT)),
+        _units(amount or "0"),
         amount is not None,
     )
+
+
+def _units(amount: str) -> int:
+    cost = int(Decimal(amount).scaleb(_UNIT))
+    if cost > _LARGEST:
+        raise Refused("line: its cost is larger than can be counted")
+    return cost
 
 
 def _pack(lines: Lines) -> list[bytes | Refused]:
