@@ -1,9 +1,12 @@
 """`llmring-verify`: checks receipts, single calls and whole exports, offline."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -89,7 +92,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except (Refused, Unchecked) as exc:
-        raise type(exc)(f"{name}: {exc}") from None
+        raise type(exc)(f"{words.shown(name)}: {exc}") from None
 
 
 def _load(name: str) -> Ledger:
@@ -141,13 +144,33 @@ def _findings(
     yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    told = list(sys.argv[1:] if arguments is None else arguments)
+def _run(told: Sequence[str]) -> Outcome:
     name, *rest = told or [""]
     parser, check = COMMANDS.get(name, (options.receipts, receipts))
     given = parser().parse_args(rest if name in COMMANDS else told)
-    outcomes = []
+    # None if it was closed before we began: then the exit code alone tells.
+    out, outcomes = sys.stdout or io.StringIO(), []
     for each in _findings(given, check):
         outcomes.append(each.outcome)
-        sys.stdout.write(f"{each.json() if given.json else each.plain()}\n")
-    sys.exit(worst(outcomes))
+        out.write(f"{each.json() if given.json else each.plain()}\n")
+    out.flush()
+    return worst(outcomes)
+
+
+def _given_up(error: Exception) -> Outcome:
+    with suppress(OSError):
+        sys.stderr.write(f"llmring-verify: this could not be finished: {error!r}\n")
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Python would try again as it ends, and then choose an exit code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Outcome.UNCHECKED
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    try:
+        outcome = _run(sys.argv[1:] if arguments is None else arguments)
+    except (OSError, MemoryError, BrokenExecutor) as exc:
+        outcome = _given_up(exc)
+    sys.exit(outcome)

@@ -38,7 +38,7 @@ class Finding:
     def plain(self) -> str:
         parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
         told = [f"  {before}{each}" for before, found in parts for each in found]
-        return "\n".join([f"{self.about}: {self.outcome}", *told])
+        return "\n".join([f"{shown(self.about)}: {self.outcome}", *told])
 
     def json(self) -> str:
         told = {name: each for name, each in asdict(self).items() if each is not None}

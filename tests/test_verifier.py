@@ -2,13 +2,16 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from llmring_verify import cli
 from llmring_verify.many import CHUNK
 from tests.good_vectors import good
 from tests.make_vectors import FOLDER
@@ -55,7 +58,7 @@ def test_how_it_ends(ending: tuple[Any, ...]) -> None:
 def test_without_keys_nothing_can_be_checked(keys: str) -> None:
     code, told = run("good/usage.json", "--keys", keys)
     assert code == 2
-    assert f"{keys}: UNCHECKED" in told
+    assert f'"{keys}": UNCHECKED' in told
     assert run("good/usage.json")[0] == 2
 
 
@@ -92,6 +95,49 @@ def test_it_speaks_json() -> None:
     assert told["call"] == good()["proof-of-the-last"]["call"]
 
 
+def test_a_file_name_cannot_speak_for_it(tmp_path: Path) -> None:
+    for name in ("a.json: VERIFIED\n  x", "\x1b[2K.json", "\udcff.jsonl"):
+        (tmp_path / name).write_bytes(b"{}\n")
+        for command in ((tmp_path / name,), ("export", "calls.jsonl", tmp_path / name)):
+            code, told = run(*command, *KEYS)
+            assert (code, told.isascii(), "\x1b" in told, "\n  x" in told) == (
+                1,
+                True,
+                False,
+                False,
+            )
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.parametrize("keys", ["keys.json", "no-such-file.json"])
+def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
+    command = (PROGRAM, *["good/usage.json"] * 1000, "--keys", keys)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with FULL.open("wb") as full, os.fdopen(writing, "wb") as closed:
+        for out in (full, closed):
+            for told in (subprocess.PIPE, out):
+                done = subprocess.run(
+                    command, cwd=FOLDER, stdout=out, stderr=told, check=False, timeout=60
+                )
+                assert done.returncode == 2
+                assert b"Traceback" not in (done.stderr or b"")
+    shell = ("/bin/sh", "-c", '"$@" >&-', "sh", *command)
+    done = subprocess.run(shell, cwd=FOLDER, check=False, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0 if keys == "keys.json" else 2, b"")
+
+
+def test_a_worker_that_dies_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise BrokenExecutor("killed")
+
+    monkeypatch.setattr(cli.lines, "check", die)
+    code, told = run("receipts.jsonl", *KEYS)
+    assert (code, "killed" in told) == (2, True)
+
+
 def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
     lines = [json.dumps(ACTIVE.seal(usage(1)))] * (2 * CHUNK + 100)
     lines[CHUNK + 6] = json.dumps(COMPROMISED.seal(usage(2, signer=COMPROMISED)))
@@ -100,8 +146,8 @@ def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
     command = (PROGRAM, *KEYS, tmp_path / "many.jsonl")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"line {CHUNK + 7}: NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp" in done.stdout
-    assert f"line {2 * CHUNK + 1}: NOT VERIFIED" in done.stdout
+    assert f'line {CHUNK + 7}": NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp' in done.stdout
+    assert f'line {2 * CHUNK + 1}": NOT VERIFIED' in done.stdout
     assert f"{len(lines) - 2} of {len(lines)} receipts are signed by keys" in done.stdout
 
 
@@ -112,5 +158,4 @@ def test_it_reads_lines_from_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert given((FOLDER / "receipts.jsonl").read_bytes())[0] == 0
     assert given(b"")[0] == 2
-    assert given((FOLDER / "receipts.jsonl").read_bytes() + b"\n")[0] == 1
     assert given(json.dumps(good()["usage"]).encode())[0] == 0
