@@ -15,6 +15,7 @@ from llmring_verify import lines, options, verify, words
 from llmring_verify.audit import Audit, finding
 from llmring_verify.keys import read
 from llmring_verify.ledger import Ledger, load
+from llmring_verify.many import numbered
 from llmring_verify.strict import LARGEST, Refused, Unchecked, parse
 from llmring_verify.verify import Keys
 from llmring_verify.words import Finding, Outcome, failure
@@ -59,8 +60,8 @@ def _many(name: str, keys: bytes) -> Findings:
     size, outcomes = 0, [Outcome.VERIFIED]
     with _opened(name) as file:
         for checked in lines.check(keys, file):
-            for place, error in checked.failures:
-                found = failure(f"{name}, line {size + place + 1}", error)
+            for number, error in checked.failures:
+                found = failure(f"{name}, line {number}", error)
                 outcomes.append(found.outcome)
                 yield found
             size += checked.size
@@ -105,7 +106,7 @@ def _documents(name: str) -> Iterator[tuple[str, bytes]]:
         yield name, _read(name)
         return
     with _opened(name) as file:
-        yield from ((f"{name}, line {number}", line) for number, line in enumerate(file, 1))
+        yield from ((f"{name}, line {number}", line) for number, line in numbered(file))
 
 
 def _add(audit: Audit, name: str, keys: Keys) -> Findings:

@@ -52,7 +52,7 @@ OLD_BATCH = OLD | {
 }
 
 # What a server of today adds to an old receipt that it hands out.
-LATER = {
+LATER: Doc = {
     "receipt_type": "single",
     "batch_summary": None,
     "description": None,

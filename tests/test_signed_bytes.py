@@ -122,6 +122,7 @@ def test_keys_that_are_no_points_are_refused() -> None:
 
 
 KEY = {name: each for name, each in ACTIVE.told().items() if name != "state"}
+STATES: tuple[Any, ...] = ("lost", "", None, [], {}, False, 0)
 WRONG: list[tuple[Any, str]] = [
     ([], "no key"),
     ({"keys": [KEY, KEY]}, "twice"),
@@ -133,7 +134,7 @@ WRONG: list[tuple[Any, str]] = [
     *(
         ({"keys": [KEY | {name: state}]}, "unknown state")
         for name in ("state", "x-state")
-        for state in ("lost", "", None, [], {}, False, 0)
+        for state in STATES
     ),
     ({"keys": [KEY | {"x": KEY["x"] + "="}]}, "base64url"),
     ({"keys": [{"x": "AQ" + "A" * 41}]}, "small order"),
