@@ -55,6 +55,10 @@ def shown(value: Any) -> str:
     return json.dumps(value)
 
 
+def some(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
+
+
 ITS_WORD = [
     "that the calls took place, or used what is told: that is their client's word.",
     "when it was signed: the time is the issuer's word.",
@@ -72,14 +76,14 @@ def of_receipt(about: str, body: Body) -> Finding:
 
 
 def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
-    told = f"{verified} of {size} receipts are signed by keys that you trust."
+    told = f"Signed by keys that you trust: {verified} of {some(size, 'receipt')}."
     lacks = ["that they are all different, or all there are.", *ITS_WORD]
     return Finding(about, outcome, [told], [], lacks)
 
 
 def of_proof(about: str, body: Body, call: Body) -> Finding:
     told = [
-        f"{_head(body)}, for a batch of {body['count']} calls.",
+        f"{_head(body)}, for a batch of {some(body['count'], 'call')}.",
         f"Among these calls is exactly this one: {_call(call)}",
     ]
     return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD, body, call)
@@ -110,8 +114,10 @@ def _batch(body: Body) -> Iterator[str]:
     totals = body["totals"]
     unpriced = totals["cost"]["unpriced"]
     yield (
-        f"{body['count']} calls from {body['from']} to {body['to']}: {_tokens(totals['tokens'])},"
-        f" {totals['cost']['amount']} USD" + f" and {unpriced} of unknown price" * bool(unpriced)
+        f"{some(body['count'], 'call')} from {body['from']} to {body['to']}:"
+        f" {_tokens(totals['tokens'])}, {totals['cost']['amount']} USD"
+        + f" and {unpriced} of unknown price"
+        * bool(unpriced)
     )
     yield f"Their Merkle root is {body['leaves_root']}."
     yield from _labels(body)
@@ -136,7 +142,7 @@ def _rest(call: Body) -> str:
 
 
 def _tokens(tokens: dict[str, int]) -> str:
-    told = f"{tokens['input']} tokens in ({tokens['cached_input']} cached)"
+    told = f"{some(tokens['input'], 'token')} in ({tokens['cached_input']} cached)"
     return f"{told}, {tokens['output']} out"
 
 

@@ -103,10 +103,25 @@ def test_a_receipt_that_miscounts_is_told_of(export: Export) -> None:
         assert "times or totals" in told["wrong"][0]
 
 
+def test_one_is_told_of_as_one(export: Export) -> None:
+    for calls, receipts, told in (
+        (CALLS, [SEVEN], "Certified by 1 receipt, as they are here: 7 of 7 calls."),
+        (CALLS[:1], [SEVEN], "Certified by 1 receipt, as they are here: 1 of 1 call."),
+        (CALLS, [SEVEN, ACTIVE.seal(usage(86))], "by 2 receipts, as they are here: 7 of 7 calls."),
+        (CALLS, [], "by 0 receipts, as they are here: 0 of 7 calls."),
+    ):
+        assert told in export.audit(calls, receipts, CALLS)[1]["proved"][0]
+    alone = ACTIVE.seal(batch(91, CALLS[:1]))
+    wrong = export.audit(CALLS[1:], [alone, old(OLD)])[1]["wrong"]
+    assert any("its 1 call: not here, or not as signed" in each for each in wrong)
+    assert any(each.startswith("1 old receipt: no") for each in wrong)
+    assert any(each.startswith("calls in no receipt (6)") for each in wrong)
+
+
 def test_old_receipts_certify_no_calls(export: Export) -> None:
     code, told = export.audit(CALLS, [SEVEN, old(OLD)])
     assert code == 1
-    assert "do not say which calls" in told["wrong"][0]
+    assert "1 old receipt: no" in told["wrong"][0]
 
 
 COST = '"first_cost": 0.0000000003'

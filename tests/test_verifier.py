@@ -65,6 +65,8 @@ def test_without_keys_nothing_can_be_checked(keys: str) -> None:
 
 
 def test_it_says_what_was_proved_and_what_was_not() -> None:
+    assert "\n  1 call from 20" in run("good/batch-of-one.json", *KEYS)[1]
+    assert "for a batch of 1 call." in run("proof", "good/proof-of-the-only.json", *KEYS)[1]
     _, told = run("good/batch-of-three.json", *KEYS)
     assert f"Key {ACTIVE.kid} signed receipt" in told
     assert "3 calls from" in told
@@ -152,7 +154,7 @@ def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f'line {many + 7}": NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp' in done.stdout
     assert f'line {2 * many + 2}": NOT VERIFIED' in done.stdout
-    assert f"{len(told) - 3} of {len(told) - 1} receipts are signed by keys" in done.stdout
+    assert f"{len(told) - 3} of {len(told) - 1} receipts.\n" in done.stdout
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", " \r\n\t"])
@@ -160,7 +162,7 @@ def test_a_blank_line_is_nothing(end: str, tmp_path: Path) -> None:
     for name in ("receipts.jsonl", "calls.jsonl"):
         (tmp_path / name).write_text((FOLDER / name).read_text() + end)
     code, told = run(tmp_path / "receipts.jsonl", *KEYS)
-    assert (code, "3 of 3 receipts" in told) == (0, True)
+    assert (code, "trust: 3 of 3 receipts." in told) == (0, True)
     assert run("export", tmp_path / "calls.jsonl", tmp_path / "receipts.jsonl", *KEYS)[0] == 0
 
 
