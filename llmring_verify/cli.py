@@ -9,7 +9,7 @@ from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TextIO
 
 from llmring_verify import lines, options, verify, words
 from llmring_verify.audit import Audit, finding
@@ -145,12 +145,16 @@ def _findings(
     yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
 
 
+def _writable(out: TextIO | None) -> TextIO:
+    """Return where to write; to None, which was closed before we began, nothing is told."""
+    return out or io.StringIO()
+
+
 def _run(told: Sequence[str]) -> Outcome:
     name, *rest = told or [""]
     parser, check = COMMANDS.get(name, (options.receipts, receipts))
     given = parser().parse_args(rest if name in COMMANDS else told)
-    # None if it was closed before we began: then the exit code alone tells.
-    out, outcomes = sys.stdout or io.StringIO(), []
+    out, outcomes = _writable(sys.stdout), []
     for each in _findings(given, check):
         outcomes.append(each.outcome)
         out.write(f"{each.json() if given.json else each.plain()}\n")
@@ -160,9 +164,9 @@ def _run(told: Sequence[str]) -> Outcome:
 
 def _given_up(error: Exception) -> Outcome:
     with suppress(OSError):
-        sys.stderr.write(f"llmring-verify: this could not be finished: {error!r}\n")
+        _writable(sys.stderr).write(f"llmring-verify: this could not be finished: {error!r}\n")
     try:
-        sys.stdout.flush()
+        _writable(sys.stdout).flush()
     except OSError:
         # Python would try again as it ends, and then choose an exit code of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -111,14 +111,10 @@ def _usage(body: Body) -> Iterator[str]:
 
 
 def _batch(body: Body) -> Iterator[str]:
-    totals = body["totals"]
-    unpriced = totals["cost"]["unpriced"]
-    yield (
-        f"{some(body['count'], 'call')} from {body['from']} to {body['to']}:"
-        f" {_tokens(totals['tokens'])}, {totals['cost']['amount']} USD"
-        + f" and {unpriced} of unknown price"
-        * bool(unpriced)
-    )
+    calls, tokens = some(body["count"], "call"), _tokens(body["totals"]["tokens"])
+    cost = body["totals"]["cost"]
+    unpriced = f" and {cost['unpriced']} of unknown price" * bool(cost["unpriced"])
+    yield f"{calls} from {body['from']} to {body['to']}: {tokens}, {cost['amount']} USD{unpriced}"
     yield f"Their Merkle root is {body['leaves_root']}."
     yield from _labels(body)
 

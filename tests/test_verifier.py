@@ -120,17 +120,19 @@ def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
     command = [str(PROGRAM), *["good/usage.json"] * 1000, "--keys", keys]
     reading, writing = os.pipe()
     os.close(reading)
-    with FULL.open("wb") as full, os.fdopen(writing, "wb") as closed:
-        for out in (full, closed):
+    with FULL.open("wb") as full, os.fdopen(writing, "wb") as pipe:
+        for out in (full, pipe):
             for told in (subprocess.PIPE, out):
                 done = subprocess.run(
                     command, cwd=FOLDER, stdout=out, stderr=told, check=False, timeout=60
                 )
                 assert done.returncode == 2
                 assert b"Traceback" not in (done.stderr or b"")
-    shell = ["/bin/sh", "-c", '"$@" >&-', "sh", *command]
-    done = subprocess.run(shell, cwd=FOLDER, check=False, capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0 if keys == "keys.json" else 2, b"")
+    verified = 0 if keys == "keys.json" else 2
+    for closed, code in ((">&-", verified), (">/dev/full 2>&-", 2), (">&- 2>&-", verified)):
+        shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *command]
+        done = subprocess.run(shell, cwd=FOLDER, check=False, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (code, b"")
 
 
 def test_a_worker_that_dies_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
