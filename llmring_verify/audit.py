@@ -9,7 +9,7 @@ from llmring_verify.ledger import Ledger, Line, moment, totals
 from llmring_verify.merkle import leaf
 from llmring_verify.receipt import call_of
 from llmring_verify.verify import OLD, Body
-from llmring_verify.words import ITS_WORD, Finding, Outcome
+from llmring_verify.words import ITS_WORD, Finding, Outcome, some
 
 
 @dataclass
@@ -97,10 +97,12 @@ def finding(about: str, audit: Audit) -> Finding:
     calls = {name: sorted(str(UUID(bytes=id)) for id in ids) for name, ids in found.items()}
     wrong = [*_wrong_calls(calls), *_wrong_receipts(audit)]
     outcome = Outcome.NOT_VERIFIED if wrong else Outcome.VERIFIED
-    size = len(audit.now.leaves)
-    certified = len(audit.certified())
-    told = f"{certified} of its {size} calls are as {audit.receipts} receipts tell of them."
-    return Finding(about, outcome, [told], wrong, [*ITS_WORD, _METADATA], calls=calls)
+    return Finding(about, outcome, [_certified(audit)], wrong, [*ITS_WORD, _METADATA], calls=calls)
+
+
+def _certified(audit: Audit) -> str:
+    calls = f"{len(audit.certified())} of {some(len(audit.now.leaves), 'call')}"
+    return f"Certified by {some(audit.receipts, 'receipt')}, as they are here: {calls}."
 
 
 _METADATA = "their metadata, and what re-rating made of their costs since: no receipt holds these."
@@ -123,11 +125,12 @@ def _wrong_receipts(audit: Audit) -> Iterator[str]:
     for body in audit.open:
         here = len(audit.now.between(body["from"], body["to"]))
         yield (
-            f"receipt {body['receipt_id']}: its {body['count']} calls are not here, or not as they"
-            f" were; from {body['from']} to {body['to']}, the export has {here}. With --earlier, an"
-            " export of before, or of this receipt's calls alone, it can be told which differ."
+            f"receipt {body['receipt_id']}: its {some(body['count'], 'call')}: not here, or not"
+            f" as signed; from {body['from']} to {body['to']}, the export has {here}. With"
+            " --earlier, an export of before, or of this receipt's calls alone, it can be told"
+            " which differ."
         )
     for body in audit.contradictory:
         yield f"receipt {body['receipt_id']}: its times or totals are not those of its own calls."
     if audit.old:
-        yield f"{audit.old} old receipts: they do not say which calls they are for."
+        yield f"{some(audit.old, 'old receipt')}: no such receipt says which calls it is for."

@@ -80,7 +80,6 @@ def from_export(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(line: dict[str, Any]) -> dict[str, Any]:
-    amount = line["first_cost"]
     names = ("input", "output", "cached_input")
     return {
         "v": VERSION,
@@ -90,11 +89,21 @@ def _told(line: dict[str, Any]) -> dict[str, Any]:
         "tokens": {name: line[f"{name}_tokens"] for name in names},
         "cost": {
             "currency": "USD",
-            "amount": None if amount is None else f"{_EXACT.quantize(Decimal(amount), _UNIT):f}",
+            "amount": _ten_places(line["first_cost"]),
             "source": line["first_cost_source"],
         },
     }
 
 
-def _six_digits(moment: str) -> str:
+def _ten_places(amount: Any) -> str | None:
+    if amount is None:
+        return None
+    if type(amount) not in {int, Decimal}:
+        raise TypeError
+    return f"{_EXACT.quantize(Decimal(amount), _UNIT):f}"
+
+
+def _six_digits(moment: Any) -> str:
+    if type(moment) is not str:
+        raise TypeError
     return moment.removesuffix("Z") + ".000000Z" if "." not in moment else moment

@@ -1,17 +1,21 @@
 """`llmring-verify`: checks receipts, single calls and whole exports, offline."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn, TextIO
 
 from llmring_verify import lines, options, verify, words
 from llmring_verify.audit import Audit, finding
 from llmring_verify.keys import read
 from llmring_verify.ledger import Ledger, load
+from llmring_verify.many import numbered
 from llmring_verify.strict import LARGEST, Refused, Unchecked, parse
 from llmring_verify.verify import Keys
 from llmring_verify.words import Finding, Outcome, failure
@@ -56,8 +60,8 @@ def _many(name: str, keys: bytes) -> Findings:
     size, outcomes = 0, [Outcome.VERIFIED]
     with _opened(name) as file:
         for checked in lines.check(keys, file):
-            for place, error in checked.failures:
-                found = failure(f"{name}, line {size + place + 1}", error)
+            for number, error in checked.failures:
+                found = failure(f"{name}, line {number}", error)
                 outcomes.append(found.outcome)
                 yield found
             size += checked.size
@@ -89,7 +93,7 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except (Refused, Unchecked) as exc:
-        raise type(exc)(f"{name}: {exc}") from None
+        raise type(exc)(f"{words.shown(name)}: {exc}") from None
 
 
 def _load(name: str) -> Ledger:
@@ -102,7 +106,7 @@ def _documents(name: str) -> Iterator[tuple[str, bytes]]:
         yield name, _read(name)
         return
     with _opened(name) as file:
-        yield from ((f"{name}, line {number}", line) for number, line in enumerate(file, 1))
+        yield from ((f"{name}, line {number}", line) for number, line in numbered(file))
 
 
 def _add(audit: Audit, name: str, keys: Keys) -> Findings:
@@ -141,13 +145,37 @@ def _findings(
     yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    told = list(sys.argv[1:] if arguments is None else arguments)
+def _writable(out: TextIO | None) -> TextIO:
+    """Return where to write; to None, which was closed before we began, nothing is told."""
+    return out or io.StringIO()
+
+
+def _run(told: Sequence[str]) -> Outcome:
     name, *rest = told or [""]
     parser, check = COMMANDS.get(name, (options.receipts, receipts))
     given = parser().parse_args(rest if name in COMMANDS else told)
-    outcomes = []
+    out, outcomes = _writable(sys.stdout), []
     for each in _findings(given, check):
         outcomes.append(each.outcome)
-        sys.stdout.write(f"{each.json() if given.json else each.plain()}\n")
-    sys.exit(worst(outcomes))
+        out.write(f"{each.json() if given.json else each.plain()}\n")
+    out.flush()
+    return worst(outcomes)
+
+
+def _given_up(error: Exception) -> Outcome:
+    with suppress(OSError):
+        _writable(sys.stderr).write(f"llmring-verify: this could not be finished: {error!r}\n")
+    try:
+        _writable(sys.stdout).flush()
+    except OSError:
+        # Python would try again as it ends, and then choose an exit code of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Outcome.UNCHECKED
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    try:
+        outcome = _run(sys.argv[1:] if arguments is None else arguments)
+    except (OSError, MemoryError, BrokenExecutor) as exc:
+        outcome = _given_up(exc)
+    sys.exit(outcome)

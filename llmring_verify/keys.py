@@ -80,9 +80,9 @@ def _key(told: Any) -> Key:
 
 def _state(told: dict[str, Any]) -> State:
     # A JWKS marks the members that no standard knows.
-    if told.get("compromised_at") or told.get("x-compromised-at"):
+    if any(told.get(name) is not None for name in ("compromised_at", "x-compromised-at")):
         return "compromised"
-    state = told.get("state") or told.get("x-state", "active")
+    state = told.get("state", told.get("x-state", "active"))
     if state not in get_args(State):
         raise Unchecked("the keys' document holds a key in an unknown state")
     return cast("State", state)

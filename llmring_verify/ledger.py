@@ -2,7 +2,7 @@
 
 import struct
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import BinaryIO, NamedTuple
@@ -19,6 +19,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _PACKED = struct.Struct(">Q16s32sQQQQ?")
 _ID, _LEAF = slice(8, 24), slice(24, 56)
 _UNIT = 10
+_LARGEST = 2**64 - 1
 
 
 class Line(NamedTuple):
@@ -52,31 +53,32 @@ def _packed(line: bytes) -> bytes:
         tokens["input"],
         tokens["output"],
         tokens["cached_input"],
-        int(Decimal(amount or 0).scaleb(_UNIT)),
+        _units(amount or "0"),
         amount is not None,
     )
 
 
-def _pack(lines: Lines) -> list[bytes | Refused]:
-    made: list[bytes | Refused] = []
-    for line in lines:
-        try:
-            made.append(_packed(line))
-        except Refused as exc:
-            made.append(exc)
-    return made
+def _units(amount: str) -> int:
+    cost = int(Decimal(amount).scaleb(_UNIT))
+    if cost > _LARGEST:
+        raise Refused("line: its cost is larger than can be counted")
+    return cost
+
+
+def _pack(lines: Lines) -> list[bytes]:
+    return [_numbered(number, line) for number, line in lines]
+
+
+def _numbered(number: int, line: bytes) -> bytes:
+    try:
+        return _packed(line)
+    except Refused as exc:
+        raise Unchecked(f"line {number}: {exc}") from None
 
 
 def load(file: BinaryIO) -> "Ledger":
     """Read an export in JSON lines; Refused, Unchecked."""
-    return Ledger(_sound(each for some in spread(_pack, chunks(file)) for each in some))
-
-
-def _sound(lines: Iterable[bytes | Refused]) -> Iterator[bytes]:
-    for number, line in enumerate(lines, 1):
-        if isinstance(line, Refused):
-            raise Unchecked(f"line {number}: {line}")
-        yield line
+    return Ledger(each for some in spread(_pack, chunks(file)) for each in some)
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from llmring_verify.verify import receipt
 
 
 class Checked(NamedTuple):
-    """Some lines: how many there are, and what is wrong with which (from 0)."""
+    """Some lines: how many there are, and what is wrong with which, by number."""
 
     size: int
     failures: list[tuple[int, Refused | Unchecked]]
@@ -22,11 +22,11 @@ _keys = cache(read)
 
 def _check(keys: bytes, lines: Lines) -> Checked:
     trusted, failures = _keys(keys), []
-    for place, line in enumerate(lines):
+    for number, line in lines:
         try:
             receipt(parse(line), trusted)
         except (Refused, Unchecked) as exc:
-            failures.append((place, exc))
+            failures.append((number, exc))
     return Checked(len(lines), failures)
 
 

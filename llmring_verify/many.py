@@ -10,16 +10,32 @@ from typing import BinaryIO, TypeVar
 
 from llmring_verify.strict import LARGEST
 
-CHUNK = 2000
+# Bytes, of which the last line may be more than all others.
+CHUNK = 2**20
 
-Lines = list[bytes]
+Line = tuple[int, bytes]
+Lines = list[Line]
 Made = TypeVar("Made")
 
 
-def chunks(file: BinaryIO) -> Iterator[Lines]:
-    """Yield the lines of a file, some at a time; one that is too long comes in pieces."""
+def numbered(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines that are not blank, from 1; one that is too long comes in pieces."""
     lines = iter(partial(file.readline, LARGEST + 1), b"")
-    return iter(lambda: list(islice(lines, CHUNK)), [])
+    return ((number, line) for number, line in enumerate(lines, 1) if not line.isspace())
+
+
+def chunks(file: BinaryIO) -> Iterator[Lines]:
+    """Yield these lines, some at a time."""
+    some: Lines = []
+    size = 0
+    for each in numbered(file):
+        some.append(each)
+        size += len(each[1])
+        if size >= CHUNK:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def spread(task: Callable[[Lines], Made], work: Iterator[Lines]) -> Iterator[Made]:

@@ -5,7 +5,8 @@ import argparse
 _CODES = """exit codes:
   0  everything was verified
   1  something was not: it was altered, or signed by nobody you trust
-  2  something could not be checked: a file or key is missing, the command is wrong
+  2  something could not be checked: a file or key is missing, the command is wrong,
+     or what was found could not be written
 """
 
 

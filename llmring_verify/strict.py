@@ -57,7 +57,8 @@ def parse(data: bytes, number: Number = float) -> Any:
         raise
     except RecursionError:
         raise Refused("it is nested too deep") from None
-    except ValueError:
+    except (ValueError, ArithmeticError):
+        # A Decimal's exponent has its bounds.
         raise Refused("it is not JSON of UTF-8") from None
 
 

@@ -58,7 +58,7 @@ def receipt(told: Any, keys: Keys) -> Body:
         raise Refused("it is not a receipt")
     if "path" in told:
         raise Refused("it is a proof of a call; `llmring-verify proof` reads those")
-    if "envelope" in told:
+    if told.get("envelope") is not None:
         return _answer(told, keys)
     return envelope(told, keys) if "receipt" in told else _old(told, keys)
 

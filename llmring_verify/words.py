@@ -38,7 +38,7 @@ class Finding:
     def plain(self) -> str:
         parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
         told = [f"  {before}{each}" for before, found in parts for each in found]
-        return "\n".join([f"{self.about}: {self.outcome}", *told])
+        return "\n".join([f"{shown(self.about)}: {self.outcome}", *told])
 
     def json(self) -> str:
         told = {name: each for name, each in asdict(self).items() if each is not None}
@@ -53,6 +53,10 @@ def failure(about: str, error: Refused | Unchecked) -> Finding:
 def shown(value: Any) -> str:
     """Quote what others wrote: a terminal obeys some characters."""
     return json.dumps(value)
+
+
+def some(count: int, noun: str) -> str:
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 ITS_WORD = [
@@ -72,14 +76,14 @@ def of_receipt(about: str, body: Body) -> Finding:
 
 
 def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
-    told = f"{verified} of {size} receipts are signed by keys that you trust."
+    told = f"Signed by keys that you trust: {verified} of {some(size, 'receipt')}."
     lacks = ["that they are all different, or all there are.", *ITS_WORD]
     return Finding(about, outcome, [told], [], lacks)
 
 
 def of_proof(about: str, body: Body, call: Body) -> Finding:
     told = [
-        f"{_head(body)}, for a batch of {body['count']} calls.",
+        f"{_head(body)}, for a batch of {some(body['count'], 'call')}.",
         f"Among these calls is exactly this one: {_call(call)}",
     ]
     return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD, body, call)
@@ -107,12 +111,10 @@ def _usage(body: Body) -> Iterator[str]:
 
 
 def _batch(body: Body) -> Iterator[str]:
-    totals = body["totals"]
-    unpriced = totals["cost"]["unpriced"]
-    yield (
-        f"{body['count']} calls from {body['from']} to {body['to']}: {_tokens(totals['tokens'])},"
-        f" {totals['cost']['amount']} USD" + f" and {unpriced} of unknown price" * bool(unpriced)
-    )
+    calls, tokens = some(body["count"], "call"), _tokens(body["totals"]["tokens"])
+    cost = body["totals"]["cost"]
+    unpriced = f" and {cost['unpriced']} of unknown price" * bool(cost["unpriced"])
+    yield f"{calls} from {body['from']} to {body['to']}: {tokens}, {cost['amount']} USD{unpriced}"
     yield f"Their Merkle root is {body['leaves_root']}."
     yield from _labels(body)
 
@@ -136,7 +138,7 @@ def _rest(call: Body) -> str:
 
 
 def _tokens(tokens: dict[str, int]) -> str:
-    told = f"{tokens['input']} tokens in ({tokens['cached_input']} cached)"
+    told = f"{some(tokens['input'], 'token')} in ({tokens['cached_input']} cached)"
     return f"{told}, {tokens['output']} out"
 
 

@@ -26,7 +26,8 @@ def answers() -> dict[str, Bad]:
         "answer-altered-tags": (good | {"tags": []}, differ),
         "answer-altered-type": (good | {"receipt_type": "single"}, differ),
         "answer-around-another-envelope": (good | {"envelope": other["envelope"]}, differ),
-        "answer-without-envelope": ({**good, "envelope": None}, "envelope must be an object"),
+        "answer-without-envelope": (good | {"envelope": None}, "lost the envelope"),
+        "answer-with-an-empty-envelope": (good | {"envelope": {}}, "envelope lacks"),
         "answer-stripped-of-its-envelope": (stripped, "lost the envelope"),
         "answer-without-signature": (good | {"signature": None}, "signature is not"),
     }

@@ -51,6 +51,15 @@ OLD_BATCH = OLD | {
     "total_cost": 1e-7,
 }
 
+# What a server of today adds to an old receipt that it hands out.
+LATER: Doc = {
+    "receipt_type": "single",
+    "batch_summary": None,
+    "description": None,
+    "tags": [],
+    "envelope": None,
+}
+
 
 def old(receipt: Doc, signer: Signer = ACTIVE) -> Doc:
     """Sign as the first servers did: the time not as it is on the wire, but as Python spells it."""
@@ -115,6 +124,7 @@ def good() -> dict[str, Any]:
         "answer-batch": answer(batch(24, CALLS[:3], tags=["x"])),
         "answer-generate": {"receipt": answer(batch(25, CALLS)), "certified_count": 7},
         "old": old(OLD),
+        "old-in-an-answer": old(OLD) | LATER,
         "old-batch": old(OLD_BATCH) | {"receipt_type": "batch", "tags": ["unsigned"]},
         "proof-of-the-first": proof(seven, CALLS, 0),
         "proof-of-the-last": proof(seven, CALLS, 6),

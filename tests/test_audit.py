@@ -1,11 +1,17 @@
 """An export against its receipts: what was changed, is missing, or has none."""
 
+import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llmring_verify.ledger import load
+from llmring_verify.strict import Refused, Unchecked
 from tests.good_vectors import CALLS, OLD, UNPRICED, old
 from tests.make_vectors import FOLDER
 from tests.second_signer import ACTIVE, Doc, batch, call, export_line, usage
@@ -97,10 +103,25 @@ def test_a_receipt_that_miscounts_is_told_of(export: Export) -> None:
         assert "times or totals" in told["wrong"][0]
 
 
+def test_one_is_told_of_as_one(export: Export) -> None:
+    for calls, receipts, told in (
+        (CALLS, [SEVEN], "Certified by 1 receipt, as they are here: 7 of 7 calls."),
+        (CALLS[:1], [SEVEN], "Certified by 1 receipt, as they are here: 1 of 1 call."),
+        (CALLS, [SEVEN, ACTIVE.seal(usage(86))], "by 2 receipts, as they are here: 7 of 7 calls."),
+        (CALLS, [], "by 0 receipts, as they are here: 0 of 7 calls."),
+    ):
+        assert told in export.audit(calls, receipts, CALLS)[1]["proved"][0]
+    alone = ACTIVE.seal(batch(91, CALLS[:1]))
+    wrong = export.audit(CALLS[1:], [alone, old(OLD)])[1]["wrong"]
+    assert any("its 1 call: not here, or not as signed" in each for each in wrong)
+    assert any(each.startswith("1 old receipt: no") for each in wrong)
+    assert any(each.startswith("calls in no receipt (6)") for each in wrong)
+
+
 def test_old_receipts_certify_no_calls(export: Export) -> None:
     code, told = export.audit(CALLS, [SEVEN, old(OLD)])
     assert code == 1
-    assert "do not say which calls" in told["wrong"][0]
+    assert "1 old receipt: no" in told["wrong"][0]
 
 
 COST = '"first_cost": 0.0000000003'
@@ -110,9 +131,20 @@ LINES = [
     (COST, '"first_cost": -0.0000000003'),
     (COST, '"first_cost": "a lot"'),
     (COST, '"first_cost": null'),
+    (COST, '"first_cost": []'),
+    (COST, '"first_cost": true'),
+    (COST, '"first_cost": "0.0000000003"'),
+    (COST, '"first_cost": "  0.0_000000003 "'),
+    (COST, '"first_cost": "\uff13e-10"'),
+    (COST, '"first_cost": 2e9'),
+    (COST, f'"first_cost": {10**4000}'),
+    (COST, '"first_cost": 1e99999999999999999999'),
+    ('"temperature": 0.7', '"temperature": -1e99999999999999999999'),
     (COST, '"cost_today": 3'),
     ("2026-11-21T07:00:03.003003Z", "2026-11-21T07:00:03.003003+00:00"),
     ("2026-11-21T07:00:03.003003Z", "yesterday"),
+    ('"2026-11-21T07:00:03.003003Z"', "[]"),
+    ('"2026-11-21T07:00:03.003003Z"', "20261121"),
     ('"input_tokens": 1003', '"input_tokens": 1003.0'),
     ('"status": "ok"', '"status": "fine"'),
     ('"profile"', '"provider"'),
@@ -128,6 +160,23 @@ def test_a_line_that_no_export_writes_is_not_read(before: str, after: str, tmp_p
     code, told = run("export", tmp_path / "calls.jsonl", FOLDER / "receipts.jsonl", *KEYS)
     assert code == 2
     assert "line 3" in told or "line 1" in told
+
+
+NAMES = st.sampled_from(sorted(json.loads(export_line(CALLS[0]))))
+NUMBERS = st.from_regex(
+    r"-?[1-9][0-9]{0,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,20})?", fullmatch=True
+)
+VALUES = st.recursive(
+    NUMBERS | st.sampled_from(["null", "true", "[]", "{}", '""']) | st.text().map(json.dumps),
+    lambda each: each.map("[{}]".format) | each.map('{{"a": {}}}'.format),
+)
+
+
+@given(NAMES, VALUES)
+def test_a_line_is_read_or_refused(name: str, value: str) -> None:
+    line = json.dumps(json.loads(export_line(CALLS[0])) | {name: "@"}).replace('"@"', value)
+    with suppress(Refused, Unchecked):
+        assert len(load(io.BytesIO(line.encode())).leaves) == 1
 
 
 def test_times_before_all_servers_are_times(export: Export) -> None:

@@ -121,7 +121,8 @@ def test_keys_that_are_no_points_are_refused() -> None:
         assert keys.load_public(Signer(number, "active").public)
 
 
-KEY = ACTIVE.told()
+KEY = {name: each for name, each in ACTIVE.told().items() if name != "state"}
+STATES: tuple[Any, ...] = ("lost", "", None, [], {}, False, 0)
 WRONG: list[tuple[Any, str]] = [
     ([], "no key"),
     ({"keys": [KEY, KEY]}, "twice"),
@@ -130,7 +131,11 @@ WRONG: list[tuple[Any, str]] = [
     ({"keys": [KEY | {"kid": RETIRED.kid}]}, "another key's id"),
     ({"keys": [KEY | {"crv": "Ed448"}]}, "not of Ed25519"),
     ({"keys": [KEY | {"alg": "RS256"}]}, "not of Ed25519"),
-    ({"keys": [KEY | {"state": "lost"}]}, "unknown state"),
+    *(
+        ({"keys": [KEY | {name: state}]}, "unknown state")
+        for name in ("state", "x-state")
+        for state in STATES
+    ),
     ({"keys": [KEY | {"x": KEY["x"] + "="}]}, "base64url"),
     ({"keys": [{"x": "AQ" + "A" * 41}]}, "small order"),
 ]
@@ -141,3 +146,10 @@ def test_documents_of_other_keys_are_not_taken(document: Any, why: str) -> None:
     with pytest.raises(Unchecked, match=why):
         keys.read(json.dumps(document).encode())
     assert set(keys.read(json.dumps([KEY]).encode())) == {ACTIVE.kid}
+
+
+@pytest.mark.parametrize("name", ["compromised_at", "x-compromised-at"])
+@pytest.mark.parametrize("moment", ["2026-11-01T00:00:00Z", "", 0, False, []])
+def test_a_key_that_tells_when_it_was_lost_is_lost(name: str, moment: Any) -> None:
+    document = [KEY | {"state": "active", name: moment}]
+    assert keys.read(json.dumps(document).encode())[ACTIVE.kid].state == "compromised"

@@ -2,14 +2,19 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from llmring_verify.many import CHUNK
+from llmring_verify import lines
+from llmring_verify.many import CHUNK, chunks
+from llmring_verify.strict import LARGEST
 from tests.good_vectors import good
 from tests.make_vectors import FOLDER
 from tests.second_signer import ACTIVE, COMPROMISED, usage
@@ -55,11 +60,13 @@ def test_how_it_ends(ending: tuple[Any, ...]) -> None:
 def test_without_keys_nothing_can_be_checked(keys: str) -> None:
     code, told = run("good/usage.json", "--keys", keys)
     assert code == 2
-    assert f"{keys}: UNCHECKED" in told
+    assert f'"{keys}": UNCHECKED' in told
     assert run("good/usage.json")[0] == 2
 
 
 def test_it_says_what_was_proved_and_what_was_not() -> None:
+    assert "\n  1 call from 20" in run("good/batch-of-one.json", *KEYS)[1]
+    assert "for a batch of 1 call." in run("proof", "good/proof-of-the-only.json", *KEYS)[1]
     _, told = run("good/batch-of-three.json", *KEYS)
     assert f"Key {ACTIVE.kid} signed receipt" in told
     assert "3 calls from" in told
@@ -92,17 +99,98 @@ def test_it_speaks_json() -> None:
     assert told["call"] == good()["proof-of-the-last"]["call"]
 
 
+def test_a_file_name_cannot_speak_for_it(tmp_path: Path) -> None:
+    for name in ("a.json: VERIFIED\n  x", "\x1b[2K.json", "\udcff.jsonl"):
+        (tmp_path / name).write_bytes(b"{}\n")
+        for command in ((tmp_path / name,), ("export", "calls.jsonl", tmp_path / name)):
+            code, told = run(*command, *KEYS)
+            assert (code, told.isascii(), "\x1b" in told, "\n  x" in told) == (
+                1,
+                True,
+                False,
+                False,
+            )
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.parametrize("keys", ["keys.json", "no-such-file.json"])
+def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
+    command = [str(PROGRAM), *["good/usage.json"] * 1000, "--keys", keys]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with FULL.open("wb") as full, os.fdopen(writing, "wb") as pipe:
+        for out in (full, pipe):
+            for told in (subprocess.PIPE, out):
+                done = subprocess.run(
+                    command, cwd=FOLDER, stdout=out, stderr=told, check=False, timeout=60
+                )
+                assert done.returncode == 2
+                assert b"Traceback" not in (done.stderr or b"")
+    verified = 0 if keys == "keys.json" else 2
+    for closed, code in ((">&-", verified), (">/dev/full 2>&-", 2), (">&- 2>&-", verified)):
+        shell = ["/bin/sh", "-c", f'"$@" {closed}', "sh", *command]
+        done = subprocess.run(shell, cwd=FOLDER, check=False, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (code, b"")
+
+
+def test_a_worker_that_dies_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise BrokenExecutor("killed")
+
+    monkeypatch.setattr(lines, "check", die)
+    code, told = run("receipts.jsonl", *KEYS)
+    assert (code, "killed" in told) == (2, True)
+
+
 def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:
-    lines = [json.dumps(ACTIVE.seal(usage(1)))] * (2 * CHUNK + 100)
-    lines[CHUNK + 6] = json.dumps(COMPROMISED.seal(usage(2, signer=COMPROMISED)))
-    lines[2 * CHUNK] = "{}"
-    (tmp_path / "many.jsonl").write_text("\n".join(lines))
+    one = json.dumps(ACTIVE.seal(usage(1)))
+    many = CHUNK // len(one)
+    told = [one] * (2 * many + 100)
+    told[many + 6] = json.dumps(COMPROMISED.seal(usage(2, signer=COMPROMISED)))
+    told[2 * many : 2 * many + 2] = ["", "{}"]
+    (tmp_path / "many.jsonl").write_text("\n".join(told))
     command = (PROGRAM, *KEYS, tmp_path / "many.jsonl")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert f"line {CHUNK + 7}: NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp" in done.stdout
-    assert f"line {2 * CHUNK + 1}: NOT VERIFIED" in done.stdout
-    assert f"{len(lines) - 2} of {len(lines)} receipts are signed by keys" in done.stdout
+    assert f'line {many + 7}": NOT VERIFIED\n  Wrong: key {COMPROMISED.kid} is comp' in done.stdout
+    assert f'line {2 * many + 2}": NOT VERIFIED' in done.stdout
+    assert f"{len(told) - 3} of {len(told) - 1} receipts.\n" in done.stdout
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", " \r\n\t"])
+def test_a_blank_line_is_nothing(end: str, tmp_path: Path) -> None:
+    for name in ("receipts.jsonl", "calls.jsonl"):
+        (tmp_path / name).write_text((FOLDER / name).read_text() + end)
+    code, told = run(tmp_path / "receipts.jsonl", *KEYS)
+    assert (code, "trust: 3 of 3 receipts." in told) == (0, True)
+    assert run("export", tmp_path / "calls.jsonl", tmp_path / "receipts.jsonl", *KEYS)[0] == 0
+
+
+class Long(io.BytesIO):
+    """A file that is never asked for more than the longest line."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        assert size == LARGEST + 1
+        return super().readline(size)
+
+    def __next__(self) -> bytes:
+        raise AssertionError
+
+
+def test_few_lines_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for length in (100, CHUNK // 3, LARGEST, LARGEST + 9):
+        data = (b"x" * (length - 1) + b"\n") * (3 * CHUNK // length + 3)
+        found = list(chunks(Long(data)))
+        assert all(sum(len(line) for _, line in each) <= CHUNK + LARGEST for each in found)
+        some = [line for each in found for line in each]
+        assert [number for number, _ in some] == list(range(1, len(some) + 1))
+        assert b"".join(line for _, line in some) == data
+        assert len(found) > 1
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=Long(b" " * LARGEST + b"{}\n")))
+    code, told = run("export", "calls.jsonl", "-", *KEYS)
+    assert (code, "longer than 16 MiB" in told) == (1, True)
 
 
 def test_it_reads_lines_from_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,5 +200,5 @@ def test_it_reads_lines_from_its_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert given((FOLDER / "receipts.jsonl").read_bytes())[0] == 0
     assert given(b"")[0] == 2
-    assert given((FOLDER / "receipts.jsonl").read_bytes() + b"\n")[0] == 1
+    assert given(b"\n \n")[0] == 2
     assert given(json.dumps(good()["usage"]).encode())[0] == 0
