@@ -1,5 +1,6 @@
 """What MCP servers offer: refreshed as a whole, pinned by digest, under ids that stay."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 from uuid import UUID
@@ -47,9 +48,12 @@ class McpCapabilities(Repository):
     async def refresh(self, tenant: Tenant, server_id: UUID, offers: Offers) -> Refreshed:
         """Replace all that a server offers, or nothing; what stays keeps its id."""
         at = {"tenant": tenant, "server_id": server_id}
-        given, counts = rows(offers.all()), orjson.dumps(offers.counts()).decode()
+        # Digests of many definitions take seconds, which nobody else should wait for.
+        given = await asyncio.to_thread(rows, offers.all())
+        counts = orjson.dumps(offers.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
+            await inside._one("server", **at)
             server = Server.of(tenant, await inside._one("refreshed", counts=counts, **at))
             found = await inside._all("replace", given=given, **at)
         return _refreshed(tenant, server, found)
@@ -61,7 +65,7 @@ class McpCapabilities(Repository):
             inside = self.on(transaction)
             made = await inside._all("add", tenant=tenant, server_id=new.server_id, given=given)
             if not made:
-                await inside._one("server", tenant=tenant, id=new.server_id)
+                await inside._one("server", tenant=tenant, server_id=new.server_id)
                 raise Conflict("The server offers a tool of that name already.")
             tool: Tool = (await inside.get(tenant, "tool", made[0]["id"])).capability
         return tool

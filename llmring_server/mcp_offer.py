@@ -123,10 +123,12 @@ def rows(offers: Sequence[Offer]) -> str:
 
 
 def _row(offer: Offer) -> dict[str, Any]:
-    row = offer.stored()._asdict() | {"kind": offer.kind, "digest": digest(offer).hex()}
+    row = offer.stored()._asdict()
+    # What is too large is refused before its digest, which takes longer.
     size = len(written(row["definition"], "definition", LARGEST)) + len(offer.description or "")
     written(row["content"], "content", LONGEST)
-    return row | {"id": str(new_id()), "size": size}
+    made = {"id": str(new_id()), "kind": offer.kind, "digest": digest(offer).hex()}
+    return row | made | {"size": size}
 
 
 class NewTool(ToolOffer, strict=True):

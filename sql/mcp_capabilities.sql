@@ -1,7 +1,10 @@
 -- What MCP servers offer: tools, resources and prompts.
 
+-- name: server
+-- Its lock lets those who change what a server offers pass one by one.
+SELECT id FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @server_id FOR NO KEY UPDATE;
+
 -- name: refreshed
--- The row's lock lets refreshes of a server pass one by one.
 UPDATE <<mcp.servers>> SET
     capabilities = @counts::text::json, refreshed_at = clock.at, updated_at = clock.at
 FROM (SELECT clock_timestamp() AS at) AS clock
@@ -82,9 +85,6 @@ ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
     END
 WHERE NOT old.is_active
 RETURNING id;
-
--- name: server
-SELECT id FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @id;
 
 -- name: get
 SELECT
