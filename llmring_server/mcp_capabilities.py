@@ -24,11 +24,9 @@ from llmring_server.mcp_capability import (
 from llmring_server.mcp_offer import LONGEST, Kind, NewTool, Offers, rows
 from llmring_server.mcp_prompt import check, declared, filled
 from llmring_server.mcp_server import Server
+from llmring_server.pages import PAGE_BYTES
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
-
-# What a page may hold, but for its last definition.
-PAGE_BYTES = 8 * 1024 * 1024
 
 
 class McpCapabilities(Repository):

@@ -125,7 +125,8 @@ def rows(offers: Sequence[Offer]) -> str:
 def _row(offer: Offer) -> dict[str, Any]:
     row = offer.stored()._asdict()
     # What is too large is refused before its digest, which takes longer.
-    size = len(written(row["definition"], "definition", LARGEST)) + len(offer.description or "")
+    definition = written(row["definition"], "definition", LARGEST)
+    size = len(definition.encode()) + len(orjson.dumps(offer.description))
     written(row["content"], "content", LONGEST)
     made = {"id": str(new_id()), "kind": offer.kind, "digest": digest(offer).hex()}
     return row | made | {"size": size}

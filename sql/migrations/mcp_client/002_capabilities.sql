@@ -1,6 +1,6 @@
 -- What servers offer. `name` is a resource's URI, and its name the `title`; `definition` is a tool's
 -- schema or a prompt's arguments. What a server offers no longer is kept, and not active.
--- `pinned` is the digest of the definition that was last agreed to. `size` is in bytes, so that a
+-- `pinned` is the digest of the definition that was last agreed to. `size` is in bytes of JSON, so that a
 -- page can be bounded.
 CREATE TABLE <<mcp.capabilities>> (
     tenant uuid NOT NULL,
