@@ -21,7 +21,7 @@ from llmring_server.mcp_capability import (
     Whose,
     told,
 )
-from llmring_server.mcp_offer import LONGEST, Kind, NewTool, Offers, rows
+from llmring_server.mcp_offer import LONGEST, MOST, Kind, NewTool, Offers, rows
 from llmring_server.mcp_prompt import check, declared, filled
 from llmring_server.mcp_server import Server
 from llmring_server.pages import PAGE_BYTES
@@ -57,14 +57,18 @@ class McpCapabilities(Repository):
         return _refreshed(tenant, server, found)
 
     async def add(self, tenant: Tenant, new: NewTool) -> Tool:
-        """Add a tool to what a server offers; Conflict if it offers one of that name."""
-        given = rows([new])
+        """Add a tool to what a server offers; Conflict if there is one of that name, or no room."""
+        at, given = {"tenant": tenant, "server_id": new.server_id}, rows([new])
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
-            made = await inside._all("add", tenant=tenant, server_id=new.server_id, given=given)
+            await inside._one("server", **at)
+            made = await inside._all("add", given=given, **at)
             if not made:
-                await inside._one("server", tenant=tenant, server_id=new.server_id)
                 raise Conflict("The server offers a tool of that name already.")
+            offered = await inside._one("recount", **at)
+            # Clients send back the page that they were told: what is not on it would be removed.
+            if offered["tools"] > MOST or offered["size"] > PAGE_BYTES:
+                raise Conflict("The server offers as many tools as one page can hold.")
             tool: Tool = (await inside.get(tenant, "tool", made[0]["id"])).capability
         return tool
 

@@ -86,6 +86,24 @@ ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
 WHERE NOT old.is_active
 RETURNING id;
 
+-- name: recount
+-- What a server offers, after an addition; and how many bytes its list of tools has.
+UPDATE <<mcp.servers>> SET capabilities = counts, updated_at = now()
+FROM (
+    SELECT
+        count(*) FILTER (WHERE kind = 'tool') AS tools,
+        sum(size) FILTER (WHERE kind = 'tool') AS size,
+        json_build_object(
+            'tools', count(*) FILTER (WHERE kind = 'tool'),
+            'resources', count(*) FILTER (WHERE kind = 'resource'),
+            'prompts', count(*) FILTER (WHERE kind = 'prompt')
+        ) AS counts
+    FROM <<mcp.capabilities>>
+    WHERE tenant = @tenant AND server_id = @server_id AND is_active
+) AS offered
+WHERE tenant = @tenant AND id = @server_id
+RETURNING tools, size;
+
 -- name: get
 SELECT
     capability.id, server_id, capability.name, title, description, mime_type, definition::text,
