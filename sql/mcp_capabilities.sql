@@ -27,7 +27,7 @@ before AS MATERIALIZED (
     WHERE tenant = @tenant AND server_id = @server_id AND is_active
 ),
 removed AS (
-    UPDATE <<mcp.capabilities>> AS old SET is_active = false
+    UPDATE <<mcp.capabilities>> AS old SET gone_at = now()
     WHERE tenant = @tenant AND server_id = @server_id AND is_active
       AND NOT EXISTS (SELECT FROM given WHERE given.kind = old.kind AND given.name = old.name)
     RETURNING old.*
@@ -46,7 +46,7 @@ offered AS (
     ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
         title = excluded.title, description = excluded.description,
         mime_type = excluded.mime_type, definition = excluded.definition,
-        digest = excluded.digest, size = excluded.size, is_active = true,
+        digest = excluded.digest, size = excluded.size, gone_at = NULL,
         definition_changed_at = CASE
             WHEN old.kind <> 'tool' OR excluded.digest = old.pinned THEN NULL
             WHEN excluded.digest = old.digest THEN old.definition_changed_at ELSE now()
@@ -79,7 +79,7 @@ CROSS JOIN json_to_recordset(@given::text::json) AS given (
 WHERE tenant = @tenant AND server.id = @server_id
 ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
     description = excluded.description, definition = excluded.definition,
-    digest = excluded.digest, size = excluded.size, is_active = true,
+    digest = excluded.digest, size = excluded.size, gone_at = NULL,
     definition_changed_at = CASE excluded.digest
         WHEN old.pinned THEN NULL WHEN old.digest THEN old.definition_changed_at ELSE now()
     END
