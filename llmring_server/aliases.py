@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.bounded import Json, plain
 from llmring_server.errors import Invalid
+from llmring_server.pages import PAGE_BYTES, Paged
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
@@ -56,12 +57,21 @@ class Binds(RootModel[Annotated[list[Bind], Field(max_length=MOST)]]):
     """Many of them."""
 
 
-class Wanted(BaseModel):
-    """Which bindings: of a profile, or of all."""
+class Wanted(Paged):
+    """Which bindings: of a profile, or of all, in the order of their aliases."""
 
     profile: Name | None = None
     limit: int = Field(MOST, ge=1, le=MOST)
-    offset: int = Field(0, ge=0, le=10_000)
+    cursor: str | None = Field(None, max_length=1200)
+
+    def place(self, tenant: Tenant) -> dict[str, str | None]:
+        """Return after which binding the page begins."""
+        [alias, profile], _ = self.last(tenant, b"aliases") or ((None, None), None)
+        return {"last_alias": alias, "last_profile": profile}
+
+    def next(self, tenant: Tenant, last: "Binding") -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return self.following(tenant, ((last.alias, last.profile), None), b"aliases")
 
 
 @dataclass(slots=True)
@@ -106,23 +116,21 @@ class Aliases(Repository):
         ]
 
     async def list(self, tenant: Tenant, wanted: Wanted | None = None) -> list[Binding]:
-        """Return bindings in the order of their aliases."""
-        params = (wanted or Wanted()).model_dump()
-        rows = await self._all("list", tenant=tenant, alias=None, **params)
+        """Return bindings in the order of their aliases; fewer than wanted where they are large."""
+        wanted = wanted or Wanted()
+        params = wanted.model_dump(include={"profile", "limit", "offset"}) | wanted.place(tenant)
+        rows = await self._all("list", tenant=tenant, most=PAGE_BYTES, **params)
         return [Binding.of(row) for row in rows]
 
     async def get(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> Binding:
-        return Binding.of(await self._one("list", **_one_of(tenant, alias, profile)))
+        row = await self._one("get", tenant=tenant, alias=alias, profile=profile)
+        return Binding.of(row)
 
     async def resolve(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> str | None:
         """Return what an alias means in a profile, and in no other one."""
-        rows = await self._all("list", **_one_of(tenant, alias, profile))
+        rows = await self._all("get", tenant=tenant, alias=alias, profile=profile)
         return rows[0]["model"] if rows else None
 
     async def delete(self, tenant: Tenant, alias: str, profile: str = DEFAULT) -> bool:
         """Let an alias mean nothing; return if it meant something."""
         return bool(await self._all("delete", tenant=tenant, alias=alias, profile=profile))
-
-
-def _one_of(tenant: Tenant, alias: str, profile: str) -> dict[str, Any]:
-    return {"tenant": tenant, "alias": alias, "profile": profile, "limit": 1, "offset": 0}

@@ -11,13 +11,12 @@ from llmring_server.database import Database
 from llmring_server.exchange import Exchange, Recording, fingerprint
 from llmring_server.ids import new_id
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
+from llmring_server.pages import PAGE_BYTES
 from llmring_server.receipt import Certifying
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Added, Conversation, Heading, Recent, Stretch
 
-# What a page may hold, but for its last message.
-PAGE_BYTES = 8 * 1024 * 1024
 # Words that are in so many messages are looked for in another way.
 MANY, AT_ONCE = 2000, 5000
 
@@ -153,8 +152,12 @@ class Conversations(Repository):
         return total
 
     async def list(self, tenant: Tenant, page: Recent = _FIRST) -> list[Conversation]:
-        """Return a page of conversations; `page.next` makes the cursor of the next one."""
-        bounds = page.after(tenant)._asdict() | {"limit": page.limit, "offset": page.offset}
+        """Return a page of conversations; fewer than its limit where they are large.
+
+        `page.next` makes the cursor of the next one.
+        """
+        bounds = {"limit": page.limit, "offset": page.offset, "most": PAGE_BYTES}
+        bounds |= page.after(tenant)._asdict()
         if page.q is None:
             found = await self._all("list", tenant=tenant, **bounds)
         else:

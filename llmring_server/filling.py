@@ -24,9 +24,22 @@ ABSENT: Final = object()
 _READER = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
 
 
-def fill(text: str, variables: Mapping[str, Any]) -> str:
+class Budget:
+    """How many tokens may still be read, of all texts together: reading is what takes time."""
+
+    def __init__(self) -> None:
+        self._left = MOST_TOKENS
+
+    def spend(self, text: str) -> None:
+        self._left -= sum(1 for _ in islice(_READER.lex(text), self._left + 1))
+        if self._left < 0:
+            raise Invalid("template: too many placeholders to fill in", "bad_template")
+
+
+def fill(text: str, variables: Mapping[str, Any], budget: Budget | None = None) -> str:
     """Put variables where `text` names them; Invalid names those that are missing."""
     try:
+        (budget or Budget()).spend(text)
         holes = list(_holes(text))
         missing = [_path(hole) for hole in holes if _value(hole, variables) is ABSENT]
         if missing:
@@ -39,8 +52,6 @@ def fill(text: str, variables: Mapping[str, Any]) -> str:
 
 def _holes(text: str) -> Iterator[nodes.Node]:
     """Return the text between holes, and the holes, in order."""
-    if len(list(islice(_READER.lex(text), MOST_TOKENS + 1))) > MOST_TOKENS:
-        raise Invalid("template: too many placeholders to fill in", "bad_template")
     for node in _READER.parse(text).body:
         if not isinstance(node, nodes.Output):
             raise _unknown()

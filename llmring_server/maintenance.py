@@ -14,6 +14,8 @@ from llmring_server.repository import bind, load
 from llmring_server.settings import Settings
 
 AT_ONCE = 5000
+# For how many days is kept what an MCP server offers no longer, unless its project says.
+GONE_DAYS = 400
 
 
 class Maintained(NamedTuple):
@@ -23,6 +25,7 @@ class Maintained(NamedTuple):
     dropped: list[str]
     forgotten: int
     executions: int
+    capabilities: int
 
 
 class _Housekeeping:
@@ -78,8 +81,8 @@ async def maintain(
 ) -> Maintained:
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
-    What the forgotten calls add up to stays, by UTC day. Messages and what tools
-    did are forgotten when their projects say so. Run it daily, beside a serving server.
+    What the forgotten calls add up to stays, by UTC day. Messages, what tools did, and what MCP
+    servers offer no longer are forgotten when their projects say so. Run it daily, beside a serving server.
     """
     database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:
@@ -90,15 +93,17 @@ async def maintain(
     forgotten = await _delete(database, "forget_messages", by)
     await _delete(database, "forget_conversations", by)
     executions = await _delete(database, "forget_executions", by)
-    return Maintained(made, dropped, forgotten, executions)
+    # After the executions: what has a history is kept.
+    capabilities = await _delete(database, "forget_capabilities", by, days=GONE_DAYS)
+    return Maintained(made, dropped, forgotten, executions, capabilities)
 
 
-async def _delete(database: Database, name: str, by: Act) -> int:
+async def _delete(database: Database, name: str, by: Act, **params: Any) -> int:
     """Delete in steps what `name` finds; return how much it was."""
     act, total = f"{name.removeprefix('forget_')}.forget", 0
     while True:
         async with _step(database) as house:
-            gone = await house.value(name, limit=AT_ONCE)
+            gone = await house.value(name, limit=AT_ONCE, **params)
             if gone and not total:
                 await house.note(by, act, "older than their projects say")
         total += gone

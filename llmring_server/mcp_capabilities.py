@@ -1,5 +1,6 @@
 """What MCP servers offer: refreshed as a whole, pinned by digest, under ids that stay."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Self
 from uuid import UUID
@@ -20,14 +21,12 @@ from llmring_server.mcp_capability import (
     Whose,
     told,
 )
-from llmring_server.mcp_offer import LONGEST, Kind, NewTool, Offers, rows
+from llmring_server.mcp_offer import LONGEST, MOST, Kind, NewTool, Offers, rows
 from llmring_server.mcp_prompt import check, declared, filled
 from llmring_server.mcp_server import Server
+from llmring_server.pages import PAGE_BYTES
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
-
-# What a page may hold, but for its last definition.
-PAGE_BYTES = 8 * 1024 * 1024
 
 
 class McpCapabilities(Repository):
@@ -47,22 +46,29 @@ class McpCapabilities(Repository):
     async def refresh(self, tenant: Tenant, server_id: UUID, offers: Offers) -> Refreshed:
         """Replace all that a server offers, or nothing; what stays keeps its id."""
         at = {"tenant": tenant, "server_id": server_id}
-        given, counts = rows(offers.all()), orjson.dumps(offers.counts()).decode()
+        # Digests of many definitions take seconds, which nobody else should wait for.
+        given = await asyncio.to_thread(rows, offers.all())
+        counts = orjson.dumps(offers.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
+            await inside._one("server", **at)
             server = Server.of(tenant, await inside._one("refreshed", counts=counts, **at))
             found = await inside._all("replace", given=given, **at)
         return _refreshed(tenant, server, found)
 
     async def add(self, tenant: Tenant, new: NewTool) -> Tool:
-        """Add a tool to what a server offers; Conflict if it offers one of that name."""
-        given = rows([new])
+        """Add a tool to what a server offers; Conflict if there is one of that name, or no room."""
+        at, given = {"tenant": tenant, "server_id": new.server_id}, rows([new])
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
-            made = await inside._all("add", tenant=tenant, server_id=new.server_id, given=given)
+            await inside._one("server", **at)
+            made = await inside._all("add", given=given, **at)
             if not made:
-                await inside._one("server", tenant=tenant, id=new.server_id)
                 raise Conflict("The server offers a tool of that name already.")
+            offered = await inside._one("recount", **at)
+            # Clients send back the page that they were told: what is not on it would be removed.
+            if offered["tools"] > MOST or offered["size"] > PAGE_BYTES:
+                raise Conflict("The server offers as many tools as one page can hold.")
             tool: Tool = (await inside.get(tenant, "tool", made[0]["id"])).capability
         return tool
 

@@ -15,12 +15,12 @@ from llmring_server.database import Database
 from llmring_server.entry import Status
 from llmring_server.exchange import fingerprint
 from llmring_server.ids import moment_of, new_id
-from llmring_server.pages import Paged, Place
+from llmring_server.pages import PAGE_BYTES, Paged, Place
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
-# Of an input, an output, a page.
-LONGEST, PAGE_BYTES = 2 * 1024 * 1024, 8 * 1024 * 1024
+# Of an input, an output.
+LONGEST = 2 * 1024 * 1024
 
 
 class Done(BaseModel, strict=True):
@@ -157,7 +157,8 @@ class McpExecutions(Repository):
         ]
         fields = {name: getattr(execution, name) for name in Execution.__slots__}
         fields |= {"input": texts[0], "output": texts[1]}
-        fields["size"] = sum(len(text or "") for text in texts)
+        fields["size"] = sum(len((text or "").encode()) for text in texts)
+        fields["size"] += len(orjson.dumps(execution.error))
         logged_at = execution.log_id and moment_of(execution.log_id)
         await self._one("record", tenant=tenant, logged_at=logged_at, **fields)
 

@@ -123,10 +123,13 @@ def rows(offers: Sequence[Offer]) -> str:
 
 
 def _row(offer: Offer) -> dict[str, Any]:
-    row = offer.stored()._asdict() | {"kind": offer.kind, "digest": digest(offer).hex()}
-    size = len(written(row["definition"], "definition", LARGEST)) + len(offer.description or "")
+    row = offer.stored()._asdict()
+    # What is too large is refused before its digest, which takes longer.
+    definition = written(row["definition"], "definition", LARGEST)
+    size = len(definition.encode()) + len(orjson.dumps(offer.description))
     written(row["content"], "content", LONGEST)
-    return row | {"id": str(new_id()), "size": size}
+    made = {"id": str(new_id()), "kind": offer.kind, "digest": digest(offer).hex()}
+    return row | made | {"size": size}
 
 
 class NewTool(ToolOffer, strict=True):

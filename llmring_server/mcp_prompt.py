@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from llmring_server.errors import Invalid
-from llmring_server.filling import LONGEST, LONGEST_NAME, MOST_NAMES, fill
+from llmring_server.filling import LONGEST, LONGEST_NAME, MOST_NAMES, Budget, fill
 
 # Of texts with something to fill in.
 MOST_TEXTS = 200
@@ -60,6 +60,7 @@ class _Filling:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._arguments = arguments
         self._texts = self._length = 0
+        self._budget = Budget()
 
     def of(self, content: Any) -> Any:
         if isinstance(content, dict):
@@ -72,7 +73,7 @@ class _Filling:
         self._texts += 1
         if self._texts > MOST_TEXTS:
             raise Invalid(f"content: more than {MOST_TEXTS} texts to fill in", "bad_template")
-        made = fill(text, self._arguments)
+        made = fill(text, self._arguments, self._budget)
         self._length += len(made)
         if self._length > LONGEST:
             raise Invalid(f"arguments: more than {LONGEST} characters come out", "too_long")

@@ -10,6 +10,7 @@ from llmring_server.database import Database
 from llmring_server.errors import Invalid, Sealed
 from llmring_server.ids import moment_of, new_id
 from llmring_server.mcp_server import CONFIGURED, NewServer, Server, ServerChange, Servers
+from llmring_server.pages import PAGE_BYTES
 from llmring_server.reach import is_public
 from llmring_server.repository import Repository
 from llmring_server.sealing import LONGEST, Sealing
@@ -45,11 +46,12 @@ class McpServers(Repository):
         return await self._server("get", tenant, id=id)
 
     async def list(self, tenant: Tenant, page: Servers | None = None) -> list[Server]:
-        """Return a page of servers, the newest first."""
+        """Return a page of servers, the newest first; fewer than its limit where they are large."""
         page = page or Servers()
         wanted = page.model_dump(include={"all", "is_active", "limit", "offset"})
         last_id = page.after(tenant, b"servers").last_id
-        rows = await self._all("list", tenant=tenant, last_id=last_id, **wanted)
+        wanted |= {"last_id": last_id, "most": PAGE_BYTES}
+        rows = await self._all("list", tenant=tenant, **wanted)
         return [Server.of(tenant, row) for row in rows]
 
     async def change(self, tenant: Tenant, id: UUID, change: ServerChange) -> Server:

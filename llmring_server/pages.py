@@ -22,6 +22,9 @@ Label = Annotated[str, Field(max_length=255)]
 
 NOT_OURS = "cursor: not a cursor of this list; start again without one"
 
+# What a page may hold, but for its last thing: bytes of what has no small bound of its own.
+PAGE_BYTES = 8 * 1024 * 1024
+
 _SEAL = 8
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -6,13 +6,22 @@ from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
 # Names that are of no network, or of one's own.
-_OURS = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "home.arpa")
+_OURS = (
+    "localhost", "localdomain", "local", "internal", "intranet", "lan", "home", "corp", "home.arpa",
+    "test",
+)  # fmt: skip
 # What is read as an IPv4 address, however it is spelled: its last part is a number.
 _NUMERIC = re.compile(r"(.*\.)?(0x[0-9a-f]*|\d+)")
 _NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}")
 # Some names mean the address that is written in them.
 _WRITTEN = re.compile(r"(?<!\d)(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?!\d)")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not public either, whatever the library says of them: what once meant IPv4 addresses or one's own
+# site, translation within a network, and addresses of protocols.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24")
+]
 
 
 def host_of(url: str) -> str | None:
@@ -61,4 +70,5 @@ def _inside(address: IPv6Address) -> IPv4Address | None:
 
 def _is_global(address: IPv4Address | IPv6Address) -> bool:
     mapped = isinstance(address, IPv6Address) and address.ipv4_mapped
-    return bool(mapped) or (address.is_global and not address.is_multicast)
+    ours = address.is_multicast or any(address in network for network in _NOT_PUBLIC)
+    return bool(mapped) or (address.is_global and not ours)

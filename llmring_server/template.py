@@ -75,11 +75,18 @@ class Page(Paged):
         return self.following(tenant, Place(last.created_at, last.id))
 
 
-class Versions(BaseModel):
+class Versions(Paged):
     """Which versions, the newest first."""
 
     limit: int = Field(50, ge=1, le=100)
-    offset: int = Field(0, ge=0, le=10_000)
+
+    def place(self, tenant: Tenant, id: UUID) -> dict[str, Any]:
+        """Return after which version the page begins."""
+        last, _ = self.last(tenant, id.bytes) or (None, None)
+        return {"last_version": last}
+
+    def next(self, tenant: Tenant, last: "Version", id: UUID) -> str:
+        return self.following(tenant, (last.version, id), id.bytes)
 
 
 @dataclass(slots=True)

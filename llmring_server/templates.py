@@ -12,6 +12,7 @@ from llmring_server.database import Database
 from llmring_server.errors import Forbidden, Invalid, NotFound
 from llmring_server.filling import fill
 from llmring_server.ids import moment_of, new_id
+from llmring_server.pages import PAGE_BYTES
 from llmring_server.repository import Repository
 from llmring_server.template import (
     CONTENT,
@@ -80,15 +81,17 @@ class Templates(Repository):
     async def versions(
         self, tenant: Tenant, id: UUID, page: Versions | None = None
     ) -> list[Version]:
-        """Return the versions of a template of one's own, the newest first."""
-        wanted = (page or Versions()).model_dump()
-        rows = await self._all("versions", tenant=tenant, id=id, version=None, **wanted)
-        if not rows and not wanted["offset"]:
+        """Return versions of a template of one's own, the newest first."""
+        page = page or Versions()
+        wanted = page.place(tenant, id) | {"limit": page.limit, "offset": page.offset}
+        most = {"most": PAGE_BYTES, "version": None}
+        rows = await self._all("versions", tenant=tenant, id=id, **wanted, **most)
+        if not rows and not page.offset and not page.cursor:
             raise NotFound
         return [Version.of(row) for row in rows]
 
     async def version(self, tenant: Tenant, id: UUID, version: int) -> Version:
-        page = {"limit": 1, "offset": 0}
+        page = {"limit": 1, "offset": 0, "last_version": None, "most": PAGE_BYTES}
         return Version.of(
             await self._one("versions", tenant=tenant, id=id, version=version, **page)
         )
@@ -103,10 +106,11 @@ class Templates(Repository):
         return Rendered(id, found.version, prompt, *asked)
 
     async def list(self, tenant: Tenant, page: Page | None = None) -> list[Template]:
-        """Return one's own and the shared, the newest first."""
+        """Return one's own and the shared, the newest first; fewer where they are large."""
         page = page or Page()
         wanted = page.model_dump(include={"created_by", "limit", "offset"})
-        rows = await self._all("list", tenant=tenant, last_id=page.after(tenant).last_id, **wanted)
+        wanted |= {"last_id": page.after(tenant).last_id, "most": PAGE_BYTES}
+        rows = await self._all("list", tenant=tenant, **wanted)
         return [Template.of(tenant, row) for row in rows]
 
     async def _change(

@@ -10,7 +10,7 @@ import asyncpg
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from llmring_server.bounded import check
-from llmring_server.messages import Level, Message, Said, Text
+from llmring_server.messages import Level, Message, Said
 from llmring_server.pages import Paged, Place
 from llmring_server.receipt import Receipt
 from llmring_server.tenant import Tenant
@@ -38,7 +38,7 @@ class Heading(BaseModel, strict=True):
     """What a conversation is called, and whom it is with."""
 
     title: Annotated[str, Field(max_length=500), AfterValidator(check)] | None = None
-    system_prompt: Text | None = None
+    system_prompt: Annotated[str, Field(max_length=200_000), AfterValidator(check)] | None = None
     model_alias: Annotated[
         Alias,
         BeforeValidator(_usual_alias, json_schema_input_type=Alias | None),

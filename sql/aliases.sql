@@ -13,14 +13,29 @@ DO UPDATE SET model = excluded.model, metadata = excluded.metadata, updated_at =
 RETURNING
     tenant, profile, alias, model, metadata::text AS metadata, created_at, updated_at;
 
--- name: list
+-- name: get
 SELECT tenant, profile, alias, model, metadata::text AS metadata, created_at, updated_at
 FROM <<tables.alias_bindings>>
-WHERE tenant = @tenant
-  AND (@profile::text IS NULL OR profile = @profile)
-  AND (@alias::text IS NULL OR alias = @alias)
-ORDER BY alias, profile
-LIMIT @limit OFFSET @offset;
+WHERE tenant = @tenant AND profile = @profile AND alias = @alias;
+
+-- name: list
+-- In the order of their names; of a page that is too large, what fits.
+SELECT tenant, profile, alias, model, metadata::text AS metadata, created_at, updated_at
+FROM (
+    SELECT *, sum(octet_length(metadata::text)) OVER (
+        ORDER BY alias, profile ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
+    ) AS before
+    FROM (
+        SELECT * FROM <<tables.alias_bindings>>
+        WHERE tenant = @tenant
+          AND (@profile::text IS NULL OR profile = @profile)
+          AND (@last_alias::text IS NULL OR (alias, profile) > (@last_alias, @last_profile::text))
+        ORDER BY alias, profile
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
+ORDER BY alias, profile;
 
 -- name: delete
 DELETE FROM <<tables.alias_bindings>>

@@ -19,15 +19,24 @@ FROM <<tables.conversations>>
 WHERE tenant = @tenant AND id = @id;
 
 -- name: list
--- The last to change first.
+-- The last to change first; of a page that is too large, what fits.
 SELECT
     id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
     total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
-FROM <<tables.conversations>>
-WHERE tenant = @tenant
-  AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
-ORDER BY updated_at DESC, id DESC
-LIMIT @limit OFFSET @offset;
+FROM (
+    SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
+        ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
+    ) AS before
+    FROM (
+        SELECT * FROM <<tables.conversations>>
+        WHERE tenant = @tenant
+          AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
+        ORDER BY updated_at DESC, id DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
+ORDER BY updated_at DESC, id DESC;
 
 -- name: search
 -- The same list, of conversations that have all of the words in their title, or in one message.
@@ -77,7 +86,13 @@ walked AS (
 SELECT
     id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
     total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
-FROM (SELECT * FROM rare UNION ALL SELECT * FROM walked) AS page
+FROM (
+    SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
+        ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
+    ) AS before
+    FROM (SELECT * FROM rare UNION ALL SELECT * FROM walked) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
 ORDER BY updated_at DESC, id DESC;
 
 -- name: update

@@ -120,6 +120,26 @@ WITH gone AS (
 )
 SELECT count(*) AS gone FROM gone;
 
+-- name: forget_capabilities
+-- What has been offered no longer for so long, or for @days where the project does not say, unless
+-- it has a history. It is looked at once more: meanwhile it may be offered again.
+WITH gone AS (
+    DELETE FROM <<mcp.capabilities>>
+    WHERE NOT is_active AND (tenant, id) IN (
+        SELECT tenant, id
+        FROM <<mcp.capabilities>> AS capability
+        LEFT JOIN <<tables.projects>> USING (tenant)
+        WHERE gone_at < now() - make_interval(days => coalesce(retain_days, @days::integer))
+          AND NOT EXISTS (
+              SELECT FROM <<mcp.executions>> AS execution
+              WHERE execution.tenant = capability.tenant AND tool_id = capability.id
+          )
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
 -- name: forget_executions
 -- Of the same projects, for the same reason.
 WITH gone AS (

@@ -1,7 +1,10 @@
 -- What MCP servers offer: tools, resources and prompts.
 
+-- name: server
+-- Its lock lets those who change what a server offers pass one by one.
+SELECT id FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @server_id FOR NO KEY UPDATE;
+
 -- name: refreshed
--- The row's lock lets refreshes of a server pass one by one; their times are those of when they had it.
 UPDATE <<mcp.servers>> SET
     capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE tenant = @tenant AND id = @server_id
@@ -23,7 +26,7 @@ before AS MATERIALIZED (
     WHERE tenant = @tenant AND server_id = @server_id AND is_active
 ),
 removed AS (
-    UPDATE <<mcp.capabilities>> AS old SET is_active = false
+    UPDATE <<mcp.capabilities>> AS old SET gone_at = now()
     WHERE tenant = @tenant AND server_id = @server_id AND is_active
       AND NOT EXISTS (SELECT FROM given WHERE given.kind = old.kind AND given.name = old.name)
     RETURNING old.*
@@ -42,7 +45,7 @@ offered AS (
     ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
         title = excluded.title, description = excluded.description,
         mime_type = excluded.mime_type, definition = excluded.definition,
-        digest = excluded.digest, size = excluded.size, is_active = true,
+        digest = excluded.digest, size = excluded.size, gone_at = NULL,
         definition_changed_at = CASE
             WHEN old.kind <> 'tool' OR excluded.digest = old.pinned THEN NULL
             WHEN excluded.digest = old.digest THEN old.definition_changed_at ELSE now()
@@ -75,15 +78,30 @@ CROSS JOIN json_to_recordset(@given::text::json) AS given (
 WHERE tenant = @tenant AND server.id = @server_id
 ON CONFLICT (tenant, server_id, kind, name) DO UPDATE SET
     description = excluded.description, definition = excluded.definition,
-    digest = excluded.digest, size = excluded.size, is_active = true,
+    digest = excluded.digest, size = excluded.size, gone_at = NULL,
     definition_changed_at = CASE excluded.digest
         WHEN old.pinned THEN NULL WHEN old.digest THEN old.definition_changed_at ELSE now()
     END
 WHERE NOT old.is_active
 RETURNING id;
 
--- name: server
-SELECT id FROM <<mcp.servers>> WHERE tenant = @tenant AND id = @id;
+-- name: recount
+-- What a server offers, after an addition; and how many bytes its list of tools has.
+UPDATE <<mcp.servers>> SET capabilities = counts, updated_at = now()
+FROM (
+    SELECT
+        count(*) FILTER (WHERE kind = 'tool') AS tools,
+        sum(size) FILTER (WHERE kind = 'tool') AS size,
+        json_build_object(
+            'tools', count(*) FILTER (WHERE kind = 'tool'),
+            'resources', count(*) FILTER (WHERE kind = 'resource'),
+            'prompts', count(*) FILTER (WHERE kind = 'prompt')
+        ) AS counts
+    FROM <<mcp.capabilities>>
+    WHERE tenant = @tenant AND server_id = @server_id AND is_active
+) AS offered
+WHERE tenant = @tenant AND id = @server_id
+RETURNING tools, size;
 
 -- name: get
 SELECT

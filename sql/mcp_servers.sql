@@ -20,15 +20,24 @@ FROM <<mcp.servers>>
 WHERE tenant = @tenant AND id = @id;
 
 -- name: list
--- The newest first.
+-- The newest first; of a page that is too large, what fits.
 SELECT
     id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
     is_active, created_at, updated_at, refreshed_at
-FROM <<mcp.servers>>
-WHERE tenant = @tenant AND (@all OR is_active = @is_active)
-  AND (@last_id::uuid IS NULL OR id < @last_id)
-ORDER BY id DESC
-LIMIT @limit OFFSET @offset;
+FROM (
+    SELECT *, sum(octet_length(capabilities::text)) OVER (
+        ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
+    ) AS before
+    FROM (
+        SELECT * FROM <<mcp.servers>>
+        WHERE tenant = @tenant AND (@all OR is_active = @is_active)
+          AND (@last_id::uuid IS NULL OR id < @last_id)
+        ORDER BY id DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
+ORDER BY id DESC;
 
 -- name: change
 -- Sets what is named in @given, also to null.

@@ -61,17 +61,27 @@ SELECT
 FROM changed;
 
 -- name: list
--- One's own and the shared, the newest first. Who made another's is nobody's business.
+-- One's own and the shared, the newest first; of a page that is too large, what fits. Who made
+-- another's is nobody's business.
 SELECT
     tenant, id, version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
     created_at, updated_at, last_used_at
-FROM <<tables.templates>>
-WHERE (tenant = @tenant OR (shared AND @created_by::text IS NULL)) AND is_active
-  AND (@created_by::text IS NULL OR created_by = @created_by)
-  AND (@last_id::uuid IS NULL OR id < @last_id)
-ORDER BY id DESC
-LIMIT @limit OFFSET @offset;
+FROM (
+    SELECT *, sum(
+        octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
+    ) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS before
+    FROM (
+        SELECT * FROM <<tables.templates>>
+        WHERE (tenant = @tenant OR (shared AND @created_by::text IS NULL)) AND is_active
+          AND (@created_by::text IS NULL OR created_by = @created_by)
+          AND (@last_id::uuid IS NULL OR id < @last_id)
+        ORDER BY id DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
+ORDER BY id DESC;
 
 -- name: get
 SELECT
@@ -99,13 +109,24 @@ ORDER BY usage_count DESC, last_used_at DESC NULLS FIRST, id DESC
 LIMIT @limit;
 
 -- name: versions
--- One's own only: what was said before it was shared was not for others. The newest first.
+-- One's own only: what was said before it was shared was not for others. The newest first; of a
+-- page that is too large, what fits.
 SELECT
-    old.version, old.name, old.description, old.system_prompt, old.model, old.temperature,
-    old.max_tokens, old.tool_config::text AS tool_config, old.created_at
-FROM <<tables.template_versions>> AS old
-JOIN <<tables.templates>> AS template USING (tenant, id)
-WHERE tenant = @tenant AND id = @id AND is_active
-  AND (@version::integer IS NULL OR old.version = @version)
-ORDER BY old.version DESC
-LIMIT @limit OFFSET @offset;
+    version, name, description, system_prompt, model, temperature, max_tokens,
+    tool_config::text AS tool_config, created_at
+FROM (
+    SELECT *, sum(
+        octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
+    ) OVER (ORDER BY version DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS before
+    FROM (
+        SELECT old.* FROM <<tables.template_versions>> AS old
+        JOIN <<tables.templates>> AS template USING (tenant, id)
+        WHERE tenant = @tenant AND id = @id AND is_active
+          AND (@version::integer IS NULL OR old.version = @version)
+          AND (@last_version::integer IS NULL OR old.version < @last_version)
+        ORDER BY old.version DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE coalesce(before, 0) < @most::bigint
+ORDER BY version DESC;

@@ -155,8 +155,16 @@ def test_arguments_are_declared_in_three_forms(arguments: Any, names: str, requi
 
 
 @pytest.mark.parametrize(
-    "content", ["{{ a }}" * 11, ["{{ a }}"] * 11, ["{{ 1 }}"] * 201, "{% for x in y %}", "{{ a"]
+    "content",
+    [
+        "{{ a }}" * 11,
+        ["{{ a }}"] * 11,
+        ["{{ 1 }}"] * 201,
+        ["{{b}}" * 1600] * 2,
+        "{% for x in y %}",
+        "{{ a",
+    ],
 )
 def test_what_comes_out_is_bounded(content: Any) -> None:
     with pytest.raises(Invalid):
-        filled(content, declared({}), {"a": "x" * 100_000})
+        filled(content, declared({}), {"a": "x" * 100_000, "b": ""})

@@ -12,6 +12,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.ids import moment_of
 from llmring_server.maintenance import maintain
+from llmring_server.mcp_capability import Capabilities
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, ToolOffer
 from llmring_server.tenant import Tenant
@@ -184,3 +185,37 @@ async def test_old_executions_are_forgotten_when_their_project_says_so(
     assert await ring.mcp.executions.history(tenants[0], tools[0]) == [recent]
     assert len(await ring.mcp.executions.history(tenants[1], tools[1])) == 5
     assert moment_of(recent.id) == recent.executed_at
+
+
+async def test_what_is_offered_no_longer_is_forgotten_unless_it_has_a_history(
+    owner: AsyncDatabaseManager,
+) -> None:
+    ring = Ring(owner)
+    tenants = [Tenant(uuid4()), (await ring.keys.issue(f"project {uuid4()}")).tenant]
+    aged = f"UPDATE {owner.schema}_mcp.capabilities SET gone_at = $1 WHERE gone_at < now()"  # noqa: S608
+    for days, tenant in zip((401, 31), tenants, strict=True):
+        server = await ring.mcp.servers.register(tenant, SERVER)
+        names = "used", "unused", "back", "there"
+        offers = Offers(tools=[ToolOffer(name=name) for name in names])
+        used, *_ = sorted(
+            (await ring.mcp.capabilities.refresh(tenant, server.id, offers)).tools,
+            key=lambda each: each.name != "used",
+        )
+        await ring.mcp.executions.record(tenant, used.id, Done(input={}))
+        left = Offers(tools=[ToolOffer(name="there")])
+        await ring.mcp.capabilities.refresh(tenant, server.id, left)
+        at = datetime.now(UTC) - timedelta(days=days)
+        await owner.execute(f"{aged} AND tenant = $2", at, tenant)
+        left.tools = [ToolOffer(name=name) for name in ("back", "there")]
+        await ring.mcp.capabilities.refresh(tenant, server.id, left)
+
+    async def names_of(tenant: Tenant) -> list[str]:
+        every = Capabilities(all=True)
+        return [each.name for each in await ring.mcp.capabilities.list(tenant, "tool", every)]
+
+    assert (await maintain(owner)).capabilities == 1
+    assert await names_of(tenants[0]) == ["back", "there", "used"]
+    assert await names_of(tenants[1]) == ["back", "there", "unused", "used"]
+    await ring.projects.retain(tenants[1], 30)
+    assert (await maintain(owner)).capabilities == 1
+    assert await names_of(tenants[1]) == ["back", "there", "used"]

@@ -1,13 +1,16 @@
 """Refreshes of one server at once, and inside a caller's transaction."""
 
 import asyncio
+import threading
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
-from llmring_server.mcp_offer import Offers, ToolOffer
+from llmring_server.errors import Invalid
+from llmring_server.mcp_offer import Offers, ToolOffer, rows
 from llmring_server.tenant import Tenant
 from tests.test_mcp_servers import SERVER
 
@@ -52,3 +55,25 @@ async def test_a_refresh_goes_with_its_transaction(db: AsyncDatabaseManager, rin
     with pytest.raises(ZeroDivisionError):
         await undone()
     assert await ring.mcp.capabilities.list(tenant, "tool") == []
+
+
+async def test_others_are_served_while_a_refresh_is_prepared(
+    ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await ring.mcp.servers.register(tenant, SERVER)
+    served = threading.Event()
+
+    def slow(offers: Any) -> str:
+        assert served.wait(30)
+        return rows(offers)
+
+    monkeypatch.setattr("llmring_server.mcp_capabilities.rows", slow)
+    asyncio.get_running_loop().call_soon(served.set)
+    offers = Offers(tools=[ToolOffer(name="t")])
+    assert (await ring.mcp.capabilities.refresh(tenant, server.id, offers)).tools
+
+
+def test_no_digest_is_made_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmring_server.mcp_offer.digest", None)
+    with pytest.raises(Invalid, match="64 KiB"):
+        rows([ToolOffer(name="t", inputSchema={"a": "x" * 70_000})])

@@ -1,6 +1,8 @@
 """What opens MCP servers: sealed, told to few, and sealed again while serving."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
@@ -96,6 +98,10 @@ async def test_a_secret_is_good_at_its_place_only(
         await ring.mcp.servers.secret(tenant, two.id)
     with pytest.raises(Sealed):
         await with_keys(db, KEYS[1]).mcp.servers.secret(tenant, one.id)
+    other = Tenant(uuid4())
+    await owner.execute(f"UPDATE {table} SET tenant = $1 WHERE id = $2", other, one.id)  # noqa: S608
+    with pytest.raises(Sealed):
+        await ring.mcp.servers.secret(other, one.id)
 
 
 def secret_of(number: int) -> NewServer:
@@ -127,3 +133,22 @@ async def test_keys_take_each_other_s_place_while_serving(
     with pytest.raises(Sealed):
         await new.mcp.servers.secret(kept[0][0], lost.id)
     assert (await both.mcp.servers.reseal())[0] == 0
+
+
+async def test_a_secret_that_changes_while_it_is_sealed_again_is_kept(
+    owner: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers, tenant = with_keys(owner, *KEYS[1::-1]).mcp.servers, Tenant(uuid4())
+    server = await with_keys(owner, KEYS[0]).mcp.servers.register(tenant, secret_of(1))
+    found = servers._stale
+
+    async def changing(key: bytes) -> AsyncIterator[Any]:
+        async for row in found(key):
+            if row["id"] == server.id:
+                change = ServerChange(auth_config={"token": 2})
+                await servers.change(tenant, server.id, change)
+                yield row
+
+    monkeypatch.setattr(servers, "_stale", changing)
+    assert await servers.reseal() == (0, 0)
+    assert await servers.secret(tenant, server.id) == {"token": 2}

@@ -15,6 +15,7 @@ from tests.test_mcp_servers import ROOT, SENT, SERVER, made
 
 PUBLIC = ["https://example.org/mcp", "wss://a.b.example.com", "http://93.184.215.14:8080/"]
 PUBLIC += ["http://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/", "https://münchen.example"]
+PUBLIC += ["http://[64:ff9b::5db8:d70e]", "http://[::ffff:93.184.215.14]", "http://192.0.1.1"]
 PRIVATE = [
     "http://169.254.169.254/", "http://10.0.0.1", "http://127.0.0.2", "http://2130706433",
     "http://0x7f000001", "http://127.1", "http://0177.0.0.1", "http://[::ffff:127.0.0.1]",
@@ -22,6 +23,9 @@ PRIVATE = [
     "http://100.64.0.1", "http://[64:ff9b::7f00:1]", "http://[2002:7f00:1::]", "http://[fe80::1]",
     "http://127.0.0.1.nip.io", "http://10-0-0-1.sslip.io", "http://intern", "http://db.internal",
     "http://\uff11\uff12\uff17.0.0.1", "http://%31%32%37.0.0.1", "http://224.0.0.1",
+    "http://[::127.0.0.1]/", "http://[::7f00:1]", "http://[fec0::1]", "http://[::ffff:0:127.0.0.1]",
+    "http://[64:ff9b:1::7f00:1]", "http://192.0.0.8", "http://[::ffff:192.0.0.8]",
+    "http://localhost.localdomain", "http://foo.test",
     "stdio://python -m x", "stdio://example.org/x",
 ]  # fmt: skip
 BROKEN = [

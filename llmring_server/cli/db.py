@@ -75,13 +75,17 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
 
     What dropped calls add up to stays in the statistics, by UTC day. Messages and executions of
-    tools are deleted when they are older than their project keeps them: `projects retain`.
+    tools are deleted when they are older than their project keeps them: `projects retain`. So is
+    what MCP servers offer no longer, or else after 400 days, unless it has a history.
     """
     with environment.chosen(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
     for what, months in (("Made", done.made), ("Dropped", done.dropped)):
         click.echo(f"{what}: {', '.join(months) or 'nothing'}")
-    click.echo(f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions")
+    click.echo(
+        f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions,"
+        f" {done.capabilities:,} tools, resources and prompts"
+    )
 
 
 @db.command()

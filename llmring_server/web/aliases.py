@@ -1,11 +1,14 @@
 """What aliases mean."""
 
+from typing import Annotated
+
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from llmring_server.aliases import DEFAULT, Bind, Binding, Binds, Model, Name, Profile, Wanted
 from llmring_server.bounded import Json
 from llmring_server.web.call import Call
+from llmring_server.web.paging import link
 
 
 class In(BaseModel):
@@ -46,9 +49,12 @@ class Unbound(TypedDict):
     deleted: bool
 
 
-async def list_aliases(call: Call, query: Wanted) -> list[Binding]:
-    """List what aliases mean, in the order of their names."""
-    return await call.ring.aliases.list(call.tenant, query)
+async def list_aliases(call: Call, query: Wanted) -> Annotated[list[Binding], "Link"]:
+    """List what aliases mean, in the order of their names, a page at a time; fewer where large."""
+    found = await call.ring.aliases.list(call.tenant, query)
+    if found:
+        call.says = link(query, query.next(call.tenant, found[-1]))
+    return found
 
 
 async def bind_alias(call: Call, body: Bind) -> Binding:

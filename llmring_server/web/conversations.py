@@ -57,9 +57,9 @@ async def create(call: Call, body: Heading) -> Shown:
 
 
 async def list_conversations(call: Call, query: Recent) -> Annotated[list[Shown], "Link"]:
-    """List conversations, the last to change first, a page at a time."""
+    """List conversations, the last to change first, a page at a time; fewer where large."""
     found = await call.ring.conversations.list(call.tenant, query)
-    if len(found) == query.limit:
+    if found:
         call.says = link(query, query.next(call.tenant, found[-1]))
     return [Shown.to(call.tenant, each) for each in found]
 

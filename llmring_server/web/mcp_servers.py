@@ -30,9 +30,9 @@ async def register_server(call: Call, body: NewServer) -> Server:
 
 
 async def list_servers(call: Call, query: Servers) -> Annotated[list[Server], "Link"]:
-    """List MCP servers, the newest first, a page at a time."""
+    """List MCP servers, the newest first, a page at a time; fewer where they are large."""
     found = await call.ring.mcp.servers.list(call.tenant, query)
-    if len(found) == query.limit:
+    if found:
         call.says = link(query, query.next(call.tenant, found[-1]))
     return found
 

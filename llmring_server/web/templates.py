@@ -44,9 +44,9 @@ async def create_template(call: Call, body: New) -> Template:
 
 
 async def list_templates(call: Call, query: Page) -> Annotated[list[Template], "Link"]:
-    """List your templates and the shared ones, newest first, a page at a time."""
+    """List yours and the shared ones, newest first, a page at a time; fewer where large."""
     found = await call.ring.templates.list(call.tenant, query)
-    if len(found) == query.limit:
+    if found:
         call.says = link(query, query.next(call.tenant, found[-1]))
     return found
 
@@ -87,9 +87,12 @@ async def render_template(call: Call, id: UUID, body: Filling) -> Rendered:
     return await call.ring.templates.render(call.tenant, id, body.variables, body.version)
 
 
-async def list_versions(call: Call, id: UUID, query: Versions) -> list[Version]:
-    """List what a template said, the newest first."""
-    return await call.ring.templates.versions(call.tenant, id, query)
+async def list_versions(call: Call, id: UUID, query: Versions) -> Annotated[list[Version], "Link"]:
+    """List what a template said, the newest first, a page at a time; fewer where it is large."""
+    found = await call.ring.templates.versions(call.tenant, id, query)
+    if found:
+        call.says = link(query, query.next(call.tenant, found[-1], id))
+    return found
 
 
 async def get_version(call: Call, id: UUID, version: Number) -> Version:

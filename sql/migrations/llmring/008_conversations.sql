@@ -4,7 +4,7 @@ CREATE TABLE <<tables.conversations>> (
     tenant uuid NOT NULL,
     id uuid NOT NULL,
     title text CHECK (length(title) <= 500),
-    system_prompt text,
+    system_prompt text CHECK (length(system_prompt) <= 200000),
     model_alias text NOT NULL CHECK (length(model_alias) BETWEEN 1 AND 320),
     temperature double precision NOT NULL CHECK (temperature BETWEEN 0 AND 2),
     max_tokens integer CHECK (max_tokens > 0),
