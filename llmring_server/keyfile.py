@@ -92,32 +92,23 @@ def rotate(path: Path) -> Held:
     elif waiting.not_before and waiting.not_before > now:
         raise BadKey(f"the next key may sign from {waiting.not_before:%Y-%m-%d %H:%M} UTC on")
     else:
-        _retire(keys, waiting, state="retired", retired_at=now)
+        if used := keys.of("active"):
+            used.state, used.retired_at, used.d = "retired", now, None
+        waiting.state = "active"
     _write(path, keys)
     return waiting
 
 
 def compromise(path: Path) -> Held:
-    """Give up the key that signs, and return the one that signs from now on, known or not."""
+    """Give up every key that signs with this file, and return a new one, which does so at once."""
     keys, now = read(path), datetime.now(UTC)
-    waiting = keys.of("next")
-    if waiting is None:
-        waiting = held(signing.make(), "next")
-        keys.keys.append(waiting)
-    waiting.not_before = now
-    _retire(keys, waiting, state="compromised", compromised_at=now)
+    for each in keys.keys:
+        if each.d:
+            each.state, each.compromised_at, each.d = "compromised", now, None
+    fresh = held(signing.make(), "active", not_before=now)
+    keys.keys.append(fresh)
     _write(path, keys)
-    return waiting
-
-
-def _retire(keys: Keys, successor: Held, **change: object) -> None:
-    successor.state = "active"
-    keys.keys = [
-        each.model_copy(update={"d": None, **change})
-        if each.state == "active" and each is not successor
-        else each
-        for each in keys.keys
-    ]
+    return fresh
 
 
 def _write(path: Path, keys: Keys) -> None:

@@ -43,7 +43,7 @@ def keygen(path: Path) -> None:
 
 @receipts.command()
 @file
-@click.option("--compromised", is_flag=True, help="Give up the key that signs, at once.")
+@click.option("--compromised", is_flag=True, help="Give up all private keys of the file, at once.")
 def rotate(path: Path, *, compromised: bool) -> None:
     """Announce the next key; a day later, run again, let it sign in place of the one that does.
 
