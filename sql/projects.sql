@@ -25,6 +25,12 @@ UPDATE <<tables.projects>> SET retain_days = @days WHERE tenant = @tenant RETURN
 -- Its keys go with it, and none can be made for it.
 DELETE FROM <<tables.projects>> WHERE tenant = @tenant;
 
+-- name: alone
+-- The lock of whoever makes receipts of the project.
+SELECT pg_try_advisory_xact_lock(
+    hashtextextended('llmring receipts ' || @tenant::uuid::text, 0)
+) AS alone;
+
 -- name: erase_logs
 WITH gone AS (
     DELETE FROM <<tables.usage_logs>>
