@@ -47,3 +47,32 @@ async def test_a_receipt_that_is_made_while_its_project_is_erased_is_erased(
 async def drained(ring: Ring, tenant: Tenant) -> None:
     async for _ in ring.projects.erase(tenant):
         pass
+
+
+async def down(_: bytes) -> bytes:
+    raise RuntimeError
+
+
+async def silent(_: bytes) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+async def lost(_: bytes) -> bytes:
+    raise ConnectionResetError
+
+
+async def confused(_: bytes) -> bytes:
+    return None  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("sign", [down, silent, lost, confused])
+async def test_what_signs_may_fail_and_no_chat_is_lost(
+    db: AsyncDatabaseManager, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, sign: Sign
+) -> None:
+    monkeypatch.setattr("llmring_server.keyring.PATIENCE", 0.05)
+    ring = signed_by(db, sign)
+    assert (await ring.conversations.log(tenant, Exchange.model_validate(CHAT))).receipt is None
+    assert len(await ring.usage.logs(tenant)) == 1
+    with pytest.raises(BadKey):
+        await ring.receipts.generate(tenant, REST)
