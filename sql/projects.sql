@@ -135,6 +135,16 @@ WITH gone AS (
 )
 SELECT count(*) AS gone FROM gone;
 
+-- name: erase_receipt_days
+WITH gone AS (
+    DELETE FROM <<tables.receipt_days>>
+    WHERE (tenant, day) IN (
+        SELECT tenant, day FROM <<tables.receipt_days>> WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
 -- name: erase_receipts
 WITH gone AS (
     DELETE FROM <<tables.receipts>>

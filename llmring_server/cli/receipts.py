@@ -89,6 +89,10 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
     )
     click.echo(made["receipt"]["receipt_id"])
     click.echo(f"Calls: {made['certified_count']:,}", err=True)
+    if made["more"]:
+        click.echo("There are more: run it again.", err=True)
+    if made["uncountable"]:
+        click.echo(f"Left out, of 2^53 tokens or more: {made['uncountable']:,}", err=True)
 
 
 @receipts.command("list")
