@@ -21,8 +21,9 @@ LARGEST = {"input_tokens": MOST, "output_tokens": 0}
 UNCOUNTABLE = {"input_tokens": MOST, "output_tokens": 1}
 
 
-def ago(days: int) -> dict[str, str]:
-    return {"logged_at": (datetime.now(UTC) - timedelta(days=days)).isoformat()}
+def ago(days: int, second: int = 0) -> dict[str, str]:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=second, microsecond=0)
+    return {"logged_at": (today - timedelta(days=days)).isoformat()}
 
 
 async def open_days(ring: Ring, tenant: Tenant) -> int:
@@ -34,7 +35,9 @@ async def test_the_rest_is_taken_oldest_first_until_nothing_is_left(
 ) -> None:
     monkeypatch.setattr("llmring_server.issuing.MOST", 4)
     monkeypatch.setattr("llmring_server.issuing.AT_ONCE", 2)
-    ids = await called(ring, tenant, *[ago(days) for days in (3, 2, 2, 2, 2, 2, 1, 0)])
+    ids = await called(
+        ring, tenant, *[ago(day, n) for n, day in enumerate((3, 2, 2, 2, 2, 2, 1, 0))]
+    )
     told = [await ring.receipts.generate(tenant, REST) for _ in range(3)]
     counts = [(each["certified_count"], each["more"]) for each in told]
     assert counts == [(4, True), (2, True), (2, False)]
