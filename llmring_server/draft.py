@@ -78,8 +78,12 @@ class Draft(NamedTuple):
 
 
 async def sealed(keys: Keyring, draft: Draft, root: bytes, last: dict[str, Any]) -> Stored:
-    """Sign a draft in both of its forms; `last` is its last call, and may be its only one."""
+    """Sign a draft in both of its forms; `last` is its last call, and may be its only one.
+
+    Invalid if its calls add up to more than JSON can count.
+    """
     kid = keys.active.kid
+    draft.tally.totals()
     if draft.tally.count == 1:
         summary, model = None, last["model"]
         body = draft.of_call(kid, last)

@@ -16,6 +16,7 @@ from llmring_server.keyfile import Source
 from llmring_server.keyring import Keyring
 from llmring_server.receipt import Generated, Receipt, Stored
 from llmring_server.repository import Repository
+from llmring_server.rest import Day, Rest, parts
 from llmring_server.signing import BadKey
 from llmring_server.tally import Tally, call_of
 from llmring_server.tenant import Tenant
@@ -24,6 +25,7 @@ from llmring_verify import call, merkle
 
 # A receipt is of no more calls than MOST; so many are read and written at once.
 MOST, AT_ONCE = 1_000_000, 500
+UNCOUNTABLE = "The calls that are left have 2^53 tokens or more each: they cannot be certified."
 
 Rows = Sequence[asyncpg.Record]
 
@@ -50,7 +52,10 @@ class Issuing(Repository):
         keys = self.keyring
         async with self._database.transaction() as inside:
             await self.on(inside)._all("one_at_a_time", tenant=tenant)
-            return await self.on(inside)._generate(keys, tenant, wanted)
+            made = await self.on(inside)._generate(keys, tenant, wanted)
+        if made is None:
+            raise BadRequest(NOTHING)
+        return made
 
     async def preview(self, tenant: Tenant, wanted: Wanted) -> Preview:
         """Tell what a receipt of these calls would say."""
@@ -67,10 +72,9 @@ class Issuing(Repository):
         keys = self.keyring
         async with self._database.transaction() as inside:
             await self.on(inside)._all("one_at_a_time", tenant=tenant)
-            try:
-                return await self.on(inside)._of_call(keys, tenant, log_id)
-            except BadRequest as exc:
-                raise NotFound from exc
+            if found := await self.on(inside)._of_call(keys, tenant, log_id):
+                return found
+        raise NotFound
 
     async def certify(self, tenant: Tenant, log_id: UUID) -> Receipt | None:
         """Do the same, on the transaction that stores the call; None if nothing can be signed.
@@ -85,13 +89,14 @@ class Issuing(Repository):
         except (Invalid, BadKey):
             return None
 
-    async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt:
+    async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt | None:
         kids = list(keys.trusted)
         if found := await self._all("of_call", tenant=tenant, log_id=log_id, kids=kids):
             return Stored.of(found[0]).told()
-        return (await self._generate(keys, tenant, Wanted(log_ids=[log_id])))["receipt"]
+        made = await self._generate(keys, tenant, Wanted(log_ids=[log_id]))
+        return made and made["receipt"]
 
-    async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated:
+    async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated | None:
         id, tally, tree, last = new_id(), Tally(), merkle.Root(), None
 
         async def take(rows: Rows) -> None:
@@ -104,25 +109,58 @@ class Issuing(Repository):
             last = calls[-1]
             await self._certify(tenant, id, rows, leaves)
 
-        await self._read(tenant, wanted, take)
+        rest = await self._read(tenant, wanted, take)
+        await self._close(tenant, rest)
         if last is None:
-            raise BadRequest(NOTHING)
+            return None
         draft = Draft(id, tenant, self._issuer, datetime.now(UTC), wanted, tally)
         stored = await sealed(keys, draft, tree.value(), last)
         await self.keep(tenant, stored)
-        return {"receipt": stored.told(), "certified_count": tally.count}
+        return {
+            "receipt": stored.told(),
+            "certified_count": tally.count,
+            "more": rest.more,
+            "uncountable": rest.uncountable,
+        }
 
     async def _read(
         self, tenant: Tenant, wanted: Wanted, take: Callable[[Rows], Awaitable[None]]
-    ) -> None:
-        """Pass the calls that are wanted on, a page at a time, from one snapshot."""
-        if ids := wanted.named():
+    ) -> Rest:
+        """Pass the calls that are wanted on, a page at a time; Invalid if they are too many."""
+        rest = Rest(MOST)
+        if wanted.rest:
+            found = self._rest(tenant, rest)
+        elif ids := wanted.named():
             found = self._stream("named", tenant=tenant, ids=ids, times=[*map(moment_of, ids)])
         else:
-            found = self._stream("calls", tenant=tenant, most=MOST, **wanted.where())
+            found = _not_too_many(self._stream("calls", tenant=tenant, most=MOST, **wanted.where()))
         async with aclosing(found) as rows, aclosing(_paged(rows)) as pages:
             async for page in pages:
                 await take(page)
+        if rest.uncountable and not rest.taken:
+            raise Invalid(UNCOUNTABLE)
+        return rest
+
+    async def _rest(self, tenant: Tenant, rest: Rest) -> AsyncGenerator[asyncpg.Record]:
+        for part in parts(
+            [Day(**row) for row in await self._all("open_days", tenant=tenant)], MOST
+        ):
+            if rest.taken:
+                rest.more = True
+            if rest.more:
+                return
+            rest.days += part
+            days = [each.day for each in part]
+            async with aclosing(self._stream("rest", tenant=tenant, days=days, most=MOST)) as rows:
+                # To its end: a stream that is left takes back what was written meanwhile.
+                async for row in rows:
+                    if rest.takes(row):
+                        yield row
+
+    async def _close(self, tenant: Tenant, rest: Rest) -> None:
+        if done := rest.done():
+            days, requests = [each.day for each in done], [each.requests for each in done]
+            await self._all("close_days", tenant=tenant, days=days, requests=requests)
 
     async def _certify(self, tenant: Tenant, id: UUID, rows: Rows, leaves: Sequence[bytes]) -> None:
         await self._all(
@@ -140,13 +178,20 @@ class Issuing(Repository):
         return bool(await self._all("keep", tenant=tenant, place=new_id(), **row))
 
 
+async def _not_too_many(
+    found: AsyncGenerator[asyncpg.Record],
+) -> AsyncGenerator[asyncpg.Record]:
+    async with aclosing(found) as rows:
+        async for row in rows:
+            if row["calls"] > MOST:
+                raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
+            yield row
+
+
 async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
-    page, count = [], 0
+    page = []
     async for row in rows:
         page.append(row)
-        count += 1
-        if count > MOST:
-            raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
         if len(page) == AT_ONCE:
             yield page
             page = []

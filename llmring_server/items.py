@@ -71,6 +71,8 @@ class Preview(TypedDict):
 
 
 def preview(tally: Tally) -> Preview:
+    """Return what a receipt of these calls would say; Invalid if there can be none."""
+    tally.totals()
     told = tally.summary()
     return {
         "total_logs": tally.count,

@@ -1,7 +1,9 @@
 """The keys of receipts in a file: made, rotated, and read again when they change."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -75,16 +77,22 @@ def read(path: Path) -> Keys:
 
 def create(path: Path) -> Held:
     """Make a file with a first key, which signs at once: nobody knows another."""
-    if path.exists():
-        raise BadKey("there is such a file: rotate its keys")
     first = held(signing.make(), "active", not_before=datetime.now(UTC))
-    _write(path, Keys(keys=[first]))
+    with _written(path, Keys(keys=[first])) as file:
+        try:
+            os.link(file, path)
+        except FileExistsError:
+            raise BadKey("there is such a file: rotate its keys") from None
     return first
 
 
 def rotate(path: Path) -> Held:
     """Take one step of a rotation, and return the new key: announce it, or a day later use it."""
-    keys, now = read(path), datetime.now(UTC)
+    with _changing(path) as keys:
+        return _rotated(keys, datetime.now(UTC))
+
+
+def _rotated(keys: Keys, now: datetime) -> Held:
     waiting = keys.of("next")
     if waiting is None:
         waiting = held(signing.make(), "next", not_before=now + NOTICE)
@@ -92,39 +100,61 @@ def rotate(path: Path) -> Held:
     elif waiting.not_before and waiting.not_before > now:
         raise BadKey(f"the next key may sign from {waiting.not_before:%Y-%m-%d %H:%M} UTC on")
     else:
-        _retire(keys, waiting, state="retired", retired_at=now)
-    _write(path, keys)
+        if used := keys.of("active"):
+            used.state, used.retired_at, used.d = "retired", now, None
+        waiting.state = "active"
     return waiting
 
 
 def compromise(path: Path) -> Held:
-    """Give up the key that signs, and return the one that signs from now on, known or not."""
-    keys, now = read(path), datetime.now(UTC)
-    waiting = keys.of("next")
-    if waiting is None:
-        waiting = held(signing.make(), "next")
-        keys.keys.append(waiting)
-    waiting.not_before = now
-    _retire(keys, waiting, state="compromised", compromised_at=now)
-    _write(path, keys)
-    return waiting
+    """Give up every key that signs with this file, and return a new one, which does so at once."""
+    now = datetime.now(UTC)
+    fresh = held(signing.make(), "active", not_before=now)
+    with _changing(path) as keys:
+        for each in keys.keys:
+            if each.d:
+                each.state, each.compromised_at, each.d = "compromised", now, None
+        keys.keys.append(fresh)
+    return fresh
 
 
-def _retire(keys: Keys, successor: Held, **change: object) -> None:
-    successor.state = "active"
-    keys.keys = [
-        each.model_copy(update={"d": None, **change})
-        if each.state == "active" and each is not successor
-        else each
-        for each in keys.keys
-    ]
+@contextmanager
+def _changing(path: Path) -> Iterator[Keys]:
+    """Yield the keys of a file, and replace it in one step; who comes second waits.
+
+    Its owner, its group and what they may do stay as they are.
+    """
+    with _folder(path) as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        keys = read(path)
+        before = path.stat()
+        yield keys
+        with _written(path, keys) as file:
+            os.chown(file, before.st_uid, before.st_gid)
+            file.chmod(before.st_mode & 0o770)
+            file.replace(path)
 
 
-def _write(path: Path, keys: Keys) -> None:
-    """Replace the file in one step, readable by nobody else."""
+@contextmanager
+def _written(path: Path, keys: Keys) -> Iterator[Path]:
+    """Yield a file with these keys, which is to be named; nothing of it stays elsewhere."""
     ring_of(keys.keys)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
-        file.write(keys.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    Path(file.name).replace(path)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(keys.model_dump_json(indent=2, exclude_none=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            yield Path(file.name)
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+    with _folder(path) as folder:
+        os.fsync(folder)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    opened = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield opened
+    finally:
+        os.close(opened)

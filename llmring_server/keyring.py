@@ -1,5 +1,6 @@
 """The keys that sign receipts: which there are, since when, and which of them signs now."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from llmring_verify.receipt import base64url
 
 State = Literal["next", "active", "retired", "compromised"]
 Sign = Callable[[bytes], Awaitable[bytes]]
+
+# A chat waits for its receipt, twice so many seconds, on a connection.
+PATIENCE = 3.0
 
 
 def text_of(moment: datetime) -> str:
@@ -126,8 +130,14 @@ class Keyring:
         self._sign = sign
 
     async def sign(self, data: bytes) -> bytes:
-        signature = await self._sign(data)
-        if not self.active.signed(data, signature):
+        """Return a signature that fits; BadKey if there is none in time."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                signature = await self._sign(data)
+            fits = self.active.signed(data, signature)
+        except Exception as exc:
+            raise BadKey(f"what signs for the key {self.active.kid} does not answer") from exc
+        if not fits:
             raise BadKey(f"what signs for the key {self.active.kid} has another key")
         return signature
 

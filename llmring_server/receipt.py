@@ -105,10 +105,16 @@ class ReceiptList(TypedDict):
 
 
 class Generated(TypedDict):
-    """A receipt, and how many calls it certifies."""
+    """A receipt, and how many calls it certifies.
+
+    `more`: the rest did not fit, or may not; certify it again. `uncountable`: so many calls were
+    left out, each of 2^53 tokens or more.
+    """
 
     receipt: Receipt
     certified_count: int
+    more: bool
+    uncountable: int
 
 
 class Proof(TypedDict):

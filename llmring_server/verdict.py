@@ -38,12 +38,20 @@ def judged(keys: Keys, document: Any) -> Verdict:
         raise Invalid(NO_RECEIPT)
     body = document["receipt"] if alone else document
     id = body.get("receipt_id") if isinstance(body, dict) else None
-    id = id if isinstance(id, str) else ""
+    id = id if isinstance(id, str) and _is_text(id) else ""
     try:
         kid = verify.envelope(document, keys)["kid"] if alone else checked(keys, document).kid
     except (Refused, Unchecked) as exc:
         return verdict(id, reason=str(exc))
     return verdict(id, kid)
+
+
+def _is_text(id: str) -> bool:
+    try:
+        id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def verdict(id: str = "", kid: str | None = None, reason: str | None = None) -> Verdict:

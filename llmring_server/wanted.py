@@ -35,7 +35,8 @@ class Wanted(Span):
     """Which calls to certify, in one of four ways; of several, the first in this order.
 
     `conversation_id`: those of a conversation. `start_date` and `end_date`: those of a span, both
-    included. `log_ids`: those. `since_last_receipt`: those that no receipt has certified.
+    included. `log_ids`: those. `since_last_receipt`: those that no receipt has certified, the
+    oldest first, up to a million.
     """
 
     conversation_id: UUID | None = None
@@ -48,17 +49,20 @@ class Wanted(Span):
 
     def where(self) -> dict[str, Any]:
         """Return the parameters of the statement that finds them."""
-        of, (since, until), rest = self.conversation_id, _EVER, False
+        of, (since, until) = self.conversation_id, _EVER
         if of:
             since = moment_of(of) - _SKEW if of.version == _FROM_A_CLOCK else since
         elif self.start_date and self.end_date:
             since, until = self.bounds()
-        elif self.since_last_receipt:
-            rest = True
         else:
             raise BadRequest(NO_MODE)
-        span = {"since": since, "until": until}
-        return span | {"conversation_id": of and str(of), "uncertified": rest}
+        return {"since": since, "until": until, "conversation_id": of and str(of)}
+
+    @property
+    def rest(self) -> bool:
+        """Tell whether those are wanted that no receipt has certified."""
+        dates = self.start_date and self.end_date
+        return self.since_last_receipt and not (self.conversation_id or dates or self.log_ids)
 
     def named(self) -> list[UUID]:
         """Return the ids of the calls that are wanted, if that is the way."""

@@ -25,6 +25,12 @@ UPDATE <<tables.projects>> SET retain_days = @days WHERE tenant = @tenant RETURN
 -- Its keys go with it, and none can be made for it.
 DELETE FROM <<tables.projects>> WHERE tenant = @tenant;
 
+-- name: alone
+-- The lock of whoever makes receipts of the project.
+SELECT pg_try_advisory_xact_lock(
+    hashtextextended('llmring receipts ' || @tenant::uuid::text, 0)
+) AS alone;
+
 -- name: erase_logs
 WITH gone AS (
     DELETE FROM <<tables.usage_logs>>
@@ -124,6 +130,16 @@ WITH gone AS (
     WHERE (tenant, receipt_id, log_id) IN (
         SELECT tenant, receipt_id, log_id FROM <<tables.receipt_calls>>
         WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
+-- name: erase_receipt_days
+WITH gone AS (
+    DELETE FROM <<tables.receipt_days>>
+    WHERE (tenant, day) IN (
+        SELECT tenant, day FROM <<tables.receipt_days>> WHERE tenant = @tenant LIMIT @limit
     )
     RETURNING 1
 )

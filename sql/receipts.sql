@@ -6,19 +6,46 @@ SELECT pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uu
 
 -- name: calls
 -- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
--- so that too many can be told from all.
+-- so that too many can be told from all, by the first of them: `calls` says how many there are.
+SELECT
+    *, count(*) OVER () AS calls, conversation_id IS NOT NULL
+        AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
+FROM (
+    SELECT * FROM <<tables.usage_entries>>
+    WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @until
+      AND (@conversation_id::text IS NULL OR conversation_id = @conversation_id)
+    ORDER BY logged_at, id
+    LIMIT @most::integer + 1
+) AS log
+ORDER BY id;
+
+-- name: open_days
+SELECT day, requests, fresh FROM <<tables.receipt_open_days>> WHERE tenant = @tenant ORDER BY day;
+
+-- name: rest
+-- The same, of the calls of these days that no receipt certifies.
 SELECT
     *, conversation_id IS NOT NULL
         AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
-FROM <<tables.usage_entries>> AS log
-WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @until
-  AND (@conversation_id::text IS NULL OR conversation_id = @conversation_id)
-  AND (NOT @uncertified::boolean OR NOT EXISTS (
-      SELECT FROM <<tables.receipt_calls>> AS certified
-      WHERE certified.tenant = log.tenant AND certified.log_id = log.id
-  ))
-ORDER BY id
-LIMIT @most::integer + 1;
+FROM (
+    SELECT log.*
+    FROM unnest(@days::timestamptz[]) AS day
+    JOIN <<tables.usage_entries>> AS log
+      ON logged_at >= day AND logged_at < day + interval '24 hours'
+    WHERE tenant = @tenant AND NOT EXISTS (
+        SELECT FROM <<tables.receipt_calls>> AS certified
+        WHERE certified.tenant = log.tenant AND certified.log_id = log.id
+    )
+    ORDER BY logged_at, id
+    LIMIT @most::integer + 1
+) AS log
+ORDER BY id;
+
+-- name: close_days
+-- Only under the lock: so many calls there were when these days were read.
+INSERT INTO <<tables.receipt_days>> (tenant, day, requests)
+SELECT @tenant, day, requests FROM unnest(@days::timestamptz[], @requests::bigint[]) AS done (day, requests)
+ON CONFLICT (tenant, day) DO UPDATE SET requests = excluded.requests;
 
 -- name: named
 -- The same, of calls by their ids; an id tells its millisecond.
@@ -84,7 +111,9 @@ SELECT
     id, logged_at, provider, model, alias, profile, origin, status,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
 FROM <<tables.usage_logs>> AS log
-WHERE tenant = @tenant AND NOT EXISTS (
+WHERE tenant = @tenant
+  AND logged_at >= (SELECT min(day) FROM <<tables.receipt_open_days>> WHERE tenant = @tenant)
+  AND NOT EXISTS (
     SELECT FROM <<tables.receipt_calls>> AS certified
     WHERE certified.tenant = log.tenant AND certified.log_id = log.id
 )
@@ -94,7 +123,9 @@ LIMIT @limit OFFSET @offset;
 -- name: count_uncertified
 SELECT count(*) AS total FROM (
     SELECT FROM <<tables.usage_logs>> AS log
-    WHERE tenant = @tenant AND NOT EXISTS (
+    WHERE tenant = @tenant
+      AND logged_at >= (SELECT min(day) FROM <<tables.receipt_open_days>> WHERE tenant = @tenant)
+      AND NOT EXISTS (
         SELECT FROM <<tables.receipt_calls>> AS certified
         WHERE certified.tenant = log.tenant AND certified.log_id = log.id
     )

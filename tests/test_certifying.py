@@ -115,7 +115,10 @@ async def test_what_fails_half_way_leaves_nothing(
     monkeypatch.setattr("llmring_server.issuing.MOST", 4)
     for act in (ring.receipts.preview, ring.receipts.generate):
         with pytest.raises(Invalid, match="More than 4 calls"):
-            await act(tenant, REST)
+            await act(
+                tenant,
+                Wanted.model_validate({"start_date": "2026-01-01", "end_date": "2999-01-01"}),
+            )
     assert (await ring.receipts.list(tenant))["total"] == 0
     assert (await ring.receipts.uncertified(tenant))["total"] == 7
 

@@ -50,14 +50,14 @@ async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
 
 async def test_a_project_exports_twice_at_a_time(tenant: Tenant) -> None:
     limits, other = Limits(Settings()), Tenant(uuid4())
-    places = [limits.exporting(each) for each in (tenant, tenant, other)]
+    places = [limits.holding(each) for each in (tenant, tenant, other)]
     for place in places:
         place.__enter__()
     with pytest.raises(TooMany):
-        limits.exporting(tenant).__enter__()
+        limits.holding(tenant).__enter__()
     for place in places:
         place.__exit__(None, None, None)
-    assert not limits._exports
+    assert not limits._holding
 
 
 async def test_an_export_that_ends_makes_way_for_the_next(db: AsyncDatabaseManager) -> None:

@@ -165,4 +165,4 @@ async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) 
     assert run("receipts", "generate", *of, **prod).returncode == 1
     check_genuine(tmp_path / "receipt.json", told, **prod)
     given_up = done("receipts", "rotate", "--compromised", "--file", path).strip()
-    assert given_up == announced
+    assert given_up not in {made, announced}

@@ -43,7 +43,7 @@ def keygen(path: Path) -> None:
 
 @receipts.command()
 @file
-@click.option("--compromised", is_flag=True, help="Give up the key that signs, at once.")
+@click.option("--compromised", is_flag=True, help="Give up all private keys of the file, at once.")
 def rotate(path: Path, *, compromised: bool) -> None:
     """Announce the next key; a day later, run again, let it sign in place of the one that does.
 
@@ -89,6 +89,10 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
     )
     click.echo(made["receipt"]["receipt_id"])
     click.echo(f"Calls: {made['certified_count']:,}", err=True)
+    if made["more"]:
+        click.echo("There are more: run it again.", err=True)
+    if made["uncountable"]:
+        click.echo(f"Left out, of 2^53 tokens or more: {made['uncountable']:,}", err=True)
 
 
 @receipts.command("list")

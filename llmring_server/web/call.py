@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -19,6 +20,7 @@ from llmring_server.web.auth import address
 
 if TYPE_CHECKING:
     from llmring_server.ring import Ring
+    from llmring_server.web.limits import Limits
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -71,6 +73,11 @@ class Call:
     def act(self) -> Act:
         """Who does this, for the audit; of an address, the part that names a network."""
         return Act(self.caller.name, address(self.scope), self.scope["llmring.request_id"])
+
+    def at_length(self) -> AbstractContextManager[None]:
+        """Hold one of the project's places for what takes a connection for long; TooMany."""
+        limits: Limits = self.scope["app"].state.limits
+        return limits.holding(self.tenant)
 
     async def body(self) -> bytes:
         """Read the body, once; TooLarge beyond what this route takes."""

@@ -57,7 +57,7 @@ async def _chunks(logs: AsyncIterator[Log], write: Write) -> AsyncIterator[bytes
 
 
 async def _in_turn(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    with call.scope["app"].state.limits.exporting(call.tenant):
+    with call.at_length():
         async for chunk in chunks:
             yield chunk
 

@@ -14,7 +14,8 @@ from llmring_server.settings import Settings
 from llmring_server.tenant import Tenant
 
 REMEMBERED = 10_000
-EXPORTS = 2
+AT_LENGTH = 2
+LONG = "Exports or receipts of this project are being made; try again later."
 
 
 class Buckets:
@@ -41,7 +42,7 @@ class Limits:
 
     def __init__(self, settings: Settings) -> None:
         rate, failures = settings.rate_limit, settings.failed_auth_limit
-        self._exports: Counter[Tenant] = Counter()
+        self._holding: Counter[Tenant] = Counter()
         self._calls = Buckets(rate, settings.rate_burst) if rate else None
         self._failures = Buckets(failures / 60, failures) if failures else None
 
@@ -50,16 +51,16 @@ class Limits:
             self._calls.take(who, "This key has called too often; try again later.")
 
     @contextmanager
-    def exporting(self, tenant: Tenant) -> Iterator[None]:
-        """Hold a place of a project's: an export takes a connection for as long as it runs."""
-        if self._exports[tenant] >= EXPORTS:
-            raise TooMany("Exports of this project are running; try again later.", EXPORTS, 5)
-        self._exports[tenant] += 1
+    def holding(self, tenant: Tenant) -> Iterator[None]:
+        """Hold a place of a project's for what may take a connection for long."""
+        if self._holding[tenant] >= AT_LENGTH:
+            raise TooMany(LONG, AT_LENGTH, 5)
+        self._holding[tenant] += 1
         try:
             yield
         finally:
-            self._exports[tenant] -= 1
-            self._exports += Counter()  # which forgets those of nobody
+            self._holding[tenant] -= 1
+            self._holding += Counter()  # which forgets those of nobody
 
     def failure(self, address: str) -> None:
         """Count a failed authentication."""

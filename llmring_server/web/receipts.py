@@ -47,34 +47,40 @@ async def get_receipt(call: Call, id: str) -> Receipt:
 
 async def receipt_logs(call: Call, id: str, query: Stretch) -> Logs:
     """List the calls that a receipt certifies, newest first."""
-    return await call.ring.receipts.logs(call.tenant, id, query)
+    with call.at_length():
+        return await call.ring.receipts.logs(call.tenant, id, query)
 
 
 async def receipt_proof(call: Call, id: str, log_id: UUID) -> Proof:
     """Prove that a call is one of those that a receipt certifies."""
-    return await call.ring.receipts.proof(call.tenant, id, log_id)
+    with call.at_length():
+        return await call.ring.receipts.proof(call.tenant, id, log_id)
 
 
 async def uncertified(call: Call, query: Stretch) -> Items:
     """List the calls that no receipt certifies, newest first."""
-    return await call.ring.receipts.uncertified(call.tenant, query)
+    with call.at_length():
+        return await call.ring.receipts.uncertified(call.tenant, query)
 
 
 async def generate_receipt(call: Call, body: Wanted) -> Annotated[Generated, Conflict]:
     """Certify calls: of a conversation, a span of time, by their ids, or all that are not yet."""
     call.caller.must("read")
-    return await call.ring.receipts.generate(call.tenant, body)
+    with call.at_length():
+        return await call.ring.receipts.generate(call.tenant, body)
 
 
 async def preview_receipt(call: Call, body: Wanted) -> Preview:
     """Tell what such a receipt would say; nothing is signed, and nothing stored."""
-    return await call.ring.receipts.preview(call.tenant, body)
+    with call.at_length():
+        return await call.ring.receipts.preview(call.tenant, body)
 
 
 async def issue_receipt(call: Call, body: Asked) -> Annotated[Receipt, NotFound, Conflict]:
     """Give the receipt of one stored call, which is signed now if it was not before."""
     call.caller.must("read")
-    return await call.ring.receipts.issue(call.tenant, body.log_id)
+    with call.at_length():
+        return await call.ring.receipts.issue(call.tenant, body.log_id)
 
 
 async def store_receipt(call: Call, body: Signed) -> Annotated[Verified, Conflict]:

@@ -64,3 +64,23 @@ CREATE TABLE <<tables.receipt_calls>> (
         DEFERRABLE INITIALLY DEFERRED
 );
 CREATE INDEX ON <<tables.receipt_calls>> (tenant, log_id);
+
+-- Of which days no look is needed: all of so many calls were certified. A call that comes later,
+-- however old it is, adds to the sum of its day.
+CREATE TABLE <<tables.receipt_days>> (
+    tenant uuid NOT NULL,
+    day timestamptz NOT NULL,
+    requests bigint NOT NULL,
+    PRIMARY KEY (tenant, day)
+);
+
+-- The days that may have calls that no receipt certifies, and how many at most.
+CREATE VIEW <<tables.receipt_open_days>> AS
+SELECT
+    sums.tenant, bucket AS day, sum(sums.requests)::bigint AS requests,
+    (sum(sums.requests) - coalesce(done.requests, 0))::bigint AS fresh
+FROM <<tables.usage_rollups>> AS sums
+LEFT JOIN <<tables.receipt_days>> AS done ON done.tenant = sums.tenant AND done.day = bucket
+WHERE minutes = 1440 AND dimension = 'model'
+GROUP BY sums.tenant, bucket, done.requests
+HAVING sum(sums.requests) > coalesce(done.requests, 0);

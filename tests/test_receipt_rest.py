@@ -1,0 +1,108 @@
+"""What no receipt has certified yet: all of it in the end, and no day is read in vain."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring
+from llmring_server.errors import BadRequest, Invalid
+from llmring_server.tenant import Tenant
+from llmring_verify.strict import MOST
+from tests.signers import called
+from tests.test_certifying import REST
+from tests.test_receipts import ring
+
+__all__ = ["ring"]
+
+LARGEST = {"input_tokens": MOST, "output_tokens": 0}
+UNCOUNTABLE = {"input_tokens": MOST, "output_tokens": 1}
+
+
+def ago(days: int, second: int = 0) -> dict[str, str]:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=second, microsecond=0)
+    return {"logged_at": (today - timedelta(days=days)).isoformat()}
+
+
+async def open_days(ring: Ring, tenant: Tenant) -> int:
+    return len(await ring.receipts._all("open_days", tenant=tenant))
+
+
+async def test_the_rest_is_taken_oldest_first_until_nothing_is_left(
+    ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmring_server.issuing.MOST", 4)
+    monkeypatch.setattr("llmring_server.issuing.AT_ONCE", 2)
+    ids = await called(
+        ring, tenant, *[ago(day, n) for n, day in enumerate((3, 2, 2, 2, 2, 2, 1, 0))]
+    )
+    told = [await ring.receipts.generate(tenant, REST) for _ in range(3)]
+    counts = [(each["certified_count"], each["more"]) for each in told]
+    assert counts == [(4, True), (2, True), (2, False)]
+    assert told[0]["receipt"]["batch_summary"]
+    assert told[0]["receipt"]["batch_summary"]["log_ids"] == sorted(ids)[:4]
+    with pytest.raises(BadRequest):
+        await ring.receipts.generate(tenant, REST)
+    assert await open_days(ring, tenant) == 0
+
+
+async def test_a_late_call_of_an_old_day_is_found(ring: Ring, tenant: Tenant) -> None:
+    await called(ring, tenant, ago(300), ago(300), ago(0))
+    await ring.receipts.generate(tenant, REST)
+    assert (await ring.receipts.uncertified(tenant))["total"] == 0
+    await called(ring, tenant, ago(300))
+    assert (await ring.receipts.uncertified(tenant))["total"] == 1
+    assert (await ring.receipts.generate(tenant, REST))["certified_count"] == 1
+
+
+async def test_days_whose_calls_have_receipts_of_their_own_are_read_once(
+    ring: Ring, tenant: Tenant
+) -> None:
+    [id] = await called(ring, tenant, {})
+    await ring.receipts.issue(tenant, UUID(id))
+    assert await open_days(ring, tenant) == 1
+    with pytest.raises(BadRequest):
+        await ring.receipts.generate(tenant, REST)
+    assert await open_days(ring, tenant) == 0
+
+
+async def test_calls_that_json_cannot_count_do_not_stop_the_rest(
+    ring: Ring, tenant: Tenant
+) -> None:
+    await called(ring, tenant, UNCOUNTABLE)
+    with pytest.raises(Invalid):
+        await ring.receipts.generate(tenant, REST)
+    await called(ring, tenant, {}, {})
+    told = await ring.receipts.generate(tenant, REST)
+    assert (told["certified_count"], told["uncountable"]) == (2, 1)
+    assert (await ring.receipts.uncertified(tenant))["total"] == 1
+
+
+async def test_the_rest_stops_before_its_sums_are_too_large(ring: Ring, tenant: Tenant) -> None:
+    await called(ring, tenant, LARGEST, LARGEST | ago(1), LARGEST | ago(1))
+    told = [await ring.receipts.generate(tenant, REST) for _ in range(3)]
+    assert [each["certified_count"] for each in told] == [1, 1, 1]
+    assert [each["more"] for each in told] == [True, True, False]
+
+
+async def test_calls_that_are_stored_meanwhile_are_certified_once(
+    ring: Ring, tenant: Tenant, db: AsyncDatabaseManager
+) -> None:
+    async def write() -> None:
+        for _ in range(10):
+            await called(ring, tenant, {}, ago(5))
+
+    async def make() -> None:
+        for _ in range(10):
+            try:
+                await ring.receipts.generate(tenant, REST)
+            except BadRequest:
+                await asyncio.sleep(0)
+
+    await asyncio.gather(write(), make(), write(), make())
+    await make()
+    each = "SELECT log_id FROM {{tables.receipt_calls}} WHERE tenant = $1"
+    certified = [row["log_id"] for row in await db.fetch_all(each, tenant)]
+    assert (len(certified), len(set(certified))) == (40, 40)
