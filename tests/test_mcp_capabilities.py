@@ -121,6 +121,8 @@ async def test_refresh_server_keeps_ids_and_tells_what_is_different(
         {"tools": [ADD | {"inputSchema": []}]}, {"tools": [ADD | {"description": "x\0"}]},
         {"tools": [ADD | {"inputSchema": {"a": "x" * 70_000}}]},
         {"resources": [README | {"uri": "\U0001f600" * 501}]},
+        {"resources": [README | {"uri": "x\x01"}]}, {"resources": [README | {"uri": "x\n"}]},
+        {"resources": [README | {"uri": " "}]},
     ],
 )  # fmt: skip
 async def test_refresh_server_refuses_what_is_wrong_and_deletes_nothing(
