@@ -82,7 +82,8 @@ async def maintain(
     """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
 
     What the forgotten calls add up to stays, by UTC day. Messages, what tools did, and what MCP
-    servers offer no longer are forgotten when their projects say so. Run it daily, beside a serving server.
+    servers offer no longer are forgotten when their projects say so. Run it daily, beside a
+    serving server.
     """
     database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:

@@ -69,7 +69,7 @@ class McpCapabilities(Repository):
             # Clients send back the page that they were told: what is not on it would be removed.
             if offered["tools"] > MOST or offered["size"] > PAGE_BYTES:
                 raise Conflict("The server offers as many tools as one page can hold.")
-            tool: Tool = (await inside.get(tenant, "tool", made[0]["id"])).capability
+            tool: Tool = await inside.get(tenant, "tool", made[0]["id"])
         return tool
 
     async def list(self, tenant: Tenant, kind: Kind, page: Capabilities | None = None) -> list[Any]:
@@ -80,8 +80,13 @@ class McpCapabilities(Repository):
         found = await self._all("list", tenant=tenant, kind=kind, most=PAGE_BYTES, **wanted)
         return [told(tenant, kind, row, _whose(row)) for row in found]
 
-    async def get(self, tenant: Tenant, kind: Kind, id: UUID) -> Stored:
-        row = await self._one("get", tenant=tenant, kind=kind, id=id)
+    async def get(self, tenant: Tenant, kind: Kind, id: UUID) -> Any:
+        row = await self._one("get", tenant=tenant, kind=kind, id=id, whole=False)
+        return told(tenant, kind, row, _whose(row))
+
+    async def stored(self, tenant: Tenant, kind: Kind, id: UUID) -> Stored:
+        """Return it with what was recorded of its content."""
+        row = await self._one("get", tenant=tenant, kind=kind, id=id, whole=True)
         content = row["content"] and orjson.loads(row["content"])
         return Stored(told(tenant, kind, row, _whose(row)), content, row["content_at"])
 
@@ -91,11 +96,11 @@ class McpCapabilities(Repository):
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
             await inside._one("keep", tenant=tenant, kind=kind, id=id, content=text)
-            return await inside.get(tenant, kind, id)
+            return await inside.stored(tenant, kind, id)
 
     async def render(self, tenant: Tenant, id: UUID, arguments: Mapping[str, Any]) -> Stored:
         """Fill a prompt in; Invalid unless the arguments are those that it takes."""
-        prompt, content, at = await self.get(tenant, "prompt", id)
+        prompt, content, at = await self.stored(tenant, "prompt", id)
         takes = declared(prompt.arguments)
         check(takes, arguments)
         return Stored(prompt, filled(content, takes, arguments), at)
@@ -108,7 +113,7 @@ class McpCapabilities(Repository):
         async with self._database.transaction() as transaction:
             inside = self.on(transaction)
             agreed = await inside._all("acknowledge", tenant=tenant, id=id, digest=digest)
-            tool: Tool = (await inside.get(tenant, "tool", id)).capability
+            tool: Tool = await inside.get(tenant, "tool", id)
             if not agreed:
                 raise Conflict("The definition is another one by now: look at it again.")
             await inside._audit.record(by, "mcp.tool.acknowledge", str(id), tenant)

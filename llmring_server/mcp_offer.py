@@ -35,9 +35,9 @@ def _short(name: str) -> str:
 
 Short = Annotated[str, Field(max_length=255), AfterValidator(check)]
 Text = Annotated[str, Field(max_length=50_000), AfterValidator(check)]
-Uri = Annotated[
-    str, Field(max_length=1000, pattern=r"\S"), AfterValidator(check), AfterValidator(_short)
-]
+# No control characters: as JSON, in the cursor of a page, each is six.
+_URI = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
+Uri = Annotated[str, Field(max_length=1000, pattern=_URI), AfterValidator(_short)]
 Schema = Annotated[Json, BeforeValidator(_or_empty, json_schema_input_type=dict[str, Any] | None)]
 # Of prompts: one text, or messages; of resources, whatever they hold.
 Content = Annotated[str | list[Any] | dict[str, Any], AfterValidator(check)]

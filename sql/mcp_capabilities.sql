@@ -104,10 +104,12 @@ WHERE tenant = @tenant AND id = @server_id
 RETURNING tools, size;
 
 -- name: get
+-- What it holds only if it is wanted @whole: that may be large.
 SELECT
     capability.id, server_id, capability.name, title, description, mime_type, definition::text,
     digest, definition_changed_at, capability.is_active, capability.created_at,
-    server.name AS server_name, server.url AS server_url, content::text, content_at
+    server.name AS server_name, server.url AS server_url,
+    CASE WHEN @whole THEN content::text END AS content, content_at
 FROM <<mcp.capabilities>> AS capability
 JOIN <<mcp.servers>> AS server ON server.tenant = capability.tenant AND server.id = server_id
 WHERE capability.tenant = @tenant AND capability.id = @id AND kind = @kind;

@@ -65,6 +65,21 @@ async def test_a_server_is_shown_with_what_has_changed(
     assert (missing.returncode, "No such thing" in missing.stderr) == (1, True)
 
 
+async def test_all_is_listed_and_shown_however_many_pages_that_are(
+    ring: Ring, project: Project, prod: dict[str, str]
+) -> None:
+    name, tenant = project
+    large = SERVER.model_copy(update={"capabilities": {"a": "x" * 65_000}})
+    ids = [(await ring.mcp.servers.register(tenant, large)).id for _ in range(140)]
+    listed = done("mcp", "list", "--project", name, *PROD, **prod)
+    assert all(str(id) in listed for id in ids)
+    for turn in "ab":
+        tools = [ToolOffer(name=f"{turn}{number}") for number in range(600)]
+        await ring.mcp.capabilities.refresh(tenant, ids[0], Offers(tools=tools))
+    shown = done("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
+    assert (shown.count("tool a"), shown.count("tool b")) == (600, 600)
+
+
 async def test_a_tool_s_history_is_shown(
     ring: Ring, project: Project, prod: dict[str, str]
 ) -> None:

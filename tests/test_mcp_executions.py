@@ -1,19 +1,13 @@
 """What tools did: recorded once, read back in pages, added up."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.ids import moment_of
-from llmring_server.maintenance import maintain
-from llmring_server.mcp_capability import Capabilities
-from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, ToolOffer
 from llmring_server.tenant import Tenant
 from tests.conftest import CALL
@@ -164,58 +158,3 @@ async def test_tool_stats(client: httpx.AsyncClient) -> None:
         "p50_ms": 10, "p95_ms": 19,
     }  # fmt: skip
     assert (await client.get(f"{path}/stats?days=0")).status_code == 422
-
-
-async def test_old_executions_are_forgotten_when_their_project_says_so(
-    owner: AsyncDatabaseManager,
-) -> None:
-    ring = Ring(owner)
-    tenants = [(await ring.keys.issue(f"project {uuid4()}")).tenant for _ in range(2)]
-    tools = [await tool_of(ring, tenant) for tenant in tenants]
-    for tenant, each in zip(tenants, tools, strict=True):
-        for _ in range(5):
-            await ring.mcp.executions.record(tenant, each, Done(input={}))
-    at = datetime.now(UTC) - timedelta(days=31)
-    aged = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1 WHERE tenant = ANY ($2)"  # noqa: S608
-    await owner.execute(aged, at, tenants)
-    recent, _ = await ring.mcp.executions.record(tenants[0], tools[0], Done(input={}))
-    assert (await maintain(owner)).executions == 0
-    await ring.projects.retain(tenants[0], 30)
-    assert (await maintain(owner)).executions == 5
-    assert await ring.mcp.executions.history(tenants[0], tools[0]) == [recent]
-    assert len(await ring.mcp.executions.history(tenants[1], tools[1])) == 5
-    assert moment_of(recent.id) == recent.executed_at
-
-
-async def test_what_is_offered_no_longer_is_forgotten_unless_it_has_a_history(
-    owner: AsyncDatabaseManager,
-) -> None:
-    ring = Ring(owner)
-    tenants = [Tenant(uuid4()), (await ring.keys.issue(f"project {uuid4()}")).tenant]
-    aged = f"UPDATE {owner.schema}_mcp.capabilities SET gone_at = $1 WHERE gone_at < now()"  # noqa: S608
-    for days, tenant in zip((401, 31), tenants, strict=True):
-        server = await ring.mcp.servers.register(tenant, SERVER)
-        names = "used", "unused", "back", "there"
-        offers = Offers(tools=[ToolOffer(name=name) for name in names])
-        used, *_ = sorted(
-            (await ring.mcp.capabilities.refresh(tenant, server.id, offers)).tools,
-            key=lambda each: each.name != "used",
-        )
-        await ring.mcp.executions.record(tenant, used.id, Done(input={}))
-        left = Offers(tools=[ToolOffer(name="there")])
-        await ring.mcp.capabilities.refresh(tenant, server.id, left)
-        at = datetime.now(UTC) - timedelta(days=days)
-        await owner.execute(f"{aged} AND tenant = $2", at, tenant)
-        left.tools = [ToolOffer(name=name) for name in ("back", "there")]
-        await ring.mcp.capabilities.refresh(tenant, server.id, left)
-
-    async def names_of(tenant: Tenant) -> list[str]:
-        every = Capabilities(all=True)
-        return [each.name for each in await ring.mcp.capabilities.list(tenant, "tool", every)]
-
-    assert (await maintain(owner)).capabilities == 1
-    assert await names_of(tenants[0]) == ["back", "there", "used"]
-    assert await names_of(tenants[1]) == ["back", "there", "unused", "used"]
-    await ring.projects.retain(tenants[1], 30)
-    assert (await maintain(owner)).capabilities == 1
-    assert await names_of(tenants[1]) == ["back", "there", "used"]

@@ -61,8 +61,8 @@ class Victim:
             await ring.conversations.messages(mine, self.conversation_id),
             await ring.mcp.servers.list(mine),
             await ring.mcp.capabilities.get(mine, "tool", self.mcp["tools"]),
-            await ring.mcp.capabilities.get(mine, "resource", self.mcp["resources"]),
-            await ring.mcp.capabilities.get(mine, "prompt", self.mcp["prompts"]),
+            await ring.mcp.capabilities.stored(mine, "resource", self.mcp["resources"]),
+            await ring.mcp.capabilities.stored(mine, "prompt", self.mcp["prompts"]),
             await ring.mcp.executions.history(mine, self.mcp["tools"]),
         ]
 

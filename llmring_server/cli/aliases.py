@@ -1,5 +1,6 @@
 """`llmring-server aliases`: what aliases mean."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import rich_click as click
 from pydantic import ValidationError
 
 from llmring_server.aliases import DEFAULT, Bind, Wanted
-from llmring_server.cli.project import on_project, options
+from llmring_server.cli.project import collected, on_project, options
 from llmring_server.cli.tables import SCREEN, folding
 
 profile = click.option("--profile", default=DEFAULT, show_default=True, help="dev, staging, prod.")
@@ -53,7 +54,10 @@ def list_(env: str, data_dir: Path, project: str, profile: str | None) -> None:
     wanted = Wanted(profile=profile)
     table = folding("alias", "profile", "model", "since")
     for each in on_project(
-        env, data_dir, project, lambda ring, tenant: ring.aliases.list(tenant, wanted)
+        env,
+        data_dir,
+        project,
+        lambda ring, tenant: collected(partial(ring.aliases.list, tenant), tenant, wanted),
     ):
         table.add_row(each.alias, each.profile, each.model, f"{each.updated_at:%Y-%m-%d %H:%M}")
     SCREEN.print(table)

@@ -1,6 +1,7 @@
 """`llmring-server mcp`: MCP servers, what they offer, and what their tools did."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
@@ -10,7 +11,7 @@ import rich_click as click
 
 from llmring_server.bounded import plain
 from llmring_server.cli import environment
-from llmring_server.cli.project import on_project, options
+from llmring_server.cli.project import collected, on_project, options
 from llmring_server.cli.tables import SCREEN, entry
 from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
 from llmring_server.mcp_executions import Execution, History, ToolStats
@@ -34,7 +35,10 @@ def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
     """List MCP servers, the newest first."""
     page = Servers(limit=PAGE, all=every)
     for each in on_project(
-        env, data_dir, project, lambda ring, tenant: ring.mcp.servers.list(tenant, page)
+        env,
+        data_dir,
+        project,
+        lambda ring, tenant: collected(partial(ring.mcp.servers.list, tenant), tenant, page),
     ):
         entry(each.id, each.name, *_facts(each))
 
@@ -46,10 +50,11 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
     """Show an MCP server, and all that it offers; what has changed asks to be acknowledged."""
 
     async def work(ring: Ring, tenant: Tenant) -> tuple[Server, list[Capability]]:
-        page, all_of = Capabilities(limit=PAGE, server_id=id, all=True), ring.mcp.capabilities.list
-        server = await ring.mcp.servers.get(tenant, id)
-        kinds = get_args(Kind)
-        return server, [each for kind in kinds for each in await all_of(tenant, kind, page)]
+        server, offered = await ring.mcp.servers.get(tenant, id), list[Capability]()
+        for kind in get_args(Kind):
+            pages = partial(ring.mcp.capabilities.list, tenant, kind)
+            offered += await collected(pages, tenant, Capabilities(server_id=id, all=True))
+        return server, offered
 
     server, offered = on_project(env, data_dir, project, work)
     entry(server.id, server.name, *_facts(server))

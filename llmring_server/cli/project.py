@@ -36,6 +36,17 @@ def on_project(
     return environment.on_ring(env, data_dir, working)
 
 
+async def collected(
+    pages: Callable[[Any], Awaitable[list[Any]]], tenant: Tenant, page: Any
+) -> list[Any]:
+    """Return all of a list, from `page` on."""
+    found: list[Any] = []
+    while some := await pages(page):
+        found += some
+        page = page.model_copy(update={"cursor": page.next(tenant, some[-1])})
+    return found
+
+
 async def _tenant(ring: Ring, project: str) -> Tenant:
     try:
         return await ring.projects.find(project)

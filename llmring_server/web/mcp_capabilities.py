@@ -98,19 +98,19 @@ async def add_tool(call: Call, body: NewTool) -> Annotated[Tool, NotFound, Confl
 
 async def get_tool(call: Call, id: UUID) -> Tool:
     """Show a tool."""
-    tool: Tool = (await call.ring.mcp.capabilities.get(call.tenant, "tool", id)).capability
+    tool: Tool = await call.ring.mcp.capabilities.get(call.tenant, "tool", id)
     return tool
 
 
 async def get_resource(call: Call, id: UUID) -> Resource:
     """Show a resource, without what is in it."""
-    found: Resource = (await call.ring.mcp.capabilities.get(call.tenant, "resource", id)).capability
-    return found
+    resource: Resource = await call.ring.mcp.capabilities.get(call.tenant, "resource", id)
+    return resource
 
 
 async def get_prompt(call: Call, id: UUID) -> Prompt:
     """Show a prompt, without what it says."""
-    prompt: Prompt = (await call.ring.mcp.capabilities.get(call.tenant, "prompt", id)).capability
+    prompt: Prompt = await call.ring.mcp.capabilities.get(call.tenant, "prompt", id)
     return prompt
 
 
@@ -123,7 +123,7 @@ async def acknowledge_tool(call: Call, id: UUID, body: Seen) -> Annotated[Tool, 
 
 async def get_resource_content(call: Call, id: UUID) -> ResourceContent:
     """Tell what is in a resource, if it was recorded."""
-    return _resource(await call.ring.mcp.capabilities.get(call.tenant, "resource", id))
+    return _resource(await call.ring.mcp.capabilities.stored(call.tenant, "resource", id))
 
 
 async def keep_resource_content(call: Call, id: UUID, body: Contents) -> ResourceContent:
@@ -135,7 +135,7 @@ async def keep_resource_content(call: Call, id: UUID, body: Contents) -> Resourc
 
 async def get_prompt_content(call: Call, id: UUID) -> PromptContent:
     """Tell what a prompt says, if it was recorded."""
-    return _prompt(await call.ring.mcp.capabilities.get(call.tenant, "prompt", id))
+    return _prompt(await call.ring.mcp.capabilities.stored(call.tenant, "prompt", id))
 
 
 async def keep_prompt_content(call: Call, id: UUID, body: Contents) -> PromptContent:
