@@ -51,7 +51,7 @@ class Issuing(Repository):
         """Certify the calls that are wanted, all of them or none; BadRequest if there are none."""
         keys = self.keyring
         async with self._database.transaction() as inside:
-            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            await self.on(inside)._alone(tenant)
             made = await self.on(inside)._generate(keys, tenant, wanted)
         if made is None:
             raise BadRequest(NOTHING)
@@ -71,7 +71,7 @@ class Issuing(Repository):
         """Return the receipt of one stored call: the one that there is, or else a new one."""
         keys = self.keyring
         async with self._database.transaction() as inside:
-            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            await self.on(inside)._alone(tenant)
             if found := await self.on(inside)._of_call(keys, tenant, log_id):
                 return found
         raise NotFound
@@ -88,6 +88,10 @@ class Issuing(Repository):
                 return await self.on(inside)._of_call(keys, tenant, log_id)
         except (Invalid, BadKey):
             return None
+
+    async def _alone(self, tenant: Tenant) -> None:
+        if (await self._one("one_at_a_time", tenant=tenant))["isolation"] != "read committed":
+            raise Invalid("Receipts are made in transactions of READ COMMITTED alone.")
 
     async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt | None:
         kids = list(keys.trusted)

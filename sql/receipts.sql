@@ -2,7 +2,10 @@
 
 -- name: one_at_a_time
 -- Two that certify what no receipt has certified yet would certify the same.
-SELECT pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uuid::text, 0));
+-- What a snapshot of before the lock shows is not the rest.
+SELECT
+    current_setting('transaction_isolation') AS isolation,
+    pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uuid::text, 0));
 
 -- name: calls
 -- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
@@ -104,7 +107,9 @@ WHERE size <= @most::bigint
 ORDER BY place DESC;
 
 -- name: count
-SELECT count(*) AS total FROM <<tables.receipts>> WHERE tenant = @tenant;
+SELECT count(*) AS total FROM (
+    SELECT FROM <<tables.receipts>> WHERE tenant = @tenant LIMIT @most
+) AS receipt;
 
 -- name: uncertified
 SELECT
