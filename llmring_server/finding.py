@@ -12,8 +12,9 @@ from llmring_server.rest import Day, Rest, parts
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 
-# A receipt is of no more calls than MOST; so many are read and written at once.
-MOST, AT_ONCE = 1_000_000, 500
+# A receipt is of no more calls than MOST, or of REST where one comes after another: that keeps
+# the statement far from its limit of time. So many are read and written at once.
+MOST, REST, AT_ONCE = 1_000_000, 250_000, 500
 UNCOUNTABLE = "The calls that are left have 2^53 tokens or more each: they cannot be certified."
 
 Rows = Sequence[asyncpg.Record]
@@ -28,7 +29,7 @@ class Finding(Repository):
         self, tenant: Tenant, wanted: Wanted, take: Callable[[Rows], Awaitable[None]]
     ) -> Rest:
         """Pass the calls that are wanted on, a page at a time; Invalid if they are too many."""
-        rest = Rest(MOST)
+        rest = Rest(REST)
         if wanted.rest:
             found = self._rest(tenant, rest)
         elif ids := wanted.named():
@@ -44,7 +45,7 @@ class Finding(Repository):
 
     async def _rest(self, tenant: Tenant, rest: Rest) -> AsyncGenerator[asyncpg.Record]:
         for part in parts(
-            [Day(**row) for row in await self._all("open_days", tenant=tenant)], MOST
+            [Day(**row) for row in await self._all("open_days", tenant=tenant)], REST
         ):
             if rest.taken:
                 rest.more = True
@@ -52,7 +53,7 @@ class Finding(Repository):
                 return
             rest.days += part
             days = [each.day for each in part]
-            async with aclosing(self._stream("rest", tenant=tenant, days=days, most=MOST)) as rows:
+            async with aclosing(self._stream("rest", tenant=tenant, days=days, most=REST)) as rows:
                 # To its end: a stream that is left takes back what was written meanwhile.
                 async for row in rows:
                     if rest.takes(row):

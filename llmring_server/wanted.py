@@ -35,7 +35,7 @@ class Wanted(Span):
 
     `conversation_id`: those of a conversation. `start_date` and `end_date`: those of a span, both
     included. `log_ids`: those. `since_last_receipt`: those that no receipt has certified, the
-    oldest first, up to a million.
+    oldest first, up to 250,000.
     """
 
     conversation_id: UUID | None = None
