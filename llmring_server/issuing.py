@@ -1,36 +1,26 @@
 """How receipts are made: of calls that are stored, in one transaction, in memory for a page."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
-
-import asyncpg
 
 from llmring_server.database import Database
 from llmring_server.draft import Draft, leaf, sealed
 from llmring_server.errors import BadRequest, Invalid, NotConfigured, NotFound
-from llmring_server.ids import moment_of, new_id
+from llmring_server.finding import Finding, Rows
+from llmring_server.ids import new_id
 from llmring_server.items import NOTHING, Preview, preview
 from llmring_server.keyfile import Source
 from llmring_server.keyring import Keyring
 from llmring_server.receipt import Generated, Receipt, Stored
-from llmring_server.repository import Repository
-from llmring_server.rest import Day, Rest, parts
 from llmring_server.signing import BadKey
 from llmring_server.tally import Tally, call_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
 from llmring_verify import call, merkle
 
-# A receipt is of no more calls than MOST; so many are read and written at once.
-MOST, AT_ONCE = 1_000_000, 500
-UNCOUNTABLE = "The calls that are left have 2^53 tokens or more each: they cannot be certified."
 
-Rows = Sequence[asyncpg.Record]
-
-
-class Issuing(Repository):
+class Issuing(Finding):
     """Signs what is stored, if there are keys to sign with."""
 
     noun = "receipts"
@@ -51,7 +41,7 @@ class Issuing(Repository):
         """Certify the calls that are wanted, all of them or none; BadRequest if there are none."""
         keys = self.keyring
         async with self._database.transaction() as inside:
-            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            await self.on(inside)._alone(tenant)
             made = await self.on(inside)._generate(keys, tenant, wanted)
         if made is None:
             raise BadRequest(NOTHING)
@@ -71,7 +61,7 @@ class Issuing(Repository):
         """Return the receipt of one stored call: the one that there is, or else a new one."""
         keys = self.keyring
         async with self._database.transaction() as inside:
-            await self.on(inside)._all("one_at_a_time", tenant=tenant)
+            await self.on(inside)._alone(tenant)
             if found := await self.on(inside)._of_call(keys, tenant, log_id):
                 return found
         raise NotFound
@@ -88,6 +78,10 @@ class Issuing(Repository):
                 return await self.on(inside)._of_call(keys, tenant, log_id)
         except (Invalid, BadKey):
             return None
+
+    async def _alone(self, tenant: Tenant) -> None:
+        if (await self._one("one_at_a_time", tenant=tenant))["isolation"] != "read committed":
+            raise Invalid("Receipts are made in transactions of READ COMMITTED alone.")
 
     async def _of_call(self, keys: Keyring, tenant: Tenant, log_id: UUID) -> Receipt | None:
         kids = list(keys.trusted)
@@ -123,45 +117,6 @@ class Issuing(Repository):
             "uncountable": rest.uncountable,
         }
 
-    async def _read(
-        self, tenant: Tenant, wanted: Wanted, take: Callable[[Rows], Awaitable[None]]
-    ) -> Rest:
-        """Pass the calls that are wanted on, a page at a time; Invalid if they are too many."""
-        rest = Rest(MOST)
-        if wanted.rest:
-            found = self._rest(tenant, rest)
-        elif ids := wanted.named():
-            found = self._stream("named", tenant=tenant, ids=ids, times=[*map(moment_of, ids)])
-        else:
-            found = _not_too_many(self._stream("calls", tenant=tenant, most=MOST, **wanted.where()))
-        async with aclosing(found) as rows, aclosing(_paged(rows)) as pages:
-            async for page in pages:
-                await take(page)
-        if rest.uncountable and not rest.taken:
-            raise Invalid(UNCOUNTABLE)
-        return rest
-
-    async def _rest(self, tenant: Tenant, rest: Rest) -> AsyncGenerator[asyncpg.Record]:
-        for part in parts(
-            [Day(**row) for row in await self._all("open_days", tenant=tenant)], MOST
-        ):
-            if rest.taken:
-                rest.more = True
-            if rest.more:
-                return
-            rest.days += part
-            days = [each.day for each in part]
-            async with aclosing(self._stream("rest", tenant=tenant, days=days, most=MOST)) as rows:
-                # To its end: a stream that is left takes back what was written meanwhile.
-                async for row in rows:
-                    if rest.takes(row):
-                        yield row
-
-    async def _close(self, tenant: Tenant, rest: Rest) -> None:
-        if done := rest.done():
-            days, requests = [each.day for each in done], [each.requests for each in done]
-            await self._all("close_days", tenant=tenant, days=days, requests=requests)
-
     async def _certify(self, tenant: Tenant, id: UUID, rows: Rows, leaves: Sequence[bytes]) -> None:
         await self._all(
             "certify",
@@ -176,24 +131,3 @@ class Issuing(Repository):
         """Store a receipt as it was signed; False if there is one of that id."""
         row = {**stored._asdict(), **leaf(stored)}
         return bool(await self._all("keep", tenant=tenant, place=new_id(), **row))
-
-
-async def _not_too_many(
-    found: AsyncGenerator[asyncpg.Record],
-) -> AsyncGenerator[asyncpg.Record]:
-    async with aclosing(found) as rows:
-        async for row in rows:
-            if row["calls"] > MOST:
-                raise Invalid(f"More than {MOST:,} calls: certify them in smaller parts.")
-            yield row
-
-
-async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
-    page = []
-    async for row in rows:
-        page.append(row)
-        if len(page) == AT_ONCE:
-            yield page
-            page = []
-    if page:
-        yield page

@@ -1,5 +1,6 @@
 """A receipt: what is kept of it, and what it is told as."""
 
+from hashlib import sha256
 from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 from uuid import UUID
 
@@ -10,9 +11,10 @@ from typing_extensions import TypedDict
 from llmring_server.database import Database
 from llmring_server.tally import BatchSummary
 from llmring_server.tenant import Tenant
-from llmring_verify import receipt
 from llmring_verify.legacy import FIELDS, PREFIX
 from llmring_verify.receipt import base64url
+
+Kind = Literal["single", "batch"]
 
 
 class Signature(TypedDict):
@@ -48,11 +50,19 @@ class Receipt(TypedDict):
     output_cost: float
     total_cost: float
     signature: str
-    receipt_type: Literal["single", "batch"]
+    receipt_type: Kind
     batch_summary: BatchSummary | None
     description: str | None
     tags: list[str]
     envelope: Envelope | None
+
+
+_KINDS: dict[str, Kind] = {"usage": "single", "batch": "batch"}
+
+
+def kind_of(model: str) -> Kind:
+    """Return the kind of a receipt that has no envelope to tell it."""
+    return "batch" if model.startswith("batch:") else "single"
 
 
 class Stored(NamedTuple):
@@ -73,13 +83,13 @@ class Stored(NamedTuple):
     def told(self) -> Receipt:
         flat, envelope = orjson.loads(self.flat), self.envelope()
         body = envelope["receipt"] if envelope else {}
-        batch = body["kind"] == "batch" if body else flat["model"].startswith("batch:")
+        kind = _KINDS[body["kind"]] if body else kind_of(flat["model"])
         told = {
             **{name: flat[name] for name in FIELDS},
             # As it always was: signed with +00:00, sent with Z.
             "timestamp": flat["timestamp"].replace("+00:00", "Z"),
             "signature": PREFIX + base64url(self.flat_sig),
-            "receipt_type": "batch" if batch else "single",
+            "receipt_type": kind,
             "batch_summary": orjson.loads(self.summary) if self.summary else None,
             "description": body.get("description"),
             "tags": body.get("tags", []),
@@ -91,7 +101,11 @@ class Stored(NamedTuple):
         if self.signed is None or self.sig is None:
             return None
         _, _, body = self.signed.partition(b"\n")
-        return cast("Envelope", receipt.envelope(orjson.loads(body), self.sig))
+        return {
+            "receipt": orjson.loads(body),
+            "signature": {"alg": "Ed25519", "kid": self.kid, "sig": base64url(self.sig)},
+            "signed_sha256": sha256(self.signed).hexdigest(),
+        }
 
 
 class ReceiptList(TypedDict):

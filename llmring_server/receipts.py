@@ -20,6 +20,7 @@ from llmring_server.tenant import Tenant
 from llmring_server.verdict import Verdict, checked, judged
 from llmring_server.wanted import Listing, Stretch
 from llmring_verify import merkle
+from llmring_verify.shape import uuid
 from llmring_verify.strict import Refused, Unchecked
 from llmring_verify.verify import Keys
 
@@ -50,7 +51,7 @@ class Receipts(Issuing):
             offset=page.offset,
             most=PAGE_BYTES,
         )
-        total = (await self._one("count", tenant=tenant))["total"]
+        total = (await self._one("count", tenant=tenant, most=COUNTED))["total"]
         next = page.next(tenant, rows[-1]["place"]) if rows else None
         found = [Stored.of(row).told() for row in rows]
         return {
@@ -112,12 +113,15 @@ class Receipts(Issuing):
     async def store(self, tenant: Tenant, told: Mapping[str, Any]) -> str:
         """Keep a receipt that one of our keys has signed, here or elsewhere; return its id.
 
-        BadRequest if it is not genuine, Conflict if another is kept under its id.
+        BadRequest if it is not genuine, or has lost its envelope; Conflict if another is kept
+        under its id.
         """
         try:
             stored = checked(self._trusted(), orjson.loads(orjson.dumps(told, plain)))
         except (Refused, Unchecked) as exc:
             raise BadRequest(f"Invalid receipt signature: {exc}") from None
+        if stored.signed is None and uuid(stored.id):
+            raise BadRequest("Only old receipts have no envelope: send this one with its own.")
         if not await self.keep(tenant, stored):
             kept = await self._get(tenant, stored.id)
             if (kept.flat, kept.flat_sig) != (stored.flat, stored.flat_sig):

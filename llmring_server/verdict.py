@@ -7,7 +7,7 @@ import rfc8785
 from typing_extensions import TypedDict
 
 from llmring_server.errors import Invalid
-from llmring_server.receipt import Stored
+from llmring_server.receipt import Stored, kind_of
 from llmring_verify import legacy, verify
 from llmring_verify.keys import signed
 from llmring_verify.receipt import opened
@@ -18,19 +18,27 @@ from llmring_verify.verify import Keys
 _ONLY_IN_ENVELOPE = ("batch_summary", "description", "tags")
 NO_RECEIPT = "receipt: give a receipt with its 13 fields and signature, or an envelope"
 
+Form = Literal["envelope", "fields"]
+
 
 class Verdict(TypedDict):
-    """Whether a receipt is genuine; which key signed it, or what is wrong."""
+    """Whether a receipt is genuine; which key signed it, or what is wrong.
+
+    `form` is what was proved: the whole of an `envelope`, or the 13 `fields` of an answer alone.
+    """
 
     receipt_id: str
     valid: bool
     algorithm: Literal["Ed25519"]
     kid: str | None
+    form: Form | None
     reason: str | None
 
 
 def judged(keys: Keys, document: Any) -> Verdict:
     """Say whether this is a genuine receipt or envelope; Invalid if it is neither."""
+    if isinstance(document, dict) and "certified_count" in document:
+        document = document.get("receipt")
     if not isinstance(document, dict):
         raise Invalid(NO_RECEIPT)
     alone = "receipt" in document
@@ -40,10 +48,12 @@ def judged(keys: Keys, document: Any) -> Verdict:
     id = body.get("receipt_id") if isinstance(body, dict) else None
     id = id if isinstance(id, str) and _is_text(id) else ""
     try:
-        kid = verify.envelope(document, keys)["kid"] if alone else checked(keys, document).kid
+        if alone:
+            return verdict(id, verify.envelope(document, keys)["kid"], "envelope")
+        found = checked(keys, document)
     except (Refused, Unchecked) as exc:
         return verdict(id, reason=str(exc))
-    return verdict(id, kid)
+    return verdict(id, found.kid, "envelope" if found.signed else "fields")
 
 
 def _is_text(id: str) -> bool:
@@ -54,11 +64,14 @@ def _is_text(id: str) -> bool:
     return True
 
 
-def verdict(id: str = "", kid: str | None = None, reason: str | None = None) -> Verdict:
+def verdict(
+    id: str = "", kid: str | None = None, form: Form | None = None, reason: str | None = None
+) -> Verdict:
     """Return a verdict: genuine, unless there is a reason against it."""
     valid = reason is None
     return {
-        "receipt_id": id, "valid": valid, "algorithm": "Ed25519", "kid": kid, "reason": reason,
+        "receipt_id": id, "valid": valid, "algorithm": "Ed25519", "kid": kid, "form": form,
+        "reason": reason,
     }  # fmt: skip
 
 
@@ -72,6 +85,8 @@ def checked(keys: Keys, told: Mapping[str, Any]) -> Stored:
     if told.get("envelope") is None:
         if uuid(told["receipt_id"]) and any(told.get(name) for name in _ONLY_IN_ENVELOPE):
             raise Refused("it has lost the envelope that proves all but its 13 fields")
+        if told.get("receipt_type", kind_of(told["model"])) != kind_of(told["model"]):
+            raise Refused("its receipt_type is not that of its model")
         return flat._replace(kid=_signer(keys, flat))
     verify.receipt(told, keys)
     kid, data, sig = opened(told["envelope"])

@@ -1,12 +1,13 @@
 """Which calls to certify, and which receipts to show."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool
 
 from llmring_server.bounded import check
+from llmring_server.entry import OLDEST
 from llmring_server.errors import BadRequest
 from llmring_server.ids import moment_of
 from llmring_server.pages import Paged, Place
@@ -16,8 +17,6 @@ from llmring_server.window import Instant, Span
 NO_MODE = "Must specify one of: conversation_id, date range, log_ids, or since_last_receipt"
 
 _EVER = datetime(1971, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
-# Who names a conversation has seen its id; a clock that is wrong is not wrong by more.
-_SKEW = timedelta(days=1)
 _FROM_A_CLOCK = 7
 
 
@@ -36,7 +35,7 @@ class Wanted(Span):
 
     `conversation_id`: those of a conversation. `start_date` and `end_date`: those of a span, both
     included. `log_ids`: those. `since_last_receipt`: those that no receipt has certified, the
-    oldest first, up to a million.
+    oldest first, up to 250,000.
     """
 
     conversation_id: UUID | None = None
@@ -51,7 +50,7 @@ class Wanted(Span):
         """Return the parameters of the statement that finds them."""
         of, (since, until) = self.conversation_id, _EVER
         if of:
-            since = moment_of(of) - _SKEW if of.version == _FROM_A_CLOCK else since
+            since = moment_of(of) + OLDEST if of.version == _FROM_A_CLOCK else since
         elif self.start_date and self.end_date:
             since, until = self.bounds()
         else:

@@ -2,7 +2,10 @@
 
 -- name: one_at_a_time
 -- Two that certify what no receipt has certified yet would certify the same.
-SELECT pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uuid::text, 0));
+-- What a snapshot of before the lock shows is not the rest.
+SELECT
+    current_setting('transaction_isolation') AS isolation,
+    pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @tenant::uuid::text, 0));
 
 -- name: calls
 -- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
@@ -23,19 +26,25 @@ ORDER BY id;
 SELECT day, requests, fresh FROM <<tables.receipt_open_days>> WHERE tenant = @tenant ORDER BY day;
 
 -- name: rest
--- The same, of the calls of these days that no receipt certifies.
+-- The same, of the calls of these days that no receipt certifies. OFFSET 0: each is looked up, so
+-- that no plan reads all that was ever certified.
 SELECT
     *, conversation_id IS NOT NULL
         AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
 FROM (
     SELECT log.*
     FROM unnest(@days::timestamptz[]) AS day
-    JOIN <<tables.usage_entries>> AS log
-      ON logged_at >= day AND logged_at < day + interval '24 hours'
-    WHERE tenant = @tenant AND NOT EXISTS (
-        SELECT FROM <<tables.receipt_calls>> AS certified
-        WHERE certified.tenant = log.tenant AND certified.log_id = log.id
-    )
+    CROSS JOIN LATERAL (
+        SELECT * FROM <<tables.usage_entries>> AS log
+        WHERE tenant = @tenant AND logged_at >= day AND logged_at < day + interval '24 hours'
+          AND NOT EXISTS (
+              SELECT FROM <<tables.receipt_calls>> AS certified
+              WHERE certified.tenant = log.tenant AND certified.log_id = log.id
+              OFFSET 0
+          )
+        ORDER BY logged_at, id
+        LIMIT @most::integer + 1
+    ) AS log
     ORDER BY logged_at, id
     LIMIT @most::integer + 1
 ) AS log
@@ -104,7 +113,9 @@ WHERE size <= @most::bigint
 ORDER BY place DESC;
 
 -- name: count
-SELECT count(*) AS total FROM <<tables.receipts>> WHERE tenant = @tenant;
+SELECT count(*) AS total FROM (
+    SELECT FROM <<tables.receipts>> WHERE tenant = @tenant LIMIT @most
+) AS receipt;
 
 -- name: uncertified
 SELECT

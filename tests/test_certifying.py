@@ -111,8 +111,8 @@ async def test_what_fails_half_way_leaves_nothing(
     ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await called(ring, tenant, *[{}] * 7)
-    monkeypatch.setattr("llmring_server.issuing.AT_ONCE", 2)
-    monkeypatch.setattr("llmring_server.issuing.MOST", 4)
+    monkeypatch.setattr("llmring_server.finding.AT_ONCE", 2)
+    monkeypatch.setattr("llmring_server.finding.MOST", 4)
     for act in (ring.receipts.preview, ring.receipts.generate):
         with pytest.raises(Invalid, match="More than 4 calls"):
             await act(

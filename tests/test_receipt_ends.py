@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, signing
+from llmring_server.errors import Invalid
 from llmring_server.exchange import Exchange
 from llmring_server.keyring import Keyring, Sign
 from llmring_server.signing import BadKey
@@ -76,3 +77,30 @@ async def test_what_signs_may_fail_and_no_chat_is_lost(
     assert len(await ring.usage.logs(tenant)) == 1
     with pytest.raises(BadKey):
         await ring.receipts.generate(tenant, REST)
+
+
+async def test_a_snapshot_of_before_the_lock_makes_no_receipt(
+    db: AsyncDatabaseManager, tenant: Tenant
+) -> None:
+    ring = Ring(db, keyring=keyring())
+    await called(ring, tenant, {})
+    async with db.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+        with pytest.raises(Invalid, match="READ COMMITTED"):
+            await ring.within(connection).receipts.generate(tenant, REST)
+
+
+async def test_who_waits_for_the_lock_certifies_what_is_left_then(
+    db: AsyncDatabaseManager, tenant: Tenant
+) -> None:
+    ring = Ring(db, keyring=keyring())
+    await called(ring, tenant, {}, {})
+    async with db.transaction() as transaction:
+        await ring.within(transaction).receipts.generate(tenant, REST)
+        waiting = asyncio.create_task(ring.receipts.generate(tenant, REST))
+        locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while not (waiting.done() or await db.fetch_value(locked)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        [late] = await called(ring, tenant, {})
+    told = (await waiting)["receipt"]
+    assert told["envelope"]
+    assert told["envelope"]["receipt"]["log_id"] == late

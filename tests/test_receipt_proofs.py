@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -134,6 +135,11 @@ async def test_a_receipt_has_a_leaf_for_a_log_that_tells_nothing_without_its_sal
     assert row
     assert len(row["salt"]) == 16
     stored = Stored(**{name: row[name] for name in Stored._fields})
+    assert stored.signed
+    assert stored.sig
+    shown = b"llmring-leaf/1\n" + row["salt"] + sha256(stored.signed).digest() + stored.sig
+    assert row["leaf"] == sha256(shown).digest()
+    # Of the same receipt another one, with another salt.
     assert leaf(stored)["leaf"] != row["leaf"]
 
 

@@ -33,8 +33,8 @@ async def open_days(ring: Ring, tenant: Tenant) -> int:
 async def test_the_rest_is_taken_oldest_first_until_nothing_is_left(
     ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.issuing.MOST", 4)
-    monkeypatch.setattr("llmring_server.issuing.AT_ONCE", 2)
+    monkeypatch.setattr("llmring_server.finding.REST", 4)
+    monkeypatch.setattr("llmring_server.finding.AT_ONCE", 2)
     ids = await called(
         ring, tenant, *[ago(day, n) for n, day in enumerate((3, 2, 2, 2, 2, 2, 1, 0))]
     )

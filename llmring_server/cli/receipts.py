@@ -133,4 +133,5 @@ def verify(receipt: BinaryIO) -> None:
         raise click.ClickException(str(exc)) from exc
     if not found["valid"]:
         raise click.ClickException(f"Not genuine: {found['reason']}")
-    click.echo(f"Genuine: signed with the key {found['kid']}.")
+    alone = " Its 13 fields alone were proved." if found["form"] == "fields" else ""
+    click.echo(f"Genuine: signed with the key {found['kid']}.{alone}")

@@ -1,6 +1,6 @@
 """The public keys of receipts, for anyone to keep: who has kept one can verify without us."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -24,7 +24,7 @@ WebKey = TypedDict(
         "x": str,
         "use": str,
         "alg": str,
-        "nbf": int | None,
+        "nbf": NotRequired[int],
         "x-retired-at": str | None,
     },
 )
@@ -134,6 +134,6 @@ def _web_key(key: Key) -> dict[str, Any]:
         **key.jwk,
         "use": "sig",
         "alg": "EdDSA",
-        "nbf": key.not_before and int(key.not_before.timestamp()),
+        **({"nbf": int(key.not_before.timestamp())} if key.not_before else {}),
         "x-retired-at": key.times["retired_at"],
     }
