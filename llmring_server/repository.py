@@ -88,8 +88,8 @@ class Repository:
 
     async def _persist(self, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
         """Do `work` again while the connection is lost: twice must be harmless."""
-        # A caller's transaction is lost with its connection.
-        return await persist(work, 0 if self._database.borrowed else PATIENCE)
+        # A transaction is lost with its connection: who began it may begin again.
+        return await persist(work, 0 if self._database.held else PATIENCE)
 
     async def _stream(self, name: str, /, **params: Any) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmring_server import Ring, Settings
-from llmring_server.errors import InProgress, NotFound
+from llmring_server.errors import InProgress, NotFound, Unavailable
 from llmring_server.messages import Said
 from llmring_server.tenant import Tenant
 from llmring_server.threads import Conversation, Recent, Stretch
@@ -46,6 +46,20 @@ async def test_connections_that_die_lose_and_double_nothing(
     assert found.pop(id) == 200
     assert list(found.values()) == [3] * 100
     assert (await ring.usage.stats(tenant)).summary.total_requests == 100
+
+
+async def test_within_a_transaction_that_is_lost_nothing_is_tried_again(ring: Ring) -> None:
+    tries = 0
+
+    async def work() -> None:
+        nonlocal tries
+        tries += 1
+        raise Unavailable
+
+    async with ring._database.transaction() as inside:
+        with pytest.raises(Unavailable):
+            await ring.prices.on(inside)._persist(work)
+    assert tries == 1
 
 
 async def test_a_twin_that_does_not_end_is_a_conflict(tenant: Tenant, settings: Settings) -> None:

@@ -3,9 +3,8 @@
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import uuid_utils
@@ -102,9 +101,8 @@ async def test_the_last_rating_is_the_last_whatever_a_clock_says(
 ) -> None:
     await ring.usage.log(tenant, call(model))
     for usd, clock in ((2, 10**18), (3, 10**17)):
-        made = uuid_utils.uuid7(nanoseconds=clock)
-        clocks = SimpleNamespace(uuid7=lambda made=made: made)
-        monkeypatch.setattr("llmring_server.rerating.uuid_utils", clocks)
+        made = UUID(int=uuid_utils.uuid7(nanoseconds=clock).int)
+        monkeypatch.setattr("llmring_server.rerating.new_id", lambda made=made: made)
         await ring.prices.override(override(model, usd))
         await rerate(ring, model)
     assert await costs(ring, tenant) == ([3], 3, 3, 0)
