@@ -65,8 +65,8 @@ def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: 
         asyncio.run(_prepare(chosen.settings))
         # Ctrl-C is how it ends, whenever it comes; uvicorn says once more what stopped it.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):
-            click.echo(_banner(chosen, url_of(listener)))
-            _run(_config(chosen, workers), listener, reload=reload)
+            banner = _banner(chosen, url_of(listener))
+            _run(_config(chosen, workers), listener, banner, reload=reload)
     click.echo("Stopped.", err=True)
 
 
@@ -107,11 +107,25 @@ def _config(chosen: Environment, workers: int) -> uvicorn.Config:
     )
 
 
-def _run(config: uvicorn.Config, listener: socket.socket, *, reload: bool) -> None:
-    server = uvicorn.Server(config)
-    if reload:
-        ChangeReload(config, target=server.run, sockets=[listener]).run()
-    elif config.workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
-    else:
+class _Announced(uvicorn.Server):
+    """A server that says so when it is up, and not before: then Ctrl-C finds it listening."""
+
+    banner: str
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.should_exit:
+            click.echo(self.banner)
+
+
+def _run(config: uvicorn.Config, listener: socket.socket, banner: str, *, reload: bool) -> None:
+    if not reload and config.workers == 1:
+        server = _Announced(config)
+        server.banner = banner
         server.run(sockets=[listener])
+        return
+    click.echo(banner)
+    if reload:
+        ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    else:
+        Multiprocess(config, sockets=[listener]).run()
