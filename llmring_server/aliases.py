@@ -10,8 +10,7 @@ import asyncpg
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
 
-from llmring_server.bounded import Json, plain
-from llmring_server.errors import Invalid
+from llmring_server.bounded import Json, dumped
 from llmring_server.pages import PAGE_BYTES, Paged
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
@@ -107,13 +106,9 @@ class Aliases(Repository):
     async def bind_many(self, tenant: Tenant, binds: Sequence[Bind]) -> list[Binding]:
         """Bind all of them or none; of the same alias and profile, the last."""
         last = {(bind.profile, bind.alias): bind.model_dump() for bind in binds}
-        try:
-            bindings = orjson.dumps(list(last.values()), plain).decode()
-        except TypeError as exc:
-            raise Invalid("metadata: must be plain JSON") from exc
-        return [
-            Binding.of(row) for row in await self._all("bind", tenant=tenant, bindings=bindings)
-        ]
+        bindings = dumped(list(last.values()), "metadata").decode()
+        rows = await self._all("bind", tenant=tenant, bindings=bindings)
+        return [Binding.of(row) for row in rows]
 
     async def list(self, tenant: Tenant, wanted: Wanted | None = None) -> list[Binding]:
         """Return bindings in the order of their aliases; fewer than wanted where they are large."""

@@ -87,12 +87,17 @@ def _check_scalar(value: Any) -> None:
 Json = Annotated[dict[str, Any], AfterValidator(check)]
 
 
-def written(value: Any, what: str, most: int) -> str:
-    """Write JSON as it is stored; Invalid if it is not plain, or more than so many bytes."""
+def dumped(value: Any, what: str) -> bytes:
+    """Write JSON; Invalid if `value` is not plain."""
     try:
-        data = orjson.dumps(value, plain)
+        return orjson.dumps(value, plain)
     except TypeError as exc:
         raise Invalid(f"{what}: must be plain JSON") from exc
+
+
+def written(value: Any, what: str, most: int) -> str:
+    """Write JSON as it is stored; Invalid if it is not plain, or more than so many bytes."""
+    data = dumped(value, what)
     if len(data) > most:
         raise Invalid(f"{what}: must be at most {most // 1024:,} KiB of JSON")
     return data.decode()

@@ -12,9 +12,8 @@ import asyncpg
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from llmring_server.bounded import check, plain
+from llmring_server.bounded import check, dumped, plain
 from llmring_server.entry import Count, Money
-from llmring_server.errors import Invalid
 from llmring_server.ids import moment_of
 from llmring_server.rates import UNIT
 from llmring_server.record import METADATA_BYTES
@@ -33,7 +32,7 @@ Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(chec
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(_json(check(value))) > METADATA_BYTES:
+    if len(dumped(check(value), "message")) > METADATA_BYTES:
         raise ValueError("must be at most 64 KiB of JSON")
     return value
 
@@ -44,13 +43,6 @@ def _or_empty(value: object) -> object:
 
 def _or_user(value: object) -> object:
     return "user" if value is None else value
-
-
-def _json(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, plain)
-    except TypeError as exc:
-        raise Invalid("message: must be plain JSON") from exc
 
 
 Details = Annotated[
@@ -150,7 +142,7 @@ def rows(messages: Sequence[Message]) -> str:
 
 def _row(message: Message) -> bytes:
     told = {name: getattr(message, name) for name in _TOLD}
-    parts = {name: _json(getattr(message, name)) for name in _PARTS}
+    parts = {name: dumped(getattr(message, name), "message") for name in _PARTS}
     size = sum(map(len, parts.values()))
     words = "\n".join(_texts(message.content))[:SEARCHABLE] or None
     more = {"created_at": message.timestamp, "size": size, "words": words}
@@ -167,7 +159,7 @@ _TOLD = (
 def _hash(content: Any) -> str | None:
     if not content:
         return None
-    text = content.encode() if isinstance(content, str) else _json(content)
+    text = content.encode() if isinstance(content, str) else dumped(content, "message")
     return sha256(text).hexdigest()
 
 

@@ -11,7 +11,7 @@ import orjson
 import uuid_utils
 
 from llmring_server.book import Book, Quote
-from llmring_server.bounded import plain
+from llmring_server.bounded import plain, written
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid
 from llmring_server.ids import EPOCH, moment_of
@@ -56,13 +56,7 @@ def _now(entry: Entry) -> tuple[UUID, datetime]:
 
 
 def _metadata(entry: Entry) -> orjson.Fragment:
-    try:
-        text = orjson.dumps(entry.metadata or {}, plain)
-    except TypeError as exc:
-        raise Invalid("metadata: must be plain JSON") from exc
-    if len(text) > METADATA_BYTES:
-        raise Invalid("metadata: must be at most 64 KiB of JSON")
-    return orjson.Fragment(text)
+    return orjson.Fragment(written(entry.metadata or {}, "metadata", METADATA_BYTES))
 
 
 def _quote(entry: Entry, book: Book, details: dict[str, Any], when: datetime) -> Quote:

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-import orjson
-
-from llmring_server.bounded import plain
+from llmring_server.bounded import dumped
 from llmring_server.caller import LIBRARY, Act, Auditing
 from llmring_server.database import Database
-from llmring_server.errors import Forbidden, Invalid, NotFound
+from llmring_server.errors import Forbidden, NotFound
 from llmring_server.filling import fill
 from llmring_server.ids import moment_of, new_id
 from llmring_server.pages import PAGE_BYTES
@@ -142,16 +140,9 @@ class Templates(Repository):
             raise Forbidden(SHARING)
         async with self._database.transaction() as inside:
             row = await self.on(inside)._one(
-                statement, tenant=tenant, given=_written(given), **params
+                statement, tenant=tenant, given=dumped(given, "tool_config").decode(), **params
             )
             if by and (row["shared"] or "shared" in given):
                 act = f"template.{statement}", str(row["id"]), tenant
                 await self._audit.on(inside).record(by, *act)
         return Template.of(tenant, row)
-
-
-def _written(given: Mapping[str, Any]) -> str:
-    try:
-        return orjson.dumps(given, plain).decode()
-    except TypeError as exc:
-        raise Invalid("tool_config: must be plain JSON") from exc
