@@ -1,4 +1,4 @@
-"""What keeps the tables small and fast: months made ahead, months dropped, sums folded."""
+"""What keeps the tables small and fast: months made ahead, months dropped, sums moved."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +12,7 @@ from llmring_server.database import Connection, Database
 from llmring_server.ids import new_id
 from llmring_server.repository import bind, load
 from llmring_server.settings import Settings
+from llmring_server.sums import Sums
 
 AT_ONCE = 5000
 # For how many days is kept what an MCP server offers no longer, unless its project says.
@@ -79,7 +80,7 @@ async def maintain(
     mcp_schema: str | None = None,
     by: Act = LIBRARY,
 ) -> Maintained:
-    """Make months ahead, fold sums, and forget calls of months that ended `retain` ago.
+    """Make months ahead, move sums, and forget calls of months that ended `retain` ago.
 
     What the forgotten calls add up to stays, by UTC day. Messages, what tools did, and what MCP
     servers offer no longer are forgotten when their projects say so. Run it daily, beside a
@@ -88,8 +89,7 @@ async def maintain(
     database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
-    async with _step(database) as house:
-        await house.run("fold")
+    await Sums(database).fold()
     dropped = await _forget(database, retain, by) if retain else []
     forgotten = await _delete(database, "forget_messages", by)
     await _delete(database, "forget_conversations", by)

@@ -17,7 +17,7 @@ from llmring_server.tenant import Tenant, named
 
 LONGEST_RETENTION = 36_500
 ERASE = (
-    "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_rollups",
+    "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_recent", "erase_rollups",
     "erase_messages", "erase_conversations",
     "erase_executions", "erase_capabilities", "erase_servers",
     "erase_template_versions", "erase_templates", "erase_aliases",

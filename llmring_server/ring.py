@@ -29,6 +29,7 @@ from llmring_server.receipts import Receipts
 from llmring_server.registry import Registry
 from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
+from llmring_server.sums import Sums
 from llmring_server.templates import Templates
 from llmring_server.usage import Usage
 
@@ -52,7 +53,7 @@ class Ring:
         self.registry = Registry(self._database, settings, self.audit)
         self.prices = Prices(self._database, self.registry, self.audit)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
-        self.usage = Usage(self._database, bounds, self.prices)
+        self.usage = Usage(self._database, bounds, self.prices, Sums(self._database))
         self.claims = Claims(self._database)
         keys = source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)

@@ -18,6 +18,7 @@ from llmring_server.pages import Labels, Log, Page, Place
 from llmring_server.record import Record, record, records
 from llmring_server.repository import Repository
 from llmring_server.stats import Stats, Window
+from llmring_server.sums import Sums
 from llmring_server.tenant import Tenant
 
 # PostgreSQL names the table that it waited for in vain.
@@ -39,10 +40,11 @@ class Usage(Repository):
 
     noun = "usage"
 
-    def __init__(self, database: Database, bounds: Bounds, prices: Pricing) -> None:
+    def __init__(self, database: Database, bounds: Bounds, prices: Pricing, sums: Sums) -> None:
         super().__init__(database)
         self._combine = Combine(self._write, bounds)
         self._prices = prices
+        self._sums = sums
 
     def on(self, database: Database) -> Self:
         other = super().on(database)
@@ -69,6 +71,7 @@ class Usage(Repository):
         """Store all `entries` in one commit, or none; `key` stands for the batch as it is."""
         calls = list(records(tenant, entries, await self._book(entries), key))
         await self._keep(calls)
+        self._sums.fold_if_due()
         return await self._persist(lambda: self._store_together(calls))
 
     async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record:
@@ -129,6 +132,7 @@ class Usage(Repository):
             return _granted(await self.on(inside)._store(calls))
 
     async def _write(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+        self._sums.fold_if_due()
         try:
             return await self._store(calls)
         except Locked as exc:

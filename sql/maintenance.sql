@@ -54,32 +54,6 @@ DELETE FROM <<tables.usage_adjustments>> WHERE logged_at < @oldest;
 -- Where the calls are gone, sums are kept by the day.
 DELETE FROM <<tables.usage_rollups>> WHERE minutes = 15 AND bucket < @oldest;
 
--- name: fold
--- Adds the sums of callers' transactions, which have ended by now, to those of everyone.
-WITH ended AS (
-    DELETE FROM <<tables.usage_rollups>> WHERE shard <> 0 RETURNING *
-)
-INSERT INTO <<tables.usage_rollups>> AS sums (
-    tenant, minutes, bucket, dimension, value, provider, shard,
-    requests, errors, unpriced, cost, adjustment, input_tokens, output_tokens, cached_input_tokens
-)
-SELECT
-    tenant, minutes, bucket, dimension, value, provider, 0,
-    sum(requests), sum(errors), sum(unpriced), sum(cost), sum(adjustment),
-    sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
-FROM ended
-GROUP BY 1, 2, 3, 4, 5, 6
-ORDER BY 1, 2, 3, 4, 5, 6
-ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
-    requests = sums.requests + excluded.requests,
-    errors = sums.errors + excluded.errors,
-    unpriced = sums.unpriced + excluded.unpriced,
-    cost = sums.cost + excluded.cost,
-    adjustment = sums.adjustment + excluded.adjustment,
-    input_tokens = sums.input_tokens + excluded.input_tokens,
-    output_tokens = sums.output_tokens + excluded.output_tokens,
-    cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens;
-
 -- name: forget_messages
 -- Of projects that need not keep them so long; so few at a time that no one waits for the locks.
 WITH gone AS (

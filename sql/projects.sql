@@ -62,6 +62,18 @@ WITH gone AS (
 )
 SELECT count(*) AS gone FROM gone;
 
+-- name: erase_recent
+-- Before the rollups, where they may be moved to meanwhile.
+WITH gone AS (
+    DELETE FROM <<tables.usage_recent>>
+    WHERE (tenant, bucket, labels, shard) IN (
+        SELECT tenant, bucket, labels, shard FROM <<tables.usage_recent>>
+        WHERE tenant = @tenant LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS gone FROM gone;
+
 -- name: erase_rollups
 WITH gone AS (
     DELETE FROM <<tables.usage_rollups>>

@@ -34,46 +34,34 @@ stored AS (
     FROM given
     WHERE key IS NULL OR id IN (SELECT id FROM claimed)
     ON CONFLICT DO NOTHING
-    RETURNING *
+    RETURNING
+        tenant, logged_at, cost, status, provider, model, profile, alias, origin,
+        input_tokens, output_tokens, cached_input_tokens
 ),
 quarters AS (
     SELECT
-        tenant, date_bin('15 minutes', logged_at, 'epoch') AS bucket, dimension, value, maker,
+        tenant, date_bin('15 minutes', logged_at, 'epoch') AS bucket,
+        provider, model, profile, alias, origin,
         count(*) AS requests, count(*) FILTER (WHERE status <> 'ok') AS errors,
         count(*) FILTER (WHERE cost IS NULL) AS unpriced, coalesce(sum(cost), 0) AS cost,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens
     FROM stored
-    CROSS JOIN LATERAL (
-        VALUES ('model', model, provider), ('alias', alias, ''),
-               ('profile', profile, ''), ('origin', origin, '')
-    ) AS label (dimension, value, maker)
-    WHERE value IS NOT NULL
-    GROUP BY 1, 2, 3, 4, 5
-),
-deltas AS (
-    SELECT tenant, 15 AS minutes, bucket, dimension, value, maker,
-           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
-    FROM quarters
-    UNION ALL
-    SELECT tenant, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value, maker,
-           sum(requests), sum(errors), sum(unpriced), sum(cost),
-           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
-    FROM quarters
-    GROUP BY 1, 3, 4, 5, 6
+    GROUP BY 1, 2, 3, 4, 5, 6, 7
 ),
 added AS (
-    INSERT INTO <<tables.usage_rollups>> AS sums (
-        tenant, minutes, bucket, dimension, value, provider, shard,
+    INSERT INTO <<tables.usage_recent>> AS sums (
+        tenant, bucket, labels, shard, provider, model, profile, alias, origin,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     )
     SELECT
-        tenant, minutes, bucket, dimension, value, maker,
+        tenant, bucket, sha256(convert_to(ROW(provider, model, profile, alias, origin)::text, 'UTF8')),
         CASE WHEN @borrowed::boolean THEN pg_current_xact_id()::text::bigint ELSE 0 END,
+        provider, model, profile, alias, origin,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
-    FROM deltas
-    ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (tenant, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
+    FROM quarters
+    ORDER BY 1, 2, 3
+    ON CONFLICT (tenant, bucket, labels, shard) DO UPDATE SET
         requests = sums.requests + excluded.requests,
         errors = sums.errors + excluded.errors,
         unpriced = sums.unpriced + excluded.unpriced,
@@ -132,6 +120,12 @@ sums AS (
     WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
        OR tenant = @tenant AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
        OR tenant = @tenant AND minutes = 15 AND bucket >= @days_until AND bucket < @quarters_until
+    UNION ALL
+    SELECT
+        bucket, dimension, value, provider, requests, errors, unpriced,
+        cost, 0, input_tokens, output_tokens, cached_input_tokens
+    FROM <<tables.usage_recent_sums>>
+    WHERE tenant = @tenant AND bucket >= @quarters_since AND bucket < @quarters_until
     UNION ALL
     -- Each call once for all of its labels; of these, a row has the one that it is grouped by.
     SELECT

@@ -177,7 +177,7 @@ async def kill(settings: Settings) -> None:
 
 
 async def test_only_a_callers_transaction_has_sums_of_its_own(ring: Ring, tenant: Tenant) -> None:
-    shards = "SELECT count(DISTINCT shard) FROM {{tables.usage_rollups}} WHERE tenant = $1"
+    shards = "SELECT count(DISTINCT shard) FROM {{tables.usage_recent}} WHERE tenant = $1"
     await ring.usage.log(tenant, entry(), "key")
     await ring.usage.log_many(tenant, [entry()] * 3)
     assert await ring.db.fetch_value(shards, tenant) == 1

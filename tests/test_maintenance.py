@@ -67,19 +67,33 @@ async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
 
 
 async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
-    await alone.usage.log(TENANT, ago(0))
+    await alone.usage.log(TENANT, ago(1))
     for _ in range(3):
         async with alone.db.transaction() as tx:
-            await alone.within(tx).usage.log(TENANT, ago(0))
+            await alone.within(tx).usage.log(TENANT, ago(1))
     async with alone.db.transaction() as tx:
-        await alone.within(tx).usage.log(TENANT, ago(0))
+        await alone.within(tx).usage.log(TENANT, ago(1))
         await maintain(alone.db)
     assert await requests(alone) == 5
-    shards = "SELECT count(DISTINCT shard) FROM {{tables.usage_rollups}}"
-    assert await alone.db.fetch_value(shards) == 2
-    await maintain(alone.db)
+    shards = "SELECT count(*) FROM {{tables.usage_recent}}"
     assert await alone.db.fetch_value(shards) == 1
+    await maintain(alone.db)
+    assert await alone.db.fetch_value(shards) == 0
     assert await requests(alone) == 5
+
+
+async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
+    before = NOW - timedelta(minutes=50)
+    for moment in (NOW, before, before):
+        await alone.usage.log(TENANT, ago(0).model_copy(update={"logged_at": moment}))
+    seen = await alone.usage.stats(TENANT)
+    recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
+    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE dimension = 'model'"
+    assert await alone.db.fetch_value(recent) == 3
+    await maintain(alone.db)
+    assert await alone.db.fetch_value(recent) == 1
+    assert await alone.db.fetch_value(settled) == 4, "two of a quarter, two of its day"
+    assert await alone.usage.stats(TENANT) == seen
 
 
 async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
