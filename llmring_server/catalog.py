@@ -7,8 +7,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from llmring_server.database import Connection, reaching
+from llmring_server.database import reaching
 from llmring_server.errors import Unavailable
+from llmring_server.leases import Connection
 
 # Only a database with this comment is ever dropped.
 THROWAWAY = "llmring-server: a throw-away database for tests"

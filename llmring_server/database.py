@@ -1,20 +1,19 @@
 """One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.leases import Connection, Leases
 from llmring_server.patience import patiently
 from llmring_server.settings import Settings
 
 # Generic for the type checker only.
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # What the database or its driver raises; `translated` says what a caller is told.
@@ -162,7 +161,7 @@ class Database:
         self.mcp_schema = settings.mcp_schema_beside(self.schema)
         # Longer than the database's own limit: for a server that does not answer at all.
         self.timeout = settings.statement_timeout + 1
-        self._acquire_timeout = settings.acquire_timeout
+        self._leases = Leases(manager, settings.acquire_timeout)
         self.held: Connection | None = None
         # True inside a transaction of the caller's, which ends when the caller says so.
         self.borrowed = False
@@ -185,13 +184,13 @@ class Database:
             if self.held is not None:
                 yield self.held
                 return
-            borrowing = self.manager.acquire()
-            async with asyncio.timeout(self._acquire_timeout):
-                connection = await borrowing.__aenter__()
+            lease = await self._leases.take()
             try:
-                yield cast("Connection", connection)
-            finally:
-                await borrowing.__aexit__(None, None, None)
+                yield lease.connection
+            except BaseException:
+                await lease.back.aclose()
+                raise
+            await self._leases.rest(lease)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server.caller import LIBRARY, Act
-from llmring_server.database import Connection, Database
+from llmring_server.database import Database
 from llmring_server.ids import new_id
+from llmring_server.leases import Connection
 from llmring_server.repository import bind, load
 from llmring_server.settings import Settings
 from llmring_server.sums import Sums

@@ -9,8 +9,9 @@ from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
 
-from llmring_server.database import Connection, Database
+from llmring_server.database import Database
 from llmring_server.errors import NotMigrated
+from llmring_server.leases import Connection
 from llmring_server.maintenance import partition
 from llmring_server.repository import SQL, template
 from llmring_server.settings import Settings

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from llmring_server import Ring, Settings, build, create_app, migrate
-from llmring_server.database import Connection, Pool
+from llmring_server.database import Pool
 from llmring_server.entry import Entry
 from llmring_server.tenant import Tenant, of_key
 from tests.conftest import CALL, drop
@@ -43,7 +43,7 @@ class Untidy(asyncpg.Connection):
         return ""
 
 
-async def habits(connection: Connection) -> None:
+async def habits(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
     await connection.execute(HABITS)
 
 
