@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from llmring_server.errors import Overloaded, RingError, trace
 from llmring_server.patience import persist
@@ -14,9 +15,13 @@ Outcome = TypeVar("Outcome")
 
 _logger = logging.getLogger(__name__)
 
+# To wait for a batch under way is to share the next one, which costs all of them less than two side
+# by side. This is for how many seconds it is worth it: a commit takes a hundredth of that.
+SLOW = 0.05
+
 
 class Bounds(NamedTuple):
-    """How much is written at once, by how many at a time, and how much may wait."""
+    """How much is written at once, by how many if it takes long, and how much may wait."""
 
     batch: int = 500
     flights: int = 2
@@ -38,7 +43,8 @@ class Combine(Generic[Item, Outcome]):
         self._write = write
         self._bounds = bounds
         self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
-        self._flights: set[asyncio.Task[None]] = set()
+        # When each of them last set out.
+        self._flights: dict[asyncio.Task[None], float] = {}
 
     async def __call__(self, item: Item) -> Outcome:
         """Write `item` with its neighbours; cancelling the caller cancels nothing else."""
@@ -46,21 +52,26 @@ class Combine(Generic[Item, Outcome]):
             raise Overloaded
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._flights) < self._bounds.flights:
+        if len(self._flights) < self._bounds.flights and self._is_alone():
             # A task of its own, so that a client who leaves takes nobody's commit away.
             flight = asyncio.create_task(self._fly())
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+            self._flights[flight] = time.monotonic()
+            flight.add_done_callback(_landed)
         return await future
 
-    async def _fly(self) -> None:
-        while batch := self._take():
-            await self._land(batch)
+    def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
+        """Tell if a flight has no others beside it, or only such as take long."""
+        late = time.monotonic() - SLOW
+        return all(since < late for other, since in self._flights.items() if other is not flight)
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        self._flights.discard(flight)
-        if not flight.cancelled() and (exc := flight.exception()):
-            _logger.error("writing a batch failed: %s", trace(exc))
+    async def _fly(self) -> None:
+        flight = cast("asyncio.Task[None]", asyncio.current_task())
+        try:
+            while self._is_alone(flight) and (batch := self._take()):
+                self._flights[flight] = time.monotonic()
+                await self._land(batch)
+        finally:
+            del self._flights[flight]
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         size = min(len(self._waiting), self._bounds.batch)
@@ -85,6 +96,11 @@ class Combine(Generic[Item, Outcome]):
         # One of them cannot be stored: halve until it stands alone.
         middle = len(items) // 2
         return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
+
+
+def _landed(flight: asyncio.Task[None]) -> None:
+    if not flight.cancelled() and (exc := flight.exception()):
+        _logger.error("writing a batch failed: %s", trace(exc))
 
 
 def settle(future: asyncio.Future[Outcome], outcome: Outcome | RingError) -> None:

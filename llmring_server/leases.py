@@ -2,12 +2,10 @@
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
+import asyncpg
 from pgdbm import AsyncDatabaseManager
-
-if TYPE_CHECKING:
-    import asyncpg
 
 # Generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -37,7 +35,7 @@ class Leases:
         self._uses += 1
         while self._rested:
             lease = self._rested.pop()
-            if not lease.connection.is_closed():
+            if _is_open(lease.connection):
                 return lease
             await lease.back.aclose()
         back = AsyncExitStack()
@@ -69,3 +67,10 @@ class Leases:
             self._returning = None
             while self._rested:
                 await self._rested.pop().back.aclose()
+
+
+def _is_open(connection: Connection) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False  # the pool took it back when it ended

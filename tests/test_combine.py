@@ -57,6 +57,36 @@ async def test_whoever_waits_while_a_batch_is_written_shares_the_next() -> None:
     assert sink.batches == [[1], [2, 3, 4]]
 
 
+async def test_who_waits_too_long_for_a_batch_goes_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sink = Sink()
+    combine = sink.combine(flights=2)
+    sink.open.clear()
+    slow = asyncio.create_task(combine(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(combine(2))
+    await asyncio.sleep(0)
+    assert len(combine._flights) == 1
+    stuck, sink.open = sink.open, asyncio.Event()
+    sink.open.set()
+    monkeypatch.setattr("llmring_server.combine.SLOW", 0)
+    assert (await combine(3), await waiting) == (30, 20)
+    assert await combine(4) == 40
+    assert not slow.done()
+    stuck.set()
+    assert await slow == 10
+    assert sink.batches == [[2, 3], [4], [1]]
+
+
+async def test_whoever_lands_last_leaves_nobody_behind() -> None:
+    sink = Sink()
+    combine = sink.combine(batch=1, flights=2)
+    assert len(await all_of(combine, range(20))) == 20
+    assert not combine._flights
+
+
 async def test_a_batch_is_no_larger_than_its_bound() -> None:
     sink = Sink()
     assert len(await all_of(sink.combine(batch=4), range(10))) == 10
