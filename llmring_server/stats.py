@@ -14,14 +14,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Window(Span):
-    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report."""
+    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report.
+
+    The last 30 days, and now, are whole quarters of an hour.
+    """
 
     group_by: Literal["hour", "day", "week", "month"] = "day"
     tz: Annotated[str, AfterValidator(zone)] = "UTC"
 
     @model_validator(mode="after")
     def _is_reasonable(self) -> Self:
-        since, until = self.bounds()
+        since, until = super().bounds()
         if until - since > LONGEST:
             raise ValueError("a window is at most 400 days long")
         if self.group_by == "hour" and until - since > LONGEST_BY_HOUR:
@@ -32,6 +35,12 @@ class Window(Span):
     def by_utc_day(self) -> bool:
         """True if sums of UTC days will do; other days, and hours, are made of quarters."""
         return is_utc(self.tz) and self.group_by != "hour"
+
+    def bounds(self) -> tuple[datetime, datetime]:
+        """Return the window as [since, until), of quarters unless it is asked for by the minute."""
+        since, until = super().bounds()
+        since = since if self.start_date else _floor(since, QUARTER)
+        return since, until if self.end_date else _ceil(until, QUARTER)
 
     def cuts(self) -> "Cuts":
         return cut(*self.bounds(), days=self.by_utc_day)

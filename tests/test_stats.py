@@ -16,10 +16,20 @@ from tests.conftest import CALL
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
+RECENT = (NOW - 20 * DAY).date().isoformat()
 
 
 def entry(model: str = "a", cost: str = "1", ago: timedelta = timedelta(), **more: Any) -> Entry:
     return Entry(**CALL | {"model": model, "cost": Decimal(cost), "logged_at": NOW - ago} | more)
+
+
+@pytest.mark.parametrize("given", [{}, {"tz": "Asia/Tokyo"}, {"start_date": RECENT}])
+def test_what_is_not_asked_for_by_the_minute_reads_no_call_by_itself(given: dict[str, str]) -> None:
+    cuts = Window.model_validate(given).cuts()
+    assert cuts.since == cuts.quarters_since
+    assert cuts.until == cuts.quarters_until
+    assert cuts.until >= datetime.now(UTC)
+    assert timedelta(days=400) >= cuts.until - cuts.since
 
 
 async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient) -> None:
