@@ -107,8 +107,11 @@ def plain(value: object) -> orjson.Fragment | str:
     """Write in JSON what orjson cannot: a Decimal as the number it is, exactly."""
     if isinstance(value, Decimal):
         value = value.normalize()
+        text = str(value)
         # No amount of money is written so, but 1e-400 must not become 400 digits.
-        return orjson.Fragment(f"{value:f}" if abs(value.adjusted()) < _DIGITS else str(value))
+        if "E" in text and abs(value.adjusted()) < _DIGITS:
+            text = f"{value:f}"
+        return orjson.Fragment(text)
     if isinstance(value, UUID):
         return str(value)
     raise TypeError
