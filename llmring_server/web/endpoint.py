@@ -116,6 +116,6 @@ async def _answer(
     start = {"type": "http.response.start", "status": 200, "headers": headers}
     if at_once:
         await send(start | {WHOLE: content})
-    else:
-        await send(start)
-        await send({"type": "http.response.body", "body": content})
+        return
+    await send(start)
+    await send({"type": "http.response.body", "body": content})

@@ -36,7 +36,7 @@ from llmring_server.web.guard import (
     check_size,
 )
 from llmring_server.web.problems import problem
-from llmring_server.web.transport import Lingering
+from llmring_server.web.transport import Joining
 from llmring_server.web.whole import Whole
 
 # How often a connection is looked at: one timer for all its requests.
@@ -70,7 +70,7 @@ def _is_ours(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
 class Protocol(HttpToolsProtocol):
     # uvicorn narrows what asyncio gives; what we give has all that uvicorn calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Lingering(transport, lambda: self._arriving))  # type: ignore[arg-type]
+        super().connection_made(Joining(transport, lambda: self._arriving))  # type: ignore[arg-type]
         self._arriving = self._in_body = False
         # Bytes of this request: all; since its last sense; that may follow its answer. And unsent.
         self._size = self._raw = self._spare = self._unsent = 0

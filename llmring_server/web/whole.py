@@ -1,6 +1,6 @@
 """Answers that are there whole are written whole: an ASGI extension of our own server.
 
-uvicorn is told of head and body apart, looks at each header twice, and writes twice.
+uvicorn is told of head and body apart, and looks twice at each header: 2 µs of a request.
 """
 
 from collections.abc import Awaitable

@@ -7,14 +7,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from llmring_server.cli import main
 from llmring_server.web import guard
+from llmring_server.web.endpoint import WHOLE
 from llmring_server.web.whole import Whole
 
 
 class Protocol(HttpToolsProtocol):
-    """As uvicorn has it, but for one write an answer, which is no matter of the guard."""
+    """As uvicorn has it, but for whole answers, which are no matter of the guard."""
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, Whole(app, cycle))
+        scope: Any = cycle.scope
+        scope["extensions"] = {WHOLE: {}}
+        whole: Any = Whole(app, cycle)
+        super()._start_asgi_task(cycle, whole)
 
 
 if __name__ == "__main__":
