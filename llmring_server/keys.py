@@ -123,13 +123,12 @@ class Keys(Repository):
 
     async def caller(self, key: str) -> Caller | None:
         """Return whose key this is; None if it was never issued, has expired or is revoked."""
-        id = id_of(key)
-        if id is None:
-            return None
-        known = self._known.get(digest(key))
+        given = digest(key)
+        known = self._known.get(given)
         if known and known[0] > time.monotonic():
             return known[1]
-        return await self._learn(id, digest(key))
+        id = id_of(key)
+        return await self._learn(id, given) if id else None
 
     async def _learn(self, id: str, given: bytes) -> Caller | None:
         rows = await self._all("find", id=id, digest=given)

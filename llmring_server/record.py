@@ -52,7 +52,7 @@ def _now(entry: Entry) -> tuple[UUID, datetime]:
         else time.time_ns() // 1000
     )
     made = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
-    return UUID(int=made.int), EPOCH + timedelta(microseconds=microseconds)
+    return UUID(int=made.int), EPOCH + timedelta(0, 0, microseconds)
 
 
 def _metadata(entry: Entry) -> orjson.Fragment:
@@ -83,10 +83,10 @@ def _use(entry: Entry, details: dict[str, Any]) -> Use:
 
 
 def _row(entry: Entry, details: dict[str, Any], quote: Quote) -> dict[str, Any]:
-    return {
-        "cost": quote.cost,
+    row: dict[str, Any] = {
+        # As text: orjson would ask us how to write a Decimal, and PostgreSQL reads either.
+        "cost": None if quote.cost is None else str(quote.cost),
         "cost_source": quote.source,
-        "price": quote.price and quote.price.id,
         "status": entry.status,
         "provider": entry.provider,
         "model": entry.model,
@@ -97,10 +97,14 @@ def _row(entry: Entry, details: dict[str, Any], quote: Quote) -> dict[str, Any]:
         "input_tokens": entry.input_tokens or 0,
         "output_tokens": entry.output_tokens or 0,
         "cached_input_tokens": entry.cached_input_tokens or 0,
-        "details": details or None,
         "latency_ms": entry.latency_ms,
         "metadata": _metadata(entry),
     }
+    if quote.price:
+        row["price"] = quote.price.id
+    if details:
+        row["details"] = details
+    return row
 
 
 def record(  # noqa: PLR0913, PLR0917, they are all of it
@@ -118,15 +122,12 @@ def record(  # noqa: PLR0913, PLR0917, they are all of it
     id, logged_at = (id, moment_of(id)) if id else _now(entry)
     details = entry.details()
     quote = _quote(entry, book, details, logged_at)
-    claim = digest(key.encode()) if key else None
-    fingerprint = _fingerprint(entry, within) if key else None
-    row = _row(entry, details, quote) | {
-        "tenant": tenant,
-        "id": id,
-        "logged_at": logged_at,
-        "key": claim,
-        "fingerprint": fingerprint,
-    }
+    row = _row(entry, details, quote)
+    row.update(tenant=tenant, id=id, logged_at=logged_at)
+    claim = fingerprint = None
+    if key:
+        claim, fingerprint = digest(key.encode()), _fingerprint(entry, within)
+        row.update(key=claim, fingerprint=fingerprint)
     return Record(tenant, id, logged_at, quote, claim, fingerprint, orjson.dumps(row, plain))
 
 

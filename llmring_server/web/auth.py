@@ -95,7 +95,7 @@ _MODES: dict[str, Callable[["Call"], Awaitable[Caller]]] = {
 
 async def admit(call: "Call", needs: Needed) -> Caller:
     """Return who is calling, if they may: often enough, but not too often."""
-    limits: Limits = call.scope["app"].state.limits
+    limits: Limits = call.scope["app"].limits
     try:
         caller = await _MODES[call.ring.settings.auth](call)
     except Unauthenticated:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from llmring_server.errors import Overloaded, TooLarge, UnsupportedMedia
 
@@ -37,7 +37,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, cap: int) -> by
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > cap:
         raise TooLarge
-    data, more = await _part(receive)
+    data, more = _part(await receive())
     if more:
         return await _whole(data, receive, cap)
     if len(data) > cap:
@@ -45,8 +45,7 @@ async def read(headers: Mapping[bytes, bytes], receive: Receive, cap: int) -> by
     return data
 
 
-async def _part(receive: Receive) -> tuple[bytes, bool]:
-    message = await receive()
+def _part(message: Message) -> tuple[bytes, bool]:
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)
@@ -64,6 +63,6 @@ async def _whole(part: bytes, receive: Receive, cap: int) -> bytes:
                 raise Overloaded
             if not more:
                 return bytes(held)
-            part, more = await _part(receive)
+            part, more = _part(await receive())
     finally:
         _Room.left += len(held)

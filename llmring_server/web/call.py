@@ -45,9 +45,13 @@ class BlamingTheClient:
 
     def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
         if isinstance(exc, ValidationError):
-            complaints = exc.errors(include_url=False, include_context=False, include_input=False)
-            at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
-            raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
+            raise blamed(exc) from exc
+
+
+def blamed(exc: ValidationError) -> Invalid:
+    complaints = exc.errors(include_url=False, include_context=False, include_input=False)
+    at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
+    return Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints)
 
 
 class Call:
@@ -63,7 +67,7 @@ class Call:
         self._cap = cap
         self._body: bytes | None = None
         self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
-        self.ring: Ring = scope["app"].state.ring
+        self.ring: Ring = scope["app"].ring
 
     @property
     def tenant(self) -> Tenant:
@@ -76,7 +80,7 @@ class Call:
 
     def at_length(self) -> AbstractContextManager[None]:
         """Hold one of the project's places for what takes a connection for long; TooMany."""
-        limits: Limits = self.scope["app"].state.limits
+        limits: Limits = self.scope["app"].limits
         return limits.holding(self.tenant)
 
     async def body(self) -> bytes:
@@ -89,8 +93,10 @@ class Call:
         """Read the JSON body as a `model`."""
         body.media_type(self.headers, body.JSON)
         value = parse(await self.body())
-        with BlamingTheClient():
+        try:
             return model.model_validate(value)
+        except ValidationError as exc:
+            raise blamed(exc) from exc
 
     async def raw(self, *media: str) -> Body:
         """Read a body of one of these media types, and leave it to the handler."""

@@ -15,19 +15,24 @@ _logger = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
 
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+OURS = {*dict(HEADERS), b"x-request-id"}
 
 
 def slashless(scope: Scope) -> str:
     """`/log/` is `/log`: no redirect, so no client drops a body or a header on the way."""
     path: str = scope["path"]
+    if not path.endswith("/"):
+        return path
     is_root = len(path) <= len(scope.get("root_path", "")) + 1
-    return path if is_root else path.removesuffix("/")
+    return path if is_root else path[:-1]
 
 
 def completed(given: Headers, ours: Headers) -> Headers:
     """Add what of `ours` an answer does not say by itself."""
     said = dict(given)
-    return [*[header for header in ours if header[0] not in said], *given]
+    if not said.keys().isdisjoint(OURS):
+        ours = [header for header in ours if header[0] not in said]
+    return [*ours, *given]
 
 
 class Edge:

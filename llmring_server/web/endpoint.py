@@ -19,6 +19,10 @@ from llmring_server.web.call import Call, render
 
 Handler = Callable[..., Awaitable[Any]]
 
+# A server that says so takes a start of an answer that brings all of its body under this name:
+# nothing follows, and its headers give the body's length and no more of how it is framed.
+WHOLE = "llmring.whole"
+
 # Parameters that are not parts of the path.
 READ = "query", "body", "key"
 
@@ -66,7 +70,7 @@ class Endpoint:
         given = self._given(call)
         if self.body:
             began = time.monotonic()
-            given["body"] = await self._read(call)
+            given["body"] = await (self._read_if_any if self.optional else self._read)(call)
             # A body may take its time: who was let in may have been shut out meanwhile.
             if self.needs and time.monotonic() - began > BELIEVED:
                 call.caller = await admit(call, self.needs)
@@ -74,12 +78,14 @@ class Endpoint:
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            await _answer(render(result), call.says, send)
+            at_once = WHOLE in scope.get("extensions", ())
+            await _answer(render(result), call.says, send, at_once=at_once)
 
-    async def _read(self, call: Call) -> Any:
-        if self.optional and not await call.body():
-            return None
-        return await (call.raw(*self._raw) if self._raw else call.read(self.body))
+    def _read(self, call: Call) -> Awaitable[Any]:
+        return call.raw(*self._raw) if self._raw else call.read(self.body)
+
+    async def _read_if_any(self, call: Call) -> Any:
+        return await self._read(call) if await call.body() else None
 
     def _given(self, call: Call) -> dict[str, Any]:
         given = {}
@@ -100,10 +106,16 @@ def _part(call: Call, name: str, kind: TypeAdapter[Any]) -> Any:
         raise NotFound from exc
 
 
-async def _answer(content: bytes, says: Mapping[bytes, bytes], send: Send) -> None:
+async def _answer(
+    content: bytes, says: Mapping[bytes, bytes], send: Send, *, at_once: bool
+) -> None:
     length = b"%d" % len(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     if says:
         headers += says.items()
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    start = {"type": "http.response.start", "status": 200, "headers": headers}
+    if at_once:
+        await send(start | {WHOLE: content})
+        return
+    await send(start)
     await send({"type": "http.response.body", "body": content})

@@ -1,6 +1,6 @@
 """Every URL we answer, on one screen."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -190,11 +190,10 @@ class Exact:
             for method in route.methods or ()
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "http":
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             if route := self._exact.get((scope["method"], path)):
                 scope["route"] = route
-                await route.app(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+                return route.app(scope, receive, send)
+        return self.app(scope, receive, send)

@@ -7,7 +7,7 @@ from typing import Any
 # How long a client that is refused in the middle of a sentence may take to hear it.
 LINGER = 1.0
 
-_HEAD = b"HTTP/1.1 "
+_HEAD, _END = b"HTTP/1.1 ", b"\r\n\r\n"
 
 
 class Joining:
@@ -26,7 +26,7 @@ class Joining:
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(_HEAD):
+        elif data.startswith(_HEAD) and data.endswith(_END):
             self._head = data
             self._loop.call_soon(self._flush)
             return

@@ -1,22 +1,24 @@
 """The same server without its guard: what the guard costs is the difference."""
 
-import asyncio
 from importlib import import_module
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from llmring_server.cli import main
 from llmring_server.web import guard
-from llmring_server.web.transport import Joining
+from llmring_server.web.endpoint import WHOLE
+from llmring_server.web.whole import Whole
 
 
 class Protocol(HttpToolsProtocol):
-    """As uvicorn has it, but for one write an answer, which is no matter of the guard."""
+    """As uvicorn has it, but for whole answers, which are no matter of the guard."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        joining: Any = Joining(transport, lambda: False)
-        super().connection_made(joining)
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope: Any = cycle.scope
+        scope["extensions"] = {WHOLE: {}}
+        whole: Any = Whole(app, cycle)
+        super()._start_asgi_task(cycle, whole)
 
 
 if __name__ == "__main__":
