@@ -69,6 +69,7 @@ class Server:
             ws="none",
             log_config=None,
             log_level=None,
+            proxy_headers=False,
             timeout_graceful_shutdown=15,
         )
         server = _Guest(config)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Settings, build
+from llmring_server import Ring, Server, Settings, build
 from llmring_server.errors import TooMany
 from llmring_server.tenant import Tenant
 from llmring_server.web.limits import REMEMBERED, Buckets, Limits
@@ -46,6 +46,14 @@ async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
             assert answer.status_code == expected
         assert "Retry-After" in answer.headers
         assert (await client.get("/api/v1/logs", headers={"X-API-Key": good})).status_code == 200
+
+
+async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) -> None:
+    ring = Ring(db, Settings(failed_auth_limit=1))
+    async with Server(ring, port=0) as server, httpx.AsyncClient(base_url=server.url) as client:
+        for address, expected in {"192.0.2.1": 401, "198.51.100.1": 429}.items():
+            headers = {"X-API-Key": uuid4().hex, "X-Forwarded-For": address}
+            assert (await client.get("/api/v1/logs", headers=headers)).status_code == expected
 
 
 async def test_a_project_exports_twice_at_a_time(tenant: Tenant) -> None:
