@@ -11,7 +11,7 @@ from rich.padding import Padding
 
 from llmring_server.bounded import plain
 from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, entry
+from llmring_server.cli.tables import SCREEN, brief, entry
 from llmring_server.messages import Message
 from llmring_server.ring import Ring
 from llmring_server.tenant import Tenant
@@ -72,8 +72,8 @@ def _usd(conversation: Conversation) -> str:
 def readable(message: Message) -> str:
     """Return what a message says: its text, and of the rest what it is."""
     lines = [_said(message.content)] if message.content else []
-    lines += [f"calls {_compact(call)}" for call in message.tool_calls or ()]
-    lines += [f"gets {_compact(result)}" for result in message.tool_results or ()]
+    lines += [f"calls {brief(call, PAGE)}" for call in message.tool_calls or ()]
+    lines += [f"gets {brief(result, PAGE)}" for result in message.tool_results or ()]
     return "\n".join(lines) or "(content not kept)"
 
 
@@ -86,12 +86,7 @@ def _said(content: Any) -> str:
 
 def _part(part: Any) -> str:
     text = part.get("text") if isinstance(part, dict) else part
-    return text if isinstance(text, str) else _compact(part)
-
-
-def _compact(value: Any) -> str:
-    text = orjson.dumps(value, plain).decode()
-    return text if len(text) <= PAGE else f"{text[:PAGE]}… ({len(text):,} characters)"
+    return text if isinstance(text, str) else brief(part, PAGE)
 
 
 @conversations.command()

@@ -3,16 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 from uuid import UUID
 
-import orjson
 import rich_click as click
 
-from llmring_server.bounded import plain
 from llmring_server.cli import environment
 from llmring_server.cli.project import collected, on_project, options
-from llmring_server.cli.tables import SCREEN, entry
+from llmring_server.cli.tables import SCREEN, brief, entry
 from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
 from llmring_server.mcp_executions import Execution, History, ToolStats
 from llmring_server.mcp_offer import Kind
@@ -83,7 +81,11 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
     )
     for each in found:
         title = f"{each.executed_at:%Y-%m-%d %H:%M:%S}, {each.status}, {_ms(each.duration_ms)}"
-        entry(each.id, title, f"{_short(each.input)} → {each.error or _short(each.output)}")
+        entry(
+            each.id,
+            title,
+            f"{brief(each.input, LONGEST)} → {each.error or brief(each.output, LONGEST)}",
+        )
 
 
 @mcp.command()
@@ -118,8 +120,3 @@ def _state(capability: Capability) -> str:
 
 def _ms(duration: int | None) -> str:
     return "-" if duration is None else f"{duration:,} ms"
-
-
-def _short(value: Any) -> str:
-    text = orjson.dumps(value, plain).decode()
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
+
+from llmring_server.bounded import plain
 
 # What moves a terminal's cursor or colours, its owner has not said.
 _HARMLESS = dict.fromkeys(
@@ -26,7 +29,15 @@ def entry(id: object, title: str, *facts: str) -> None:
     """Print one thing of a list: its id in one piece, to be copied, then what it is."""
     SCREEN.print(f"{id}", style="cyan", soft_wrap=True)
     SCREEN.print(Padding(title or "Untitled", (0, 0, 0, 2)), style="bold")
-    SCREEN.print(Padding(", ".join(facts), (0, 0, 1, 2)))
+    if facts:
+        SCREEN.print(Padding(", ".join(facts), (0, 0, 0, 2)))
+    SCREEN.print()
+
+
+def brief(value: Any, most: int) -> str:
+    """Write JSON in one line of at most so many characters, and how many there are if it is cut."""
+    text = orjson.dumps(value, plain).decode()
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def folding(*names: str) -> Table:
