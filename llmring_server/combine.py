@@ -56,7 +56,6 @@ class Combine(Generic[Item, Outcome]):
             # A task of its own, so that a client who leaves takes nobody's commit away.
             flight = asyncio.create_task(self._fly())
             self._flights[flight] = time.monotonic()
-            flight.add_done_callback(_landed)
         return await future
 
     def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
@@ -67,9 +66,11 @@ class Combine(Generic[Item, Outcome]):
     async def _fly(self) -> None:
         flight = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            while self._is_alone(flight) and (batch := self._take()):
+            while self._waiting and self._is_alone(flight):
                 self._flights[flight] = time.monotonic()
-                await self._land(batch)
+                # All of them may have left; behind them others wait.
+                if batch := self._take():
+                    await self._land(batch)
         finally:
             del self._flights[flight]
 
@@ -82,8 +83,10 @@ class Combine(Generic[Item, Outcome]):
         outcomes: Sequence[Outcome | RingError] = [RingError()] * len(batch)
         try:
             outcomes = await self._outcomes([item for item, _ in batch])
+        except Exception as exc:  # noqa: BLE001, a bug: those who wait behind it come next
+            _logger.error("writing a batch failed: %s", trace(exc))  # noqa: TRY400, no values
         finally:
-            # Also when something unforeseen happened: nobody is left waiting.
+            # Then too: nobody is left waiting.
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 settle(future, outcome)
 
@@ -96,11 +99,6 @@ class Combine(Generic[Item, Outcome]):
         # One of them cannot be stored: halve until it stands alone.
         middle = len(items) // 2
         return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
-
-
-def _landed(flight: asyncio.Task[None]) -> None:
-    if not flight.cancelled() and (exc := flight.exception()):
-        _logger.error("writing a batch failed: %s", trace(exc))
 
 
 def settle(future: asyncio.Future[Outcome], outcome: Outcome | RingError) -> None:
