@@ -52,11 +52,14 @@ class Combine(Generic[Item, Outcome]):
             raise Overloaded
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._flights) < self._bounds.flights and self._is_alone():
+        self._set_out()
+        return await future
+
+    def _set_out(self) -> None:
+        if self._waiting and len(self._flights) < self._bounds.flights and self._is_alone():
             # A task of its own, so that a client who leaves takes nobody's commit away.
             flight = asyncio.create_task(self._fly())
             self._flights[flight] = time.monotonic()
-        return await future
 
     def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
         """Tell if a flight has no others beside it, or only such as take long."""
@@ -70,9 +73,17 @@ class Combine(Generic[Item, Outcome]):
                 self._flights[flight] = time.monotonic()
                 # All of them may have left; behind them others wait.
                 if batch := self._take():
-                    await self._land(batch)
+                    await self._watched(batch)
         finally:
             del self._flights[flight]
+
+    async def _watched(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        # Whoever waits for it by then goes beside it, also if nobody comes after them.
+        watch = asyncio.get_running_loop().call_later(SLOW * 1.1, self._set_out)
+        try:
+            await self._land(batch)
+        finally:
+            watch.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         size = min(len(self._waiting), self._bounds.batch)

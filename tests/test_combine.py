@@ -173,3 +173,19 @@ async def test_whoever_waits_behind_a_batch_of_leavers_has_a_turn() -> None:
     async with asyncio.timeout(5):
         assert await callers[4] == 40
     assert sink.batches == [[0, 1], [4]]
+
+
+async def test_who_waits_for_a_batch_that_is_stuck_needs_nobody_to_come_after() -> None:
+    sink = Sink()
+    combine = sink.combine(flights=2)
+    sink.open.clear()
+    stuck = asyncio.create_task(combine(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    held, sink.open = sink.open, asyncio.Event()
+    sink.open.set()
+    async with asyncio.timeout(5):
+        assert await combine(2) == 20
+    assert not stuck.done()
+    held.set()
+    assert await stuck == 10
