@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import cast
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, leases
 from llmring_server.database import Database, opened
-from llmring_server.leases import Lease
+from llmring_server.leases import Connection, Lease
 
 PID = "SELECT pg_backend_pid()"
 
@@ -87,7 +88,7 @@ async def test_one_that_is_lost_on_its_way_back_keeps_no_other(
     await pid(database)
     assert database._leases._rested
     async with three.acquire() as other:
-        database._leases._rested.append(Lease(other, AsyncExitStack()))
+        database._leases._rested.append(Lease(cast("Connection", other), AsyncExitStack()))
 
     async def lost() -> None:
         raise ConnectionResetError
