@@ -52,12 +52,14 @@ class Combine(Generic[Item, Outcome]):
             raise Overloaded
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        if len(self._flights) < self._bounds.flights and self._is_alone():
+        self._set_out()
+        return await future
+
+    def _set_out(self) -> None:
+        if self._waiting and len(self._flights) < self._bounds.flights and self._is_alone():
             # A task of its own, so that a client who leaves takes nobody's commit away.
             flight = asyncio.create_task(self._fly())
             self._flights[flight] = time.monotonic()
-            flight.add_done_callback(_landed)
-        return await future
 
     def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
         """Tell if a flight has no others beside it, or only such as take long."""
@@ -67,11 +69,21 @@ class Combine(Generic[Item, Outcome]):
     async def _fly(self) -> None:
         flight = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            while self._is_alone(flight) and (batch := self._take()):
+            while self._waiting and self._is_alone(flight):
                 self._flights[flight] = time.monotonic()
-                await self._land(batch)
+                # All of them may have left; behind them others wait.
+                if batch := self._take():
+                    await self._watched(batch)
         finally:
             del self._flights[flight]
+
+    async def _watched(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        # Whoever waits for it by then goes beside it, also if nobody comes after them.
+        watch = asyncio.get_running_loop().call_later(SLOW * 1.1, self._set_out)
+        try:
+            await self._land(batch)
+        finally:
+            watch.cancel()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         size = min(len(self._waiting), self._bounds.batch)
@@ -82,8 +94,10 @@ class Combine(Generic[Item, Outcome]):
         outcomes: Sequence[Outcome | RingError] = [RingError()] * len(batch)
         try:
             outcomes = await self._outcomes([item for item, _ in batch])
+        except Exception as exc:  # noqa: BLE001, a bug: those who wait behind it come next
+            _logger.error("writing a batch failed: %s", trace(exc))  # noqa: TRY400, no values
         finally:
-            # Also when something unforeseen happened: nobody is left waiting.
+            # Then too: nobody is left waiting.
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 settle(future, outcome)
 
@@ -96,11 +110,6 @@ class Combine(Generic[Item, Outcome]):
         # One of them cannot be stored: halve until it stands alone.
         middle = len(items) // 2
         return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
-
-
-def _landed(flight: asyncio.Task[None]) -> None:
-    if not flight.cancelled() and (exc := flight.exception()):
-        _logger.error("writing a batch failed: %s", trace(exc))
 
 
 def settle(future: asyncio.Future[Outcome], outcome: Outcome | RingError) -> None:

@@ -1,7 +1,7 @@
 """Connections that stay out of the pool for a moment: to borrow one is half a query's work."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple, TypeAlias, cast
 
 import asyncpg
@@ -37,7 +37,7 @@ class Leases:
             lease = self._rested.pop()
             if _is_open(lease.connection):
                 return lease
-            await lease.back.aclose()
+            await _given_back(lease)
         back = AsyncExitStack()
         async with asyncio.timeout(self._timeout):
             connection = await back.enter_async_context(self._manager.acquire())
@@ -49,7 +49,7 @@ class Leases:
             await lease.back.aclose()
             return
         self._rested.append(lease)
-        if not self._returning:
+        if not self._returning or self._returning.done():
             self._returning = asyncio.create_task(self._return())
 
     def _others_are_free(self) -> bool:
@@ -66,7 +66,13 @@ class Leases:
         finally:
             self._returning = None
             while self._rested:
-                await self._rested.pop().back.aclose()
+                await _given_back(self._rested.pop())
+
+
+async def _given_back(lease: Lease) -> None:
+    # What the pool cannot make ready for the next, it has ended; nobody asked for this one.
+    with suppress(Exception):
+        await lease.back.aclose()
 
 
 def _is_open(connection: Connection) -> bool:

@@ -31,8 +31,8 @@ class Sums(Repository):
             pass
 
     def fold_if_due(self) -> None:
-        """Begin to move them, a minute after the last time; nobody waits for it."""
-        if time.monotonic() > self._due:
+        """Begin to move them, a minute after the last time or later; nobody waits for it."""
+        if time.monotonic() > self._due and (not self._folding or self._folding.done()):
             self._due = time.monotonic() + PAUSE
             self._folding = asyncio.create_task(self.fold())
             self._folding.add_done_callback(_tell)

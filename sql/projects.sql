@@ -75,11 +75,19 @@ WITH gone AS (
 SELECT count(*) AS gone FROM gone;
 
 -- name: erase_rollups
-WITH gone AS (
+-- Locked in the order in which sums are moved there.
+WITH picked AS MATERIALIZED (
+    SELECT tenant, minutes, bucket, dimension, value, provider, shard
+    FROM <<tables.usage_rollups>> WHERE tenant = @tenant
+    ORDER BY tenant, minutes, bucket, dimension COLLATE "default", value COLLATE "default",
+        provider COLLATE "default"
+    LIMIT @limit
+    FOR UPDATE
+),
+gone AS (
     DELETE FROM <<tables.usage_rollups>>
     WHERE (tenant, minutes, bucket, dimension, value, provider, shard) IN (
-        SELECT tenant, minutes, bucket, dimension, value, provider, shard
-        FROM <<tables.usage_rollups>> WHERE tenant = @tenant LIMIT @limit
+        SELECT * FROM picked
     )
     RETURNING 1
 )

@@ -147,3 +147,45 @@ async def test_a_bug_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> 
     assert [type(each) for each in await all_of(combine, [1, 2])] == [RingError, RingError]
     assert "ZeroDivisionError" in caplog.text
     assert await combine(3) == 30
+
+
+async def test_whoever_waits_behind_a_bug_has_a_turn() -> None:
+    sink = Sink()
+    sink.failures = [RuntimeError()]
+    combine = sink.combine(batch=1, flights=2)
+    async with asyncio.timeout(5):
+        first, *others = await all_of(combine, [1, 2, 3])
+    assert isinstance(first, RingError)
+    assert others == [20, 30]
+
+
+async def test_whoever_waits_behind_a_batch_of_leavers_has_a_turn() -> None:
+    sink = Sink()
+    sink.open.clear()
+    combine = sink.combine(batch=2)
+    callers = [asyncio.create_task(combine(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    for leaver in callers[2:4]:
+        leaver.cancel()
+    await asyncio.sleep(0)
+    sink.open.set()
+    async with asyncio.timeout(5):
+        assert await callers[4] == 40
+    assert sink.batches == [[0, 1], [4]]
+
+
+async def test_who_waits_for_a_batch_that_is_stuck_needs_nobody_to_come_after() -> None:
+    sink = Sink()
+    combine = sink.combine(flights=2)
+    sink.open.clear()
+    stuck = asyncio.create_task(combine(1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    held, sink.open = sink.open, asyncio.Event()
+    sink.open.set()
+    async with asyncio.timeout(5):
+        assert await combine(2) == 20
+    assert not stuck.done()
+    held.set()
+    assert await stuck == 10

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import cast
 
 import asyncpg
 import pytest
@@ -9,6 +11,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, leases
 from llmring_server.database import Database, opened
+from llmring_server.leases import Connection, Lease
 
 PID = "SELECT pg_backend_pid()"
 
@@ -76,3 +79,35 @@ async def test_one_that_has_ended_meanwhile_is_not_used_again(
         while leases._is_open(connection):  # noqa: ASYNC110, the driver says nothing of it
             await asyncio.sleep(0)
     assert await pid(database) != ended
+
+
+async def test_one_that_is_lost_on_its_way_back_keeps_no_other(
+    three: AsyncDatabaseManager,
+) -> None:
+    database = Database(three)
+    await pid(database)
+    assert database._leases._rested
+    async with three.acquire() as other:
+        database._leases._rested.append(Lease(cast("Connection", other), AsyncExitStack()))
+
+    async def lost() -> None:
+        raise ConnectionResetError
+
+    database._leases._rested[-1].back.push_async_callback(lost)
+    async with asyncio.timeout(5):
+        while idle(three) < 3:  # noqa: ASYNC110, the pool says nothing of it
+            await asyncio.sleep(0)
+    assert not database._leases._rested
+
+
+async def test_one_that_nobody_could_give_back_is_given_back_after_the_next(
+    three: AsyncDatabaseManager,
+) -> None:
+    database = Database(three)
+    await pid(database)
+    assert database._leases._returning
+    database._leases._returning.cancel()
+    await asyncio.sleep(0)
+    await pid(database)
+    async with asyncio.timeout(5), three.acquire(), three.acquire(), three.acquire():
+        assert idle(three) == 0

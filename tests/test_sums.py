@@ -42,6 +42,22 @@ async def test_logging_moves_them_now_and_then(ring: Ring, tenant: Tenant) -> No
     assert await count(ring, tenant) == 3
 
 
+async def test_a_move_that_takes_long_has_no_other_beside_it(
+    ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums, over = ring.usage._sums, asyncio.Event()
+    monkeypatch.setattr(sums, "fold", over.wait)
+    sums._due = 0
+    await ring.usage.log(tenant, OLD)
+    first = sums._folding
+    assert first
+    sums._due = 0
+    await ring.usage.log(tenant, OLD)
+    assert sums._folding is first
+    over.set()
+    await first
+
+
 async def test_a_move_that_fails_is_told_and_harms_nobody(
     ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
