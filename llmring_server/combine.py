@@ -60,6 +60,7 @@ class Combine(Generic[Item, Outcome]):
             # A task of its own, so that a client who leaves takes nobody's commit away.
             flight = asyncio.create_task(self._fly())
             self._flights[flight] = time.monotonic()
+            flight.add_done_callback(self._landed)
 
     def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
         """Tell if a flight has no others beside it, or only such as take long."""
@@ -68,22 +69,22 @@ class Combine(Generic[Item, Outcome]):
 
     async def _fly(self) -> None:
         flight = cast("asyncio.Task[None]", asyncio.current_task())
-        try:
-            while self._waiting and self._is_alone(flight):
-                self._flights[flight] = time.monotonic()
-                # All of them may have left; behind them others wait.
-                if batch := self._take():
-                    await self._watched(batch)
-        finally:
-            del self._flights[flight]
-
-    async def _watched(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        # Whoever waits for it by then goes beside it, also if nobody comes after them.
-        watch = asyncio.get_running_loop().call_later(SLOW * 1.1, self._set_out)
-        try:
-            await self._land(batch)
-        finally:
+        while self._waiting and self._is_alone(flight):
+            self._flights[flight] = time.monotonic()
+            # Whoever waits for it by then goes beside it, also if nobody comes after them.
+            watch = asyncio.get_running_loop().call_later(SLOW * 1.1, self._set_out)
+            # All of them may have left; behind them others wait.
+            if batch := self._take():
+                await self._land(batch)
             watch.cancel()
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        del self._flights[flight]
+        if flight.cancelled():
+            return
+        if exc := flight.exception():
+            _logger.error("writing a batch failed: %s", trace(exc))
+        self._set_out()
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
         size = min(len(self._waiting), self._bounds.batch)
@@ -94,10 +95,8 @@ class Combine(Generic[Item, Outcome]):
         outcomes: Sequence[Outcome | RingError] = [RingError()] * len(batch)
         try:
             outcomes = await self._outcomes([item for item, _ in batch])
-        except Exception as exc:  # noqa: BLE001, a bug: those who wait behind it come next
-            _logger.error("writing a batch failed: %s", trace(exc))  # noqa: TRY400, no values
         finally:
-            # Then too: nobody is left waiting.
+            # Also when something unforeseen happened: nobody is left waiting.
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 settle(future, outcome)
 

@@ -9,7 +9,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
-from llmring_server.leases import Connection, Leases
+from llmring_server.leases import Connection, Leases, OwnManager
 from llmring_server.patience import patiently
 from llmring_server.settings import Settings
 
@@ -147,7 +147,7 @@ async def opened(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
     """Open a pool as `settings` say, and close it at the end."""
     pool = await _connected(settings)
     try:
-        yield AsyncDatabaseManager(pool=pool, schema=settings.database_schema)
+        yield OwnManager(pool=pool, schema=settings.database_schema)
     finally:
         await pool.close()
 

@@ -1,6 +1,7 @@
-"""Connections that stay out of the pool for a moment: to borrow one is half a query's work."""
+"""Connections that rest outside the pool between uses: to borrow one is half a query's work."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, suppress
 from typing import NamedTuple, TypeAlias, cast
 
@@ -10,18 +11,26 @@ from pgdbm import AsyncDatabaseManager
 # Generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
+# For how many seconds one rests until the pool has it back.
 MOMENT = 0.01
+# And for how many it is kept from the pool at all, which may want to end it.
+LONGEST = 1.0
+
+
+class OwnManager(AsyncDatabaseManager):
+    """Manages a pool that is ours: a parent's may do something of its own at every loan."""
 
 
 class Lease(NamedTuple):
-    """A borrowed connection, and how to give it back."""
+    """A borrowed connection, how to give it back, and since when it is out."""
 
     connection: Connection
     back: AsyncExitStack
+    since: float
 
 
 class Leases:
-    """The connections that are borrowed from one pool; TimeoutError if it has none in time."""
+    """What is borrowed from one pool; TimeoutError if it has no connection in time."""
 
     def __init__(self, manager: AsyncDatabaseManager, timeout: float) -> None:
         self._manager = manager
@@ -37,24 +46,26 @@ class Leases:
             lease = self._rested.pop()
             if _is_open(lease.connection):
                 return lease
-            await _given_back(lease)
+            await _give_back(lease)
         back = AsyncExitStack()
         async with asyncio.timeout(self._timeout):
             connection = await back.enter_async_context(self._manager.acquire())
-        return Lease(cast("Connection", connection), back)
+        return Lease(cast("Connection", connection), back, time.monotonic())
 
     async def rest(self, lease: Lease) -> None:
         """Keep a connection for whoever comes next, or give it back if others may want it."""
-        if not self._others_are_free():
+        if not self._may_rest(lease):
             await lease.back.aclose()
             return
         self._rested.append(lease)
         if not self._returning or self._returning.done():
             self._returning = asyncio.create_task(self._return())
 
-    def _others_are_free(self) -> bool:
+    def _may_rest(self, lease: Lease) -> bool:
         pool = self._manager._pool
-        return pool is not None and pool.get_idle_size() > 0
+        if pool is None or not isinstance(self._manager, OwnManager):
+            return False
+        return pool.get_idle_size() > 0 and time.monotonic() - lease.since < LONGEST
 
     async def _return(self) -> None:
         """Give all of them back when none was used for a moment."""
@@ -66,10 +77,10 @@ class Leases:
         finally:
             self._returning = None
             while self._rested:
-                await _given_back(self._rested.pop())
+                await _give_back(self._rested.pop())
 
 
-async def _given_back(lease: Lease) -> None:
+async def _give_back(lease: Lease) -> None:
     # What the pool cannot make ready for the next, it has ended; nobody asked for this one.
     with suppress(Exception):
         await lease.back.aclose()

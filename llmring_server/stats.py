@@ -1,30 +1,26 @@
 """What the calls of a window add up to, in total, over time and by label."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, PlainSerializer, model_validator
 
-from llmring_server.window import LONGEST, Span, is_utc, zone
+from llmring_server.window import LONGEST, QUARTER, Span, ceil, floor, is_utc, zone
 
-QUARTER, DAY = timedelta(minutes=15), timedelta(days=1)
+DAY = timedelta(days=1)
 LONGEST_BY_HOUR = timedelta(days=31)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Window(Span):
-    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report.
-
-    The last 30 days, and now, are whole quarters of an hour.
-    """
+    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report."""
 
     group_by: Literal["hour", "day", "week", "month"] = "day"
     tz: Annotated[str, AfterValidator(zone)] = "UTC"
 
     @model_validator(mode="after")
     def _is_reasonable(self) -> Self:
-        since, until = super().bounds()
+        since, until = self.bounds()
         if until - since > LONGEST:
             raise ValueError("a window is at most 400 days long")
         if self.group_by == "hour" and until - since > LONGEST_BY_HOUR:
@@ -35,12 +31,6 @@ class Window(Span):
     def by_utc_day(self) -> bool:
         """True if sums of UTC days will do; other days, and hours, are made of quarters."""
         return is_utc(self.tz) and self.group_by != "hour"
-
-    def bounds(self) -> tuple[datetime, datetime]:
-        """Return the window as [since, until), of quarters unless it is asked for by the minute."""
-        since, until = super().bounds()
-        since = since if self.start_date else _floor(since, QUARTER)
-        return since, until if self.end_date else _ceil(until, QUARTER)
 
     def cuts(self) -> "Cuts":
         return cut(*self.bounds(), days=self.by_utc_day)
@@ -57,20 +47,12 @@ class Cuts(NamedTuple):
     until: datetime
 
 
-def _ceil(moment: datetime, step: timedelta) -> datetime:
-    return moment + (_EPOCH - moment) % step
-
-
-def _floor(moment: datetime, step: timedelta) -> datetime:
-    return moment - (moment - _EPOCH) % step
-
-
 def cut(since: datetime, until: datetime, *, days: bool) -> Cuts:
     """Cut [since, until) so that each part is read from the coarsest sums that are exact for it."""
-    quarters = _ceil(since, QUARTER), _floor(until, QUARTER)
+    quarters = ceil(since, QUARTER), floor(until, QUARTER)
     if quarters[0] > quarters[1]:
         quarters = until, until
-    whole = _ceil(quarters[0], DAY), _floor(quarters[1], DAY)
+    whole = ceil(quarters[0], DAY), floor(quarters[1], DAY)
     if whole[0] > whole[1] or not days:
         whole = quarters[1], quarters[1]
     return Cuts(since, quarters[0], *whole, quarters[1], until)

@@ -71,7 +71,6 @@ class Usage(Repository):
         """Store all `entries` in one commit, or none; `key` stands for the batch as it is."""
         calls = list(records(tenant, entries, await self._book(entries), key))
         await self._keep(calls)
-        self._sums.fold_if_due()
         return await self._persist(lambda: self._store_together(calls))
 
     async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record:
@@ -132,7 +131,6 @@ class Usage(Repository):
             return _granted(await self.on(inside)._store(calls))
 
     async def _write(self, calls: Sequence[Record]) -> list[Logged | RingError]:
-        self._sums.fold_if_due()
         try:
             return await self._store(calls)
         except Locked as exc:
@@ -141,6 +139,8 @@ class Usage(Repository):
             return await self._store_apart(calls)
 
     async def _store(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+        if not self._database.borrowed:
+            self._sums.fold_if_due()
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
         rows = await self._all("log", entries=entries, borrowed=self._database.borrowed)
         claimed = {row["id"] for row in rows}

@@ -6,9 +6,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, model_validator
 
+from llmring_server.ids import EPOCH
+
 LONGEST = timedelta(days=400)
 _YEARS = 1971, 9998
 USUAL = timedelta(days=30)
+QUARTER = timedelta(minutes=15)
 
 
 def _instant(value: object) -> object:
@@ -22,6 +25,14 @@ def _sane(value: datetime | date) -> datetime | date:
     if not _YEARS[0] <= value.year <= _YEARS[1]:
         raise ValueError("must be a year between {} and {}".format(*_YEARS))
     return value
+
+
+def ceil(moment: datetime, step: timedelta) -> datetime:
+    return moment + (EPOCH - moment) % step
+
+
+def floor(moment: datetime, step: timedelta) -> datetime:
+    return moment - (moment - EPOCH) % step
 
 
 def zone(name: str) -> str:
@@ -41,7 +52,10 @@ Instant = Annotated[datetime | date, BeforeValidator(_instant), AfterValidator(_
 
 
 class Span(BaseModel):
-    """`start_date` to `end_date`, both included; by default the last 30 days."""
+    """`start_date` to `end_date`, both included; by default the last 30 days.
+
+    What begins or ends now does so with a quarter of an hour, as sums do.
+    """
 
     start_date: Instant | None = None
     end_date: Instant | None = None
@@ -53,7 +67,7 @@ class Span(BaseModel):
 
     def _until(self) -> datetime:
         if self.end_date is None:
-            return datetime.now(UTC)
+            return ceil(datetime.now(UTC), QUARTER)
         if isinstance(self.end_date, datetime):
             return _start(self.end_date) + timedelta(microseconds=1)
         return _start(self.end_date) + timedelta(days=1)

@@ -1,32 +1,30 @@
-"""What is borrowed from a pool is given back: soon, and at once if others may want it."""
+"""What our own pool lends comes back: soon, and at once if others may want it."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from typing import cast
+from typing import Any
 
 import asyncpg
 import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, leases
-from llmring_server.database import Database, opened
-from llmring_server.leases import Connection, Lease
+from llmring_server.database import Database, Pool, opened
 
 PID = "SELECT pg_backend_pid()"
 
 
 @pytest.fixture
-async def three(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
+async def three(settings: Settings) -> AsyncIterator[Database]:
     """Three connections."""
     changes = {"database_pool_size": 3, "database_pool_overflow": 0}
     async with opened(settings.model_copy(update=changes)) as db:
-        yield db
+        yield Database(db)
 
 
-def idle(db: AsyncDatabaseManager) -> int:
-    assert db._pool
-    return db._pool.get_idle_size()
+def pool_of(database: Database) -> Pool:
+    assert database.manager._pool
+    return database.manager._pool
 
 
 async def pid(database: Database) -> int:
@@ -35,79 +33,101 @@ async def pid(database: Database) -> int:
         return found
 
 
-async def test_who_comes_next_gets_the_same_connection(three: AsyncDatabaseManager) -> None:
-    database = Database(three)
-    first = await pid(database)
+async def all_are_idle(database: Database) -> None:
+    async with asyncio.timeout(5):
+        while pool_of(database).get_idle_size() < 3:  # noqa: ASYNC110, it says nothing of it
+            await asyncio.sleep(0)
+
+
+async def test_who_comes_next_gets_the_same_connection(three: Database) -> None:
+    first = await pid(three)
     # The pool would hand out the one that was given back last.
-    async with three.acquire():
-        assert await pid(database) == first
-        assert idle(three) == 1
+    async with three.manager.acquire():
+        assert await pid(three) == first
+        assert pool_of(three).get_idle_size() == 1
 
 
-async def test_after_a_moment_all_are_given_back(three: AsyncDatabaseManager) -> None:
-    database = Database(three)
-    await asyncio.gather(*(pid(database) for _ in range(20)))
-    async with asyncio.timeout(10), three.acquire(), three.acquire(), three.acquire():
-        assert idle(three) == 0
-    assert await pid(database)
+async def test_after_a_moment_all_are_given_back(three: Database) -> None:
+    await asyncio.gather(*(pid(three) for _ in range(20)))
+    assert three._leases._rested
+    await all_are_idle(three)
+    assert await pid(three)
 
 
-async def test_the_last_one_is_given_back_at_once(three: AsyncDatabaseManager) -> None:
-    async with three.acquire(), three.acquire():
-        await pid(Database(three))
-        assert idle(three) == 1
+async def test_the_last_one_is_given_back_at_once(three: Database) -> None:
+    async with three.manager.acquire(), three.manager.acquire():
+        await pid(three)
+        assert pool_of(three).get_idle_size() == 1
 
 
-async def test_one_on_which_something_failed_is_given_back_at_once(
-    three: AsyncDatabaseManager,
-) -> None:
+async def test_one_on_which_something_failed_is_given_back_at_once(three: Database) -> None:
     with pytest.raises(asyncpg.UndefinedFunctionError):
-        async with Database(three).connection() as connection:
+        async with three.connection() as connection:
             await connection.fetch("SELECT no_such_function()")
-    assert idle(three) == 3
+    assert pool_of(three).get_idle_size() == 3
+
+
+async def test_one_that_was_out_for_long_is_given_back(
+    three: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pid(three)
+    assert three._leases._rested
+    monkeypatch.setattr(leases, "LONGEST", 0)
+    await pid(three)
+    assert pool_of(three).get_idle_size() == 3
 
 
 async def test_one_that_has_ended_meanwhile_is_not_used_again(
-    three: AsyncDatabaseManager, ring: Ring, monkeypatch: pytest.MonkeyPatch
+    three: Database, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "MOMENT", 1.0)
-    database = Database(three)
-    async with database.connection() as connection:
-        ended = await connection.fetchval(PID)
+    ended = await pid(three)
+    [lease] = three._leases._rested
     await ring.db.execute("SELECT pg_terminate_backend($1)", ended)
     async with asyncio.timeout(0.9):
-        while leases._is_open(connection):  # noqa: ASYNC110, the driver says nothing of it
+        while leases._is_open(lease.connection):  # noqa: ASYNC110, the driver says nothing of it
             await asyncio.sleep(0)
-    assert await pid(database) != ended
+    assert await pid(three) != ended
 
 
 async def test_one_that_is_lost_on_its_way_back_keeps_no_other(
-    three: AsyncDatabaseManager,
+    three: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    database = Database(three)
-    await pid(database)
-    assert database._leases._rested
-    async with three.acquire() as other:
-        database._leases._rested.append(Lease(cast("Connection", other), AsyncExitStack()))
+    release, losses = asyncpg.Pool.release, [ConnectionResetError()]
 
-    async def lost() -> None:
-        raise ConnectionResetError
+    async def lost(pool: Pool, connection: Any, **more: Any) -> None:
+        await release(pool, connection, **more)
+        if losses:
+            raise losses.pop()
 
-    database._leases._rested[-1].back.push_async_callback(lost)
-    async with asyncio.timeout(5):
-        while idle(three) < 3:  # noqa: ASYNC110, the pool says nothing of it
-            await asyncio.sleep(0)
-    assert not database._leases._rested
+    monkeypatch.setattr(asyncpg.Pool, "release", lost)
+    await asyncio.gather(pid(three), pid(three))
+    assert len(three._leases._rested) == 2
+    await all_are_idle(three)
+    assert not losses
 
 
 async def test_one_that_nobody_could_give_back_is_given_back_after_the_next(
-    three: AsyncDatabaseManager,
+    three: Database,
 ) -> None:
-    database = Database(three)
-    await pid(database)
-    assert database._leases._returning
-    database._leases._returning.cancel()
+    await pid(three)
+    assert three._leases._returning
+    three._leases._returning.cancel()
     await asyncio.sleep(0)
-    await pid(database)
-    async with asyncio.timeout(5), three.acquire(), three.acquire(), three.acquire():
-        assert idle(three) == 0
+    await pid(three)
+    await all_are_idle(three)
+
+
+async def test_a_parents_pool_is_asked_for_every_connection(url: str) -> None:
+    asked = 0
+
+    async def ask(_: Any) -> None:
+        nonlocal asked
+        asked += 1
+
+    async with asyncpg.create_pool(url, min_size=2, max_size=2, setup=ask) as pool:
+        database = Database(AsyncDatabaseManager(pool=pool))
+        for _ in range(3):
+            await pid(database)
+            assert pool.get_idle_size() == 2
+    assert asked == 3
