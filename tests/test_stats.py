@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llmring_server import Ring
 from llmring_server.entry import Entry
+from llmring_server.pages import Page
 from llmring_server.stats import Window, cut
 from llmring_server.tenant import Tenant
 from tests.conftest import CALL
@@ -30,6 +31,13 @@ def test_what_is_not_asked_for_by_the_minute_reads_no_call_by_itself(given: dict
     assert cuts.until == cuts.quarters_until
     assert cuts.until >= datetime.now(UTC)
     assert timedelta(days=400) >= cuts.until - cuts.since
+
+
+@pytest.mark.parametrize("given", [{}, {"start_date": RECENT}, {"end_date": NOW.isoformat()}])
+def test_statistics_and_lists_are_of_the_same_calls(given: dict[str, str]) -> None:
+    # A quarter may end between two of them.
+    first, ours, last = [kind.model_validate(given).bounds() for kind in (Page, Window, Page)]
+    assert ours in {first, last}
 
 
 async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient) -> None:

@@ -35,7 +35,7 @@ SELECT
 FROM call
 
 -- name: rollups
--- What the log statement would have added up, on the disk in the order of time as it would be.
+-- What logging would have added up by now, on the disk in the order of time as it would be.
 INSERT INTO usage_rollups (
     tenant, minutes, bucket, dimension, value, provider, shard,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens

@@ -3,7 +3,7 @@
 -- day, when their quarter has been over for a while; a sum stands in one of the two. `labels` is
 -- a digest: names in full may be longer than a key can be.
 -- A shard other than 0 is that of a caller's transaction, which may take its time: nobody waits
--- for its rows.
+-- for its rows. Those that `usage_rollups` has from before stay there: sums are over all shards.
 CREATE TABLE <<tables.usage_recent>> (
     tenant uuid NOT NULL,
     bucket timestamptz NOT NULL,
