@@ -135,7 +135,7 @@ class Keyring:
             async with asyncio.timeout(PATIENCE):
                 signature = await self._sign(data)
             fits = self.active.signed(data, signature)
-        except Exception as exc:
+        except Exception as exc:  # what signs may be anyone's code
             raise BadKey(f"what signs for the key {self.active.kid} does not answer") from exc
         if not fits:
             raise BadKey(f"what signs for the key {self.active.kid} has another key")

@@ -75,7 +75,6 @@ class Leases:
                 uses = self._uses
                 await asyncio.sleep(MOMENT)
         finally:
-            self._returning = None
             while self._rested:
                 await _give_back(self._rested.pop())
 

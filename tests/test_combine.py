@@ -33,6 +33,14 @@ class Sink:
         return Combine(self.write, Bounds(batch, flights, pending))
 
 
+async def under_way(combine: Combine[int, int], item: int) -> asyncio.Task[int]:
+    """Begin to write `item`, where the sink keeps it waiting."""
+    writing = asyncio.create_task(combine(item))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return writing
+
+
 async def all_of(combine: Combine[int, int], items: Sequence[int]) -> list[int | BaseException]:
     return await asyncio.gather(*map(combine, items), return_exceptions=True)
 
@@ -47,9 +55,7 @@ async def test_whoever_waits_while_a_batch_is_written_shares_the_next() -> None:
     sink = Sink()
     sink.open.clear()
     combine = sink.combine()
-    first = asyncio.create_task(combine(1))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    first = await under_way(combine, 1)
     rest = asyncio.create_task(all_of(combine, [2, 3, 4]))
     await asyncio.sleep(0)
     sink.open.set()
@@ -63,9 +69,7 @@ async def test_who_waits_too_long_for_a_batch_goes_beside_it(
     sink = Sink()
     combine = sink.combine(flights=2)
     sink.open.clear()
-    slow = asyncio.create_task(combine(1))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    slow = await under_way(combine, 1)
     waiting = asyncio.create_task(combine(2))
     await asyncio.sleep(0)
     assert len(combine._flights) == 1
@@ -179,9 +183,7 @@ async def test_who_waits_for_a_batch_that_is_stuck_needs_nobody_to_come_after() 
     sink = Sink()
     combine = sink.combine(flights=2)
     sink.open.clear()
-    stuck = asyncio.create_task(combine(1))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    stuck = await under_way(combine, 1)
     held, sink.open = sink.open, asyncio.Event()
     sink.open.set()
     async with asyncio.timeout(5):

@@ -26,7 +26,7 @@ async def test_old_executions_are_forgotten_when_their_project_says_so(
         for _ in range(5):
             await ring.mcp.executions.record(tenant, each, Done(input={}))
     at = datetime.now(UTC) - timedelta(days=31)
-    aged = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1 WHERE tenant = ANY ($2)"  # noqa: S608
+    aged = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1 WHERE tenant = ANY ($2)"  # noqa: S608, our own
     await owner.execute(aged, at, tenants)
     recent, _ = await ring.mcp.executions.record(tenants[0], tools[0], Done(input={}))
     assert (await maintain(owner)).executions == 0
@@ -49,7 +49,7 @@ async def gone_for(days: int, owner: AsyncDatabaseManager, tenant: Tenant) -> No
     *_, used = await offer("back", "there", "unused", "used")
     await ring.mcp.executions.record(tenant, used.id, Done(input={}))
     await offer("there")
-    aged = f"UPDATE {owner.schema}_mcp.capabilities SET gone_at = $1 WHERE gone_at < now()"  # noqa: S608
+    aged = f"UPDATE {owner.schema}_mcp.capabilities SET gone_at = $1 WHERE gone_at < now()"  # noqa: S608, our own
     await owner.execute(f"{aged} AND tenant = $2", datetime.now(UTC) - timedelta(days=days), tenant)
     await offer("back", "there")
 

@@ -91,15 +91,15 @@ async def test_a_secret_is_good_at_its_place_only(
     new = SERVER.model_copy(update={"auth_config": {"token": "x"}})
     one, two = [await ring.mcp.servers.register(tenant, new) for _ in range(2)]
     table = f"{db.schema}_mcp.servers"
-    sealed = await db.fetch_value(f"SELECT secret FROM {table} WHERE id = $1", one.id)  # noqa: S608
-    await owner.execute(f"UPDATE {table} SET secret = $1 WHERE id = $2", sealed, two.id)  # noqa: S608
+    sealed = await db.fetch_value(f"SELECT secret FROM {table} WHERE id = $1", one.id)  # noqa: S608, our own
+    await owner.execute(f"UPDATE {table} SET secret = $1 WHERE id = $2", sealed, two.id)  # noqa: S608, our own
     assert await ring.mcp.servers.secret(tenant, one.id) == {"token": "x"}
     with pytest.raises(Sealed):
         await ring.mcp.servers.secret(tenant, two.id)
     with pytest.raises(Sealed):
         await with_keys(db, KEYS[1]).mcp.servers.secret(tenant, one.id)
     other = Tenant(uuid4())
-    await owner.execute(f"UPDATE {table} SET tenant = $1 WHERE id = $2", other, one.id)  # noqa: S608
+    await owner.execute(f"UPDATE {table} SET tenant = $1 WHERE id = $2", other, one.id)  # noqa: S608, our own
     with pytest.raises(Sealed):
         await ring.mcp.servers.secret(other, one.id)
 

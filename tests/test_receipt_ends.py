@@ -64,7 +64,7 @@ async def lost(_: bytes) -> bytes:
 
 
 async def confused(_: bytes) -> bytes:
-    return None  # type: ignore[return-value]
+    return None  # type: ignore[return-value]  # as anyone's code may
 
 
 @pytest.mark.parametrize("sign", [down, silent, lost, confused])
@@ -98,7 +98,7 @@ async def test_who_waits_for_the_lock_certifies_what_is_left_then(
         await ring.within(transaction).receipts.generate(tenant, REST)
         waiting = asyncio.create_task(ring.receipts.generate(tenant, REST))
         locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        while not (waiting.done() or await db.fetch_value(locked)):  # noqa: ASYNC110
+        while not (waiting.done() or await db.fetch_value(locked)):  # noqa: ASYNC110, no event tells
             await asyncio.sleep(0.01)
         [late] = await called(ring, tenant, {})
     told = (await waiting)["receipt"]

@@ -15,7 +15,7 @@ from llmring_server.errors import Invalid, RingError
 from llmring_server.record import key_at
 from llmring_server.usage import Logged
 from llmring_server.web.body import JSON, NDJSON
-from llmring_server.web.call import BlamingTheClient, Body, Call, Key
+from llmring_server.web.call import Body, Call, Key, validated
 from llmring_server.web.usage import REPLAYED, Answer, answer
 
 LONGEST = 1000
@@ -95,8 +95,7 @@ def _bounded(values: list[Any]) -> list[Any]:
 
 
 async def _together(call: Call, values: list[Any], key: str | None) -> list[Logged]:
-    with BlamingTheClient():
-        entries = _ENTRIES.validate_python(values)
+    entries = validated(_ENTRIES.validate_python, values)
     return await call.ring.usage.log_many(call.tenant, entries, key)
 
 
@@ -109,8 +108,7 @@ async def _one(call: Call, value: Any, key: str | None) -> Logged | RingError:
     if isinstance(value, RingError):
         return value
     try:
-        with BlamingTheClient():
-            entry = Entry.model_validate(value)
+        entry = validated(Entry.model_validate, value)
         return await call.ring.usage.log(call.tenant, entry, key)
     except RingError as exc:
         return exc

@@ -1,7 +1,7 @@
 """What a handler is called with, and how what it returns is written."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmring_server.web.limits import Limits
 
 Model = TypeVar("Model", bound=BaseModel)
+Valid = TypeVar("Valid")
 
 # The Idempotency-Key of a request that has one, bare or quoted
 # (draft-ietf-httpapi-idempotency-key).
@@ -37,21 +38,14 @@ class Body(NamedTuple):
     data: bytes
 
 
-class BlamingTheClient:
-    """Reports a model's complaints as the caller's mistake: true at the edge, and only here."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
-        if isinstance(exc, ValidationError):
-            raise blamed(exc) from exc
-
-
-def blamed(exc: ValidationError) -> Invalid:
-    complaints = exc.errors(include_url=False, include_context=False, include_input=False)
-    at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
-    return Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints)
+def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
+    """Report what is not valid as the caller's mistake: true at the edge, and only here."""
+    try:
+        return validate(value)
+    except ValidationError as exc:
+        complaints = exc.errors(include_url=False, include_context=False, include_input=False)
+        at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
+        raise Invalid(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
 
 
 class Call:
@@ -92,11 +86,7 @@ class Call:
     async def read(self, model: type[Model]) -> Model:
         """Read the JSON body as a `model`."""
         body.media_type(self.headers, body.JSON)
-        value = parse(await self.body())
-        try:
-            return model.model_validate(value)
-        except ValidationError as exc:
-            raise blamed(exc) from exc
+        return validated(model.model_validate, parse(await self.body()))
 
     async def raw(self, *media: str) -> Body:
         """Read a body of one of these media types, and leave it to the handler."""
@@ -108,8 +98,7 @@ class Call:
         found = {name: value for name, value in given if value}
         if len({name for name, _ in given}) < len(given) or "\0" in "".join(found.values()):
             raise Invalid("query: give each parameter once, as text without U+0000")
-        with BlamingTheClient():
-            return model.model_validate(found)
+        return validated(model.model_validate, found)
 
     @property
     def idempotency_key(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 # How long a client that is refused in the middle of a sentence may take to hear it.
 LINGER = 1.0
 
+# What begins and ends so has no body yet: an answer that is whole goes by.
 _HEAD, _END = b"HTTP/1.1 ", b"\r\n\r\n"
 
 
