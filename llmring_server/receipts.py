@@ -20,8 +20,8 @@ from llmring_server.tenant import Tenant
 from llmring_server.verdict import Verdict, checked, judged
 from llmring_server.wanted import Listing, Stretch
 from llmring_verify import merkle
-from llmring_verify.shape import uuid
-from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.schema import uuid
+from llmring_verify.canonical_json import Refused, Unchecked
 from llmring_verify.verify import Keys
 
 # No page is larger, and no list counts further.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from llmring_verify.strict import MOST
+from llmring_verify.canonical_json import MOST
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 

@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from llmring_server.errors import Unavailable
 from llmring_verify.keys import load_public
 from llmring_verify.receipt import base64url, from_base64url
-from llmring_verify.strict import Refused
+from llmring_verify.canonical_json import Refused
 
 _LENGTH = 32
 

@@ -14,7 +14,7 @@ from llmring_server.errors import Invalid
 from llmring_server.keyring import text_of
 from llmring_verify import call
 from llmring_verify.call import TOKENS
-from llmring_verify.strict import MOST
+from llmring_verify.canonical_json import MOST
 
 # Of a batch, so many names and ids are told; the rest of the names are added up as OTHERS.
 TOLD, OTHERS = 100, "(others)"

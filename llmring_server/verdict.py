@@ -11,8 +11,8 @@ from llmring_server.receipt import Stored, kind_of
 from llmring_verify import legacy, verify
 from llmring_verify.keys import signed
 from llmring_verify.receipt import opened
-from llmring_verify.shape import uuid
-from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.schema import uuid
+from llmring_verify.canonical_json import Refused, Unchecked
 from llmring_verify.verify import Keys
 
 _ONLY_IN_ENVELOPE = ("batch_summary", "description", "tags")

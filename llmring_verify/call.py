@@ -5,8 +5,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 from llmring_verify import shape
-from llmring_verify.shape import count, nullable, one_of, record, text
-from llmring_verify.strict import Refused, canonical
+from llmring_verify.schema import count, nullable, one_of, record, text
+from llmring_verify.canonical_json import Refused, canonical
 
 VERSION = "llmring-call/1"
 

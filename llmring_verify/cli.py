@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn, TextIO
 
 from llmring_verify import lines, options, verify, words
-from llmring_verify.audit import Audit, finding
+from llmring_verify.export_check import Audit, finding
 from llmring_verify.keys import read
 from llmring_verify.ledger import Ledger, load
-from llmring_verify.many import numbered
-from llmring_verify.strict import LARGEST, Refused, Unchecked, parse
+from llmring_verify.jsonl import numbered
+from llmring_verify.canonical_json import LARGEST, Refused, Unchecked, parse
 from llmring_verify.verify import Keys
-from llmring_verify.words import Finding, Outcome, failure
+from llmring_verify.report import Finding, Outcome, failure
 
 Findings = Iterator[Finding]
 

@@ -7,7 +7,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from llmring_verify.receipt import from_base64url
-from llmring_verify.strict import Refused, Unchecked, parse
+from llmring_verify.canonical_json import Refused, Unchecked, parse
 
 # RFC 9864's name, and that of RFC 8037 before it.
 _ALGORITHMS = ("Ed25519", "EdDSA")

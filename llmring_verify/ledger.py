@@ -9,8 +9,8 @@ from typing import BinaryIO, NamedTuple
 from uuid import UUID
 
 from llmring_verify import call, merkle
-from llmring_verify.many import Lines, chunks, spread
-from llmring_verify.strict import Refused, Unchecked, parse
+from llmring_verify.jsonl import Lines, chunks, spread
+from llmring_verify.canonical_json import Refused, Unchecked, parse
 from llmring_verify.verify import Body
 
 _FIRST_YEAR = datetime(1, 1, 1, tzinfo=UTC)

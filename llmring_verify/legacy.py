@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from llmring_verify import shape
 from llmring_verify.keys import signed
 from llmring_verify.receipt import from_base64url
-from llmring_verify.shape import count, like, text
-from llmring_verify.strict import Refused
+from llmring_verify.schema import count, like, text
+from llmring_verify.canonical_json import Refused
 
 PREFIX = "ed25519:"
 

@@ -5,8 +5,8 @@ from functools import cache, partial
 from typing import BinaryIO, NamedTuple
 
 from llmring_verify.keys import read
-from llmring_verify.many import Lines, chunks, spread
-from llmring_verify.strict import Refused, Unchecked, parse
+from llmring_verify.jsonl import Lines, chunks, spread
+from llmring_verify.canonical_json import Refused, Unchecked, parse
 from llmring_verify.verify import receipt
 
 

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from llmring_verify import call
-from llmring_verify.shape import (
+from llmring_verify.schema import (
     amount,
     check,
     count,
@@ -20,7 +20,7 @@ from llmring_verify.shape import (
     texts,
     uuid,
 )
-from llmring_verify.strict import Refused, canonical
+from llmring_verify.canonical_json import Refused, canonical
 
 VERSION = "llmring-receipt/1"
 ALGORITHM = "Ed25519"

@@ -10,8 +10,8 @@ import rfc8785
 from llmring_verify import call, legacy, merkle
 from llmring_verify.keys import Key, signed
 from llmring_verify.receipt import opened
-from llmring_verify.shape import check, count, digest, uuid
-from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.schema import check, count, digest, uuid
+from llmring_verify.canonical_json import Refused, Unchecked
 
 Keys = Mapping[str, Key]
 Body = dict[str, Any]

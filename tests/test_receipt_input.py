@@ -10,7 +10,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
 from llmring_server.tenant import Tenant
-from llmring_verify.strict import MOST
+from llmring_verify.canonical_json import MOST
 from tests.signers import OLD, called, keyring
 from tests.test_receipts import ALL, PATH, ring, settings
 

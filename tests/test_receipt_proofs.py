@@ -24,7 +24,7 @@ from llmring_server.receipt import Receipt, Stored
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.wanted import Wanted
 from llmring_verify import call, merkle, receipt
-from llmring_verify.strict import parse
+from llmring_verify.canonical_json import parse
 from tests.signers import SEED, called, keyring
 from tests.test_prices import override
 from tests.test_receipts import ring

@@ -10,7 +10,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
-from llmring_verify.strict import MOST
+from llmring_verify.canonical_json import MOST
 from tests.signers import called
 from tests.test_certifying import REST
 from tests.test_receipts import ring

@@ -16,7 +16,7 @@ from llmring_server.cli.tables import SCREEN, entry, folding
 from llmring_server.keyring import Held
 from llmring_server.verdict import judged
 from llmring_server.wanted import Listing, Wanted
-from llmring_verify import strict
+from llmring_verify import canonical_json as strict
 
 file = click.option(
     "--file",

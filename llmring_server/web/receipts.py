@@ -16,7 +16,7 @@ from llmring_server.wanted import Asked, Listing, Stretch, Wanted
 from llmring_server.web.body import JSON
 from llmring_server.web.call import Body, Call
 from llmring_server.web.paging import link
-from llmring_verify import strict
+from llmring_verify import canonical_json as strict
 
 
 class Signed(BaseModel):

@@ -1,13 +1,13 @@
-"""Write tests/vectors again: python -m tests.make_vectors."""
+"""Write tests/vectors again: python -m tests.vectors.generate.__main__."""
 
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.bad_vectors import bad
-from tests.good_vectors import CALLS, good
-from tests.second_signer import ACTIVE, PINNED, batch, call, export_line, usage
+from tests.vectors.generate.bad import bad
+from tests.vectors.generate.good import CALLS, good
+from tests.vectors.generate.second_signer import ACTIVE, PINNED, batch, call, export_line, usage
 
 FOLDER = Path(__file__).parent / "vectors"
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmring_verify.ledger import load
-from llmring_verify.strict import Refused, Unchecked
-from tests.good_vectors import CALLS, OLD, UNPRICED, old
-from tests.make_vectors import FOLDER
-from tests.second_signer import ACTIVE, Doc, batch, call, export_line, usage
-from tests.verifying import KEYS, run
+from llmring_verify.canonical_json import Refused, Unchecked
+from tests.vectors.generate.good import CALLS, OLD, UNPRICED, old
+from tests.vectors.generate.__main__ import FOLDER
+from tests.vectors.generate.second_signer import ACTIVE, Doc, batch, call, export_line, usage
+from tests.support.verify_cli import KEYS, run
 
 
 class Export:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.make_vectors import FOLDER
+from tests.vectors.generate.__main__ import FOLDER
 
 PAGE = FOLDER.parents[1] / "docs/receipts.md"
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from llmring_verify.strict import Refused, Unchecked
+from llmring_verify.canonical_json import Refused, Unchecked
 from llmring_verify.verify import OLD, Body
 
 

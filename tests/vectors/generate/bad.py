@@ -3,10 +3,10 @@
 import json
 from typing import Any
 
-from tests.bad_proofs import answers, proofs
-from tests.bad_signatures import BODY, GOOD, SIG, Bad, signatures
-from tests.good_vectors import CALLS, OLD, old
-from tests.second_signer import ACTIVE, Doc, batch, call
+from tests.vectors.generate.bad_proofs import answers, proofs
+from tests.vectors.generate.bad_signatures import BODY, GOOD, SIG, Bad, signatures
+from tests.vectors.generate.good import CALLS, OLD, old
+from tests.vectors.generate.second_signer import ACTIVE, Doc, batch, call
 
 
 def sealed(body: Doc = BODY, **changes: Any) -> Doc:

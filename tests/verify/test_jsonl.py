@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from llmring_verify.many import CHUNK, chunks
-from llmring_verify.strict import LARGEST
-from tests.good_vectors import good
-from tests.make_vectors import FOLDER
-from tests.second_signer import ACTIVE, COMPROMISED, usage
-from tests.test_verifier import PROGRAM
-from tests.verifying import KEYS, run
+from llmring_verify.jsonl import CHUNK, chunks
+from llmring_verify.canonical_json import LARGEST
+from tests.vectors.generate.good import good
+from tests.vectors.generate.__main__ import FOLDER
+from tests.vectors.generate.second_signer import ACTIVE, COMPROMISED, usage
+from tests.verify.test_cli import PROGRAM
+from tests.support.verify_cli import KEYS, run
 
 
 def test_of_many_receipts_it_names_those_that_fail(tmp_path: Path) -> None:

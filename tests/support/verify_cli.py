@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmring_verify import cli
-from tests.make_vectors import FOLDER
+from tests.vectors.generate.__main__ import FOLDER
 
 KEYS = ("--keys", str(FOLDER / "keys.json"))
 

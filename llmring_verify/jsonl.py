@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import BinaryIO, TypeVar
 
-from llmring_verify.strict import LARGEST
+from llmring_verify.canonical_json import LARGEST
 
 # Bytes, of which the last line may be more than all others.
 CHUNK = 2**20

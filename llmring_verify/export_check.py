@@ -9,7 +9,7 @@ from llmring_verify.ledger import Ledger, Line, moment, totals
 from llmring_verify.merkle import leaf
 from llmring_verify.receipt import call_of
 from llmring_verify.verify import OLD, Body
-from llmring_verify.words import ITS_WORD, Finding, Outcome, some
+from llmring_verify.report import ITS_WORD, Finding, Outcome, some
 
 
 @dataclass

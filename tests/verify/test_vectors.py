@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmring_verify import call, keys, legacy, merkle, receipt, verify
-from llmring_verify.strict import Refused, Unchecked, parse
-from tests.bad_vectors import bad
-from tests.good_vectors import CALLS, good
-from tests.make_vectors import FOLDER, files, written
-from tests.second_signer import ACTIVE, PINNED, export_line, leaf, usage
+from llmring_verify.canonical_json import Refused, Unchecked, parse
+from tests.vectors.generate.bad import bad
+from tests.vectors.generate.good import CALLS, good
+from tests.vectors.generate.__main__ import FOLDER, files, written
+from tests.vectors.generate.second_signer import ACTIVE, PINNED, export_line, leaf, usage
 
 KEYS = keys.read((FOLDER / "keys.json").read_bytes())
 GOOD, BAD = sorted((FOLDER / "good").iterdir()), sorted((FOLDER / "bad").iterdir())
@@ -42,7 +42,7 @@ def test_vectors_are_what_their_maker_makes() -> None:
         for each in FOLDER.rglob("*")
         if each.is_file()
     }
-    assert there == files(), "python -m tests.make_vectors"
+    assert there == files(), "python -m tests.vectors.generate.__main__"
     assert len(GOOD) >= 20
     assert len(BAD) >= 60
 

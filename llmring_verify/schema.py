@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from llmring_verify.strict import MOST, Refused
+from llmring_verify.canonical_json import MOST, Refused
 
 Test = Callable[[Any], object]
 Shape = Mapping[str, Test]

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmring_verify import keys, receipt, verify
-from llmring_verify.strict import MOST, Refused, Unchecked, canonical, parse
-from tests.good_vectors import STRANGE, good
-from tests.second_signer import ACTIVE, PINNED, RETIRED, Doc, Signer, batch, call, usage
+from llmring_verify.canonical_json import MOST, Refused, Unchecked, canonical, parse
+from tests.vectors.generate.good import STRANGE, good
+from tests.vectors.generate.second_signer import ACTIVE, PINNED, RETIRED, Doc, Signer, batch, call, usage
 
 NAMES = st.text(st.characters(max_codepoint=0x7F), max_size=8)
 SIGNED = st.recursive(

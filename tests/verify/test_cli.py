@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from llmring_verify import lines
-from tests.good_vectors import good
-from tests.make_vectors import FOLDER
-from tests.second_signer import ACTIVE
-from tests.verifying import KEYS, run
+from tests.vectors.generate.good import good
+from tests.vectors.generate.__main__ import FOLDER
+from tests.vectors.generate.second_signer import ACTIVE
+from tests.support.verify_cli import KEYS, run
 
 PROGRAM = Path(sys.executable).parent / "llmring-verify"
 

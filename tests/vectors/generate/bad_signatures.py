@@ -7,8 +7,8 @@ from typing import Any
 
 import rfc8785
 
-from tests.good_vectors import CALLS, OLD, old
-from tests.second_signer import (
+from tests.vectors.generate.good import CALLS, OLD, old
+from tests.vectors.generate.second_signer import (
     ACTIVE,
     COMPROMISED,
     RETIRED,

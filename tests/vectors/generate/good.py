@@ -5,7 +5,7 @@ from typing import Any
 
 import rfc8785
 
-from tests.second_signer import (
+from tests.vectors.generate.second_signer import (
     ACTIVE,
     COMMON,
     NEXT,

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.good_vectors import CALLS, answer
-from tests.second_signer import ACTIVE, STRANGER, Doc, batch, call, proof, usage
+from tests.vectors.generate.good import CALLS, answer
+from tests.vectors.generate.second_signer import ACTIVE, STRANGER, Doc, batch, call, proof, usage
 
 SEVEN = ACTIVE.seal(batch(51, CALLS))
 GOOD = proof(SEVEN, CALLS, 4)
