@@ -13,7 +13,7 @@ from llmring_server.receipt import Stored
 from llmring_server.tally import Tally
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
-from llmring_verify import call, legacy, receipt
+from llmring_verify import legacy, receipt
 
 _LEAF = b"llmring-leaf/1\n"
 
@@ -31,7 +31,8 @@ class Draft(NamedTuple):
     def of_call(self, kid: str, told: dict[str, Any]) -> dict[str, Any]:
         """Say that this call was stored."""
         unknown = dict.fromkeys(("lock_digest", "registry_snapshot", "content"))
-        return self._body(kid, "usage") | {name: told[name] for name in call.FIELDS} | unknown
+        fields = {name: told[name] for name in receipt.CALL_FIELDS}
+        return self._body(kid, "usage") | fields | unknown
 
     def of_batch(self, kid: str, root: bytes, summary: bytes) -> dict[str, Any]:
         """Say that these calls were stored, and what they add up to."""
@@ -65,7 +66,7 @@ class Draft(NamedTuple):
 
     def _body(self, kid: str, kind: str) -> dict[str, Any]:
         return {
-            "v": receipt.VERSION,
+            "v": receipt.RECEIPT_VERSION,
             "kind": kind,
             "receipt_id": str(self.id),
             "issuer": self.issuer,
@@ -90,7 +91,7 @@ async def sealed(keys: Keyring, draft: Draft, root: bytes, last: dict[str, Any])
     else:
         summary, model = digested(draft.tally.summary()), f"batch:{draft.tally.count} calls"
         body = draft.of_batch(kid, root, summary)
-    signed, flat = receipt.signed(body), legacy.canonical(draft.flat(model))
+    signed, flat = receipt.signed_bytes(body), legacy.signed_bytes(draft.flat(model))
     return Stored(
         id=str(draft.id),
         kid=kid,

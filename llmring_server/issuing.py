@@ -17,7 +17,8 @@ from llmring_server.signing import BadKey
 from llmring_server.tally import Tally, call_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
-from llmring_verify import call, merkle
+from llmring_verify import merkle
+from llmring_verify.receipt import leaf_entry
 
 
 class Issuing(Finding):
@@ -91,12 +92,12 @@ class Issuing(Finding):
         return made and made["receipt"]
 
     async def _generate(self, keys: Keyring, tenant: Tenant, wanted: Wanted) -> Generated | None:
-        id, tally, tree, last = new_id(), Tally(), merkle.Root(), None
+        id, tally, tree, last = new_id(), Tally(), merkle.MerkleRoot(), None
 
         async def take(rows: Rows) -> None:
             nonlocal last
             calls = [call_of(row) for row in rows]
-            leaves = [merkle.leaf(call.entry(each)) for each in calls]
+            leaves = [merkle.leaf_hash(leaf_entry(each)) for each in calls]
             for each in leaves:
                 tree.add(each)
             tally.add(rows)

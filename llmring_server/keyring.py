@@ -12,8 +12,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from llmring_server import signing
 from llmring_server.signing import BadKey
-from llmring_verify.keys import Key as Pinned
-from llmring_verify.keys import kid_of, signed
+from llmring_verify.keys import TrustedKey, is_valid_signature, key_id
 from llmring_verify.receipt import base64url
 
 State = Literal["next", "active", "retired", "compromised"]
@@ -44,7 +43,7 @@ class Held(BaseModel, extra="forbid", hide_input_in_errors=True):
     def public(self) -> bytes:
         """Return the public key; BadKey if it is not the one of its id and its private key."""
         key = signing.public(self.x)
-        if kid_of(key) != self.kid:
+        if key_id(key) != self.kid:
             raise BadKey(f"the key {self.kid[:8]} does not belong to its kid")
         if self.d and signing.public_of(signing.private(self.d)) != key:
             raise BadKey(f"the private key of {self.kid} is another key's")
@@ -81,7 +80,7 @@ class Key:
 
     @cached_property
     def kid(self) -> str:
-        return kid_of(self.public)
+        return key_id(self.public)
 
     @cached_property
     def pem(self) -> str:
@@ -106,7 +105,7 @@ class Key:
         return signing.opened(self.public)
 
     def signed(self, data: bytes, signature: bytes) -> bool:
-        return signed(self.opened, data, signature)
+        return is_valid_signature(self.opened, data, signature)
 
 
 class Keyring:
@@ -122,7 +121,7 @@ class Keyring:
         if len(self.keys) != len(keys) or len(active) != 1:
             raise BadKey("of the keys of receipts, each must be there once, and one be active")
         [self.active] = active
-        opened = [Pinned(key.kid, key.opened, key.state) for key in keys]
+        opened = [TrustedKey(key.kid, key.opened, key.state) for key in keys]
         # Nobody knows what a compromised key has signed.
         self.trusted = {key.kid: key for key in opened if key.state != "compromised"}
         if self.active.not_before and self.active.not_before > datetime.now(UTC):
@@ -160,4 +159,4 @@ def held(private: Any, state: State, **times: datetime) -> Held:
     """Return a private key as a document has it."""
     key = signing.public_of(private)
     x, d = base64url(key), signing.written(private)
-    return Held(kid=kid_of(key), x=x, d=d, state=state, **times)
+    return Held(kid=key_id(key), x=x, d=d, state=state, **times)

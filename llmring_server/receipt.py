@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from llmring_server.database import Database
 from llmring_server.tally import BatchSummary
 from llmring_server.tenant import Tenant
-from llmring_verify.legacy import FIELDS, PREFIX
+from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
 Kind = Literal["single", "batch"]
@@ -88,7 +88,7 @@ class Stored(NamedTuple):
             **{name: flat[name] for name in FIELDS},
             # As it always was: signed with +00:00, sent with Z.
             "timestamp": flat["timestamp"].replace("+00:00", "Z"),
-            "signature": PREFIX + base64url(self.flat_sig),
+            "signature": SIGNATURE_PREFIX + base64url(self.flat_sig),
             "receipt_type": kind,
             "batch_summary": orjson.loads(self.summary) if self.summary else None,
             "description": body.get("description"),

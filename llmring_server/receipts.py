@@ -20,9 +20,9 @@ from llmring_server.tenant import Tenant
 from llmring_server.verdict import Verdict, checked, judged
 from llmring_server.wanted import Listing, Stretch
 from llmring_verify import merkle
-from llmring_verify.schema import uuid
-from llmring_verify.canonical_json import Refused, Unchecked
-from llmring_verify.verify import Keys
+from llmring_verify.canonical_json import CannotVerify, NotVerified
+from llmring_verify.schema import is_uuid
+from llmring_verify.verify import TrustedKeys
 
 # No page is larger, and no list counts further.
 PAGE_BYTES, COUNTED = 8 * 1024 * 1024, 100_000
@@ -94,7 +94,7 @@ class Receipts(Issuing):
             raise Invalid("This receipt is of one call, and holds it: it needs no other proof.")
         named = {"ids": [log_id], "times": [moment_of(log_id)]}
         told = call_of(await self._one("named", tenant=tenant, **named))
-        path = merkle.Path(place["index"])
+        path = merkle.InclusionPath(place["index"])
         async with aclosing(self._stream("leaves", tenant=tenant, id=id)) as rows:
             async for row in rows:
                 path.add(row["leaf"])
@@ -118,9 +118,9 @@ class Receipts(Issuing):
         """
         try:
             stored = checked(self._trusted(), orjson.loads(orjson.dumps(told, plain)))
-        except (Refused, Unchecked) as exc:
+        except (NotVerified, CannotVerify) as exc:
             raise BadRequest(f"Invalid receipt signature: {exc}") from None
-        if stored.signed is None and uuid(stored.id):
+        if stored.signed is None and is_uuid(stored.id):
             raise BadRequest("Only old receipts have no envelope: send this one with its own.")
         if not await self.keep(tenant, stored):
             kept = await self._get(tenant, stored.id)
@@ -128,7 +128,7 @@ class Receipts(Issuing):
                 raise Conflict("Another receipt is kept under this id.")
         return stored.id
 
-    def _trusted(self) -> Keys:
+    def _trusted(self) -> TrustedKeys:
         keys = self.keys()
         return keys.trusted if keys else {}
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from llmring_verify.canonical_json import MOST
+from llmring_verify.canonical_json import MAX_SAFE_INTEGER
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -51,12 +51,12 @@ class Rest:
         used, cached = row["input_tokens"] + row["output_tokens"], row["cached_input_tokens"]
         if self.taken + self.uncountable == self.most:
             self._end(row)
-        elif used > MOST:
+        elif used > MAX_SAFE_INTEGER:
             self.uncountable += 1
             self._open.add(_day(row))
-        elif max(self._used + used, self._cached + cached) > MOST:
+        elif max(self._used + used, self._cached + cached) > MAX_SAFE_INTEGER:
             self._end(row)
-        if self.more or used > MOST:
+        if self.more or used > MAX_SAFE_INTEGER:
             return False
         self._used, self._cached = self._used + used, self._cached + cached
         self.taken += 1

@@ -4,9 +4,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from llmring_server.errors import Unavailable
-from llmring_verify.keys import load_public
+from llmring_verify.canonical_json import NotVerified
+from llmring_verify.keys import load_public_key
 from llmring_verify.receipt import base64url, from_base64url
-from llmring_verify.canonical_json import Refused
 
 _LENGTH = 32
 
@@ -37,8 +37,8 @@ def public(x: str) -> bytes:
 def opened(public: bytes) -> Ed25519PublicKey:
     """Open a public key; BadKey."""
     try:
-        return load_public(public)
-    except Refused as exc:
+        return load_public_key(public)
+    except NotVerified as exc:
         raise BadKey(str(exc)) from None
 
 
@@ -56,5 +56,5 @@ def _decoded(text: str) -> bytes:
     try:
         # Padding is tolerated, as it always was.
         return from_base64url(text.rstrip("="), _LENGTH, "a key")
-    except Refused as exc:
+    except NotVerified as exc:
         raise BadKey(str(exc)) from None

@@ -12,9 +12,8 @@ from typing_extensions import TypedDict
 
 from llmring_server.errors import Invalid
 from llmring_server.keyring import text_of
-from llmring_verify import call
-from llmring_verify.call import TOKENS
-from llmring_verify.canonical_json import MOST
+from llmring_verify.canonical_json import MAX_SAFE_INTEGER
+from llmring_verify.receipt import CALL_VERSION, TOKEN_COUNTS
 
 # Of a batch, so many names and ids are told; the rest of the names are added up as OTHERS.
 TOLD, OTHERS = 100, "(others)"
@@ -51,16 +50,16 @@ def amount(cost: Decimal) -> str:
 
 
 def call_of(row: asyncpg.Record) -> dict[str, Any]:
-    """Return what is certified of a stored call, as `llmring_verify.call` has it."""
+    """Return what is certified of a stored call, as `llmring_verify.receipt` has it."""
     cost, linked = row["cost"], row["conversation_id"]
     return {
-        "v": call.VERSION,
+        "v": CALL_VERSION,
         "log_id": str(row["id"]),
         "logged_at": text_of(row["logged_at"]),
         **{name: row[name] for name in _LABELS},
         "conversation_id": linked,
         "latency_ms": row["latency_ms"],
-        "tokens": {name: row[f"{name}_tokens"] for name in TOKENS},
+        "tokens": {name: row[f"{name}_tokens"] for name in TOKEN_COUNTS},
         "details": row["details"] and orjson.loads(row["details"]),
         "cost": {
             "currency": "USD",
@@ -92,7 +91,7 @@ class Tally:
     count: int = 0
     unpriced: int = 0
     cost: Decimal = Decimal()
-    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKENS, 0))
+    tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOKEN_COUNTS, 0))
     since: datetime = NEVER
     until: datetime = NEVER
     models: dict[str, _Sum] = field(default_factory=dict)
@@ -112,7 +111,7 @@ class Tally:
         self.count += 1
         self.unpriced += cost is None
         self.cost += cost or 0
-        for name in TOKENS:
+        for name in TOKEN_COUNTS:
             self.tokens[name] += row[f"{name}_tokens"]
         at = row["logged_at"]
         self.since = at if self.since is NEVER else min(self.since, at)
@@ -142,7 +141,7 @@ class Tally:
 
     def totals(self) -> dict[str, Any]:
         """Return the sums that are signed; Invalid where JSON's readers would round them."""
-        if max(*self.tokens.values(), self.used) > MOST:
+        if max(*self.tokens.values(), self.used) > MAX_SAFE_INTEGER:
             raise Invalid("These calls use 2^53 tokens or more: certify them in smaller parts.")
         cost = {"currency": "USD", "amount": amount(self.cost), "unpriced": self.unpriced}
         return {"tokens": dict(self.tokens), "cost": cost}

@@ -8,12 +8,12 @@ from typing_extensions import TypedDict
 
 from llmring_server.errors import Invalid
 from llmring_server.receipt import Stored, kind_of
-from llmring_verify import legacy, verify
-from llmring_verify.keys import signed
-from llmring_verify.receipt import opened
-from llmring_verify.schema import uuid
-from llmring_verify.canonical_json import Refused, Unchecked
-from llmring_verify.verify import Keys
+from llmring_verify import legacy
+from llmring_verify.canonical_json import CannotVerify, NotVerified
+from llmring_verify.keys import is_valid_signature
+from llmring_verify.receipt import open_envelope
+from llmring_verify.schema import is_uuid
+from llmring_verify.verify import TrustedKeys, verify_envelope, verify_receipt
 
 _ONLY_IN_ENVELOPE = ("batch_summary", "description", "tags")
 NO_RECEIPT = "receipt: give a receipt with its 13 fields and signature, or an envelope"
@@ -35,7 +35,7 @@ class Verdict(TypedDict):
     reason: str | None
 
 
-def judged(keys: Keys, document: Any) -> Verdict:
+def judged(keys: TrustedKeys, document: Any) -> Verdict:
     """Say whether this is a genuine receipt or envelope; Invalid if it is neither."""
     if isinstance(document, dict) and "certified_count" in document:
         document = document.get("receipt")
@@ -49,9 +49,9 @@ def judged(keys: Keys, document: Any) -> Verdict:
     id = id if isinstance(id, str) and _is_text(id) else ""
     try:
         if alone:
-            return verdict(id, verify.envelope(document, keys)["kid"], "envelope")
+            return verdict(id, verify_envelope(document, keys)["kid"], "envelope")
         found = checked(keys, document)
-    except (Refused, Unchecked) as exc:
+    except (NotVerified, CannotVerify) as exc:
         return verdict(id, reason=str(exc))
     return verdict(id, found.kid, "envelope" if found.signed else "fields")
 
@@ -75,28 +75,28 @@ def verdict(
     }  # fmt: skip
 
 
-def checked(keys: Keys, told: Mapping[str, Any]) -> Stored:
-    """Return what is to be kept of a receipt; Refused or Unchecked if it is not genuine.
+def checked(keys: TrustedKeys, told: Mapping[str, Any]) -> Stored:
+    """Return what is to be kept of a receipt; NotVerified or CannotVerify if it is not genuine.
 
     Without an envelope it is worth its 13 fields, and nothing else of it is kept.
     """
-    written, signature = legacy.canonical(dict(told)), legacy.signature(dict(told))
+    written, signature = legacy.signed_bytes(dict(told)), legacy.signature(dict(told))
     flat = Stored(told["receipt_id"], "", written, signature)
     if told.get("envelope") is None:
-        if uuid(told["receipt_id"]) and any(told.get(name) for name in _ONLY_IN_ENVELOPE):
-            raise Refused("it has lost the envelope that proves all but its 13 fields")
+        if is_uuid(told["receipt_id"]) and any(told.get(name) for name in _ONLY_IN_ENVELOPE):
+            raise NotVerified("it has lost the envelope that proves all but its 13 fields")
         if told.get("receipt_type", kind_of(told["model"])) != kind_of(told["model"]):
-            raise Refused("its receipt_type is not that of its model")
+            raise NotVerified("its receipt_type is not that of its model")
         return flat._replace(kid=_signer(keys, flat))
-    verify.receipt(told, keys)
-    kid, data, sig = opened(told["envelope"])
+    verify_receipt(told, keys)
+    kid, data, sig = open_envelope(told["envelope"])
     summary = told.get("batch_summary")
     digested = None if summary is None else rfc8785.dumps(summary)
     return flat._replace(kid=kid, signed=data, sig=sig, summary=digested)
 
 
-def _signer(keys: Keys, stored: Stored) -> str:
+def _signer(keys: TrustedKeys, stored: Stored) -> str:
     for key in keys.values():
-        if signed(key.public, stored.flat, stored.flat_sig):
+        if is_valid_signature(key.public, stored.flat, stored.flat_sig):
             return key.kid
-    raise Refused("no key that is trusted here has signed it, or it was altered")
+    raise NotVerified("no key that is trusted here has signed it, or it was altered")

@@ -1,70 +1,78 @@
-"""JSON as evidence: read in one way only, and written in one way only (RFC 8785)."""
+"""Strict JSON: reject ambiguous documents, and write the canonical form of RFC 8785."""
 
 import json
 from decimal import Decimal
 from typing import Any
 
-LARGEST = 16 * 2**20
-MOST = 2**53 - 1
+MAX_DOCUMENT_BYTES = 16 * 2**20
+# The largest integer that every JSON implementation reads exactly (RFC 8259, section 6).
+MAX_SAFE_INTEGER = 2**53 - 1
 
 
-class Refused(ValueError):
-    """This is not proved, and the text says why; it holds nothing of the document's values."""
+class NotVerified(ValueError):
+    """The document is not genuine or not valid. The message says why and quotes no values."""
 
 
-class Unchecked(Exception):
-    """Whether this is genuine cannot be told from what is here; the text says what is missing."""
+class CannotVerify(Exception):
+    """The document cannot be checked. The message says what is missing."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise Refused("a name occurs twice in one object")
+        raise NotVerified("duplicate member name in a JSON object")
     return members
 
 
-def _no_constant(_: str) -> None:
-    raise Refused("NaN and Infinity are no JSON")
+def _reject_constant(_: str) -> None:
+    raise NotVerified("NaN and Infinity are not valid JSON")
 
 
 Number = type[float] | type[Decimal]
 
 
-def _reader(number: Number) -> json.JSONDecoder:
+def _decoder(number: Number) -> json.JSONDecoder:
     return json.JSONDecoder(
-        object_pairs_hook=_once, parse_constant=_no_constant, parse_float=number
+        object_pairs_hook=_reject_duplicates, parse_constant=_reject_constant, parse_float=number
     )
 
 
-_READERS: dict[Number, json.JSONDecoder] = {number: _reader(number) for number in (float, Decimal)}
-# Its C encoder takes a fifth of the time of a canonicaliser, and writes the same bytes for what is
-# signed: names in ASCII, text, integers, booleans, null. A test compares them.
-_write = json.JSONEncoder(
+_DECODERS: dict[Number, json.JSONDecoder] = {
+    number: _decoder(number) for number in (float, Decimal)
+}
+# For the values that are signed (ASCII member names, text, integers, booleans, null), the C encoder
+# of the standard library writes the same bytes as an RFC 8785 library in a fifth of the time. A
+# test compares them.
+_encode = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
 ).encode
 
 
 def parse(data: bytes, number: Number = float) -> Any:
-    """Read one JSON text of UTF-8; Refused: no name may be given twice, nothing may be huge.
+    """Parse one JSON document in UTF-8; raise NotVerified if it is ambiguous or too large.
 
-    A number with a fraction or exponent becomes a `number`: a float, or exactly, a Decimal.
+    Numbers with a fraction or an exponent become `number`: float, or Decimal for exact values.
     """
-    if len(data) > LARGEST:
-        raise Refused(f"it is longer than {LARGEST >> 20} MiB")
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise NotVerified(f"the document is longer than {MAX_DOCUMENT_BYTES >> 20} MiB")
     try:
-        return _READERS[number].decode(data.decode())
-    except Refused:
+        return _DECODERS[number].decode(data.decode())
+    except NotVerified:
         raise
     except RecursionError:
-        raise Refused("it is nested too deep") from None
+        raise NotVerified("the document is nested too deeply") from None
     except (ValueError, ArithmeticError):
-        # A Decimal's exponent has its bounds.
-        raise Refused("it is not JSON of UTF-8") from None
+        # ArithmeticError: the exponent of a Decimal is out of range.
+        raise NotVerified("the document is not valid JSON in UTF-8") from None
 
 
-def canonical(value: Any) -> bytes:
-    """Write what a shape has approved, as RFC 8785 does; Refused: half a surrogate pair."""
+def canonicalize(value: Any) -> bytes:
+    """Write a validated value in the canonical form of RFC 8785; raise NotVerified if it has none.
+
+    The caller must have checked the value against a schema: floats and non-ASCII member names are
+    not supported.
+    """
     try:
-        return _write(value).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:
-        raise Refused("a text holds half a surrogate pair") from None
+        raise NotVerified("text contains an unpaired surrogate") from None

@@ -1,4 +1,4 @@
-"""`llmring-verify`: checks receipts, single calls and whole exports, offline."""
+"""The command `llmring-verify`: check receipts, proofs and exports offline."""
 
 import argparse
 import io
@@ -11,20 +11,104 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn, TextIO
 
-from llmring_verify import lines, options, verify, words
-from llmring_verify.export_check import Audit, finding
-from llmring_verify.keys import read
-from llmring_verify.ledger import Ledger, load
-from llmring_verify.jsonl import numbered
-from llmring_verify.canonical_json import LARGEST, Refused, Unchecked, parse
-from llmring_verify.verify import Keys
-from llmring_verify.report import Finding, Outcome, failure
+from llmring_verify import jsonl
+from llmring_verify.canonical_json import MAX_DOCUMENT_BYTES, CannotVerify, NotVerified, parse
+from llmring_verify.export_check import ExportCheck, ExportIndex
+from llmring_verify.keys import read_keys
+from llmring_verify.report import (
+    Outcome,
+    Report,
+    failure_report,
+    jsonl_report,
+    proof_report,
+    quoted,
+    receipt_report,
+)
+from llmring_verify.verify import TrustedKeys, verify_proof, verify_receipt
 
-Findings = Iterator[Finding]
+Reports = Iterator[Report]
+Command = Callable[[argparse.Namespace, bytes], Reports]
+
+_EXIT_CODES = """exit codes:
+  0  everything was verified
+  1  something is not genuine: it was altered, or none of your trusted keys signed it
+  2  something could not be checked: a file or a key is missing, the arguments are wrong,
+     or the report could not be written
+"""
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"llmring-verify {command}".rstrip(),
+        description=description,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--keys",
+        required=True,
+        metavar="KEYS.json",
+        help="the public keys that you trust: the issuer's public-keys.json or JWKS, saved as file",
+    )
+    parser.add_argument("--json", action="store_true", help="print each result as a line of JSON")
+    return parser
+
+
+def _receipts_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "",
+        "Verify receipts offline with public keys that you trust.\n\n"
+        "Other commands:\n"
+        "  llmring-verify proof --help   verify that a batch contains a single call\n"
+        "  llmring-verify export --help  check an export of calls against its receipts",
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="RECEIPT.json",
+        help="a receipt, or a server's response that contains one;"
+        " .jsonl files and - (stdin) have one on each line",
+    )
+    return parser
+
+
+def _proof_parser() -> argparse.ArgumentParser:
+    parser = _parser("proof", "Verify that the batch of a receipt contains a call.")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="PROOF.json",
+        help="a response of GET /api/v1/receipts/{id}/proof/{log_id}, saved as file",
+    )
+    return parser
+
+
+def _export_parser() -> argparse.ArgumentParser:
+    parser = _parser("export", "Check an export of calls in JSON lines against its receipts.")
+    parser.add_argument(
+        "export",
+        metavar="CALLS.jsonl",
+        help="the response of GET /api/v1/logs/export?format=jsonl, saved as file",
+    )
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="RECEIPT.json",
+        help="the receipts; .jsonl files have one on each line",
+    )
+    parser.add_argument(
+        "--earlier",
+        action="append",
+        default=[],
+        metavar="CALLS.jsonl",
+        help="an earlier export, or an export of the calls of one receipt:"
+        " shows which calls have changed; repeatable",
+    )
+    return parser
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[BinaryIO]:
+def _open(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         yield sys.stdin.buffer
         return
@@ -32,150 +116,158 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         with Path(name).open("rb") as file:
             yield file
     except OSError as exc:
-        raise Unchecked(f"it cannot be read: {exc.strerror}") from None
+        raise CannotVerify(f"the file cannot be read: {exc.strerror}") from None
 
 
 def _read(name: str) -> bytes:
-    with _opened(name) as file:
-        return file.read(LARGEST + 1)
+    with _open(name) as file:
+        return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
-def _is_lines(name: str) -> bool:
+def _is_jsonl(name: str) -> bool:
     return name == "-" or name.endswith(".jsonl")
 
 
-def _told(name: str, check: Callable[[], Iterable[Finding]]) -> Findings:
-    """Yield what is found; and why no more is, if so."""
+def _reports_or_failure(source: str, check: Callable[[], Iterable[Report]]) -> Reports:
+    """Yield the reports of a check, and a report of the failure that ends it."""
     try:
         yield from check()
-    except (Refused, Unchecked) as exc:
-        yield failure(name, exc)
+    except (NotVerified, CannotVerify) as exc:
+        yield failure_report(source, exc)
 
 
-def _one(name: str, keys: Keys) -> Findings:
-    yield words.of_receipt(name, verify.receipt(parse(_read(name)), keys))
+def _verify_receipts(arguments: argparse.Namespace, key_file: bytes) -> Reports:
+    keys = read_keys(key_file)
+    for name in arguments.files:
+        if _is_jsonl(name):
+            yield from _reports_or_failure(name, partial(_verify_jsonl, name, key_file))
+        else:
+            yield from _reports_or_failure(name, partial(_verify_receipt, name, keys))
 
 
-def _many(name: str, keys: bytes) -> Findings:
-    size, outcomes = 0, [Outcome.VERIFIED]
-    with _opened(name) as file:
-        for checked in lines.check(keys, file):
-            for number, error in checked.failures:
-                found = failure(f"{name}, line {number}", error)
-                outcomes.append(found.outcome)
-                yield found
-            size += checked.size
+def _verify_receipt(name: str, keys: TrustedKeys) -> Reports:
+    yield receipt_report(name, verify_receipt(parse(_read(name)), keys))
+
+
+def _verify_jsonl(name: str, key_file: bytes) -> Reports:
+    size, failures = 0, 0
+    outcomes = {Outcome.VERIFIED}
+    with _open(name) as file:
+        for result in jsonl.verify_lines(key_file, file):
+            size += result.size
+            failures += len(result.failures)
+            for number, error in result.failures:
+                report = failure_report(f"{name}, line {number}", error)
+                outcomes.add(report.outcome)
+                yield report
     if not size:
-        raise Unchecked("it holds no receipt")
-    yield words.of_many(name, size, size + 1 - len(outcomes), worst(outcomes))
+        raise CannotVerify("the file contains no receipt")
+    yield jsonl_report(name, size, size - failures, _worst(outcomes))
 
 
-def receipts(given: argparse.Namespace, keys: bytes) -> Findings:
-    trusted = read(keys)
-    for name in given.files:
-        yield from _told(
-            name, partial(_many, name, keys) if _is_lines(name) else partial(_one, name, trusted)
-        )
+def _verify_proofs(arguments: argparse.Namespace, key_file: bytes) -> Reports:
+    keys = read_keys(key_file)
+    for name in arguments.files:
+        yield from _reports_or_failure(name, partial(_verify_proof, name, keys))
 
 
-def _proof(name: str, keys: Keys) -> Findings:
-    yield words.of_proof(name, *verify.proof(parse(_read(name)), keys))
+def _verify_proof(name: str, keys: TrustedKeys) -> Reports:
+    yield proof_report(name, *verify_proof(parse(_read(name)), keys))
 
 
-def proof(given: argparse.Namespace, keys: bytes) -> Findings:
-    trusted = read(keys)
-    for name in given.files:
-        yield from _told(name, partial(_proof, name, trusted))
+def _verify_export(arguments: argparse.Namespace, key_file: bytes) -> Reports:
+    check = partial(_check_export, arguments, read_keys(key_file))
+    yield from _reports_or_failure(arguments.export, check)
+
+
+def _check_export(arguments: argparse.Namespace, keys: TrustedKeys) -> Reports:
+    export = _read_export(arguments.export)
+    check = ExportCheck(export, [_read_export(name) for name in arguments.earlier])
+    for name in arguments.files:
+        with _naming_file(name):
+            yield from _add_receipts(check, name, keys)
+    check.finish()
+    yield check.report(arguments.export)
+
+
+def _read_export(name: str) -> ExportIndex:
+    with _naming_file(name), _open(name) as file:
+        return ExportIndex.read(file)
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _naming_file(name: str) -> Iterator[None]:
+    """Prefix the messages of errors with the name of a file."""
     try:
         yield
-    except (Refused, Unchecked) as exc:
-        raise type(exc)(f"{words.shown(name)}: {exc}") from None
+    except (NotVerified, CannotVerify) as exc:
+        raise type(exc)(f"{quoted(name)}: {exc}") from None
 
 
-def _load(name: str) -> Ledger:
-    with _naming(name), _opened(name) as file:
-        return load(file)
+def _add_receipts(check: ExportCheck, name: str, keys: TrustedKeys) -> Reports:
+    """Add the receipts of a file, and report those that are not genuine."""
+    for source, data in _documents(name):
+        try:
+            check.add(verify_receipt(parse(data), keys))
+        except (NotVerified, CannotVerify) as exc:
+            yield failure_report(source, exc)
 
 
 def _documents(name: str) -> Iterator[tuple[str, bytes]]:
-    if not _is_lines(name):
+    if not _is_jsonl(name):
         yield name, _read(name)
         return
-    with _opened(name) as file:
-        yield from ((f"{name}, line {number}", line) for number, line in numbered(file))
+    with _open(name) as file:
+        for number, line in jsonl.numbered_lines(file):
+            yield f"{name}, line {number}", line
 
 
-def _add(audit: Audit, name: str, keys: Keys) -> Findings:
-    for about, data in _documents(name):
-        try:
-            audit.add(verify.receipt(parse(data), keys))
-        except (Refused, Unchecked) as exc:
-            yield failure(about, exc)
-
-
-def _audit(given: argparse.Namespace, keys: Keys) -> Findings:
-    audit = Audit(_load(given.export), [_load(each) for each in given.earlier])
-    for name in given.files:
-        with _naming(name):
-            yield from _add(audit, name, keys)
-    audit.close()
-    yield finding(given.export, audit)
-
-
-def export(given: argparse.Namespace, keys: bytes) -> Findings:
-    yield from _told(given.export, partial(_audit, given, read(keys)))
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
+def _worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return NOT_VERIFIED before CANNOT_VERIFY before VERIFIED."""
     found = set(outcomes)
-    order = (Outcome.NOT_VERIFIED, Outcome.UNCHECKED)
-    return next((each for each in order if each in found), Outcome.VERIFIED)
+    for outcome in (Outcome.NOT_VERIFIED, Outcome.CANNOT_VERIFY):
+        if outcome in found:
+            return outcome
+    return Outcome.VERIFIED
 
 
-COMMANDS = {"proof": (options.proof, proof), "export": (options.export, export)}
-
-
-def _findings(
-    given: argparse.Namespace, check: Callable[[argparse.Namespace, bytes], Findings]
-) -> Findings:
-    yield from _told(str(given.keys), lambda: check(given, _read(given.keys)))
-
-
-def _writable(out: TextIO | None) -> TextIO:
-    """Return where to write; to None, which was closed before we began, nothing is told."""
-    return out or io.StringIO()
-
-
-def _run(told: Sequence[str]) -> Outcome:
-    name, *rest = told or [""]
-    parser, check = COMMANDS.get(name, (options.receipts, receipts))
-    given = parser().parse_args(rest if name in COMMANDS else told)
-    out, outcomes = _writable(sys.stdout), []
-    for each in _findings(given, check):
-        outcomes.append(each.outcome)
-        out.write(f"{each.json() if given.json else each.plain()}\n")
+def _run(arguments: Sequence[str]) -> Outcome:
+    first, *rest = arguments or [""]
+    command: Command
+    if first == "proof":
+        command, parsed = _verify_proofs, _proof_parser().parse_args(rest)
+    elif first == "export":
+        command, parsed = _verify_export, _export_parser().parse_args(rest)
+    else:
+        command, parsed = _verify_receipts, _receipts_parser().parse_args(arguments)
+    out = _or_discard(sys.stdout)
+    outcomes = []
+    for report in _reports_or_failure(parsed.keys, lambda: command(parsed, _read(parsed.keys))):
+        outcomes.append(report.outcome)
+        out.write(f"{report.json() if parsed.json else report.text()}\n")
     out.flush()
-    return worst(outcomes)
+    return _worst(outcomes)
 
 
-def _given_up(error: Exception) -> Outcome:
+def _or_discard(stream: TextIO | None) -> TextIO:
+    """Return the stream, or one that discards everything if it was closed before we started."""
+    return stream or io.StringIO()
+
+
+def _give_up(error: Exception) -> Outcome:
     with suppress(OSError):
-        _writable(sys.stderr).write(f"llmring-verify: this could not be finished: {error!r}\n")
+        _or_discard(sys.stderr).write(f"llmring-verify: could not finish: {error!r}\n")
     try:
-        _writable(sys.stdout).flush()
+        _or_discard(sys.stdout).flush()
     except OSError:
-        # Python would try again as it ends, and then choose an exit code of its own.
+        # Python would flush again on exit, fail, and set an exit code of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return Outcome.UNCHECKED
+    return Outcome.CANNOT_VERIFY
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         outcome = _run(sys.argv[1:] if arguments is None else arguments)
     except (OSError, MemoryError, BrokenExecutor) as exc:
-        outcome = _given_up(exc)
+        outcome = _give_up(exc)
     sys.exit(outcome)

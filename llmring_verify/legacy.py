@@ -1,4 +1,4 @@
-"""Receipts of the first llmring servers: 13 flat fields, under a signature that names no key."""
+"""Legacy receipts, from the first llmring servers: 13 flat fields, signed without a key id."""
 
 from datetime import datetime
 from typing import Any
@@ -6,56 +6,55 @@ from typing import Any
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from llmring_verify import shape
-from llmring_verify.keys import signed
+from llmring_verify.canonical_json import NotVerified
+from llmring_verify.keys import is_valid_signature
 from llmring_verify.receipt import from_base64url
-from llmring_verify.schema import count, like, text
-from llmring_verify.canonical_json import Refused
+from llmring_verify.schema import is_count, is_text, matches, validate
 
-PREFIX = "ed25519:"
+SIGNATURE_PREFIX = "ed25519:"
 
 
-def _money(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return type(value) in {int, float}
 
 
 FIELDS = {
-    "receipt_id": text,
-    "timestamp": like(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?"),
-    "alias": text,
-    "profile": text,
-    "lock_digest": text,
-    "provider": text,
-    "model": text,
-    "prompt_tokens": count,
-    "completion_tokens": count,
-    "total_tokens": count,
-    "input_cost": _money,
-    "output_cost": _money,
-    "total_cost": _money,
+    "receipt_id": is_text,
+    "timestamp": matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)?"),
+    "alias": is_text,
+    "profile": is_text,
+    "lock_digest": is_text,
+    "provider": is_text,
+    "model": is_text,
+    "prompt_tokens": is_count,
+    "completion_tokens": is_count,
+    "total_tokens": is_count,
+    "input_cost": _is_number,
+    "output_cost": _is_number,
+    "total_cost": _is_number,
 }
 
 
-def canonical(receipt: dict[str, Any]) -> bytes:
-    """Return the bytes that were signed: its 13 fields alone, its time as Python spells it."""
-    body = {name: receipt[name] for name in FIELDS if name in receipt}
-    shape.check(body, FIELDS, "receipt")
+def signed_bytes(receipt: dict[str, Any]) -> bytes:
+    """Return the bytes that were signed: the 13 fields, with the time in Python's ISO format."""
+    fields = {name: receipt[name] for name in FIELDS if name in receipt}
+    validate(fields, FIELDS, "receipt")
     try:
-        body["timestamp"] = datetime.fromisoformat(body["timestamp"]).isoformat()
-        return rfc8785.dumps(body)
+        fields["timestamp"] = datetime.fromisoformat(fields["timestamp"]).isoformat()
+        return rfc8785.dumps(fields)
     except ValueError:
-        # Of rfc8785 too: a number that JSON's readers do not agree on.
-        raise Refused("receipt: its time or a number is not of its form") from None
+        # rfc8785 raises it, too: for numbers that JSON implementations read differently.
+        raise NotVerified("receipt: invalid timestamp or number") from None
 
 
 def signature(receipt: dict[str, Any]) -> bytes:
-    """Return the signature that it carries; Refused."""
-    told = receipt.get("signature")
-    if type(told) is not str or not told.startswith(PREFIX):
-        raise Refused("receipt: signature is not of its form")
-    return from_base64url(told.removeprefix(PREFIX), 64, "the signature")
+    """Return the signature in a receipt, or raise NotVerified if it is malformed."""
+    text = receipt.get("signature")
+    if type(text) is not str or not text.startswith(SIGNATURE_PREFIX):
+        raise NotVerified("receipt: invalid value for signature")
+    return from_base64url(text.removeprefix(SIGNATURE_PREFIX), 64, "the signature")
 
 
-def check(receipt: dict[str, Any], public: Ed25519PublicKey) -> bool:
-    """Say whether this key signed the 13 fields of a receipt; it proves no others. Refused."""
-    return signed(public, canonical(receipt), signature(receipt))
+def is_signed_by(receipt: dict[str, Any], public: Ed25519PublicKey) -> bool:
+    """Return whether this key signed the 13 fields; other fields of the receipt are not signed."""
+    return is_valid_signature(public, signed_bytes(receipt), signature(receipt))

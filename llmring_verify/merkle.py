@@ -1,93 +1,88 @@
-"""The Merkle tree of RFC 6962 and 9162: one hash that commits to many entries, and short proofs."""
+"""The Merkle tree of RFC 6962 and RFC 9162: roots, inclusion paths, and their verification."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 
 
-def leaf(entry: bytes) -> bytes:
+def leaf_hash(entry: bytes) -> bytes:
     return sha256(b"\x00" + entry).digest()
 
 
-def node(left: bytes, right: bytes) -> bytes:
+def node_hash(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
-class Root:
-    """The root of leaves that come one by one, in memory for the logarithm of their number."""
+class MerkleRoot:
+    """The root of a tree whose leaf hashes are added one by one. Memory grows logarithmically."""
 
     def __init__(self) -> None:
         self.size = 0
-        # Roots of the full trees so far, the largest first: one for each bit of `size`.
-        self._full: list[bytes] = []
+        # Roots of the perfect subtrees, the largest first: one for each 1 bit of `size`.
+        self._subtrees: list[bytes] = []
 
     def add(self, leaf: bytes) -> None:
         bits = self.size
         while bits & 1:
-            leaf = node(self._full.pop(), leaf)
+            leaf = node_hash(self._subtrees.pop(), leaf)
             bits >>= 1
-        self._full.append(leaf)
+        self._subtrees.append(leaf)
         self.size += 1
 
     def value(self) -> bytes:
-        if not self._full:
+        if not self._subtrees:
             return sha256().digest()
-        root = self._full[-1]
-        for each in reversed(self._full[:-1]):
-            root = node(each, root)
+        root = self._subtrees[-1]
+        for subtree in reversed(self._subtrees[:-1]):
+            root = node_hash(subtree, root)
         return root
 
 
-def root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root of these leaves' hashes."""
-    made = Root()
-    for each in leaves:
-        made.add(each)
-    return made.value()
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the root of these leaf hashes."""
+    root = MerkleRoot()
+    for leaf in leaves:
+        root.add(leaf)
+    return root.value()
 
 
-class Path:
-    """What leads from the leaf at `index` to the root; leaves come one by one, as for a Root."""
+class InclusionPath:
+    """The path from the leaf at `index` to the root. Leaf hashes are added one by one."""
 
     def __init__(self, index: int) -> None:
         self.size = 0
         self._index = index
-        self._beside: defaultdict[int, Root] = defaultdict(Root)
+        self._siblings: defaultdict[int, MerkleRoot] = defaultdict(MerkleRoot)
 
     def add(self, leaf: bytes) -> None:
-        # The highest bit in which two places differ tells the tree beside the path that it is in.
-        if apart := self.size ^ self._index:
-            self._beside[apart.bit_length()].add(leaf)
+        # The highest bit in which two indexes differ is the height of the sibling subtree.
+        if difference := self.size ^ self._index:
+            self._siblings[difference.bit_length()].add(leaf)
         self.size += 1
 
     def value(self) -> list[bytes]:
-        """Return the hashes, from the leaf up; IndexError if no leaf was there."""
+        """Return the hashes from the leaf to the root; raise IndexError if there is no leaf."""
         if not 0 <= self._index < self.size:
             raise IndexError(self._index)
-        return [self._beside[height].value() for height in sorted(self._beside)]
+        return [self._siblings[height].value() for height in sorted(self._siblings)]
 
 
-def path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return the hashes that lead from a leaf to the root; IndexError."""
-    made = Path(index)
-    for each in leaves:
-        made.add(each)
-    return made.value()
+def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
+    """Return whether the path leads from this leaf at this index to the root.
 
-
-def included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Say whether the path leads from this leaf, in this place, to the root (RFC 9162, 2.1.3.2)."""
+    The algorithm is that of RFC 9162, section 2.1.3.2, and so are the names `fn` and `sn`.
+    """
     if not 0 <= index < size:
         return False
-    place, last, found = index, size - 1, leaf
-    for each in path:
-        if last == 0:
+    fn, sn, computed = index, size - 1, leaf
+    for sibling in path:
+        if sn == 0:
             return False
-        if place & 1 or place == last:
-            found = node(each, found)
-            while place and not place & 1:
-                place, last = place >> 1, last >> 1
+        if fn & 1 or fn == sn:
+            computed = node_hash(sibling, computed)
+            while fn and not fn & 1:
+                fn, sn = fn >> 1, sn >> 1
         else:
-            found = node(found, each)
-        place, last = place >> 1, last >> 1
-    return last == 0 and found == root
+            computed = node_hash(computed, sibling)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and computed == root

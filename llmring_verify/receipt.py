@@ -1,109 +1,217 @@
-"""A receipt: what a server states that it stored, the bytes that it signs, and the envelope."""
+"""The format of receipts: the call, the receipt, the bytes that are signed, and the envelope.
+
+Read from top to bottom: a call as a receipt states it; how a call is rebuilt from a line of an
+export; the two kinds of receipts, "usage" (one call) and "batch" (many calls, by a Merkle root);
+the envelope that carries a receipt and its signature.
+"""
 
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from hashlib import sha256
 from typing import Any
 
-from llmring_verify import call
+from llmring_verify.canonical_json import NotVerified, canonicalize
 from llmring_verify.schema import (
-    amount,
-    check,
-    count,
-    digest,
-    like,
-    moment,
+    is_amount,
+    is_count,
+    is_object,
+    is_sha256,
+    is_text,
+    is_text_list,
+    is_timestamp,
+    is_uuid,
+    matches,
     nullable,
+    object_of,
     one_of,
-    record,
-    text,
-    texts,
-    uuid,
+    validate,
 )
-from llmring_verify.canonical_json import Refused, canonical
 
-VERSION = "llmring-receipt/1"
+CALL_VERSION = "llmring-call/1"
+RECEIPT_VERSION = "llmring-receipt/1"
 ALGORITHM = "Ed25519"
 
-_KID = like(r"[0-9a-f]{8}")
-_COMMON = {
-    "v": one_of(VERSION),
-    "receipt_id": uuid,
-    "issuer": text,
-    "kid": _KID,
-    "project_id": uuid,
-    "issued_at": moment,
-    "description": nullable(text),
-    "tags": texts,
+TOKEN_COUNTS = {"input": is_count, "output": is_count, "cached_input": is_count}
+_COST = object_of(
+    {
+        "currency": one_of("USD"),
+        "amount": nullable(is_amount),
+        "source": one_of("client", "override", "registry", "offline", "unpriced"),
+    }
+)
+_is_detail_name = matches(r"[a-z0-9_]{1,64}")
+
+
+def _is_cost(value: Any) -> bool:
+    return bool(_COST(value)) and (value["amount"] is None) == (value["source"] == "unpriced")
+
+
+def _is_details(value: Any) -> bool:
+    if type(value) is not dict or not value:
+        return False
+    return all(
+        _is_detail_name(name) and (is_text(detail) or is_count(detail))
+        for name, detail in value.items()
+    )
+
+
+CALL_FIELDS = {
+    "log_id": is_uuid,
+    "logged_at": is_timestamp,
+    "provider": is_text,
+    "model": is_text,
+    "alias": nullable(is_text),
+    "profile": is_text,
+    "origin": nullable(is_text),
+    "id_at_origin": nullable(is_text),
+    "conversation_id": nullable(is_uuid),
+    "status": one_of("ok", "error", "timeout", "cancelled"),
+    "latency_ms": nullable(is_count),
+    "tokens": object_of(TOKEN_COUNTS),
+    "details": nullable(_is_details),
+    "cost": _is_cost,
 }
-USAGE = {
-    **_COMMON,
+CALL_SCHEMA = {"v": one_of(CALL_VERSION), **CALL_FIELDS}
+
+_CALL_PREFIX = f"{CALL_VERSION}\n".encode()
+_RECEIPT_PREFIX = f"{RECEIPT_VERSION}\n".encode()
+
+
+def validate_call(call: Any) -> None:
+    """Raise NotVerified unless this is exactly a call."""
+    validate(call, CALL_SCHEMA, "call")
+
+
+def leaf_entry(call: dict[str, Any]) -> bytes:
+    """Return the entry that a Merkle leaf hashes. It is canonical if the call is valid."""
+    return _CALL_PREFIX + canonicalize(call)
+
+
+_COST_QUANTUM = Decimal("1e-10")
+_EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
+
+
+def call_from_export(line: dict[str, Any]) -> dict[str, Any]:
+    """Rebuild a call from a line of `GET /api/v1/logs/export?format=jsonl`, or raise NotVerified.
+
+    The line must have been parsed with numbers as Decimals. The cost is `first_cost`, because
+    `cost` changes when a call is re-rated. Metadata are not part of a receipt.
+    """
+    try:
+        call = _call_from_export(line)
+    except (KeyError, TypeError, ArithmeticError):
+        raise NotVerified("not a line of a JSON lines export with `first_cost`") from None
+    validate_call(call)
+    return call
+
+
+def _call_from_export(line: dict[str, Any]) -> dict[str, Any]:
+    call = {name: line[name] for name in CALL_FIELDS if name in line}
+    return call | {
+        "v": CALL_VERSION,
+        "log_id": line["id"],
+        "logged_at": _with_six_digits(line["logged_at"]),
+        "tokens": {name: line[f"{name}_tokens"] for name in TOKEN_COUNTS},
+        "cost": {
+            "currency": "USD",
+            "amount": _with_ten_decimals(line["first_cost"]),
+            "source": line["first_cost_source"],
+        },
+    }
+
+
+def _with_ten_decimals(amount: Any) -> str | None:
+    if amount is None:
+        return None
+    if type(amount) not in {int, Decimal}:
+        raise TypeError
+    return f"{_EXACT.quantize(Decimal(amount), _COST_QUANTUM):f}"
+
+
+def _with_six_digits(timestamp: Any) -> str:
+    if type(timestamp) is not str:
+        raise TypeError
+    if "." in timestamp:
+        return timestamp
+    return timestamp.removesuffix("Z") + ".000000Z"
+
+
+_is_kid = matches(r"[0-9a-f]{8}")
+_RECEIPT_FIELDS = {
+    "v": one_of(RECEIPT_VERSION),
+    "receipt_id": is_uuid,
+    "issuer": is_text,
+    "kid": _is_kid,
+    "project_id": is_uuid,
+    "issued_at": is_timestamp,
+    "description": nullable(is_text),
+    "tags": is_text_list,
+}
+USAGE_SCHEMA = {
+    **_RECEIPT_FIELDS,
     "kind": one_of("usage"),
-    **call.FIELDS,
-    "lock_digest": nullable(text),
-    "registry_snapshot": nullable(like(r"sha256:[0-9a-f]{64}")),
-    "content": nullable(record({"sha256": digest})),
+    **CALL_FIELDS,
+    "lock_digest": nullable(is_text),
+    "registry_snapshot": nullable(matches(r"sha256:[0-9a-f]{64}")),
+    "content": nullable(object_of({"sha256": is_sha256})),
 }
-_TOTAL = {"currency": one_of("USD"), "amount": amount, "unpriced": count}
-BATCH = {
-    **_COMMON,
+_TOTAL_COST = {"currency": one_of("USD"), "amount": is_amount, "unpriced": is_count}
+BATCH_SCHEMA = {
+    **_RECEIPT_FIELDS,
     "kind": one_of("batch"),
-    "from": moment,
-    "to": moment,
-    "count": lambda value: count(value) and value > 0,
-    "totals": record({"tokens": record(call.TOKENS), "cost": record(_TOTAL)}),
-    "leaves_root": digest,
-    "summary_sha256": digest,
+    "from": is_timestamp,
+    "to": is_timestamp,
+    "count": lambda value: is_count(value) and value > 0,
+    "totals": object_of({"tokens": object_of(TOKEN_COUNTS), "cost": object_of(_TOTAL_COST)}),
+    "leaves_root": is_sha256,
+    "summary_sha256": is_sha256,
 }
-ENVELOPE = {
-    "receipt": lambda value: type(value) is dict,
-    "signature": record({"alg": one_of(ALGORITHM), "kid": _KID, "sig": text}),
-    "signed_sha256": digest,
+ENVELOPE_SCHEMA = {
+    "receipt": is_object,
+    "signature": object_of({"alg": one_of(ALGORITHM), "kid": _is_kid, "sig": is_text}),
+    "signed_sha256": is_sha256,
 }
 
 
-def signed(body: dict[str, Any]) -> bytes:
-    """Return the bytes that are signed for a receipt; Refused if it is none."""
-    check(body, BATCH if body.get("kind") == "batch" else USAGE, "receipt")
-    return f"{VERSION}\n".encode() + canonical(body)
+def signed_bytes(receipt: dict[str, Any]) -> bytes:
+    """Return the bytes that are signed for a receipt; raise NotVerified if it is invalid."""
+    schema = BATCH_SCHEMA if receipt.get("kind") == "batch" else USAGE_SCHEMA
+    validate(receipt, schema, "receipt")
+    return _RECEIPT_PREFIX + canonicalize(receipt)
 
 
-def call_of(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the call that a receipt of kind "usage" tells of."""
-    return {"v": call.VERSION, **{name: body[name] for name in call.FIELDS}}
+def call_from_receipt(receipt: dict[str, Any]) -> dict[str, Any]:
+    """Return the call in a receipt of kind "usage"."""
+    return {"v": CALL_VERSION, **{name: receipt[name] for name in CALL_FIELDS}}
+
+
+def open_envelope(envelope: Any) -> tuple[str, bytes, bytes]:
+    """Return key id, signed bytes and signature of an envelope, or raise NotVerified.
+
+    The signature itself is not verified here.
+    """
+    validate(envelope, ENVELOPE_SCHEMA, "envelope")
+    receipt, signature = envelope["receipt"], envelope["signature"]
+    data = signed_bytes(receipt)
+    if signature["kid"] != receipt["kid"]:
+        raise NotVerified("the signature and the receipt name different keys")
+    if not hmac.compare_digest(sha256(data).hexdigest(), envelope["signed_sha256"]):
+        raise NotVerified("signed_sha256 is not the digest of the signed bytes")
+    return receipt["kid"], data, from_base64url(signature["sig"], 64, "the signature")
 
 
 def base64url(data: bytes) -> str:
+    """Encode as base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def from_base64url(value: Any, length: int, noun: str) -> bytes:
-    """Read so many bytes, in their only spelling; Refused."""
+def from_base64url(value: Any, length: int, name: str) -> bytes:
+    """Decode exactly `length` bytes in their canonical spelling, or raise NotVerified."""
     try:
         data = urlsafe_b64decode(f"{value}{'=' * (-len(value) % 4)}")
     except (TypeError, ValueError):
         data = b""
     if len(data) != length or base64url(data) != value:
-        raise Refused(f"{noun} is not {length} bytes of base64url")
+        raise NotVerified(f"{name} is not {length} bytes of base64url")
     return data
-
-
-def envelope(body: dict[str, Any], signature: bytes) -> dict[str, Any]:
-    """Return what is handed out: a receipt beside its signature."""
-    return {
-        "receipt": body,
-        "signature": {"alg": ALGORITHM, "kid": body["kid"], "sig": base64url(signature)},
-        "signed_sha256": sha256(signed(body)).hexdigest(),
-    }
-
-
-def opened(envelope: Any) -> tuple[str, bytes, bytes]:
-    """Return a key's id, what it is said to have signed, and the signature, unverified; Refused."""
-    check(envelope, ENVELOPE, "envelope")
-    body, signature = envelope["receipt"], envelope["signature"]
-    data = signed(body)
-    if signature["kid"] != body["kid"]:
-        raise Refused("the signature names another key than the receipt does")
-    if not hmac.compare_digest(sha256(data).hexdigest(), envelope["signed_sha256"]):
-        raise Refused("signed_sha256 is not the digest of what is signed")
-    return body["kid"], data, from_base64url(signature["sig"], 64, "the signature")

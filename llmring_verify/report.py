@@ -1,4 +1,4 @@
-"""What was proved, and what was not, in plain words."""
+"""Reports: what was proved, what was not, and what is wrong, as text or as a line of JSON."""
 
 import json
 from collections.abc import Iterator
@@ -6,143 +6,163 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Any
 
-from llmring_verify.canonical_json import Refused, Unchecked
-from llmring_verify.verify import OLD, Body
+from llmring_verify.canonical_json import CannotVerify, NotVerified
+from llmring_verify.verify import LEGACY, Body
 
 
 class Outcome(IntEnum):
-    """How a check ended; also the exit code."""
+    """The outcome of a check; also the exit code."""
 
     VERIFIED = 0
     NOT_VERIFIED = 1
-    UNCHECKED = 2
-
-    def __str__(self) -> str:
-        return self.name.replace("_", " ")
+    CANNOT_VERIFY = 2
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is said of one document: about what, how it ended, and why or what that means."""
+class Report:
+    """The result of checking one document."""
 
-    about: str
+    # The file, and the line if the file has several documents.
+    source: str
     outcome: Outcome
     proved: list[str]
-    wrong: list[str]
+    errors: list[str]
     not_proved: list[str]
-    # For programs: what was proved as it was signed, and an export's calls that differ.
+    # For programs: what was proved as it was signed, and the calls of an export that differ.
     receipt: Body | None = None
     call: Body | None = None
     calls: dict[str, list[str]] | None = None
 
-    def plain(self) -> str:
-        parts = [("", self.proved), ("Wrong: ", self.wrong), ("Not proved: ", self.not_proved)]
-        told = [f"  {before}{each}" for before, found in parts for each in found]
-        return "\n".join([f"{shown(self.about)}: {self.outcome}", *told])
+    def text(self) -> str:
+        lines = [f"{quoted(self.source)}: {self.outcome.name.replace('_', ' ')}"]
+        lines += [f"  {line}" for line in self.proved]
+        lines += [f"  Error: {line}" for line in self.errors]
+        lines += [f"  Not proved: {line}" for line in self.not_proved]
+        return "\n".join(lines)
 
     def json(self) -> str:
-        told = {name: each for name, each in asdict(self).items() if each is not None}
-        return json.dumps(told | {"outcome": str(self.outcome).lower()})
+        members = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(members | {"outcome": self.outcome.name.lower()})
 
 
-def failure(about: str, error: Refused | Unchecked) -> Finding:
-    outcome = Outcome.NOT_VERIFIED if isinstance(error, Refused) else Outcome.UNCHECKED
-    return Finding(about, outcome, [], [f"{error}."], [])
+def failure_report(source: str, error: NotVerified | CannotVerify) -> Report:
+    not_verified = isinstance(error, NotVerified)
+    outcome = Outcome.NOT_VERIFIED if not_verified else Outcome.CANNOT_VERIFY
+    return Report(source, outcome, [], [f"{error}."], [])
 
 
-def shown(value: Any) -> str:
-    """Quote what others wrote: a terminal obeys some characters."""
+def quoted(value: Any) -> str:
+    """Quote a value that others wrote: terminals interpret control characters."""
     return json.dumps(value)
 
 
-def some(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-ITS_WORD = [
-    "that the calls took place, or used what is told: that is their client's word.",
-    "when it was signed: the time is the issuer's word.",
-    "that nothing was left out, or that others are shown the same: no public log holds receipts.",
+# These hold for every receipt.
+NOT_PROVED = [
+    "that the calls took place or used these tokens; the client reported them.",
+    "when the receipt was signed; the issuer states the time.",
+    "that nothing was omitted, or that others see the same receipts; no public log has them.",
 ]
+_OTHER_FIELDS = "anything else in the file; rely only on what is printed here."
 
 
-def of_receipt(about: str, body: Body) -> Finding:
-    if body["kind"] == OLD:
-        return Finding(about, Outcome.VERIFIED, list(_old(body)), [], [*ITS_WORD, _BESIDE], body)
-    told = _batch(body) if body["kind"] == "batch" else _usage(body)
-    lacks = ["which calls these are: `proof` and `export` show it."] * (body["kind"] == "batch")
-    lacks += [*ITS_WORD, _BESIDE]
-    return Finding(about, Outcome.VERIFIED, [f"{_head(body)}:", *told], [], lacks, body)
+def receipt_report(source: str, receipt: Body) -> Report:
+    not_proved = [*NOT_PROVED, _OTHER_FIELDS]
+    if receipt["kind"] == LEGACY:
+        proved = list(_describe_legacy(receipt))
+    elif receipt["kind"] == "batch":
+        proved = [f"{_statement(receipt)}:", *_describe_batch(receipt)]
+        not_proved.insert(0, "which calls these are; use `proof` or `export`.")
+    else:
+        proved = [f"{_statement(receipt)}:", *_describe_usage(receipt)]
+    return Report(source, Outcome.VERIFIED, proved, [], not_proved, receipt)
 
 
-def of_many(about: str, size: int, verified: int, outcome: Outcome) -> Finding:
-    told = f"Signed by keys that you trust: {verified} of {some(size, 'receipt')}."
-    lacks = ["that they are all different, or all there are.", *ITS_WORD]
-    return Finding(about, outcome, [told], [], lacks)
+def jsonl_report(source: str, size: int, verified: int, outcome: Outcome) -> Report:
+    proved = f"Signed by your trusted keys: {verified} of {counted(size, 'receipt')}."
+    not_proved = ["that the receipts are all different, or complete.", *NOT_PROVED]
+    return Report(source, outcome, [proved], [], not_proved)
 
 
-def of_proof(about: str, body: Body, call: Body) -> Finding:
-    told = [
-        f"{_head(body)}, for a batch of {some(body['count'], 'call')}.",
-        f"Among these calls is exactly this one: {_call(call)}",
+def proof_report(source: str, receipt: Body, call: Body) -> Report:
+    proved = [
+        f"{_statement(receipt)}, a batch of {counted(receipt['count'], 'call')}.",
+        f"This call is in the batch: {_describe_call(call)}",
     ]
-    return Finding(about, Outcome.VERIFIED, told, [], ITS_WORD, body, call)
+    return Report(source, Outcome.VERIFIED, proved, [], NOT_PROVED, receipt, call)
 
 
-_REST = [
-    *("status", "profile", "alias", "origin", "id_at_origin"),
-    *("conversation_id", "latency_ms", "details"),
-]
+def _statement(receipt: Body) -> str:
+    return (
+        f"Key {receipt['kid']} signed receipt {receipt['receipt_id']}. In it,"
+        f" {quoted(receipt['issuer'])} states that at {receipt['issued_at']} it had stored, for"
+        f" project {receipt['project_id']}"
+    )
+
+
 _DIGESTS = ("lock_digest", "registry_snapshot", "content")
-_BESIDE = "whatever else the file says: trust what is told here."
 
 
-def _head(body: Body) -> str:
-    return (
-        f"Key {body['kid']} signed receipt {body['receipt_id']}: {shown(body['issuer'])} states"
-        f" that at {body['issued_at']} it had stored, for project {body['project_id']}"
-    )
+def _describe_usage(receipt: Body) -> Iterator[str]:
+    yield f"this call: {_describe_call(receipt)}"
+    for name in _DIGESTS:
+        if receipt[name] is not None:
+            yield f"Its {name}: {quoted(receipt[name])}."
+    yield from _describe_labels(receipt)
 
 
-def _usage(body: Body) -> Iterator[str]:
-    yield f"this call: {_call(body)}"
-    yield from (f"Its {name}: {shown(body[name])}." for name in _DIGESTS if body[name] is not None)
-    yield from _labels(body)
+def _describe_batch(receipt: Body) -> Iterator[str]:
+    calls, cost = counted(receipt["count"], "call"), receipt["totals"]["cost"]
+    tokens = _describe_tokens(receipt["totals"]["tokens"])
+    unpriced = f", {cost['unpriced']} unpriced" if cost["unpriced"] else ""
+    time_range = f"from {receipt['from']} to {receipt['to']}"
+    yield f"{calls} {time_range}: {tokens}, {cost['amount']} USD{unpriced}."
+    yield f"Their Merkle root is {receipt['leaves_root']}."
+    yield from _describe_labels(receipt)
 
 
-def _batch(body: Body) -> Iterator[str]:
-    calls, tokens = some(body["count"], "call"), _tokens(body["totals"]["tokens"])
-    cost = body["totals"]["cost"]
-    unpriced = f" and {cost['unpriced']} of unknown price" * bool(cost["unpriced"])
-    yield f"{calls} from {body['from']} to {body['to']}: {tokens}, {cost['amount']} USD{unpriced}"
-    yield f"Their Merkle root is {body['leaves_root']}."
-    yield from _labels(body)
+def _describe_labels(receipt: Body) -> Iterator[str]:
+    if receipt["description"] is not None or receipt["tags"]:
+        yield f"Description {quoted(receipt['description'])}, tags {quoted(receipt['tags'])}."
 
 
-def _labels(body: Body) -> Iterator[str]:
-    if body["description"] is not None or body["tags"]:
-        yield f"Labelled {shown(body['description'])}, tags {shown(body['tags'])}."
+_OTHER_CALL_FIELDS = (
+    "status",
+    "profile",
+    "alias",
+    "origin",
+    "id_at_origin",
+    "conversation_id",
+    "latency_ms",
+    "details",
+)
 
 
-def _call(call: Body) -> str:
+def _describe_call(call: Body) -> str:
     amount, source = call["cost"]["amount"], call["cost"]["source"]
-    cost = "of unknown price" if amount is None else f"{amount} USD (source: {source})"
+    cost = "unpriced" if amount is None else f"{amount} USD (source: {source})"
+    others = [
+        f"{name} {quoted(call[name])}" for name in _OTHER_CALL_FIELDS if call[name] is not None
+    ]
     return (
-        f"{call['log_id']} at {call['logged_at']}: {shown(call['model'])} of"
-        f" {shown(call['provider'])}, {_tokens(call['tokens'])}, {cost}; {_rest(call)}."
+        f"{call['log_id']} at {call['logged_at']}: model {quoted(call['model'])} of provider"
+        f" {quoted(call['provider'])}, {_describe_tokens(call['tokens'])}, {cost};"
+        f" {', '.join(others)}."
     )
 
 
-def _rest(call: Body) -> str:
-    return ", ".join(f"{name} {shown(call[name])}" for name in _REST if call[name] is not None)
+def _describe_tokens(tokens: dict[str, int]) -> str:
+    return (
+        f"{counted(tokens['input'], 'input token')} ({tokens['cached_input']} cached),"
+        f" {counted(tokens['output'], 'output token')}"
+    )
 
 
-def _tokens(tokens: dict[str, int]) -> str:
-    told = f"{some(tokens['input'], 'token')} in ({tokens['cached_input']} cached)"
-    return f"{told}, {tokens['output']} out"
-
-
-def _old(body: Body) -> Iterator[str]:
-    yield f"Key {body['kid']} signed the 13 fields of this old receipt:"
-    told = {name: each for name, each in body.items() if name not in {"kind", "kid"}}
-    yield from (f"{name} {shown(each)}" for name, each in told.items())
+def _describe_legacy(receipt: Body) -> Iterator[str]:
+    yield f"Key {receipt['kid']} signed the 13 fields of this legacy receipt:"
+    for name, value in receipt.items():
+        if name not in {"kind", "kid"}:
+            yield f"{name} {quoted(value)}"

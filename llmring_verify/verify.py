@@ -1,4 +1,8 @@
-"""What is proved by a document: each function returns it, or raises Refused or Unchecked."""
+"""Verify receipts and proofs: each function returns what is proved.
+
+Each function raises NotVerified if the document is not genuine, or CannotVerify if the document
+cannot be checked with the trusted keys.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -7,115 +11,145 @@ from typing import Any
 
 import rfc8785
 
-from llmring_verify import call, legacy, merkle
-from llmring_verify.keys import Key, signed
-from llmring_verify.receipt import opened
-from llmring_verify.schema import check, count, digest, uuid
-from llmring_verify.canonical_json import Refused, Unchecked
+from llmring_verify import legacy
+from llmring_verify.canonical_json import CannotVerify, NotVerified
+from llmring_verify.keys import TrustedKey, is_valid_signature
+from llmring_verify.merkle import is_included, leaf_hash
+from llmring_verify.receipt import leaf_entry, open_envelope, validate_call
+from llmring_verify.schema import is_count, is_object, is_sha256, is_uuid, validate
 
-Keys = Mapping[str, Key]
+TrustedKeys = Mapping[str, TrustedKey]
 Body = dict[str, Any]
 
-OLD = "old"
-# No tree is higher.
-_HIGHEST = 64
-_PROOF = {
-    "envelope": lambda value: type(value) is dict,
-    "call": lambda value: type(value) is dict,
-    "leaf_index": count,
-    "tree_size": count,
-    "path": lambda value: (
-        type(value) is list and len(value) <= _HIGHEST and all(map(digest, value))
-    ),
+# The `kind` of a legacy receipt, beside "usage" and "batch".
+LEGACY = "legacy"
+# A tree of 2^53 leaves is 53 levels high.
+_MAX_PATH_LENGTH = 64
+
+
+def _is_path(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) <= _MAX_PATH_LENGTH
+        and all(is_sha256(item) for item in value)
+    )
+
+
+_PROOF_SCHEMA = {
+    "envelope": is_object,
+    "call": is_object,
+    "leaf_index": is_count,
+    "tree_size": is_count,
+    "path": _is_path,
 }
 
 
-def _trusted(key: Key) -> Key:
-    if key.state == "compromised":
-        raise Refused(
-            f"key {key.kid} is compromised: whoever has it can sign anything, with any date,"
-            " so nothing that it signed is trusted"
-        )
-    return key
-
-
-def envelope(told: Any, keys: Keys) -> Body:
+def verify_envelope(document: Any, keys: TrustedKeys) -> Body:
     """Return the receipt in an envelope."""
-    kid, data, signature = opened(told)
+    kid, data, signature = open_envelope(document)
     if kid not in keys:
-        raise Unchecked(f"it is signed by key {kid}, which is not among the keys that you trust")
-    if not signed(_trusted(keys[kid]).public, data, signature):
-        raise Refused(f"the signature does not fit: it was altered, or key {kid} never signed it")
-    body: Body = told["receipt"]
-    return body
+        raise CannotVerify(f"signed by key {kid}, which is not among your trusted keys")
+    _reject_compromised(keys[kid])
+    if not is_valid_signature(keys[kid].public, data, signature):
+        raise NotVerified(
+            f"invalid signature: the receipt was altered, or key {kid} did not sign it"
+        )
+    receipt: Body = document["receipt"]
+    return receipt
 
 
-def receipt(told: Any, keys: Keys) -> Body:
-    """Return the receipt in an envelope, in a server's answer around one, or of the old kind."""
-    if type(told) is dict and "certified_count" in told:
-        told = told.get("receipt")
-    if type(told) is not dict:
-        raise Refused("it is not a receipt")
-    if "path" in told:
-        raise Refused("it is a proof of a call; `llmring-verify proof` reads those")
-    if told.get("envelope") is not None:
-        return _answer(told, keys)
-    return envelope(told, keys) if "receipt" in told else _old(told, keys)
+def _reject_compromised(key: TrustedKey) -> None:
+    if key.state == "compromised":
+        raise NotVerified(
+            f"key {key.kid} is compromised: its holder can sign anything with any date,"
+            " so none of its signatures is trusted"
+        )
 
 
-def _old(told: Body, keys: Keys) -> Body:
-    """An old receipt names no key: any that is trusted may have signed it."""
-    found = [key for key in keys.values() if legacy.check(told, key.public)]
-    if not found:
-        raise Refused("no key that you trust has signed this, or it was altered")
-    if uuid(told["receipt_id"]):
-        # Only answers around an envelope have such ids, and no client may be told less than all.
-        raise Refused("it has lost the envelope that it came with")
-    body = {name: told[name] for name in legacy.FIELDS}
-    return body | {"kind": OLD, "kid": _trusted(found[0]).kid}
+def verify_receipt(document: Any, keys: TrustedKeys) -> Body:
+    """Return the receipt in an envelope, in a server's response, or in the legacy format."""
+    if type(document) is dict and "certified_count" in document:
+        document = document.get("receipt")
+    if type(document) is not dict:
+        raise NotVerified("not a receipt")
+    if "path" in document:
+        raise NotVerified("this is a proof, not a receipt; use `llmring-verify proof`")
+    if document.get("envelope") is not None:
+        return _verify_response(document, keys)
+    if "receipt" in document:
+        return verify_envelope(document, keys)
+    return _verify_legacy(document, keys)
 
 
-def _answer(told: Body, keys: Keys) -> Body:
-    """Whoever reads the flat fields of an answer must not be told other than its envelope says."""
-    body = envelope(told["envelope"], keys)
-    if not legacy.check(told, keys[body["kid"]].public):
-        raise Refused("the signature of the fields beside the envelope does not fit")
-    if _beside(told) != _inside(body):
-        raise Refused("the fields beside the envelope differ from the receipt in it")
-    return body
+def _verify_legacy(document: Body, keys: TrustedKeys) -> Body:
+    # A legacy receipt has no key id, so any trusted key may have signed it.
+    signers = [key for key in keys.values() if legacy.is_signed_by(document, key.public)]
+    if not signers:
+        raise NotVerified("none of your trusted keys signed this receipt, or it was altered")
+    if is_uuid(document["receipt_id"]):
+        # Only receipts with an envelope have UUIDs. Without the envelope, 13 fields are signed
+        # and the others can be forged.
+        raise NotVerified("the envelope of this receipt is missing")
+    _reject_compromised(signers[0])
+    receipt = {name: document[name] for name in legacy.FIELDS}
+    return receipt | {"kind": LEGACY, "kid": signers[0].kid}
 
 
-def _inside(body: Body) -> list[Any]:
-    issued_at = datetime.fromisoformat(body["issued_at"])
-    told = [body[name] for name in ("receipt_id", "description", "tags")]
-    kind = "batch" if body["kind"] == "batch" else "single"
-    return [*told, kind, issued_at, body.get("summary_sha256")]
+def _verify_response(document: Body, keys: TrustedKeys) -> Body:
+    """Return the receipt in a server's response, if its flat fields agree with its envelope.
+
+    Clients of the first servers read the flat fields and not the envelope.
+    """
+    receipt = verify_envelope(document["envelope"], keys)
+    if not legacy.is_signed_by(document, keys[receipt["kid"]].public):
+        raise NotVerified("invalid signature of the fields beside the envelope")
+    if _response_fields(document) != _receipt_fields(receipt):
+        raise NotVerified("the fields beside the envelope differ from the receipt in it")
+    return receipt
 
 
-def _beside(told: Body) -> list[Any]:
-    summary = told.get("batch_summary")
+def _receipt_fields(receipt: Body) -> Body:
+    return {
+        "receipt_id": receipt["receipt_id"],
+        "description": receipt["description"],
+        "tags": receipt["tags"],
+        "type": "batch" if receipt["kind"] == "batch" else "single",
+        "issued_at": datetime.fromisoformat(receipt["issued_at"]),
+        "summary_sha256": receipt.get("summary_sha256"),
+    }
+
+
+def _response_fields(document: Body) -> Body:
+    summary = document.get("batch_summary")
     try:
-        found = None if summary is None else sha256(rfc8785.dumps(summary)).hexdigest()
-        at = datetime.fromisoformat(told["timestamp"])
+        digest = None if summary is None else sha256(rfc8785.dumps(summary)).hexdigest()
+        issued_at = datetime.fromisoformat(document["timestamp"])
     except (ValueError, RecursionError):
-        raise Refused("the fields beside the envelope are not of their form") from None
-    names = ("receipt_id", "description", "tags", "receipt_type")
-    return [*(told.get(name) for name in names), at, found]
+        raise NotVerified("invalid values in the fields beside the envelope") from None
+    return {
+        "receipt_id": document.get("receipt_id"),
+        "description": document.get("description"),
+        "tags": document.get("tags"),
+        "type": document.get("receipt_type"),
+        "issued_at": issued_at,
+        "summary_sha256": digest,
+    }
 
 
-def proof(told: Any, keys: Keys) -> tuple[Body, Body]:
-    """Return the receipt of a batch, and the one call that the proof shows to be part of it."""
-    check(told, _PROOF, "proof")
-    body, one = envelope(told["envelope"], keys), told["call"]
-    if body["kind"] != "batch":
-        raise Refused("the receipt is not that of a batch")
-    if told["tree_size"] != body["count"]:
-        raise Refused("the proof is for another number of calls than the receipt tells of")
-    call.check(one)
-    path, root = [bytes.fromhex(each) for each in told["path"]], bytes.fromhex(body["leaves_root"])
-    leaf = merkle.leaf(call.entry(one))
-    if not merkle.included(leaf, told["leaf_index"], told["tree_size"], path, root):
-        raise Refused("this call is not in the batch: the call or its proof was altered")
-    if not body["from"] <= one["logged_at"] <= body["to"]:
-        raise Refused("the call lies outside the time that the receipt tells of")
-    return body, one
+def verify_proof(document: Any, keys: TrustedKeys) -> tuple[Body, Body]:
+    """Return the receipt of a batch, and the call that the proof shows to be in the batch."""
+    validate(document, _PROOF_SCHEMA, "proof")
+    receipt, call = verify_envelope(document["envelope"], keys), document["call"]
+    if receipt["kind"] != "batch":
+        raise NotVerified("the receipt is not a batch receipt")
+    if document["tree_size"] != receipt["count"]:
+        raise NotVerified("the proof and the receipt state different numbers of calls")
+    validate_call(call)
+    leaf = leaf_hash(leaf_entry(call))
+    path = [bytes.fromhex(node) for node in document["path"]]
+    root = bytes.fromhex(receipt["leaves_root"])
+    if not is_included(leaf, document["leaf_index"], document["tree_size"], path, root):
+        raise NotVerified("the call is not in the batch: the call or the proof was altered")
+    if not receipt["from"] <= call["logged_at"] <= receipt["to"]:
+        raise NotVerified("the call is outside the time range of the receipt")
+    return receipt, call

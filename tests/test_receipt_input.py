@@ -10,13 +10,13 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
 from llmring_server.tenant import Tenant
-from llmring_verify.canonical_json import MOST
+from llmring_verify.canonical_json import MAX_SAFE_INTEGER
 from tests.signers import OLD, called, keyring
 from tests.test_receipts import ALL, PATH, ring, settings
 
 __all__ = ["ring", "settings"]
 
-LARGEST = {"input_tokens": MOST, "output_tokens": 0}
+LARGEST = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 0}
 HALF = {"receipt": {"receipt_id": "\udc00"}}
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.tenant import Tenant
-from llmring_verify import call, legacy, merkle
-from llmring_verify.receipt import base64url
+from llmring_verify import legacy, merkle
+from llmring_verify.receipt import base64url, leaf_entry
 from tests.signers import OLD, called, keyring
 from tests.test_receipts import ALL, PATH, made, proved, ring, settings
 
@@ -125,9 +125,9 @@ async def test_receipt_proof_proves_each_call(
         assert (proof["leaf_index"], proof["tree_size"]) == (index, 7)
         assert (proof["envelope"], proof["call"]["log_id"]) == (receipt["envelope"], id)
         path = [bytes.fromhex(each) for each in proof["path"]]
-        leaf = merkle.leaf(call.entry(proof["call"]))
-        assert merkle.included(leaf, index, 7, path, root)
-        assert not merkle.included(leaf, (index + 1) % 7, 7, path, root)
+        leaf = merkle.leaf_hash(leaf_entry(proof["call"]))
+        assert merkle.is_included(leaf, index, 7, path, root)
+        assert not merkle.is_included(leaf, (index + 1) % 7, 7, path, root)
     other = await client.get(f"{PATH}/{receipt['receipt_id']}/proof/{uuid4()}")
     assert other.status_code == 404
     single = (await made(client, log_ids=ids[:1]))["receipt"]["receipt_id"]
@@ -187,7 +187,7 @@ async def test_store_receipt_of_another_time_once(
     logs = (await client.get(f"{PATH}/{OLD['receipt_id']}/logs")).json()
     assert (logs["logs"], logs["total"]) == ([], 0)
     flat = OLD | {"alias": "another"}
-    signature = await keyring().sign(legacy.canonical(flat))
+    signature = await keyring().sign(legacy.signed_bytes(flat))
     other = flat | {"signature": f"ed25519:{base64url(signature)}"}
     assert (await client.post(PATH, json={"receipt": other})).status_code == 409
     forged = await client.post(PATH, json={"receipt": OLD | {"total_cost": 2.0}})

@@ -23,7 +23,7 @@ from llmring_server.embedded import binaries
 from llmring_server.receipt import Receipt, Stored
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.wanted import Wanted
-from llmring_verify import call, merkle, receipt
+from llmring_verify import merkle, receipt
 from llmring_verify.canonical_json import parse
 from tests.signers import SEED, called, keyring
 from tests.test_prices import override
@@ -63,7 +63,7 @@ calls = st.fixed_dictionaries(
 
 def opened(told: Receipt) -> dict[str, Any]:
     """Verify a receipt as PyNaCl does, and return what it says."""
-    _, signed, signature = receipt.opened(told["envelope"])
+    _, signed, signature = receipt.open_envelope(told["envelope"])
     VerifyKey(keyring().active.public).verify(signed, signature)
     assert told["envelope"]
     return told["envelope"]["receipt"]
@@ -76,7 +76,7 @@ async def exported(ring: Ring, key: str) -> list[dict[str, Any]]:
         path = "/api/v1/logs/export?format=jsonl"
         answer = await client.get(path, headers={"X-API-Key": key})
     lines = answer.content.splitlines()
-    found = [call.from_export(parse(line, Decimal)) for line in lines]
+    found = [receipt.call_from_export(parse(line, Decimal)) for line in lines]
     return sorted(found, key=lambda each: each["log_id"])
 
 
@@ -84,10 +84,10 @@ async def check(ring: Ring, key: str, told: Receipt) -> None:
     """Check that a receipt says what an export says, and that each of its calls is in it."""
     body, lines = opened(told), await exported(ring, key)
     if body["kind"] == "usage":
-        assert receipt.call_of(body) == lines[0]
+        assert receipt.call_from_receipt(body) == lines[0]
         return
-    leaves = [merkle.leaf(call.entry(each)) for each in lines]
-    assert (body["count"], body["leaves_root"]) == (len(lines), merkle.root(leaves).hex())
+    leaves = [merkle.leaf_hash(receipt.leaf_entry(each)) for each in lines]
+    assert (body["count"], body["leaves_root"]) == (len(lines), merkle.merkle_root(leaves).hex())
     costs = [Decimal(each["cost"]["amount"]) for each in lines if each["cost"]["amount"]]
     assert Decimal(body["totals"]["cost"]["amount"]) == sum(costs)
     for name, sum_of in body["totals"]["tokens"].items():

@@ -10,15 +10,15 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
-from llmring_verify.canonical_json import MOST
+from llmring_verify.canonical_json import MAX_SAFE_INTEGER
 from tests.signers import called
 from tests.test_certifying import REST
 from tests.test_receipts import ring
 
 __all__ = ["ring"]
 
-LARGEST = {"input_tokens": MOST, "output_tokens": 0}
-UNCOUNTABLE = {"input_tokens": MOST, "output_tokens": 1}
+LARGEST = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 0}
+UNCOUNTABLE = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 1}
 
 
 def ago(days: int, second: int = 0) -> dict[str, str]:

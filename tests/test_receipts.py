@@ -11,7 +11,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.tenant import Tenant
 from llmring_verify import legacy, receipt
-from llmring_verify.keys import kid_of
+from llmring_verify.keys import key_id
 from tests.signers import KID, SEED, called, keyring
 
 PATH = "/api/v1/receipts"
@@ -40,8 +40,8 @@ async def made(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
 def proved(told: dict[str, Any]) -> dict[str, Any]:
     """Check both signatures of a receipt, and return what it says."""
     key = keyring().active
-    assert key.signed(legacy.canonical(told), legacy.signature(told))
-    kid, signed, signature = receipt.opened(told["envelope"])
+    assert key.signed(legacy.signed_bytes(told), legacy.signature(told))
+    kid, signed, signature = receipt.open_envelope(told["envelope"])
     assert (kid, key.signed(signed, signature)) == (KID, True)
     body: dict[str, Any] = told["envelope"]["receipt"]
     return body
@@ -192,4 +192,4 @@ async def test_issue_receipt_signs_what_is_stored_and_nothing_else(
 
 
 def test_the_key_s_id_is_of_its_spki() -> None:
-    assert kid_of(keyring().active.public) == KID
+    assert key_id(keyring().active.public) == KID

@@ -17,7 +17,7 @@ from llmring_server import Ring, build, signing
 from llmring_server.keyring import held, ring_of
 from llmring_server.tenant import Tenant
 from llmring_server.wanted import Wanted
-from llmring_verify.keys import Key, read
+from llmring_verify.keys import TrustedKey, read_keys
 from tests.signers import KID, called, keyring
 from tests.test_receipts import PATH, ring, settings
 
@@ -29,8 +29,8 @@ MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=
 """
 
 
-def pinned(document: Any) -> dict[str, Key]:
-    return read(orjson.dumps(document))
+def pinned(document: Any) -> dict[str, TrustedKey]:
+    return read_keys(orjson.dumps(document))
 
 
 X = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"

@@ -16,7 +16,7 @@ from llmring_server.cli.tables import SCREEN, entry, folding
 from llmring_server.keyring import Held
 from llmring_server.verdict import judged
 from llmring_server.wanted import Listing, Wanted
-from llmring_verify import canonical_json as strict
+from llmring_verify.canonical_json import NotVerified, parse
 
 file = click.option(
     "--file",
@@ -128,8 +128,8 @@ def verify(receipt: BinaryIO) -> None:
     """
     keys = keyfile.source(environment.read(os.environ))()
     try:
-        found = judged(keys.trusted if keys else {}, strict.parse(receipt.read()))
-    except strict.Refused as exc:
+        found = judged(keys.trusted if keys else {}, parse(receipt.read()))
+    except NotVerified as exc:
         raise click.ClickException(str(exc)) from exc
     if not found["valid"]:
         raise click.ClickException(f"Not genuine: {found['reason']}")

@@ -16,7 +16,7 @@ from llmring_server.wanted import Asked, Listing, Stretch, Wanted
 from llmring_server.web.body import JSON
 from llmring_server.web.call import Body, Call
 from llmring_server.web.paging import link
-from llmring_verify import canonical_json as strict
+from llmring_verify.canonical_json import NotVerified, parse
 
 
 class Signed(BaseModel):
@@ -94,8 +94,8 @@ async def store_receipt(call: Call, body: Signed) -> Annotated[Verified, Conflic
 async def verify_receipt(call: Call, body: Annotated[Body, {JSON: dict[str, Any]}]) -> Verdict:
     """Say whether a receipt, or its envelope alone, is genuine."""
     try:
-        document = strict.parse(body.data)
-    except strict.Refused as exc:
+        document = parse(body.data)
+    except NotVerified as exc:
         return _not_strict(body.data, str(exc))
     return call.ring.receipts.verify(document)
 

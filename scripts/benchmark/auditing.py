@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -51,7 +52,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def _alone(key: Ed25519PrivateKey, body: dict[str, Any]) -> None:
-    public, data = key.public_key(), receipt.signed(body)
+    public, data = key.public_key(), receipt.signed_bytes(body)
     signature = key.sign(data)
     for _ in range(BARE):
         public.verify(signature, data)
@@ -60,11 +61,22 @@ def _alone(key: Ed25519PrivateKey, body: dict[str, Any]) -> None:
 def _write(folder: Path, key: Ed25519PrivateKey, size: int) -> None:
     progress(f"signing {size:,} receipts")
     public = key.public_key().public_bytes_raw()
-    body = json.loads(EXAMPLE.read_text())["receipt"] | {"kid": keys.kid_of(public)}
+    body = json.loads(EXAMPLE.read_text())["receipt"] | {"kid": keys.key_id(public)}
     first = UUID(body["log_id"]).int
     (folder / "keys.json").write_text(json.dumps([{"x": receipt.base64url(public)}]))
     with (folder / "receipts.jsonl").open("w") as file:
         for number in range(size):
             body["log_id"] = body["receipt_id"] = str(UUID(int=first + number))
-            envelope = receipt.envelope(body, key.sign(receipt.signed(body)))
+            envelope = _sealed(body, key)
             file.write(f"{json.dumps(envelope)}\n")
+
+
+def _sealed(body: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """Sign a receipt and put it into an envelope."""
+    data = receipt.signed_bytes(body)
+    sig = receipt.base64url(key.sign(data))
+    return {
+        "receipt": body,
+        "signature": {"alg": receipt.ALGORITHM, "kid": body["kid"], "sig": sig},
+        "signed_sha256": sha256(data).hexdigest(),
+    }
