@@ -1,4 +1,4 @@
-"""What is signed is RFC 8785's, under keys of the curve: independent implementations agree."""
+"""Canonical JSON, signatures and public keys agree with independent implementations."""
 
 import json
 import shutil
@@ -15,25 +15,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmring_verify import keys, receipt, verify
-from llmring_verify.canonical_json import MOST, Refused, Unchecked, canonical, parse
+from llmring_verify.canonical_json import (
+    MAX_SAFE_INTEGER,
+    CannotVerify,
+    NotVerified,
+    canonicalize,
+    parse,
+)
 from tests.vectors.generate.good import STRANGE, good
-from tests.vectors.generate.second_signer import ACTIVE, PINNED, RETIRED, Doc, Signer, batch, call, usage
+from tests.vectors.generate.second_signer import (
+    ACTIVE,
+    KEY_FILE,
+    RETIRED,
+    Document,
+    Signer,
+    batch,
+    call,
+    usage,
+)
 
 NAMES = st.text(st.characters(max_codepoint=0x7F), max_size=8)
 SIGNED = st.recursive(
-    st.none() | st.booleans() | st.integers(-MOST, MOST) | st.text(),
+    st.none() | st.booleans() | st.integers(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER) | st.text(),
     lambda each: st.lists(each, max_size=5) | st.dictionaries(NAMES, each, max_size=5),
 )
 PRIME, D = 2**255 - 19, -121665 * pow(121666, -1, 2**255 - 19)
 
 
 @given(SIGNED)
-def test_canonical_is_rfc_8785(value: Any) -> None:
-    assert canonical(value) == rfc8785.dumps(value)
-    assert parse(canonical(value)) == value
+def test_canonical_form_is_that_of_rfc_8785(value: Any) -> None:
+    assert canonicalize(value) == rfc8785.dumps(value)
+    assert parse(canonicalize(value)) == value
 
 
-def _random(random: Random, number: int, signer: Signer) -> Doc:
+def _random_receipt(random: Random, number: int, signer: Signer) -> Document:
     def text() -> str:
         return "".join(random.choices(STRANGE + "abc", k=random.randrange(20)))
 
@@ -44,22 +59,24 @@ def _random(random: Random, number: int, signer: Signer) -> Doc:
 
 
 def test_10_000_receipts_verify_with_two_verifiers() -> None:
-    random, pinned = Random(35), keys.read(json.dumps(PINNED).encode())  # noqa: S311, again the same
+    random, trusted = Random(35), keys.read_keys(json.dumps(KEY_FILE).encode())  # noqa: S311, reproducible
     for number in range(10_000):
         signer = random.choice((ACTIVE, RETIRED))
         ours = Ed25519PrivateKey.from_private_bytes(bytes(signer.key))
-        body = _random(random, number, signer)
-        signed = receipt.signed(body)
+        body = _random_receipt(random, number, signer)
+        signed = receipt.signed_bytes(body)
         assert signed == b"llmring-receipt/1\n" + rfc8785.dumps(body)
         signature = ours.sign(signed)
         nacl.signing.VerifyKey(signer.public).verify(signed, signature)
-        assert verify.receipt(receipt.envelope(body, signature), pinned) == body
+        envelope = signer.envelope(body)
+        assert envelope["signature"]["sig"] == receipt.base64url(signature)
+        assert verify.verify_receipt(envelope, trusted) == body
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_openssl_verifies_them(number: int, tmp_path: Path) -> None:
-    body = _random(Random(number), number, ACTIVE)  # noqa: S311, again the same
-    _, data, signature = receipt.opened(ACTIVE.seal(body))
+def test_openssl_verifies_receipts(number: int, tmp_path: Path) -> None:
+    body = _random_receipt(Random(number), number, ACTIVE)  # noqa: S311, reproducible
+    _, data, signature = receipt.open_envelope(ACTIVE.envelope(body))
     for name, content in {"key": keys.spki(ACTIVE.public), "data": data, "sig": signature}.items():
         (tmp_path / name).write_bytes(content)
     command = "openssl pkeyutl -verify -pubin -keyform DER -inkey key -rawin -in data -sigfile sig"
@@ -67,15 +84,17 @@ def test_openssl_verifies_them(number: int, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"Signature Verified Successfully\n")
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no JavaScript here")
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_receipts_survive_javascript() -> None:
-    pinned = keys.read(json.dumps(PINNED).encode())
+    trusted = keys.read_keys(json.dumps(KEY_FILE).encode())
     for name, document in good().items():
         text = document if isinstance(document, bytes) else json.dumps(document).encode()
         command = ("node", "-e", "console.log(JSON.stringify(JSON.parse(fs.readFileSync(0))))")
         done = subprocess.run(command, input=text, check=True, capture_output=True)
-        of: Any = verify.proof if name.startswith("proof") else verify.receipt
-        assert of(parse(done.stdout), pinned) == of(parse(text), pinned)
+        check: Any = verify.verify_receipt
+        if name.startswith("proof"):
+            check = verify.verify_proof
+        assert check(parse(done.stdout), trusted) == check(parse(text), trusted)
 
 
 def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
@@ -87,9 +106,9 @@ def _sum(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
     return x % PRIME, y % PRIME
 
 
-def _small() -> set[tuple[int, int]]:
-    """Return all multiples of a point of order eight: its double doubled is (0, -1)."""
-    y = keys._ORDER_8
+def _small_order_points() -> set[tuple[int, int]]:
+    """Return all multiples of a point of order eight."""
+    y = keys._Y_OF_ORDER_8
     square = (y * y - 1) * pow(D * y * y + 1, -1, PRIME) % PRIME
     x = pow(square, (PRIME + 3) // 8, PRIME)
     x = x if x * x % PRIME == square else x * pow(2, (PRIME - 1) // 4, PRIME) % PRIME
@@ -100,37 +119,37 @@ def _small() -> set[tuple[int, int]]:
     return points
 
 
-def test_keys_of_small_order_are_refused() -> None:
-    assert len(_small()) == 8
-    for x, y in _small():
-        with pytest.raises(Refused, match="small order"):
-            keys.load_public((y | (x & 1) << 255).to_bytes(32, "little"))
+def test_keys_of_small_order_are_rejected() -> None:
+    assert len(_small_order_points()) == 8
+    for x, y in _small_order_points():
+        with pytest.raises(NotVerified, match="small order"):
+            keys.load_public_key((y | (x & 1) << 255).to_bytes(32, "little"))
     for y in (PRIME, PRIME + 1, 2**255 - 1):
         for sign in (0, 1):
-            with pytest.raises(Refused, match="canonical"):
-                keys.load_public((y | sign << 255).to_bytes(32, "little"))
+            with pytest.raises(NotVerified, match="canonical"):
+                keys.load_public_key((y | sign << 255).to_bytes(32, "little"))
 
 
-def test_keys_that_are_no_points_are_refused() -> None:
+def test_keys_that_are_not_points_are_rejected() -> None:
     for length in (0, 31, 33):
-        with pytest.raises(Refused, match="32 bytes"):
-            keys.load_public(bytes(length))
-    with pytest.raises(Refused, match="point"):
-        keys.load_public((2).to_bytes(32, "little"))
+        with pytest.raises(NotVerified, match="32 bytes"):
+            keys.load_public_key(bytes(length))
+    with pytest.raises(NotVerified, match="not a point"):
+        keys.load_public_key((2).to_bytes(32, "little"))
     for number in range(64):
-        assert keys.load_public(Signer(number, "active").public)
+        assert keys.load_public_key(Signer(number, "active").public)
 
 
-KEY = {name: each for name, each in ACTIVE.told().items() if name != "state"}
+KEY = {name: each for name, each in ACTIVE.key_entry().items() if name != "state"}
 STATES: tuple[Any, ...] = ("lost", "", None, [], {}, False, 0)
 WRONG: list[tuple[Any, str]] = [
-    ([], "no key"),
-    ({"keys": [KEY, KEY]}, "twice"),
-    ({"keys": {}}, "no list"),
-    ({"keys": ["x"]}, "no key"),
-    ({"keys": [KEY | {"kid": RETIRED.kid}]}, "another key's id"),
-    ({"keys": [KEY | {"crv": "Ed448"}]}, "not of Ed25519"),
-    ({"keys": [KEY | {"alg": "RS256"}]}, "not of Ed25519"),
+    ([], "no keys"),
+    ({"keys": [KEY, KEY]}, "duplicate key"),
+    ({"keys": {}}, "no list of keys"),
+    ({"keys": ["x"]}, "not a key"),
+    ({"keys": [KEY | {"kid": RETIRED.kid}]}, "kid of a key does not match"),
+    ({"keys": [KEY | {"crv": "Ed448"}]}, "not an Ed25519 key"),
+    ({"keys": [KEY | {"alg": "RS256"}]}, "not an Ed25519 key"),
     *(
         ({"keys": [KEY | {name: state}]}, "unknown state")
         for name in ("state", "x-state")
@@ -142,14 +161,14 @@ WRONG: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("document", "why"), WRONG)
-def test_documents_of_other_keys_are_not_taken(document: Any, why: str) -> None:
-    with pytest.raises(Unchecked, match=why):
-        keys.read(json.dumps(document).encode())
-    assert set(keys.read(json.dumps([KEY]).encode())) == {ACTIVE.kid}
+def test_invalid_key_files_are_rejected(document: Any, why: str) -> None:
+    with pytest.raises(CannotVerify, match=why):
+        keys.read_keys(json.dumps(document).encode())
+    assert set(keys.read_keys(json.dumps([KEY]).encode())) == {ACTIVE.kid}
 
 
 @pytest.mark.parametrize("name", ["compromised_at", "x-compromised-at"])
-@pytest.mark.parametrize("moment", ["2026-11-01T00:00:00Z", "", 0, False, []])
-def test_a_key_that_tells_when_it_was_lost_is_lost(name: str, moment: Any) -> None:
-    document = [KEY | {"state": "active", name: moment}]
-    assert keys.read(json.dumps(document).encode())[ACTIVE.kid].state == "compromised"
+@pytest.mark.parametrize("timestamp", ["2026-11-01T00:00:00Z", "", 0, False, []])
+def test_a_key_with_a_compromise_time_is_compromised(name: str, timestamp: Any) -> None:
+    document = [KEY | {"state": "active", name: timestamp}]
+    assert keys.read_keys(json.dumps(document).encode())[ACTIVE.kid].state == "compromised"

@@ -1,25 +1,21 @@
-"""`llmring-verify` as an auditor uses it: what it says, and how it ends."""
+"""The command `llmring-verify`: exit codes, text, JSON, and failures to write."""
 
 import json
 import os
 import subprocess
-import sys
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmring_verify import lines
+from llmring_verify import jsonl
+from tests.support.verify_cli import KEYS, PROGRAM, run
+from tests.vectors.generate.files import FOLDER
 from tests.vectors.generate.good import good
-from tests.vectors.generate.__main__ import FOLDER
 from tests.vectors.generate.second_signer import ACTIVE
-from tests.support.verify_cli import KEYS, run
 
-PROGRAM = Path(sys.executable).parent / "llmring-verify"
-
-
-ENDINGS = [
+EXIT_CODES = [
     (0, "good/usage.json"),
     (0, "good/usage.json", "good/old.json", "good/answer-generate.json"),
     (0, "receipts.jsonl"),
@@ -46,61 +42,62 @@ ENDINGS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=lambda each: " ".join(map(str, each)))
-def test_how_it_ends(ending: tuple[Any, ...]) -> None:
-    code, *arguments = ending
+@pytest.mark.parametrize("expected", EXIT_CODES, ids=lambda each: " ".join(map(str, each)))
+def test_exit_codes(expected: tuple[Any, ...]) -> None:
+    code, *arguments = expected
     assert run(*arguments, *KEYS)[0] == code
 
 
 @pytest.mark.parametrize("keys", ["no-such-file.json", "good/usage.json", "bad/json-cut-off.json"])
-def test_without_keys_nothing_can_be_checked(keys: str) -> None:
-    code, told = run("good/usage.json", "--keys", keys)
+def test_a_missing_or_invalid_key_file_is_reported(keys: str) -> None:
+    code, output = run("good/usage.json", "--keys", keys)
     assert code == 2
-    assert f'"{keys}": UNCHECKED' in told
+    assert f'"{keys}": CANNOT VERIFY' in output
     assert run("good/usage.json")[0] == 2
 
 
-def test_it_says_what_was_proved_and_what_was_not() -> None:
+def test_reports_state_what_is_proved_and_what_is_not() -> None:
     assert "\n  1 call from 20" in run("good/batch-of-one.json", *KEYS)[1]
-    assert "for a batch of 1 call." in run("proof", "good/proof-of-the-only.json", *KEYS)[1]
-    _, told = run("good/batch-of-three.json", *KEYS)
-    assert f"Key {ACTIVE.kid} signed receipt" in told
-    assert "3 calls from" in told
-    assert "and 1 of unknown price" in told
-    for lack in (
-        "that is their client's word",
-        "the issuer's word",
+    assert "a batch of 1 call." in run("proof", "good/proof-of-the-only.json", *KEYS)[1]
+    _, output = run("good/batch-of-three.json", *KEYS)
+    assert f"Key {ACTIVE.kid} signed receipt" in output
+    assert "3 calls from" in output
+    assert ", 1 unpriced." in output
+    for limit in (
+        "the client reported them",
+        "the issuer states the time",
         "no public log",
         "which calls",
     ):
-        assert lack in told
-    assert "of unknown price" in run("good/usage-unpriced.json", *KEYS)[1]
-    # What others wrote cannot speak to the terminal.
-    _, told = run("good/usage-strange-text.json", *KEYS)
-    assert "\\u0001" in told
-    assert told.isascii()
+        assert "Not proved: " in output
+        assert limit in output
+    assert "unpriced" in run("good/usage-unpriced.json", *KEYS)[1]
+    # Control characters in a receipt do not reach the terminal.
+    _, output = run("good/usage-strange-text.json", *KEYS)
+    assert "\\u0001" in output
+    assert output.isascii()
 
 
-def test_it_speaks_json() -> None:
-    _, told = run(
+def test_json_output() -> None:
+    _, output = run(
         "good/usage.json", "bad/altered-amount.json", "bad/key-unknown.json", "--json", *KEYS
     )
-    found = [json.loads(line) for line in told.splitlines()]
-    assert [each["outcome"] for each in found] == ["verified", "not verified", "unchecked"]
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [each["outcome"] for each in found] == ["verified", "not_verified", "cannot_verify"]
     assert [bool(each["proved"]) for each in found] == [True, False, False]
-    assert [bool(each["wrong"]) for each in found] == [False, True, True]
+    assert [bool(each["errors"]) for each in found] == [False, True, True]
     signed = [each.get("receipt") for each in found]
     assert signed == [good()["usage"]["receipt"], None, None]
-    told = json.loads(run("proof", "good/proof-of-the-last.json", "--json", *KEYS)[1])
-    assert told["call"] == good()["proof-of-the-last"]["call"]
+    output = json.loads(run("proof", "good/proof-of-the-last.json", "--json", *KEYS)[1])
+    assert output["call"] == good()["proof-of-the-last"]["call"]
 
 
-def test_a_file_name_cannot_speak_for_it(tmp_path: Path) -> None:
+def test_control_characters_in_file_names_are_quoted(tmp_path: Path) -> None:
     for name in ("a.json: VERIFIED\n  x", "\x1b[2K.json", "\udcff.jsonl"):
         (tmp_path / name).write_bytes(b"{}\n")
         for command in ((tmp_path / name,), ("export", "calls.jsonl", tmp_path / name)):
-            code, told = run(*command, *KEYS)
-            assert (code, told.isascii(), "\x1b" in told, "\n  x" in told) == (
+            code, output = run(*command, *KEYS)
+            assert (code, output.isascii(), "\x1b" in output, "\n  x" in output) == (
                 1,
                 True,
                 False,
@@ -112,15 +109,15 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize("keys", ["keys.json", "no-such-file.json"])
-def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
+def test_output_that_cannot_be_written(keys: str) -> None:
     command = [str(PROGRAM), *["good/usage.json"] * 1000, "--keys", keys]
     reading, writing = os.pipe()
     os.close(reading)
     with FULL.open("wb") as full, os.fdopen(writing, "wb") as pipe:
         for out in (full, pipe):
-            for told in (subprocess.PIPE, out):
+            for output in (subprocess.PIPE, out):
                 done = subprocess.run(
-                    command, cwd=FOLDER, stdout=out, stderr=told, check=False, timeout=60
+                    command, cwd=FOLDER, stdout=out, stderr=output, check=False, timeout=60
                 )
                 assert done.returncode == 2
                 assert b"Traceback" not in (done.stderr or b"")
@@ -131,10 +128,10 @@ def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
         assert (done.returncode, done.stderr) == (code, b"")
 
 
-def test_a_worker_that_dies_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object) -> None:
         raise BrokenExecutor("killed")
 
-    monkeypatch.setattr(lines, "check", die)
-    code, told = run("receipts.jsonl", *KEYS)
-    assert (code, "killed" in told) == (2, True)
+    monkeypatch.setattr(jsonl, "verify_lines", die)
+    code, output = run("receipts.jsonl", *KEYS)
+    assert (code, "killed" in output) == (2, True)

@@ -1,4 +1,4 @@
-"""docs/receipts.md runs as it is written, and its commands print what it says."""
+"""The commands in docs/receipts/auditors.md run as written and print what the page shows."""
 
 import os
 import re
@@ -9,27 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.vectors.generate.__main__ import FOLDER
+from tests.vectors.generate.files import FOLDER
 
-PAGE = FOLDER.parents[1] / "docs/receipts.md"
+PAGE = (FOLDER.parents[1] / "docs/receipts/auditors.md").read_text()
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-AUDITORS = re.search(
-    r"^## For an auditor$(.*?)(^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL
-)
-STEPS = re.findall(
-    r"```sh\n(.*?)```\n\n```text\n(.*?)```", AUDITORS[1] if AUDITORS else "", re.DOTALL
-)
+# Each block of commands is followed by a block of its output.
+STEPS = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_the_page_has_steps() -> None:
-    assert len(STEPS) == PAGE.read_text().count("```text") >= 6
+def test_every_output_belongs_to_commands() -> None:
+    assert len(STEPS) == PAGE.count("```text") >= 6
 
 
-@pytest.mark.parametrize(("commands", "told"), STEPS)
-def test_the_page_runs_as_it_is_written(commands: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("commands", "output"), STEPS)
+def test_commands_print_what_the_page_shows(commands: str, output: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "vectors")
-    done = subprocess.run(
+    process = subprocess.run(
         ("/bin/bash", "-euo", "pipefail", "-c", commands),
-        cwd=tmp_path / "vectors", env={"PATH": PATH}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.stdout == told
+        cwd=tmp_path / "vectors",
+        env={"PATH": PATH},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout == output

@@ -1,4 +1,4 @@
-"""An export against its receipts: what was changed, is missing, or has none."""
+"""Exports against their receipts: changed, missing and uncertified calls."""
 
 import io
 import json
@@ -10,12 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmring_verify.ledger import load
-from llmring_verify.canonical_json import Refused, Unchecked
-from tests.vectors.generate.good import CALLS, OLD, UNPRICED, old
-from tests.vectors.generate.__main__ import FOLDER
-from tests.vectors.generate.second_signer import ACTIVE, Doc, batch, call, export_line, usage
+from llmring_verify import (
+    CannotVerify,
+    NotVerified,
+    check_export,
+    parse,
+    read_keys,
+    verify_receipt,
+)
+from llmring_verify.export_check import ExportIndex
 from tests.support.verify_cli import KEYS, run
+from tests.vectors.generate.files import FOLDER
+from tests.vectors.generate.good import CALLS, LEGACY, UNPRICED, legacy
+from tests.vectors.generate.second_signer import ACTIVE, Document, batch, call, export_line, usage
 
 
 class Export:
@@ -24,15 +31,17 @@ class Export:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def audit(self, calls: list[Doc], receipts: list[Doc], *earlier: list[Doc]) -> tuple[int, Any]:
+    def check(
+        self, calls: list[Document], receipts: list[Document], *earlier: list[Document]
+    ) -> tuple[int, Any]:
         names = []
         for number, each in enumerate((calls, *earlier)):
             names.append(self.folder / f"{number}.jsonl")
             names[-1].write_text("".join(map(export_line, each)))
-        told = self.folder / "receipts.jsonl"
-        told.write_text("".join(f"{json.dumps(each)}\n" for each in receipts))
+        output = self.folder / "receipts.jsonl"
+        output.write_text("".join(f"{json.dumps(each)}\n" for each in receipts))
         more = [part for name in names[1:] for part in ("--earlier", name)]
-        code, text = run("export", names[0], told, *more, "--json", *KEYS)
+        code, text = run("export", names[0], output, *more, "--json", *KEYS)
         return code, json.loads(text.splitlines()[-1])
 
 
@@ -41,15 +50,15 @@ def export(tmp_path: Path) -> Export:
     return Export(tmp_path)
 
 
-def ids(*places: int) -> list[str]:
-    return [CALLS[each]["log_id"] for each in places]
+def ids(*indexes: int) -> list[str]:
+    return [CALLS[index]["log_id"] for index in indexes]
 
 
-SEVEN = ACTIVE.seal(batch(81, CALLS))
+SEVEN = ACTIVE.envelope(batch(81, CALLS))
 
 
-def test_an_export_that_differs_is_told_call_by_call(export: Export) -> None:
-    assert export.audit(CALLS[::-1], [SEVEN])[0] == 0
+def test_differences_are_reported_call_by_call(export: Export) -> None:
+    assert export.check(CALLS[::-1], [SEVEN])[0] == 0
     for name, changed in {
         "cost": {"currency": "USD", "amount": "0.0000000009", "source": "registry"},
         "tokens": {"input": 1, "output": 1, "cached_input": 1},
@@ -58,70 +67,90 @@ def test_an_export_that_differs_is_told_call_by_call(export: Export) -> None:
         "details": {"service_tier": "flex"},
     }.items():
         now = [CALLS[0], CALLS[1], CALLS[2] | {name: changed}, *CALLS[3:]]
-        assert export.audit(now, [SEVEN])[0] == 1
-        code, told = export.audit(now, [SEVEN], CALLS)
-        assert (code, told["calls"]) == (1, {"changed": ids(2), "missing": [], "surplus": []})
-    code, told = export.audit([*CALLS[:3], *CALLS[4:]], [SEVEN], CALLS)
-    assert (code, told["calls"]) == (1, {"changed": [], "missing": ids(3), "surplus": []})
-    code, told = export.audit([*CALLS, call(9)], [SEVEN])
-    found = {"changed": [], "missing": [], "surplus": [call(9)["log_id"]]}
-    assert (code, told["calls"]) == (1, found)
-    code, told = export.audit([*CALLS, CALLS[0]], [SEVEN])
+        assert export.check(now, [SEVEN])[0] == 1
+        code, output = export.check(now, [SEVEN], CALLS)
+        assert (code, output["calls"]) == (1, {"changed": ids(2), "missing": [], "uncertified": []})
+    code, output = export.check([*CALLS[:3], *CALLS[4:]], [SEVEN], CALLS)
+    assert (code, output["calls"]) == (1, {"changed": [], "missing": ids(3), "uncertified": []})
+    code, output = export.check([*CALLS, call(9)], [SEVEN])
+    found = {"changed": [], "missing": [], "uncertified": [call(9)["log_id"]]}
+    assert (code, output["calls"]) == (1, found)
+    code, output = export.check([*CALLS, CALLS[0]], [SEVEN])
     assert code == 1
-    assert "twice" in told["wrong"][0]
+    assert "twice" in output["errors"][0]
 
 
-def test_batches_between_one_another_are_told_apart(export: Export) -> None:
-    outer = ACTIVE.seal(batch(82, [CALLS[0], CALLS[6]]))
-    inner = ACTIVE.seal(batch(83, CALLS[1:6]))
-    assert export.audit(CALLS, [outer, inner])[0] == 0
-    # Of those that are woven into each other, a list of what one of them holds tells both.
-    odd, even = (ACTIVE.seal(batch(number, CALLS[number % 2 :: 2])) for number in (85, 84))
-    assert export.audit(CALLS, [odd, even])[0] == 1
-    assert export.audit(CALLS, [odd, even], CALLS[::2])[0] == 0
+def test_overlapping_batches_are_resolved(export: Export) -> None:
+    outer = ACTIVE.envelope(batch(82, [CALLS[0], CALLS[6]]))
+    inner = ACTIVE.envelope(batch(83, CALLS[1:6]))
+    assert export.check(CALLS, [outer, inner])[0] == 0
+    # If batches interleave, the calls of one of them resolve both.
+    odd, even = (ACTIVE.envelope(batch(number, CALLS[number % 2 :: 2])) for number in (85, 84))
+    assert export.check(CALLS, [odd, even])[0] == 1
+    assert export.check(CALLS, [odd, even], CALLS[::2])[0] == 0
 
 
-def test_a_call_may_have_many_receipts_that_agree(export: Export) -> None:
-    again = ACTIVE.seal(usage(86, CALLS[3]))
-    assert export.audit(CALLS, [SEVEN, again])[0] == 0
-    other = ACTIVE.seal(usage(87, CALLS[3] | {"model": "gpt-4o"}))
-    code, told = export.audit(CALLS, [SEVEN, other])
-    assert (code, told["calls"]["changed"]) == (1, ids(3))
+def test_several_receipts_of_a_call_must_agree(export: Export) -> None:
+    again = ACTIVE.envelope(usage(86, CALLS[3]))
+    assert export.check(CALLS, [SEVEN, again])[0] == 0
+    other = ACTIVE.envelope(usage(87, CALLS[3] | {"model": "gpt-4o"}))
+    code, output = export.check(CALLS, [SEVEN, other])
+    assert (code, output["calls"]["changed"]) == (1, ids(3))
 
 
-def test_a_receipt_that_miscounts_is_told_of(export: Export) -> None:
+def test_a_receipt_with_wrong_totals_is_reported(export: Export) -> None:
     calls = [*CALLS[:6], CALLS[6] | {"cost": UNPRICED}]
-    assert export.audit(calls, [ACTIVE.seal(batch(88, calls))])[0] == 0
+    assert export.check(calls, [ACTIVE.envelope(batch(88, calls))])[0] == 0
     honest = batch(89, calls)
     cost = honest["totals"]["cost"] | {"amount": "0.0000000001"}
     for lie in (
         {"totals": honest["totals"] | {"cost": cost}},
         {"to": calls[6]["logged_at"][:-2] + "9Z"},
     ):
-        code, told = export.audit(calls, [ACTIVE.seal(honest | lie)])
+        code, output = export.check(calls, [ACTIVE.envelope(honest | lie)])
         assert code == 1
-        assert "times or totals" in told["wrong"][0]
+        assert "time range or totals" in output["errors"][0]
 
 
-def test_one_is_told_of_as_one(export: Export) -> None:
-    for calls, receipts, told in (
-        (CALLS, [SEVEN], "Certified by 1 receipt, as they are here: 7 of 7 calls."),
-        (CALLS[:1], [SEVEN], "Certified by 1 receipt, as they are here: 1 of 1 call."),
-        (CALLS, [SEVEN, ACTIVE.seal(usage(86))], "by 2 receipts, as they are here: 7 of 7 calls."),
-        (CALLS, [], "by 0 receipts, as they are here: 0 of 7 calls."),
+def test_reports_use_singular_and_plural(export: Export) -> None:
+    for calls, receipts, output in (
+        (CALLS, [SEVEN], "7 of 7 calls certified by 1 receipt and unchanged."),
+        (CALLS[:1], [SEVEN], "1 of 1 call certified by 1 receipt and unchanged."),
+        (
+            CALLS,
+            [SEVEN, ACTIVE.envelope(usage(86))],
+            "7 of 7 calls certified by 2 receipts and unchanged.",
+        ),
+        (CALLS, [], "0 of 7 calls certified by 0 receipts and unchanged."),
     ):
-        assert told in export.audit(calls, receipts, CALLS)[1]["proved"][0]
-    alone = ACTIVE.seal(batch(91, CALLS[:1]))
-    wrong = export.audit(CALLS[1:], [alone, old(OLD)])[1]["wrong"]
-    assert any("its 1 call: not here, or not as signed" in each for each in wrong)
-    assert any(each.startswith("1 old receipt: no") for each in wrong)
-    assert any(each.startswith("calls in no receipt (6)") for each in wrong)
+        assert output in export.check(calls, receipts, CALLS)[1]["proved"][0]
+    alone = ACTIVE.envelope(batch(91, CALLS[:1]))
+    wrong = export.check(CALLS[1:], [alone, legacy(LEGACY)])[1]["errors"]
+    assert any("its 1 call: not found as signed" in each for each in wrong)
+    assert any(each.startswith("1 legacy receipt: ") for each in wrong)
+    assert any(each.startswith("calls certified by no receipt (6)") for each in wrong)
 
 
-def test_old_receipts_certify_no_calls(export: Export) -> None:
-    code, told = export.audit(CALLS, [SEVEN, old(OLD)])
+def test_legacy_receipts_certify_no_calls(export: Export) -> None:
+    code, output = export.check(CALLS, [SEVEN, legacy(LEGACY)])
     assert code == 1
-    assert "1 old receipt: no" in told["wrong"][0]
+    assert "1 legacy receipt: " in output["errors"][0]
+
+
+def test_a_program_checks_an_export() -> None:
+    keys = read_keys((FOLDER / "keys.json").read_bytes())
+    lines = (FOLDER / "receipts.jsonl").read_bytes().splitlines()
+    receipts = [verify_receipt(parse(line), keys) for line in lines]
+    with (FOLDER / "calls.jsonl").open("rb") as calls:
+        check = check_export(calls, receipts)
+    assert (len(check.certified()), check.missing(), check.uncertified()) == (8, set(), set())
+    with (
+        (FOLDER / "calls-later.jsonl").open("rb") as later,
+        (FOLDER / "calls.jsonl").open("rb") as calls,
+    ):
+        check = check_export(later, receipts, [calls])
+    differences = (check.missing(), check.changed, check.uncertified())
+    assert [len(calls) for calls in differences] == [1, 1, 1]
 
 
 COST = '"first_cost": 0.0000000003'
@@ -153,13 +182,13 @@ LINES = [
 
 
 @pytest.mark.parametrize(("before", "after"), LINES)
-def test_a_line_that_no_export_writes_is_not_read(before: str, after: str, tmp_path: Path) -> None:
+def test_invalid_lines_are_rejected(before: str, after: str, tmp_path: Path) -> None:
     lines = "".join(map(export_line, CALLS))
     assert before in lines
     (tmp_path / "calls.jsonl").write_text(lines.replace(before, after))
-    code, told = run("export", tmp_path / "calls.jsonl", FOLDER / "receipts.jsonl", *KEYS)
+    code, output = run("export", tmp_path / "calls.jsonl", FOLDER / "receipts.jsonl", *KEYS)
     assert code == 2
-    assert "line 3" in told or "line 1" in told
+    assert "line 3" in output or "line 1" in output
 
 
 NAMES = st.sampled_from(sorted(json.loads(export_line(CALLS[0]))))
@@ -173,12 +202,12 @@ VALUES = st.recursive(
 
 
 @given(NAMES, VALUES)
-def test_a_line_is_read_or_refused(name: str, value: str) -> None:
+def test_any_line_is_read_or_rejected(name: str, value: str) -> None:
     line = json.dumps(json.loads(export_line(CALLS[0])) | {name: "@"}).replace('"@"', value)
-    with suppress(Refused, Unchecked):
-        assert len(load(io.BytesIO(line.encode())).leaves) == 1
+    with suppress(NotVerified, CannotVerify):
+        assert len(ExportIndex.read(io.BytesIO(line.encode())).leaves) == 1
 
 
-def test_times_before_all_servers_are_times(export: Export) -> None:
+def test_the_earliest_time_is_accepted(export: Export) -> None:
     first = CALLS[0] | {"logged_at": "0001-01-01T00:00:00.000000Z"}
-    assert export.audit([first], [ACTIVE.seal(batch(90, [first]))])[0] == 0
+    assert export.check([first], [ACTIVE.envelope(batch(90, [first]))])[0] == 0

@@ -1,4 +1,4 @@
-"""Receipts of a second implementation: ours finds the good ones good, and the bad ones bad."""
+"""The vectors: the verifier accepts the good ones and rejects the bad ones for their defect."""
 
 import json
 from decimal import Decimal
@@ -11,16 +11,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmring_verify import call, keys, legacy, merkle, receipt, verify
-from llmring_verify.canonical_json import Refused, Unchecked, parse
+from llmring_verify import keys, legacy, merkle, receipt, verify
+from llmring_verify.canonical_json import CannotVerify, NotVerified, parse
 from tests.vectors.generate.bad import bad
+from tests.vectors.generate.files import FOLDER, encode, files
 from tests.vectors.generate.good import CALLS, good
-from tests.vectors.generate.__main__ import FOLDER, files, written
-from tests.vectors.generate.second_signer import ACTIVE, PINNED, export_line, leaf, usage
+from tests.vectors.generate.second_signer import ACTIVE, KEY_FILE, export_line, leaf, usage
 
-KEYS = keys.read((FOLDER / "keys.json").read_bytes())
+KEYS = keys.read_keys((FOLDER / "keys.json").read_bytes())
 GOOD, BAD = sorted((FOLDER / "good").iterdir()), sorted((FOLDER / "bad").iterdir())
-WHY = {name: why for name, (_, why) in bad().items()}
+REASONS = {name: reason for name, (_, reason) in bad().items()}
 
 
 def stem(path: Path) -> str:
@@ -32,16 +32,14 @@ def check(path: Path) -> Any:
 
 
 def check_bytes(name: str, data: bytes) -> Any:
-    told = parse(data)
-    return verify.proof(told, KEYS) if name.startswith("proof") else verify.receipt(told, KEYS)
+    document = parse(data)
+    if name.startswith("proof"):
+        return verify.verify_proof(document, KEYS)
+    return verify.verify_receipt(document, KEYS)
 
 
-def test_vectors_are_what_their_maker_makes() -> None:
-    there = {
-        str(each.relative_to(FOLDER)): each.read_bytes()
-        for each in FOLDER.rglob("*")
-        if each.is_file()
-    }
+def test_the_generator_reproduces_the_vectors() -> None:
+    there = {str(each.relative_to(FOLDER)): each.read_bytes() for each in FOLDER.rglob("*.json*")}
     assert there == files(), "python -m tests.vectors.generate.__main__"
     assert len(GOOD) >= 20
     assert len(BAD) >= 60
@@ -53,17 +51,17 @@ def test_good_vectors_verify(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", BAD, ids=stem)
-def test_bad_vectors_are_refused_for_what_is_wrong_with_them(path: Path) -> None:
-    with pytest.raises((Refused, Unchecked)) as refusal:
+def test_bad_vectors_are_rejected_for_their_defect(path: Path) -> None:
+    with pytest.raises((NotVerified, CannotVerify)) as error:
         check(path)
-    assert WHY[path.stem] in str(refusal.value)
-    strangers = "not among the keys" in str(refusal.value)
-    assert isinstance(refusal.value, Unchecked) == strangers
+    assert REASONS[path.stem] in str(error.value)
+    unknown_key = "not among your trusted keys" in str(error.value)
+    assert isinstance(error.value, CannotVerify) == unknown_key
 
 
-def test_our_bytes_are_those_of_the_second_implementation() -> None:
+def test_both_implementations_write_the_same_bytes() -> None:
     key = Ed25519PrivateKey.from_private_bytes(bytes(ACTIVE.key))
-    assert (keys.kid_of(ACTIVE.public), keys.spki(ACTIVE.public)[-32:]) == (
+    assert (keys.key_id(ACTIVE.public), keys.spki(ACTIVE.public)[-32:]) == (
         ACTIVE.kid,
         ACTIVE.public,
     )
@@ -71,14 +69,17 @@ def test_our_bytes_are_those_of_the_second_implementation() -> None:
         if name.startswith(("usage", "batch")) and isinstance(document, dict):
             body = document["receipt"]
             if body["kid"] == ACTIVE.kid:
-                assert receipt.envelope(body, key.sign(receipt.signed(body))) == document
+                data = receipt.signed_bytes(body)
+                sig = receipt.base64url(key.sign(data))
+                assert receipt.open_envelope(document)[1] == data
+                assert document["signature"] == {"alg": "Ed25519", "kid": ACTIVE.kid, "sig": sig}
     for each in CALLS:
-        assert merkle.leaf(call.entry(each)) == leaf(each)
-        assert call.from_export(parse(export_line(each).encode(), Decimal)) == each
-    assert receipt.call_of(usage(3, CALLS[2])) == CALLS[2]
+        assert merkle.leaf_hash(receipt.leaf_entry(each)) == leaf(each)
+        assert receipt.call_from_export(parse(export_line(each).encode(), Decimal)) == each
+    assert receipt.call_from_receipt(usage(3, CALLS[2])) == CALLS[2]
 
 
-def test_the_digests_of_old_receipts_are_those_that_are_known() -> None:
+def test_legacy_receipts_have_the_known_digests_and_signatures() -> None:
     known = {
         "old": "6496012a72a500c1ee811605221d51f749f74c5f2c7c9b7cd3446c4841f4c27a",
         "old-batch": "cf885166c991efb90e84e16a23bc488e184098d928198c7ec402dbf6a0ab80c3",
@@ -91,7 +92,7 @@ def test_the_digests_of_old_receipts_are_those_that_are_known() -> None:
     }
     for name, digest in known.items():
         flat = good()[name]
-        assert sha256(legacy.canonical(flat)).hexdigest() == digest
+        assert sha256(legacy.signed_bytes(flat)).hexdigest() == digest
         assert flat["signature"] == f"ed25519:{signatures[name]}"
 
 
@@ -99,28 +100,28 @@ SIGNED = [path for path in GOOD if not path.stem.startswith("proof")]
 
 
 def signed(path: Path) -> tuple[str, bytes, bytes]:
-    told = parse(path.read_bytes())
+    document = parse(path.read_bytes())
     if path.stem.startswith("old"):
-        return ACTIVE.kid, legacy.canonical(told), legacy.signature(told)
-    told = told["receipt"] if "certified_count" in told else told
-    return receipt.opened(told.get("envelope", told))
+        return ACTIVE.kid, legacy.signed_bytes(document), legacy.signature(document)
+    document = document["receipt"] if "certified_count" in document else document
+    return receipt.open_envelope(document.get("envelope", document))
 
 
 @pytest.mark.parametrize("path", SIGNED, ids=stem)
-def test_no_bit_of_what_is_signed_may_change(path: Path) -> None:
+def test_changing_any_signed_bit_invalidates_the_signature(path: Path) -> None:
     kid, data, signature = signed(path)
     public = KEYS[kid].public
-    assert keys.signed(public, data, signature)
+    assert keys.is_valid_signature(public, data, signature)
     both = data + signature
     for bit in range(len(both) * 8):
         flipped = bytearray(both)
         flipped[bit // 8] ^= 1 << bit % 8
         changed = bytes(flipped)
-        assert not keys.signed(public, changed[: len(data)], changed[len(data) :]), bit
+        assert not keys.is_valid_signature(public, changed[: len(data)], changed[len(data) :]), bit
 
 
 @pytest.mark.parametrize("name", ["usage", "answer-batch", "old", "proof-in-the-middle"])
-def test_no_bit_of_a_document_may_change(name: str) -> None:
+def test_changing_any_bit_of_a_document_never_changes_what_is_proved(name: str) -> None:
     data = json.dumps(good()[name]).encode()
     genuine = check_bytes(name, data)
     for bit in range(len(data) * 8):
@@ -128,23 +129,23 @@ def test_no_bit_of_a_document_may_change(name: str) -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         try:
             proved = check_bytes(name, bytes(flipped))
-        except (Refused, Unchecked):
+        except (NotVerified, CannotVerify):
             continue
-        # What is not signed may change, and white space; never what is proved.
+        # White space and fields that are not signed may change.
         assert proved == genuine, bit
 
 
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | st.text().map(str.encode))
-def test_noise_is_refused(data: bytes) -> None:
-    for of in (verify.receipt, verify.proof):
-        with pytest.raises(Refused):
-            of(parse(data), KEYS)
+def test_noise_is_rejected(data: bytes) -> None:
+    for check_document in (verify.verify_receipt, verify.verify_proof):
+        with pytest.raises(NotVerified):
+            check_document(parse(data), KEYS)
 
 
-def test_a_key_may_be_pinned_as_a_jwks() -> None:
-    jwks = keys.read((FOLDER / "jwks.json").read_bytes())
+def test_a_jwks_is_a_key_file() -> None:
+    jwks = keys.read_keys((FOLDER / "jwks.json").read_bytes())
     assert {each.kid: each.state for each in jwks.values()} == {
-        each["kid"]: each["state"] for each in PINNED["keys"]
+        each["kid"]: each["state"] for each in KEY_FILE["keys"]
     }
-    assert written(good()["usage"]) == (FOLDER / "good/usage.json").read_bytes()
+    assert encode(good()["usage"]) == (FOLDER / "good/usage.json").read_bytes()

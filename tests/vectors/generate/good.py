@@ -1,4 +1,4 @@
-"""Documents that must verify, with all that may vary."""
+"""Documents that must verify."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from tests.vectors.generate.second_signer import (
     NEXT,
     RETIRED,
     SUMMARY,
-    Doc,
+    Document,
     Signer,
     b64,
     batch,
@@ -22,10 +22,10 @@ from tests.vectors.generate.second_signer import (
 
 CALLS = [call(number) for number in range(1, 8)]
 UNPRICED = {"currency": "USD", "amount": None, "source": "unpriced"}
-LARGEST = 2**53 - 1
+MAX_SAFE_INTEGER = 2**53 - 1
 STRANGE = 'é "\\\b\f\n\r\t\x01\x1f\x7f\u2028 \U0001f600 \ufb33 </script>'
 
-OLD = {
+LEGACY = {
     "receipt_id": "rcpt_0123456789abcdef",
     "timestamp": "2025-10-02T12:34:56.789012Z",
     "alias": "fast",
@@ -40,7 +40,7 @@ OLD = {
     "output_cost": 0.0006,
     "total_cost": 0.001,
 }
-OLD_BATCH = OLD | {
+LEGACY_BATCH = LEGACY | {
     "receipt_id": "rcpt_fedcba9876543210",
     "timestamp": "2025-01-01T00:00:00Z",
     "lock_digest": "sha256:é",
@@ -51,8 +51,8 @@ OLD_BATCH = OLD | {
     "total_cost": 1e-7,
 }
 
-# What a server of today adds to an old receipt that it hands out.
-LATER: Doc = {
+# What the server adds to a legacy receipt in its responses.
+LEGACY_RESPONSE_FIELDS: Document = {
     "receipt_type": "single",
     "batch_summary": None,
     "description": None,
@@ -61,28 +61,28 @@ LATER: Doc = {
 }
 
 
-def old(receipt: Doc, signer: Signer = ACTIVE) -> Doc:
-    """Sign as the first servers did: the time not as it is on the wire, but as Python spells it."""
+def legacy(receipt: Document, signer: Signer = ACTIVE) -> Document:
+    """Sign a receipt as the first servers did: with the time in Python's ISO format."""
     data = rfc8785.dumps(receipt | {"timestamp": receipt["timestamp"].replace("Z", "+00:00")})
     return receipt | {"signature": f"ed25519:{b64(signer.sign(data))}"}
 
 
-def answer(body: Doc, signer: Signer = ACTIVE) -> Doc:
-    """Answer as a server does: the flat fields of old, and the envelope."""
+def response(body: Document, signer: Signer = ACTIVE) -> Document:
+    """Return a receipt as the server does: the legacy fields and the envelope."""
     is_batch = body["kind"] == "batch"
-    flat = OLD | {"receipt_id": body["receipt_id"], "timestamp": body["issued_at"]}
-    return old(flat, signer) | {
+    flat = LEGACY | {"receipt_id": body["receipt_id"], "timestamp": body["issued_at"]}
+    return legacy(flat, signer) | {
         "receipt_type": "batch" if is_batch else "single",
         "batch_summary": SUMMARY if is_batch else None,
         **{name: body[name] for name in COMMON},
-        "envelope": signer.seal(body),
+        "envelope": signer.envelope(body),
     }
 
 
-def _usages() -> dict[str, Doc]:
+def _usages() -> dict[str, Document]:
     details = {"cache_creation_input_tokens": 7, "service_tier": "flex"}
     linked = call(2, conversation_id=CALLS[0]["log_id"], origin="app", id_at_origin="7")
-    most = dict.fromkeys(("input", "output", "cached_input"), LARGEST)
+    most = dict.fromkeys(("input", "output", "cached_input"), MAX_SAFE_INTEGER)
     content = {"sha256": "0" * 64}
     snapshot = f"sha256:{'1' * 64}"
     return {
@@ -103,7 +103,7 @@ def _usages() -> dict[str, Doc]:
     }
 
 
-def _batches() -> dict[str, Doc]:
+def _batches() -> dict[str, Document]:
     three = [CALLS[0], call(2, cost=UNPRICED), CALLS[2]]
     return {
         "batch-of-one": batch(21, CALLS[:1]),
@@ -113,19 +113,19 @@ def _batches() -> dict[str, Doc]:
 
 
 def good() -> dict[str, Any]:
-    """Return each by its name; bytes are written as they are."""
-    plain = {name: ACTIVE.seal(body) for name, body in {**_usages(), **_batches()}.items()}
+    """Return the documents by name. Bytes are written unchanged."""
+    plain = {name: ACTIVE.envelope(body) for name, body in {**_usages(), **_batches()}.items()}
     seven = plain["batch-of-seven"]
     return plain | {
-        "usage-by-a-retired-key": RETIRED.seal(usage(8, signer=RETIRED)),
-        "usage-by-the-next-key": NEXT.seal(usage(9, signer=NEXT)),
-        "usage-spelled-otherwise": otherwise(plain["usage-strange-text"]),
-        "answer-usage": answer(usage(11)),
-        "answer-batch": answer(batch(24, CALLS[:3], tags=["x"])),
-        "answer-generate": {"receipt": answer(batch(25, CALLS)), "certified_count": 7},
-        "old": old(OLD),
-        "old-in-an-answer": old(OLD) | LATER,
-        "old-batch": old(OLD_BATCH) | {"receipt_type": "batch", "tags": ["unsigned"]},
+        "usage-by-a-retired-key": RETIRED.envelope(usage(8, signer=RETIRED)),
+        "usage-by-the-next-key": NEXT.envelope(usage(9, signer=NEXT)),
+        "usage-spelled-otherwise": respelled(plain["usage-strange-text"]),
+        "answer-usage": response(usage(11)),
+        "answer-batch": response(batch(24, CALLS[:3], tags=["x"])),
+        "answer-generate": {"receipt": response(batch(25, CALLS)), "certified_count": 7},
+        "old": legacy(LEGACY),
+        "old-in-an-answer": legacy(LEGACY) | LEGACY_RESPONSE_FIELDS,
+        "old-batch": legacy(LEGACY_BATCH) | {"receipt_type": "batch", "tags": ["unsigned"]},
         "proof-of-the-first": proof(seven, CALLS, 0),
         "proof-of-the-last": proof(seven, CALLS, 6),
         "proof-in-the-middle": proof(seven, CALLS, 4),
@@ -133,7 +133,7 @@ def good() -> dict[str, Any]:
     }
 
 
-def otherwise(document: Doc) -> bytes:
-    """Write the same JSON another way: other order, escapes, and white space."""
+def respelled(document: Document) -> bytes:
+    """Write the same JSON differently: with another order, escapes and white space."""
     turned = dict(reversed(document.items()))
     return json.dumps(turned, indent="\t", separators=(" ,", " : ")).encode()

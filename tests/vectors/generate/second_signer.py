@@ -1,4 +1,7 @@
-"""A second implementation, from the documents alone: PyNaCl, rfc8785, RFC 6962 to the letter."""
+"""A second implementation of receipts, written from docs/receipts/format.md alone.
+
+It uses PyNaCl and rfc8785, and computes Merkle trees recursively as RFC 6962 defines them.
+"""
 
 import json
 from base64 import urlsafe_b64encode
@@ -9,7 +12,7 @@ from uuid import UUID
 import rfc8785
 from nacl.signing import SigningKey
 
-Doc = dict[str, Any]
+Document = dict[str, Any]
 
 ISSUER = "logs.example.org/llmring"
 PROJECT = "019a0000-0000-7000-8000-0000000000aa"
@@ -23,7 +26,7 @@ def b64(data: bytes) -> str:
 
 
 class Signer:
-    """A key, by its number."""
+    """A signing key, derived from a number."""
 
     def __init__(self, number: int, state: str) -> None:
         self.key = SigningKey(bytes(range(32)) if number == 0 else bytes([number]) * 32)
@@ -31,7 +34,7 @@ class Signer:
         self.kid = sha256(SPKI + self.public).hexdigest()[:8]
         self.state = state
 
-    def told(self) -> Doc:
+    def key_entry(self) -> Document:
         at = "2026-11-01T00:00:00.000000Z"
         return {
             "kid": self.kid,
@@ -46,8 +49,8 @@ class Signer:
     def sign(self, data: bytes) -> bytes:
         return self.key.sign(data).signature
 
-    def seal(self, body: Doc, data: bytes | None = None) -> Doc:
-        """Put a body into an envelope, whatever it says."""
+    def envelope(self, body: Document, data: bytes | None = None) -> Document:
+        """Sign a receipt, valid or not, and return its envelope."""
         data = data or b"llmring-receipt/1\n" + rfc8785.dumps(body)
         return {
             "receipt": body,
@@ -58,15 +61,15 @@ class Signer:
 
 ACTIVE, RETIRED, NEXT = Signer(0, "active"), Signer(1, "retired"), Signer(2, "next")
 COMPROMISED, STRANGER = Signer(3, "compromised"), Signer(4, "active")
-PINNED: Doc = {
+KEY_FILE: Document = {
     "issuer": ISSUER,
-    "keys": [each.told() for each in (ACTIVE, RETIRED, NEXT, COMPROMISED)],
+    "keys": [each.key_entry() for each in (ACTIVE, RETIRED, NEXT, COMPROMISED)],
 }
 
 
-def call(number: int, **changes: Any) -> Doc:
-    """Return a call of the wire's form; the ids of later calls are later."""
-    made: Doc = {
+def call(number: int, **changes: Any) -> Document:
+    """Return a call. Ids and times grow with the number."""
+    made: Document = {
         "v": "llmring-call/1",
         "log_id": str(UUID(int=0x019A0000_0000_7000_8000_000000000000 + number)),
         "logged_at": MOMENT.format(number // 60, number % 60, number * 1001 % 1_000_000),
@@ -86,7 +89,7 @@ def call(number: int, **changes: Any) -> Doc:
     return made | changes
 
 
-def common(number: int, signer: Signer) -> Doc:
+def receipt_fields(number: int, signer: Signer) -> Document:
     return {
         "v": "llmring-receipt/1",
         "receipt_id": str(UUID(int=0x019A0001_0000_7000_8000_000000000000 + number)),
@@ -99,14 +102,16 @@ def common(number: int, signer: Signer) -> Doc:
     }
 
 
-def usage(number: int, told: Doc | None = None, signer: Signer = ACTIVE, **changes: Any) -> Doc:
-    one = {name: each for name, each in (told or call(number)).items() if name != "v"}
+def usage(
+    number: int, of_call: Document | None = None, signer: Signer = ACTIVE, **changes: Any
+) -> Document:
+    one = {name: each for name, each in (of_call or call(number)).items() if name != "v"}
     nothing = {"lock_digest": None, "registry_snapshot": None, "content": None}
-    return common(number, signer) | {"kind": "usage"} | one | nothing | changes
+    return receipt_fields(number, signer) | {"kind": "usage"} | one | nothing | changes
 
 
-def leaf(told: Doc) -> bytes:
-    return sha256(b"\0llmring-call/1\n" + rfc8785.dumps(told)).digest()
+def leaf(call: Document) -> bytes:
+    return sha256(b"\0llmring-call/1\n" + rfc8785.dumps(call)).digest()
 
 
 def split(leaves: list[bytes]) -> tuple[list[bytes], list[bytes]]:
@@ -124,17 +129,17 @@ def root(leaves: list[bytes]) -> bytes:
     return sha256(b"\1" + root(left) + root(right)).digest()
 
 
-def path(place: int, leaves: list[bytes]) -> list[bytes]:
+def path(index: int, leaves: list[bytes]) -> list[bytes]:
     """RFC 6962, 2.1.1."""
     if len(leaves) == 1:
         return []
     left, right = split(leaves)
-    if place < len(left):
-        return [*path(place, left), root(right)]
-    return [*path(place - len(left), right), root(left)]
+    if index < len(left):
+        return [*path(index, left), root(right)]
+    return [*path(index - len(left), right), root(left)]
 
 
-def totals(calls: list[Doc]) -> Doc:
+def totals(calls: list[Document]) -> Document:
     priced = [each["cost"]["amount"] for each in calls if each["cost"]["amount"] is not None]
     cost = sum(int(amount.replace(".", "")) for amount in priced)
     names = ("input", "output", "cached_input")
@@ -148,7 +153,7 @@ def totals(calls: list[Doc]) -> Doc:
     }
 
 
-def batch(number: int, calls: list[Doc], signer: Signer = ACTIVE, **changes: Any) -> Doc:
+def batch(number: int, calls: list[Document], signer: Signer = ACTIVE, **changes: Any) -> Document:
     times = sorted(each["logged_at"] for each in calls)
     ordered = sorted(calls, key=lambda each: each["log_id"])
     body = {
@@ -160,33 +165,37 @@ def batch(number: int, calls: list[Doc], signer: Signer = ACTIVE, **changes: Any
         "leaves_root": root([leaf(each) for each in ordered]).hex(),
         "summary_sha256": sha256(rfc8785.dumps(SUMMARY)).hexdigest(),
     }
-    return common(number, signer) | body | changes
+    return receipt_fields(number, signer) | body | changes
 
 
-SUMMARY: Doc = {"total_calls": 3, "total_cost": 0.0000000006, "by_model": {"é": {"cost": 1e-7}}}
+SUMMARY: Document = {
+    "total_calls": 3,
+    "total_cost": 0.0000000006,
+    "by_model": {"é": {"cost": 1e-7}},
+}
 
 
-def proof(envelope: Doc, calls: list[Doc], place: int) -> Doc:
-    found = path(place, [leaf(each) for each in calls])
+def proof(envelope: Document, calls: list[Document], index: int) -> Document:
+    found = path(index, [leaf(each) for each in calls])
     return {
         "envelope": envelope,
-        "call": calls[place],
-        "leaf_index": place,
+        "call": calls[index],
+        "leaf_index": index,
         "tree_size": len(calls),
         "path": [each.hex() for each in found],
     }
 
 
-def export_line(told: Doc) -> str:
-    """Write a call as the server exports it: times short, costs as numbers, labels beside it."""
-    tokens, cost = told["tokens"], told["cost"]
+def export_line(call: Document) -> str:
+    """Write a call as the server exports it: short times, costs as numbers, and metadata."""
+    tokens, cost = call["tokens"], call["cost"]
     amount = "null" if cost["amount"] is None else cost["amount"].rstrip("0").rstrip(".")
     line = {
-        name: each for name, each in told.items() if name not in {"v", "log_id", "tokens", "cost"}
+        name: each for name, each in call.items() if name not in {"v", "log_id", "tokens", "cost"}
     }
     line |= {
-        "id": told["log_id"],
-        "logged_at": told["logged_at"].replace(".000000", ""),
+        "id": call["log_id"],
+        "logged_at": call["logged_at"].replace(".000000", ""),
         **{f"{name}_tokens": each for name, each in tokens.items()},
         "cost_source": cost["source"],
         "first_cost_source": cost["source"],
