@@ -63,7 +63,7 @@ class Conflict(RingError):
 
 
 class NotConfigured(Conflict):
-    """Receipts are off: no key is configured to sign them; see docs/receipts.md."""
+    """Receipts are off: no key is configured to sign them; see docs/receipts/operators.md."""
 
     def __init__(self) -> None:
         super().__init__(code="receipts_not_configured")

@@ -89,7 +89,7 @@ def jsonl_report(source: str, size: int, verified: int, outcome: Outcome) -> Rep
 
 def proof_report(source: str, receipt: Body, call: Body) -> Report:
     proved = [
-        f"{_statement(receipt)}, a batch of {counted(receipt['count'], 'call')}.",
+        f"{_statement(receipt)} a batch of {counted(receipt['count'], 'call')}.",
         f"This call is in the batch: {_describe_call(call)}",
     ]
     return Report(source, Outcome.VERIFIED, proved, [], NOT_PROVED, receipt, call)
@@ -97,8 +97,8 @@ def proof_report(source: str, receipt: Body, call: Body) -> Report:
 
 def _statement(receipt: Body) -> str:
     return (
-        f"Key {receipt['kid']} signed receipt {receipt['receipt_id']}. In it,"
-        f" {quoted(receipt['issuer'])} states that at {receipt['issued_at']} it had stored, for"
+        f"Key {receipt['kid']} signed receipt {receipt['receipt_id']}, in which"
+        f" {quoted(receipt['issuer'])} states that at {receipt['issued_at']} it had stored for"
         f" project {receipt['project_id']}"
     )
 
