@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +34,13 @@ def test_commands_print_what_the_page_shows(commands: str, output: str, tmp_path
         text=True,
     )
     assert process.stdout == output
+
+
+def test_python_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)
+    examples = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert examples
+    for example in examples:
+        names: dict[str, Any] = {}
+        exec(example, names)  # noqa: S102
+        assert names["receipt"]["kind"] == "usage"
