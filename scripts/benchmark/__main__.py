@@ -22,6 +22,7 @@ QUICK_CALLS = 200_000
 FULL_CALLS = {
     "stats": 5_000_000,
     "logs": 5_000_000,
+    "executions": 100_000,
     "size": 1_000_000,
     "memory": 1_000_000,
     "receipts": 100_000,
@@ -63,8 +64,8 @@ def parse_options() -> argparse.Namespace:
     add(
         "--calls",
         type=int,
-        help="number of calls for stats, logs, size, memory, receipts and verify"
-        f" (default: {QUICK_CALLS})",
+        help=f"number of calls for {', '.join(FULL_CALLS)}"
+        f" (default: {QUICK_CALLS}; with --full: up to {max(FULL_CALLS.values())})",
     )
     add(
         "--database",

@@ -10,7 +10,7 @@ from scripts.benchmark.runner import Comparison, Settings, measure
 from scripts.benchmark.seed import settle
 from scripts.benchmark.servers import ServerUnderTest, prod, start
 
-FEW, MANY = 1_000, 100_000
+FEW = 1_000
 PAGE_SIZE, MAX_PAGE_SIZE = 50, 1000
 SEED_SECONDS = 600.0
 
@@ -19,15 +19,16 @@ PATH = "/api/v1/mcp"
 
 def executions(settings: Settings) -> dict[str, Any]:
     """List the newest and the oldest page of a long history; count a short and a long one."""
-    newest, oldest = "newest page", f"page at {MANY - MAX_PAGE_SIZE:,}"
-    short, long = f"stats of {FEW:,}", f"stats of {MANY:,}"
+    pages = max(settings.calls // MAX_PAGE_SIZE - 1, 0)
+    newest, oldest = "newest page", f"page at {pages * MAX_PAGE_SIZE:,}"
+    short, long = f"stats of {FEW:,}", f"stats of {settings.calls:,}"
     with start(settings.cluster_url, prod, *settings.against) as servers:
         paths: dict[tuple[str, str], str] = {}
         for server in servers:
-            few, many = (_create(settings, server, number) for number in (FEW, MANY))
+            few, many = (_create(settings, server, number) for number in (FEW, settings.calls))
             settle(server)
             largest = f"{many}/history?limit={MAX_PAGE_SIZE}"
-            last = follow_pages(server, KEYS[0], largest, MANY // MAX_PAGE_SIZE - 1)
+            last = follow_pages(server, KEYS[0], largest, pages)
             paths |= {
                 (server.name, newest): f"{many}/history?limit={PAGE_SIZE}",
                 (server.name, oldest): last.replace(f"limit={MAX_PAGE_SIZE}", f"limit={PAGE_SIZE}"),
