@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +17,13 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from llmring_server.embedded import Embedded
-from scripts.benchmark.processes import PROC, free_port, run_server, wait_for_exit
+from scripts.benchmark.processes import (
+    PROC,
+    START_TIMEOUT_SECONDS,
+    free_port,
+    run_server,
+    wait_for_exit,
+)
 
 QUERY_TIMEOUT_SECONDS = 3600.0
 # Every server under test has a database of its own, with this schema in it.
@@ -102,7 +109,23 @@ def _system_cluster() -> Iterator[str]:
         subprocess.run(initdb, check=True, cwd=path, stdout=subprocess.DEVNULL, **user)  # noqa: S603
         options = ["-D", str(data), "-p", str(port), "-k", "", "-h", "127.0.0.1"]
         with run_server([str(programs / "postgres"), *options], port, {}, **user):
-            yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            _wait_until_ready(url)
+            yield url
+
+
+def _wait_until_ready(url: str) -> None:
+    """Wait until the cluster, which already accepts connections, also accepts queries."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while True:
+        try:
+            fetch(url, "SELECT 1")
+        except asyncpg.CannotConnectNowError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager
