@@ -1,1 +1,1 @@
-"""How fast and how lean this server is, alone and against others, on the same PostgreSQL."""
+"""Benchmarks of throughput, latency, CPU time, memory and disk use."""

@@ -1,4 +1,4 @@
-"""Measure this server: progress on stderr, the figures as JSON on stdout."""
+"""Benchmark this server. Progress goes to stderr, the figures go to stdout as JSON."""
 
 import argparse
 import json
@@ -7,38 +7,22 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmark import auditing, certifying, chats, footprint, reading, tools, writing
-from scripts.benchmark.contenders import ALONE, WITH_PEER
-from scripts.benchmark.measure import Bench, progress
-from scripts.benchmark.postgres import cluster, postmaster, value
+from scripts.benchmark.cases import CASES
+from scripts.benchmark.postgres import fetch_value, postmaster_pid, running_cluster
+from scripts.benchmark.runner import Settings, progress
+from scripts.benchmark.servers import ROOT, checked_checkout, commit, other_checkout, peer
 
-Case = Callable[[Bench], dict[str, Any]]
-
-CASES: dict[str, Case] = {
-    "log": writing.log,
-    "log-1000-tenants": writing.log_1000_tenants,
-    "batch": writing.batch,
-    "priced": writing.priced,
-    "guard": writing.guard,
-    "stats": reading.stats,
-    "logs": reading.logs,
-    "conversations": chats.conversations,
-    "executions": tools.executions,
-    "size": footprint.size,
-    "memory": footprint.memory,
-    "receipts": certifying.receipts,
-    "verify": auditing.verify,
-}
 QUICK = ("log", "stats", "logs")
+AGAINST = ("log", "batch", "stats", "logs", "conversations")
 QUICK_CALLS = 200_000
 FULL_CALLS = {
     "stats": 5_000_000,
     "logs": 5_000_000,
+    "executions": 100_000,
     "size": 1_000_000,
     "memory": 1_000_000,
     "receipts": 100_000,
@@ -46,69 +30,111 @@ FULL_CALLS = {
 }
 
 
-def options() -> argparse.Namespace:
+def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     add = parser.add_argument
-    add("--full", action="store_true", help="all cases, on millions of calls, not the quick three")
-    add("--only", choices=CASES, metavar="NAME", help=f"one case: {', '.join(CASES)}")
     add(
-        "--peer", action="store_true", help="also the server that this one replaces, and the ratios"
+        "--full",
+        action="store_true",
+        help=f"run all cases, on millions of calls; default: only {', '.join(QUICK)},"
+        f" with --against {', '.join(AGAINST)}",
     )
-    add("--seconds", type=float, default=3, help="how long each load lasts (%(default)s)")
-    add("--rounds", type=int, default=3, help="how often each is measured (%(default)s)")
+    add(
+        "--only",
+        choices=CASES,
+        action="append",
+        metavar="CASE",
+        help=f"run this case; repeatable. Cases: {', '.join(CASES)}",
+    )
+    add(
+        "--against",
+        type=Path,
+        metavar="CHECKOUT",
+        help="also run the server of another checkout, with the .venv in it, in alternating"
+        " rounds; report the ratios",
+    )
+    add(
+        "--peer",
+        action="store_true",
+        help="also run the release that this project replaces (installed from PyPI on first use);"
+        " report the ratios",
+    )
+    add("--seconds", type=float, default=3, help="duration of each load (default: %(default)s)")
+    add("--rounds", type=int, default=3, help="rounds of each load (default: %(default)s)")
     add(
         "--calls",
         type=int,
-        help=f"how many stats, logs, size, memory, receipts and verify take ({QUICK_CALLS})",
+        help=f"number of calls for {', '.join(FULL_CALLS)}"
+        f" (default: {QUICK_CALLS}; with --full: up to {max(FULL_CALLS.values())})",
     )
-    add("--database", metavar="URL", help="a superuser's URL; by default a PostgreSQL is started")
+    add(
+        "--database",
+        metavar="URL",
+        help="a superuser's URL of a PostgreSQL cluster (default: start one)",
+    )
     return parser.parse_args()
 
 
-def machine(url: str) -> dict[str, Any]:
-    found = Path("/proc/cpuinfo")
-    lines = found.read_text().splitlines() if found.exists() else []
+def describe_machine(cluster_url: str) -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     return {
         "cores": os.cpu_count(),
         "cpu": models[0] if models else platform.machine(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "postgres": value(url, "SHOW server_version"),
+        "postgres": fetch_value(cluster_url, "SHOW server_version"),
     }
 
 
-def chosen(given: argparse.Namespace) -> dict[str, int]:
-    """Return the names of the cases, and how many calls each of them takes."""
-    names = [given.only] if given.only else CASES if given.full else QUICK
-    usual = FULL_CALLS if given.full else {}
-    return {name: given.calls or usual.get(name, QUICK_CALLS) for name in names}
+def calls_by_case(options: argparse.Namespace) -> dict[str, int]:
+    """Return the selected cases, and the number of calls for each of them."""
+    default = AGAINST if options.against else QUICK
+    names = options.only or (CASES if options.full else default)
+    numbers = FULL_CALLS if options.full else {}
+    return {name: options.calls or numbers.get(name, QUICK_CALLS) for name in names}
 
 
 def write(report: dict[str, Any]) -> None:
-    """Write JSON, each figure on a line of its own; fail if it tells of lapses."""
+    """Write the report as JSON, one line for each metric; exit with an error if calls were lost."""
     text = json.dumps(report, indent=2)
     text = re.sub(r"\{[^{}]*\}", lambda leaf: " ".join(leaf[0].split()), text)
     sys.stdout.write(f"{text}\n")
-    if re.search(r'"(missing|doubled)": [^0]', text):
-        sys.exit("Acknowledged calls are not stored, or not once.")
+    if re.search(r'"(missing|duplicated)": [^0]', text):
+        sys.exit("Acknowledged calls are missing or duplicated.")
 
 
 def main() -> None:
-    given = options()
-    for request in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(request, lambda *_: sys.exit(1))
-    # Not the URL, which may hold a password.
-    told = {name: each for name, each in vars(given).items() if name != "database"}
-    report: dict[str, Any] = {"machine": {}, "options": told, "cases": {}}
-    with cluster(given.database, extensions=given.peer) as url:
-        rivals = WITH_PEER if given.peer else ALONE
-        bench = Bench(url, postmaster(url), given.seconds, given.rounds, rivals)
-        report["machine"] = machine(url)
+    options = parse_options()
+    against = checked_checkout(options.against) if options.against else None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    report: dict[str, Any] = {
+        "machine": {},
+        "commits": {"this": commit(ROOT)} | ({"against": commit(against)} if against else {}),
+        # Without the URL, which may contain a password, and the path, which says nothing elsewhere.
+        "options": {
+            name: value
+            for name, value in vars(options).items()
+            if name not in {"database", "against"}
+        },
+        "cases": {},
+    }
+    with running_cluster(options.database, with_extensions=options.peer) as cluster_url:
+        report["machine"] = describe_machine(cluster_url)
+        settings = Settings(
+            cluster_url,
+            postmaster_pid(cluster_url),
+            options.seconds,
+            options.rounds,
+            against=[other_checkout(against)] if against else [],
+            peer=[peer] if options.peer else [],
+        )
         try:
-            for name, calls in chosen(given).items():
+            for name, calls in calls_by_case(options).items():
                 progress(name)
-                report["cases"][name] = CASES[name](replace(bench, calls=calls))
+                report["cases"][name] = CASES[name](replace(settings, calls=calls))
         finally:
             write(report)
 

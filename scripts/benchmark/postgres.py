@@ -1,4 +1,4 @@
-"""One PostgreSQL for all who are measured, with the durability that it has by default."""
+"""The PostgreSQL cluster that all servers under test share, with its default durability."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -16,96 +17,120 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from llmring_server.embedded import Embedded
-from scripts.benchmark.processes import PROC, await_end, free_port, serving
+from scripts.benchmark.processes import (
+    PROC,
+    START_TIMEOUT_SECONDS,
+    free_port,
+    run_server,
+    wait_for_exit,
+)
 
-HOUR = 3600.0
-# Every server has a database of its own, and this schema in it.
+QUERY_TIMEOUT_SECONDS = 3600.0
+# Every server under test has a database of its own, with this schema in it.
 SCHEMA = "llmring"
 
 MISSING = (
-    "--peer takes a PostgreSQL with the extension pgcrypto, which ours comes without:"
-    " `apt-get install postgresql`, or name a superuser's with --database."
+    "--peer needs a PostgreSQL with the extension pgcrypto, which the embedded one lacks:"
+    " `apt-get install postgresql`, or pass a superuser's URL with --database."
 )
 
 
-def query(url: str, sql: str, *arguments: Any) -> list[Any]:
-    """Run one statement on a connection of its own."""
+def fetch(url: str, sql: str, *arguments: Any) -> list[Any]:
+    """Run one statement on a new connection."""
 
     async def run() -> list[Any]:
         settings = {"search_path": SCHEMA, "work_mem": "256MB"}
         connection = await asyncpg.connect(url, timeout=30, server_settings=settings)
         try:
-            return await connection.fetch(sql, *arguments, timeout=HOUR)
+            return await connection.fetch(sql, *arguments, timeout=QUERY_TIMEOUT_SECONDS)
         finally:
             await connection.close()
 
     return asyncio.run(run())
 
 
-def value(url: str, sql: str, *arguments: Any) -> Any:
-    return query(url, sql, *arguments)[0][0]
+def fetch_value(url: str, sql: str, *arguments: Any) -> Any:
+    return fetch(url, sql, *arguments)[0][0]
 
 
-def postmaster(url: str) -> int | None:
-    """Return the id of the server's first process, if it runs on this machine."""
-    pid = int(value(url, r"SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)"))
+def postmaster_pid(url: str) -> int | None:
+    """Return the process id of the postmaster; None if it does not run on this machine."""
+    sql = r"SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)"
+    pid = int(fetch_value(url, sql))
     name = PROC / str(pid) / "comm"
     return pid if name.exists() and name.read_text().startswith("postgres") else None
 
 
 @contextmanager
-def database(server: str) -> Iterator[str]:
-    """Make a database, and drop it at the end of the block."""
+def temporary_database(cluster_url: str) -> Iterator[str]:
+    """Create a database, yield its URL, and drop it at the end of the block."""
     name = f"bench_{secrets.token_hex(4)}"
-    query(server, f"CREATE DATABASE {name}")
+    fetch(cluster_url, f"CREATE DATABASE {name}")
     try:
-        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        yield urlsplit(cluster_url)._replace(path=f"/{name}").geturl()
     finally:
-        query(server, f"DROP DATABASE {name} WITH (FORCE)")
+        fetch(cluster_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def cluster(url: str | None, *, extensions: bool) -> AbstractContextManager[str]:
-    """Yield the URL of a superuser: as given, or of a server that lives as long as the block."""
+def running_cluster(url: str | None, *, with_extensions: bool) -> AbstractContextManager[str]:
+    """Yield a superuser's URL: the given one, or that of a cluster which ends with the block."""
     if url:
         return nullcontext(url)
-    return _installed() if extensions else _embedded()
+    return _system_cluster() if with_extensions else _embedded_cluster()
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        # PostgreSQL, which never runs as root, must find its way through.
-        Path(folder).chmod(0o711)
-        yield Path(folder)
-
-
-@contextmanager
-def _embedded() -> Iterator[str]:
-    with _folder() as folder, ExitStack() as last, Embedded(folder / "postgres") as server:
-        # It goes on for a moment when nobody has a share in it any more.
-        last.callback(await_end, postmaster(server.url()))
+def _embedded_cluster() -> Iterator[str]:
+    with _directory() as path, ExitStack() as after, Embedded(path / "postgres") as server:
+        # It lingers for a moment after its last client has left.
+        after.callback(wait_for_exit, postmaster_pid(server.url()))
         yield server.url()
 
 
 @contextmanager
-def _installed() -> Iterator[str]:
-    """Run the system's PostgreSQL on a cluster of its own."""
-    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    programs = [each.parent for each in sorted(found, key=lambda it: float(it.parts[-3]))]
-    if not programs:
+def _system_cluster() -> Iterator[str]:
+    """Run the newest PostgreSQL of the operating system on a new data directory."""
+    installed = [each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if not installed:
         sys.exit(MISSING)
-    with _folder() as folder:
-        yield from _run(programs[-1], folder)
+    programs = max(installed, key=lambda path: float(path.parent.name))
+    with _directory() as path:
+        user: dict[str, Any] = {}
+        if os.geteuid() == 0:
+            user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+            shutil.chown(path, "postgres")
+        data, port = path / "data", free_port()
+        initdb = [
+            str(programs / "initdb"),
+            "--auth=trust",
+            "--username=postgres",
+            f"--pgdata={data}",
+        ]
+        subprocess.run(initdb, check=True, cwd=path, stdout=subprocess.DEVNULL, **user)  # noqa: S603
+        options = ["-D", str(data), "-p", str(port), "-k", "", "-h", "127.0.0.1"]
+        with run_server([str(programs / "postgres"), *options], port, {}, **user):
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            _wait_until_ready(url)
+            yield url
 
 
-def _run(programs: Path, folder: Path) -> Iterator[str]:
-    user: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        shutil.chown(folder, "postgres")
-    data, port = folder / "data", free_port()
-    initdb = [str(programs / "initdb"), "--auth=trust", "--username=postgres", f"--pgdata={data}"]
-    subprocess.run(initdb, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)  # noqa: S603
-    options = ["-D", str(data), "-p", str(port), "-k", "", "-h", "127.0.0.1"]
-    with serving([str(programs / "postgres"), *options], port, {}, **user):
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+def _wait_until_ready(url: str) -> None:
+    """Wait until the cluster, which already accepts connections, also accepts queries."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    while True:
+        try:
+            fetch(url, "SELECT 1")
+        except asyncpg.CannotConnectNowError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as path:
+        # PostgreSQL never runs as root, and its user has to pass through here.
+        Path(path).chmod(0o711)
+        yield Path(path)

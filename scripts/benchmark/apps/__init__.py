@@ -1,0 +1,1 @@
+"""Programs that are benchmarked beside the server, for comparison."""
