@@ -76,8 +76,8 @@ def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseM
 
 
 def grants(role: str, schema: str) -> str:
-    """Return what docs/access.md tells to grant to a role that serves."""
-    text = (Path(__file__).parent.parent / "docs" / "access.md").read_text()
+    """Return the grants of docs/deployment.md for a role that serves."""
+    text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
     [statements] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     told: str = statements.replace("llmring_app", role).replace("llmring", schema)
     return told.replace("mcp_client", f"{schema}_mcp")
