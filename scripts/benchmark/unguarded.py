@@ -1,29 +1,26 @@
 """The same server without its guard: what the guard costs is the difference."""
 
+import asyncio
 from importlib import import_module
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmring_server.cli import main
 from llmring_server.web import guard
-from llmring_server.web.endpoint import WHOLE
-from llmring_server.web.whole import Whole
+from llmring_server.web.transport import Joining
 
 
 class Protocol(HttpToolsProtocol):
-    """As uvicorn has it, but for whole answers, which are no matter of the guard."""
+    """uvicorn's protocol, with one write per response, which is not the guard's subject."""
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        scope: Any = cycle.scope
-        scope["extensions"] = {WHOLE: {}}
-        whole: Any = Whole(app, cycle)
-        super()._start_asgi_task(cycle, whole)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(Joining(transport, lambda: False))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    serve: Any = import_module("llmring_server.cli.serve")
-    serve.Protocol = Protocol
+    server: Any = import_module("llmring_server.server")
+    server.Protocol = Protocol
     guard.check = lambda scope: dict(scope["headers"])
     guard.hurried = lambda scope, receive: receive  # noqa: ARG005, it is called by name
     main()
