@@ -85,9 +85,7 @@ Secrets = Annotated[
 SealingKeys = Annotated[
     tuple[Annotated[SecretStr, AfterValidator(_a_key)], ...], BeforeValidator(_words)
 ]
-Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)
-]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)]
 Schema = Annotated[str, Field(pattern="^[a-z_][a-z0-9_]{0,62}$")]
 Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
 Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]

@@ -54,7 +54,7 @@ class Answering:
         self.may = asyncio.Event()
         self.may.set()
 
-    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         await self.may.wait()
         start: dict[str, Any] = {
             "type": "http.response.start",

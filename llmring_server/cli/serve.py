@@ -100,6 +100,8 @@ def _config(chosen: Environment, workers: int) -> uvicorn.Config:
         partial(application, chosen.settings),
         factory=True,
         workers=workers,
+        # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
+        timeout_worker_healthcheck=60,
         access_log=chosen.name == "dev",
         log_level="info" if chosen.name == "dev" else "warning",
         **uvicorn_options(chosen.settings),
