@@ -5,11 +5,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 
 from llmring_server.ring import Ring
+from llmring_server.settings import Settings
 from llmring_server.web.factory import ASGIFactory
 from llmring_server.web.protocol import Protocol
 
@@ -37,6 +38,19 @@ class _Guest(uvicorn.Server):
         yield
 
 
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """Return the options of uvicorn that `serve` and `Server` have in common."""
+    return {
+        "http": Protocol,
+        "ws": "none",
+        "server_header": False,
+        "timeout_graceful_shutdown": 15,
+        # Named in any case: otherwise uvicorn trusts what FORWARDED_ALLOW_IPS says.
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+    }
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open the socket to serve on; OSError if the address is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -54,6 +68,7 @@ class Server:
     def __init__(self, ring: Ring, host: str = "127.0.0.1", port: int = 8000) -> None:
         self._address = host, port
         self._app = ASGIFactory(ring.settings).around(ring)
+        self._options = uvicorn_options(ring.settings)
         self._running: tuple[_Guest, asyncio.Task[None]] | None = None
         self.url = ""
 
@@ -63,15 +78,7 @@ class Server:
             return
         listener = listen(*self._address)
         self.url = url_of(listener)
-        config = _Config(
-            self._app,
-            http=Protocol,
-            ws="none",
-            log_config=None,
-            log_level=None,
-            proxy_headers=False,
-            timeout_graceful_shutdown=15,
-        )
+        config = _Config(self._app, log_config=None, log_level=None, **self._options)
         server = _Guest(config)
         self._running = server, asyncio.create_task(server.serve(sockets=[listener]))
         await server.up.wait()

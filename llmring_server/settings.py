@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlencode, urlsplit
@@ -56,6 +57,18 @@ def _a_key(key: SecretStr) -> SecretStr:
     return key
 
 
+def _network(value: str) -> str:
+    """Check an address or a network of proxies."""
+    try:
+        network = ip_network(value)
+    except ValueError:
+        network = None
+    # Trust in everyone would let each client choose its own address.
+    if network is None or network.prefixlen == 0:
+        raise ValueError("write addresses or networks, such as 10.0.0.1 or 10.0.0.0/8")
+    return value
+
+
 def _words(value: object) -> object:
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
@@ -72,6 +85,7 @@ Secrets = Annotated[
 SealingKeys = Annotated[
     tuple[Annotated[SecretStr, AfterValidator(_a_key)], ...], BeforeValidator(_words)
 ]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)]
 Schema = Annotated[str, Field(pattern="^[a-z_][a-z0-9_]{0,62}$")]
 Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
 Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]
@@ -98,6 +112,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     rate_limit: float | None = Field(None, gt=0)
     rate_burst: int = Field(300, ge=1)
     failed_auth_limit: int = Field(20, ge=0)
+    trusted_proxies: Networks = ()
     cors_origins: Names = ()
     registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
     registry_ttl: float = Field(3600, gt=0, le=86_400)

@@ -2,8 +2,10 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import re
+import shlex
 import shutil
 import signal
 import tempfile
@@ -20,12 +22,17 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Server, Settings
+from llmring_server import Ring, Server, Settings, create_app
+from llmring_server.cli.serve import application
 from llmring_server.guardian import take
+from tests.bad_wire import get
 from tests.conftest import CALL
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
+from tests.wire import ask, statuses
 
 LOG = "/api/v1/log"
+ROOT = Path(__file__).parent.parent
+PROGRAMS = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 class Serving(NamedTuple):
@@ -185,6 +192,52 @@ async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
         assert await server.ids() == sorted(logged)
         assert await server.end(signal.SIGINT) == 0
         assert server.said().count("Waiting for child process") == 2
+
+
+async def test_the_procfile_serves_with_the_bounds_of_serve(
+    db: AsyncDatabaseManager, url: str, tmp_path: Path
+) -> None:
+    prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    processes = dict(
+        line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
+    )
+    # On the loopback interface, where tests belong, and on any free port.
+    web = re.sub(r"--host \S+", "--host 127.0.0.1", processes["web"])
+    command = shlex.split(web.replace("$PORT", "0"))
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=ENVIRONMENT | {"PATH": PROGRAMS} | prod, stdout=file, stderr=file
+        )
+    try:
+        async with httpx.AsyncClient(timeout=30) as client:
+            await Serving(process, output, client).find_client()
+            assert (await client.get("/health/ready")).status_code == 200
+            # Only the protocol of `serve` refuses the URL of another host.
+            port = client.base_url.port or 0
+            assert statuses(await ask(port, get(target=b"http://elsewhere.example/health"))) == [
+                400
+            ]
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.parametrize("is_of_serve", [False, True])
+async def test_only_serve_tunes_the_garbage_collection_of_its_process(
+    settings: Settings, *, is_of_serve: bool
+) -> None:
+    app = application(settings) if is_of_serve else create_app(settings=settings)
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        async with app.router.lifespan_context(app):
+            is_tuned = gc.get_threshold() != before and gc.get_freeze_count() > frozen
+            is_untouched = gc.get_threshold() == before and gc.get_freeze_count() <= frozen
+        assert (is_tuned, is_untouched) == (is_of_serve, not is_of_serve)
+    finally:
+        gc.set_threshold(*before)
+        if is_of_serve:
+            gc.unfreeze()
 
 
 async def test_serve_does_not_show_the_password_of_its_database(

@@ -101,7 +101,7 @@ def run(programs: Path, environ: dict[str, str], tmp_path: Path) -> Run:
 
 @asynccontextmanager
 async def uvicorn(programs: Path, environ: dict[str, str], folder: Path) -> AsyncIterator[str]:
-    """Serve as our Procfile does, on a free port; yield the URL."""
+    """Serve the app by plain uvicorn on a free port; yield the URL."""
     process = await asyncio.create_subprocess_exec(
         *(programs / "uvicorn", "llmring_server:app", "--port", "0", "--no-access-log"),
         env=environ, cwd=folder, stderr=asyncio.subprocess.PIPE,

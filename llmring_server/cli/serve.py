@@ -1,22 +1,25 @@
 """`llmring-server serve`: the server, and a PostgreSQL for it if none is named."""
 
 import asyncio
+import gc
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import rich_click as click
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from llmring_server.cli import environment
 from llmring_server.cli.environment import Environment
 from llmring_server.ring import Ring
-from llmring_server.server import listen, url_of
+from llmring_server.server import listen, url_of, uvicorn_options
 from llmring_server.settings import Settings
 from llmring_server.web.factory import ASGIFactory
-from llmring_server.web.protocol import Protocol
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -94,17 +97,32 @@ def _banner(chosen: Environment, url: str) -> str:
 
 def _config(chosen: Environment, workers: int) -> uvicorn.Config:
     return uvicorn.Config(
-        ASGIFactory(chosen.settings).standalone,
+        partial(application, chosen.settings),
         factory=True,
-        http=Protocol,
-        ws="none",
         workers=workers,
+        # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
+        timeout_worker_healthcheck=60,
         access_log=chosen.name == "dev",
         log_level="info" if chosen.name == "dev" else "warning",
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=15,
+        **uvicorn_options(chosen.settings),
     )
+
+
+def application(settings: Settings) -> Starlette:
+    """Return the standalone app for a process that does nothing but serve it."""
+    app = ASGIFactory(settings).standalone()
+    lifespan = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def with_tuned_garbage_collection(app: Starlette) -> AsyncIterator[None]:
+        async with lifespan(app):
+            # The objects of the started server are permanent; a collection need not visit them.
+            gc.freeze()
+            gc.set_threshold(10_000)
+            yield
+
+    app.router.lifespan_context = with_tuned_garbage_collection
+    return app
 
 
 class _Announced(uvicorn.Server):

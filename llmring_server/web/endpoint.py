@@ -19,10 +19,6 @@ from llmring_server.web.call import Call, render
 
 Handler = Callable[..., Awaitable[Any]]
 
-# A server that says so takes a start of an answer that brings all of its body under this name:
-# nothing follows, and its headers give the body's length and no more of how it is framed.
-WHOLE = "llmring.whole"
-
 # Parameters that are not parts of the path.
 READ = "query", "body", "key"
 
@@ -78,8 +74,7 @@ class Endpoint:
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            at_once = WHOLE in scope.get("extensions", ())
-            await _answer(render(result), call.says, send, at_once=at_once)
+            await _answer(render(result), call.says, send)
 
     def _read(self, call: Call) -> Awaitable[Any]:
         return call.raw(*self._raw) if self._raw else call.read(self.body)
@@ -106,16 +101,10 @@ def _part(call: Call, name: str, kind: TypeAdapter[Any]) -> Any:
         raise NotFound from exc
 
 
-async def _answer(
-    content: bytes, says: Mapping[bytes, bytes], send: Send, *, at_once: bool
-) -> None:
+async def _answer(content: bytes, says: Mapping[bytes, bytes], send: Send) -> None:
     length = b"%d" % len(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
     if says:
         headers += says.items()
-    start = {"type": "http.response.start", "status": 200, "headers": headers}
-    if at_once:
-        await send(start | {WHOLE: content})
-        return
-    await send(start)
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": content})

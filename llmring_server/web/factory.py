@@ -1,7 +1,6 @@
 """One app, two owners: it opens its own database, or borrows its parent's."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,9 +92,6 @@ class ASGIFactory:
         async def lifespan(app: _App) -> AsyncIterator[None]:
             async with Ring.open(self.settings, self.keyring) as ring:
                 self._give(app, ring)
-                # What is there now stays: the collector need not look at it at every turn.
-                gc.freeze()
-                gc.set_threshold(10_000)
                 yield
 
         app = self._app()

@@ -10,11 +10,7 @@ from urllib.parse import urlsplit
 
 import httptools
 import uuid_utils
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from llmring_server.errors import (
     BadRequest,
@@ -25,7 +21,6 @@ from llmring_server.errors import (
     TargetTooLong,
 )
 from llmring_server.web.edge import HEADERS
-from llmring_server.web.endpoint import WHOLE
 from llmring_server.web.guard import (
     BOUNDED,
     LONGEST_HEAD,
@@ -37,7 +32,6 @@ from llmring_server.web.guard import (
 )
 from llmring_server.web.problems import problem
 from llmring_server.web.transport import Joining
-from llmring_server.web.whole import Whole
 
 # How often a connection is looked at: one timer for all its requests.
 TICK = 1.0
@@ -48,7 +42,7 @@ SILENCE = 5.0
 # What is read, and dropped, of a request that is answered already: its client can then hear it.
 SPARE = 64 * 1024
 
-_EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}, WHOLE: {}}
+_EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
 
 
 def _answer(exc: RingError) -> bytes:
@@ -134,10 +128,6 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
         self._arriving = self._in_body = False
         self._size = self._raw = 0
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        whole: Any = Whole(app, cycle)
-        super()._start_asgi_task(cycle, whole)
 
     def on_response_complete(self) -> None:
         self._since = self.loop.time()

@@ -1,5 +1,6 @@
 """`llmring-server` without its limits on requests, to measure what these limits cost."""
 
+import asyncio
 from importlib import import_module
 from typing import Any
 
@@ -7,10 +8,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmring_server.cli import main
 from llmring_server.web import guard
+from llmring_server.web.transport import Joining
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol with one write per response, which is not one of the limits."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(Joining(transport, lambda: False))  # type: ignore[arg-type]
+
 
 if __name__ == "__main__":
-    serve: Any = import_module("llmring_server.cli.serve")
-    serve.Protocol = HttpToolsProtocol
+    server: Any = import_module("llmring_server.server")
+    server.Protocol = Protocol
     guard.check = lambda scope: dict(scope["headers"])
     guard.hurried = lambda scope, receive: receive  # noqa: ARG005, it is called by name
     main()

@@ -1,4 +1,4 @@
-"""Answers that are written at once: the same bytes as uvicorn's, in one write where it can be."""
+"""The HTTP protocol of `serve` and `Server`: the bytes of uvicorn's, each response in one write."""
 
 import asyncio
 import logging
@@ -10,7 +10,6 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from llmring_server.web.endpoint import WHOLE
 from llmring_server.web.protocol import Protocol
 from tests.test_kills import LONGEST, until
 
@@ -48,25 +47,22 @@ class Wire(asyncio.Transport):
 
 
 class Answering:
-    """An app that answers with these headers, whole to who takes it so, when it may."""
+    """An app that answers with these headers and BODY, when it may."""
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.headers = headers
         self.may = asyncio.Event()
         self.may.set()
 
-    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, __: Receive, send: Send) -> None:
         await self.may.wait()
         start: dict[str, Any] = {
             "type": "http.response.start",
             "status": 201,
             "headers": self.headers,
         }
-        if WHOLE in scope.get("extensions", ()):
-            await send(start | {WHOLE: BODY})
-        else:
-            await send(start)
-            await send({"type": "http.response.body", "body": BODY})
+        await send(start)
+        await send({"type": "http.response.body", "body": BODY})
 
 
 def connect(protocol: type[HttpToolsProtocol], app: Answering) -> tuple[HttpToolsProtocol, Wire]:
