@@ -103,8 +103,9 @@ async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
 
 
 async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
-    before = NOW - timedelta(minutes=50)
-    for moment in (NOW, before, before):
+    now = datetime.now(UTC)
+    before = now - timedelta(minutes=50)
+    for moment in (now, before, before):
         await alone.usage.log(TENANT, ago(0).model_copy(update={"logged_at": moment}))
     seen = await alone.usage.stats(TENANT)
     recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
