@@ -64,7 +64,7 @@ WITH gone AS (
         JOIN LATERAL (
             SELECT conversation_id, id FROM <<tables.messages>> AS message
             WHERE message.tenant = projects.tenant
-              AND message.created_at < now() - make_interval(days => retain_days)
+              AND message.created_at < now() - make_interval(hours => 24 * retain_days)
             LIMIT @limit
         ) AS old ON true
         WHERE retain_days IS NOT NULL
@@ -84,7 +84,7 @@ WITH gone AS (
         JOIN LATERAL (
             SELECT id FROM <<tables.conversations>> AS conversation
             WHERE conversation.tenant = projects.tenant
-              AND conversation.updated_at < now() - make_interval(days => retain_days)
+              AND conversation.updated_at < now() - make_interval(hours => 24 * retain_days)
             LIMIT @limit
         ) AS old ON true
         WHERE retain_days IS NOT NULL
@@ -103,7 +103,7 @@ WITH gone AS (
         SELECT tenant, id
         FROM <<mcp.capabilities>> AS capability
         LEFT JOIN <<tables.projects>> USING (tenant)
-        WHERE gone_at < now() - make_interval(days => coalesce(retain_days, @days::integer))
+        WHERE gone_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
           AND NOT EXISTS (
               SELECT FROM <<mcp.executions>> AS execution
               WHERE execution.tenant = capability.tenant AND tool_id = capability.id
@@ -124,7 +124,7 @@ WITH gone AS (
         JOIN LATERAL (
             SELECT tool_id, id FROM <<mcp.executions>> AS execution
             WHERE execution.tenant = projects.tenant
-              AND execution.executed_at < now() - make_interval(days => retain_days)
+              AND execution.executed_at < now() - make_interval(hours => 24 * retain_days)
             LIMIT @limit
         ) AS old ON true
         WHERE retain_days IS NOT NULL

@@ -105,6 +105,7 @@ LIMIT @limit OFFSET @offset;
 -- Sums of days in the middle of the window, of quarter hours towards its edges, and calls
 -- themselves only in the ragged quarters at both ends: exact, at a cost that does not grow.
 -- Until `coarse_until`, where maintenance has been, there are only sums of days.
+-- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones.
 WITH ragged AS (
     SELECT * FROM <<tables.usage_calls>>
     WHERE tenant = @tenant AND logged_at >= @since AND logged_at < @quarters_since
@@ -192,12 +193,12 @@ by_label AS (
     GROUP BY dimension
 ),
 coarse AS (
-    SELECT max(bucket) + interval '1 day' AS until
+    SELECT max(bucket) + interval '24 hours' AS until
     FROM <<tables.usage_rollups>>
-    WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @since - interval '1 day'
+    WHERE tenant = @tenant AND minutes = 1440 AND bucket >= @since - interval '24 hours'
       AND bucket < @until AND bucket <= coalesce((
           SELECT min(bucket) FROM <<tables.usage_rollups>> WHERE tenant = @tenant AND minutes = 15
-      ), 'infinity') - interval '1 day'
+      ), 'infinity') - interval '24 hours'
 )
 SELECT (SELECT until FROM coarse) AS coarse_until, json_build_object(
     'summary', (SELECT json_build_object(

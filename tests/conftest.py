@@ -102,6 +102,8 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
     """The URL of a role that may do what serving needs, and no more."""
     role = f"role_{uuid4().hex[:8]}"
     await owner.execute(grants(role, owner.schema or "").replace("'...'", f"'{role}'"))
+    # A parent's sessions need not be in UTC: here, a day has 23 or 25 hours twice a year.
+    await owner.execute(f"ALTER ROLE {role} SET timezone = 'America/St_Johns'")
     parts = urlsplit(url)
     yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
     await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -155,7 +155,7 @@ async def test_a_refusal_is_not_taken_for_the_answer_to_what_came_before(served:
 
 
 async def test_a_client_hears_why_its_body_is_refused(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=60) as client:
         client.headers.update({"X-API-Key": "k", "Content-Type": "application/json"})
         for size in (257 * 1024, MIB):
             assert (await client.post("/api/v1/log", content=b"x" * size)).status_code == 413

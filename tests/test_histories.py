@@ -122,8 +122,10 @@ class Histories(RuleBasedStateMachine):
 
     @rule(days=st.integers(40, 400))
     def forget(self, days: int) -> None:
-        self.wait(maintain(self.ring.db, timedelta(days=days)))
-        oldest = (TODAY - timedelta(days=days)).replace(day=1)
+        # From noon to now: whatever hour it is by now, that was on the same day.
+        noon = TODAY - timedelta(days=days, hours=-12)
+        self.wait(maintain(self.ring.db, datetime.now(UTC) - noon))
+        oldest = noon.replace(day=1, hour=0)
         self.ledger.forget(oldest)
         gone = [key for key, entry in self.keys.items() if entry.logged_at.date() < oldest.date()]
         self.keys = {key: entry for key, entry in self.keys.items() if key not in gone}

@@ -50,7 +50,10 @@ async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
 
 async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) -> None:
     ring = Ring(db, Settings(failed_auth_limit=1))
-    async with Server(ring, port=0) as server, httpx.AsyncClient(base_url=server.url) as client:
+    async with (
+        Server(ring, port=0) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
+    ):
         for address, expected in {"192.0.2.1": 401, "198.51.100.1": 429}.items():
             headers = {"X-API-Key": uuid4().hex, "X-Forwarded-For": address}
             assert (await client.get("/api/v1/logs", headers=headers)).status_code == expected

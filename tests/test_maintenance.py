@@ -57,6 +57,26 @@ async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -
     assert await requests(alone) == 3
 
 
+def zone_whose_summer_ends(day: datetime) -> str:
+    """Write a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
+    end = day.timetuple().tm_yday - 1
+    return f"<winter>0<summer>-1,{(end - 100) % 365}/0,{end}/2"
+
+
+async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring) -> None:
+    now = datetime.now(UTC)
+    oldest = (now - timedelta(days=70)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last_day = oldest - timedelta(days=1)
+    for moment in (last_day, oldest):
+        await alone.usage.log(TENANT, ago(0).model_copy(update={"logged_at": moment}))
+    await maintain(alone.db, retain=now - oldest.replace(day=15))
+    window = Window(start_date=last_day, tz="Asia/Tokyo")
+    async with alone.db.transaction() as tx:
+        await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")
+        with pytest.raises(Invalid, match=f"Before {oldest:%Y-%m-%d} only"):
+            await alone.within(tx).usage.stats(TENANT, window)
+
+
 async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
     first = await alone.usage.log(TENANT, ago(200), "old")
     await alone.usage.log(TENANT, ago(0), "new")
@@ -83,8 +103,9 @@ async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
 
 
 async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
-    before = NOW - timedelta(minutes=50)
-    for moment in (NOW, before, before):
+    now = datetime.now(UTC)
+    before = now - timedelta(minutes=50)
+    for moment in (now, before, before):
         await alone.usage.log(TENANT, ago(0).model_copy(update={"logged_at": moment}))
     seen = await alone.usage.stats(TENANT)
     recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"

@@ -13,7 +13,8 @@ from llmring_server.book import Book
 from llmring_server.rates import UNIT
 from tests.conftest import used
 
-NOW = datetime.now(UTC)
+# The times that costs are asked for, whatever the day: all of them are in these 400 days.
+END = datetime(2026, 11, 30, tzinfo=UTC)
 BOOK = Book([offline.Offline()])
 
 # Our fields by genai-prices' names for what they count.
@@ -42,7 +43,11 @@ def models() -> list[tuple[Provider, ModelInfo]]:
 
 
 def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
-    """Make up a usage, in genai-prices' terms, of kinds that have a price."""
+    """Make up a usage, in genai-prices' terms, of kinds that have a price.
+
+    It states every count, zeros too: genai-prices refuses a usage of cached tokens and of image
+    tokens that leaves open how many are both.
+    """
     counts = {kind: chance.randrange(10 ** chance.randrange(1, 6)) for kind in sorted(kinds)}
     inner = {
         "input_audio_tokens": counts.get("input_audio", 0) + counts.get("cache_read_audio", 0),
@@ -65,7 +70,7 @@ def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
         "input_tokens": inputs,
         "output_tokens": sum(counts.get(kind, 0) for kind in outputs),
         "cache_read_tokens": sum(counts.get(kind, 0) for kind in read),
-        **{name: count for name, count in inner.items() if count},
+        **inner,
     }
 
 
@@ -88,7 +93,7 @@ def cases(count: int) -> Iterator[tuple[Provider, ModelInfo, str | None, datetim
     while count:
         provider, model = chance.choice(known)
         tier = chance.choice([None, None, "batch", "flex", "priority", "fast"])
-        when = NOW - timedelta(minutes=chance.randrange(400 * 24 * 60))
+        when = END - timedelta(minutes=chance.randrange(400 * 24 * 60))
         [*offers] = BOOK.offers(provider.id, model.id, tier)
         price = offers[0].at(when) if offers else None
         if price and price.rates.keys() - {"request"}:

@@ -63,7 +63,9 @@ async def test_what_is_given_out_satisfies_an_auditor(
         (tmp_path / name).write_bytes(orjson.dumps(document))
     lines = [orjson.dumps(each["receipt"]["envelope"]) for each in (first, rest, last)]
     (tmp_path / "receipts.jsonl").write_bytes(b"\n".join(lines))
-    async with httpx.AsyncClient(base_url=signer.url, headers={"X-API-Key": key}) as client:
+    async with httpx.AsyncClient(
+        base_url=signer.url, headers={"X-API-Key": key}, timeout=60
+    ) as client:
         export = await client.get("/api/v1/logs/export?format=jsonl")
     (tmp_path / "calls.jsonl").write_bytes(export.content)
     pinned = ("--keys", str(tmp_path / "keys.json"))

@@ -21,9 +21,11 @@ LARGEST = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 0}
 UNCOUNTABLE = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 1}
 
 
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def ago(days: int, second: int = 0) -> dict[str, str]:
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=second, microsecond=0)
-    return {"logged_at": (today - timedelta(days=days)).isoformat()}
+    return {"logged_at": (TODAY - timedelta(days=days, seconds=-second)).isoformat()}
 
 
 async def open_days(ring: Ring, tenant: Tenant) -> int:

@@ -111,7 +111,7 @@ def serve(home: Path, tmp_path: Path, key: str) -> Serve:
 async def test_a_server_in_a_program_serves_until_it_is_stopped(ring: Ring) -> None:
     server = Server(ring, port=0)
     await server.start()
-    async with httpx.AsyncClient(base_url=server.url) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         assert (await client.get("/health")).json()["status"] == "healthy"
         await server.stop()
         with pytest.raises(httpx.ConnectError):
@@ -126,7 +126,7 @@ async def test_two_servers_in_a_program_serve_a_ring_each(
     async with (
         Server(ring, port=0) as first,
         Server(open_ring, port=0) as second,
-        httpx.AsyncClient(headers={"X-API-Key": key}) as client,
+        httpx.AsyncClient(headers={"X-API-Key": key}, timeout=60) as client,
     ):
         assert (await client.post(first.url + LOG, json=CALL)).status_code == 401
         assert (await client.post(second.url + LOG, json=CALL)).status_code == 200

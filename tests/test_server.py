@@ -13,7 +13,7 @@ async def test_a_server_may_be_started_again(ring: Ring) -> None:
     for _ in range(2):
         await server.start()
         await server.start()
-        async with httpx.AsyncClient(base_url=server.url) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
             assert (await client.get("/health/live")).status_code == 200
         await server.stop()
         await server.stop()

@@ -79,7 +79,7 @@ async def sleeper(url: httpx.URL, said: bytes, slowly: bytes) -> bytes:
 
 async def test_five_hundred_sleepers_are_sent_away_and_disturb_nobody(server: httpx.URL) -> None:
     names = [*SLEEPERS] * 50
-    async with asyncio.timeout(LONGEST), httpx.AsyncClient(base_url=server) as client:
+    async with asyncio.timeout(LONGEST), httpx.AsyncClient(base_url=server, timeout=60) as client:
         crowd = asyncio.gather(*(sleeper(server, *SLEEPERS[name][:2]) for name in names))
         while not crowd.done():
             assert (await client.get("/health/live", timeout=LONGEST)).status_code == 200
@@ -91,7 +91,7 @@ async def test_five_hundred_sleepers_are_sent_away_and_disturb_nobody(server: ht
 
 async def test_who_does_not_listen_is_left(server: httpx.URL) -> None:
     key = {"X-API-Key": CANARY.decode()}
-    async with httpx.AsyncClient(base_url=server, headers=key) as client:
+    async with httpx.AsyncClient(base_url=server, headers=key, timeout=60) as client:
         answer = await client.post("/api/v1/logs/batch", json=[CALL] * 1000)
         assert answer.status_code == 200
     request = open_ended(get(target=b"/api/v1/logs/export"))

@@ -1,5 +1,7 @@
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,10 +28,11 @@ def entry(model: str = "a", cost: str = "1", ago: timedelta = timedelta(), **mor
 
 @pytest.mark.parametrize("given", [{}, {"tz": "Asia/Tokyo"}, {"start_date": RECENT}])
 def test_what_is_not_asked_for_by_the_minute_reads_no_call_by_itself(given: dict[str, str]) -> None:
+    before = datetime.now(UTC)
     cuts = Window.model_validate(given).cuts()
     assert cuts.since == cuts.quarters_since
     assert cuts.until == cuts.quarters_until
-    assert cuts.until >= datetime.now(UTC)
+    assert cuts.until >= before
     assert timedelta(days=400) >= cuts.until - cuts.since
 
 
@@ -60,7 +63,8 @@ async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient
 
 async def test_stats_of_a_day_are_those_of_the_whole_day(client: httpx.AsyncClient) -> None:
     for model, cost in (("a", 1), ("a", 1), ("b", 3)):
-        await client.post("/api/v1/log", json=CALL | {"model": model, "cost": cost, "origin": "o"})
+        call = CALL | {"model": model, "cost": cost, "origin": "o", "logged_at": NOW.isoformat()}
+        await client.post("/api/v1/log", json=call)
     stats = (await client.get("/api/v1/stats")).json()
     [day] = stats["by_day"]
     assert day | {"date": ""} == {
@@ -105,20 +109,39 @@ async def test_stats_are_grouped_by_day_week_and_month(ring: Ring, tenant: Tenan
         assert dates == sorted(dates, reverse=True)
 
 
-@pytest.mark.parametrize("tz", ["UTC", "Asia/Kathmandu", "America/New_York"])
+def turns(tz: str) -> list[datetime]:
+    """Return when clocks were turned in the last 390 days, to the hour."""
+    hour = NOW.replace(minute=0, second=0, microsecond=0)
+    hours = [hour - timedelta(hours=n) for n in range(390 * 24)]
+    offsets = [each.astimezone(ZoneInfo(tz)).utcoffset() for each in hours]
+    return [hours[n] for n, (a, b) in enumerate(pairwise(offsets)) if a != b]
+
+
+@pytest.mark.parametrize(
+    ("tz", "least"),
+    [
+        ("UTC", 0),
+        ("Asia/Kathmandu", 0),
+        ("America/New_York", 2),
+        ("Europe/Berlin", 2),
+        ("Australia/Lord_Howe", 2),
+    ],
+)
 @pytest.mark.parametrize("grain", ["hour", "day"])
 async def test_stats_put_a_call_into_its_local_hour_and_day(
-    ring: Ring, tenant: Tenant, tz: str, grain: str
+    ring: Ring, tenant: Tenant, tz: str, least: int, grain: str
 ) -> None:
-    moments = [NOW - timedelta(minutes=7 * n) for n in range(300)]
-    await ring.usage.log_many(tenant, [entry(logged_at=moment) for moment in moments])
     form = "%Y-%m-%dT%H:00" if grain == "hour" else "%Y-%m-%d"
-    expected: dict[str, int] = {}
-    for moment in moments:
-        name = moment.astimezone(ZoneInfo(tz)).strftime(form)
-        expected[name] = expected.get(name, 0) + 1
-    stats = await ring.usage.stats(tenant, Window(group_by=grain, tz=tz))
-    assert {bucket.date: bucket.requests for bucket in stats.by_day} == expected
+    turned = turns(tz)
+    assert len(turned) >= least
+    # The calls of a later turn are those of the last two days.
+    for end in (NOW, *(turn + timedelta(hours=18) for turn in turned if NOW - turn > 3 * DAY)):
+        moments = [end - timedelta(minutes=7 * n) for n in range(300)]
+        await ring.usage.log_many(tenant, [entry(logged_at=moment) for moment in moments])
+        expected = Counter(moment.astimezone(ZoneInfo(tz)).strftime(form) for moment in moments)
+        span = {"start_date": moments[-1].isoformat(), "end_date": end.isoformat()}
+        stats = await ring.usage.stats(tenant, Window(**span, group_by=grain, tz=tz))
+        assert {bucket.date: bucket.requests for bucket in stats.by_day} == expected
 
 
 async def test_stats_include_both_ends_of_the_window(client: httpx.AsyncClient) -> None:

@@ -21,6 +21,8 @@ from tests.conftest import used
 from tests.fake_registry import FakeRegistry, document
 
 NOW = datetime.now(UTC)
+# Whatever the day, the prices of this one are compared.
+DAY = datetime(2026, 11, 30, tzinfo=UTC)
 USD = "dollars_per_million_tokens_"
 
 
@@ -36,7 +38,7 @@ def quote(book: Book, model: str, when: datetime = NOW, **tokens: int) -> Quote:
 
 async def test_costs_are_what_the_client_reckons() -> None:
     chance = random.Random(6)  # noqa: S311, for its repetition
-    files = bundled.files(("openai", "anthropic", "google"), NOW.date())
+    files = bundled.files(("openai", "anthropic", "google"), DAY.date())
     book = Book([tariffs.layer(files.values())])
     known = [model for each in files.values() for model in each.models.values()]
     able = [
@@ -52,7 +54,7 @@ async def test_costs_are_what_the_client_reckons() -> None:
             response, RegistryModel.model_validate({**model, "display_name": "x"})
         )
         found = book.quote(
-            model["provider"], model["model_name"], None, used(reported(model, usage)), NOW
+            model["provider"], model["model_name"], None, used(reported(model, usage)), DAY
         )
         assert found.cost == Decimal(repr(theirs["total_cost"])).quantize(UNIT), (model, usage)
 
