@@ -119,4 +119,4 @@ class Ring:
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""
         if missing := await pending(self.db, self.settings.mcp_schema):
-            raise NotMigrated(f"{NotMigrated.__doc__} Missing: {', '.join(missing)}.")
+            raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(missing)}.")

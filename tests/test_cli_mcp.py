@@ -62,7 +62,7 @@ async def test_a_server_is_shown_with_what_has_changed(
     await ring.mcp.capabilities.refresh(tenant, id, Offers())
     assert "gone" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
-    assert (missing.returncode, "No such thing" in missing.stderr) == (1, True)
+    assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
 
 
 async def test_all_is_listed_and_shown_however_many_pages_that_are(

@@ -129,7 +129,7 @@ async def test_list_keys_is_of_one_s_own_project(
                 method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
             )
             answers.append((answer.status_code, answer.json()["detail"]))
-    assert set(answers) == {(404, NotFound.__doc__)}
+    assert set(answers) == {(404, NotFound.detail)}
     assert await status(guarded, other) == 200
 
 

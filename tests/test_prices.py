@@ -83,7 +83,7 @@ async def test_only_its_tenant_can_have_a_call_explained(client: httpx.AsyncClie
     other = {"X-API-Key": uuid4().hex}
     for path, headers in ((log_id, other), (str(uuid4()), {}), ("nonsense", {})):
         answer = await client.get(f"/api/v1/logs/{path}/cost", headers=headers)
-        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.__doc__)
+        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.detail)
 
 
 async def test_a_service_tier_has_prices_of_its_own_or_none(client: httpx.AsyncClient) -> None:

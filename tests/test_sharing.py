@@ -86,7 +86,7 @@ async def test_what_is_not_said_of_a_shared_template_is_not_there(
         await client.post(f"{url}/render", json={"version": 1}, headers=theirs),
     ]
     assert {(each.status_code, each.json()["detail"]) for each in answers} == {
-        (404, NotFound.__doc__)
+        (404, NotFound.detail)
     }
     assert (await client.get(f"{URL}/stats", headers=theirs)).json() == []
     for maker in ("ada", ""):
