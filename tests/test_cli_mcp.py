@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, PromptOffer, ResourceOffer, ToolOffer
 from llmring_server.mcp_server import ServerChange
@@ -22,7 +23,7 @@ Project = tuple[str, Tenant]
 @pytest.fixture
 async def project(ring: Ring) -> Project:
     name = f"project {uuid4().hex}"
-    return name, await ring.projects.create(name)
+    return name, await ring.projects.create(name, actor=LIBRARY)
 
 
 async def offered(ring: Ring, tenant: Tenant, description: str) -> tuple[UUID, UUID]:
@@ -106,7 +107,7 @@ async def test_secrets_are_sealed_again(
     )
     run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS=f"{new},{old}")
     ring = Ring(db, Settings.model_validate({"sealing_keys": [new]}))
-    assert await ring.mcp.servers.secret(project[1], server.id) == secret
+    assert await ring.mcp.servers.secret(project[1], server.id, actor=LIBRARY) == secret
     keyless = run("mcp", "reseal", *PROD, **prod)
     assert "LLMRING_SEALING_KEYS" in keyless.stderr
     wrong = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")

@@ -9,12 +9,13 @@ import re
 from base64 import urlsafe_b64decode
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import pytest
 
 from llmring_server import secret
+from llmring_server.caller import LIBRARY, Action
 from llmring_server.draft import Draft, leaf, sealed
 from llmring_server.entry import Entry
 from llmring_server.exchange import Exchange, fingerprint
@@ -24,6 +25,7 @@ from llmring_server.messages import Said
 from llmring_server.migrations import Module
 from llmring_server.offers import Price
 from llmring_server.pages import Page, Place
+from llmring_server.projects import ERASE
 from llmring_server.rates import Rate
 from llmring_server.receipt import Stored
 from llmring_server.record import _fingerprint, key_at
@@ -421,4 +423,59 @@ def test_advisory_locks() -> None:
         ("pg_advisory_xact_lock", receipts),
         ("pg_try_advisory_xact_lock", "'<<tables.usage_adjustments>>'::regclass::oid::bigint"),
         ("pg_try_advisory_xact_lock", receipts),
+    ]
+
+
+# The audit log.
+
+
+def test_actions_in_the_audit_log() -> None:
+    assert get_args(Action) == (
+        "calls.expire",
+        "capabilities.expire",
+        "conversations.expire",
+        "executions.expire",
+        "key.issue",
+        "key.revoke",
+        "key.rotate",
+        "mcp.secret.read",
+        "mcp.secrets.reseal",
+        "mcp.tool.acknowledge",
+        "messages.delete",
+        "messages.expire",
+        "price.override",
+        "price.rerate",
+        "price.withdraw",
+        "project.create",
+        "project.erase",
+        "project.rename",
+        "project.retain",
+        "registry.accept",
+        "template.change",
+        "template.create",
+    )
+
+
+def test_actor_of_programs_that_embed_the_server() -> None:
+    assert LIBRARY == ("library", None, None)
+
+
+def test_what_an_erasure_reports() -> None:
+    assert list(ERASE.values()) == [
+        "calls",
+        "cost adjustments",
+        "idempotency keys",
+        "recent totals",
+        "totals",
+        "messages",
+        "conversations",
+        "MCP executions",
+        "MCP capabilities",
+        "MCP servers",
+        "template versions",
+        "templates",
+        "aliases",
+        "receipt calls",
+        "receipt days",
+        "receipts",
     ]
