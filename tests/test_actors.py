@@ -1,4 +1,4 @@
-"""Privileged actions: each names its actor, and is recorded in its own transaction or not at all."""
+"""Privileged actions: each names its actor, and is recorded in the transaction of the action."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -37,22 +37,19 @@ def services(ring: Ring) -> Iterator[Repository]:
 
 
 def test_no_privileged_action_has_a_default_actor(ring: Ring) -> None:
-    found = 0
-    methods = [
-        method
-        for service in services(ring)
-        for name, method in inspect.getmembers(service, inspect.ismethod)
-        if not name.startswith("_")
-    ]
-    for method in [*methods, maintain]:
-        parameters = inspect.signature(method).parameters
-        takers = [name for name, hint in get_type_hints(method).items() if hint is Actor]
-        assert takers in ([], ["actor"]), method
-        if takers and method.__name__ != "record":
-            found += 1
-            assert parameters["actor"].kind is inspect.Parameter.KEYWORD_ONLY, method
-            assert parameters["actor"].default is inspect.Parameter.empty, method
-    assert found >= 20
+    functions: list[Callable[..., Any]] = [maintain]
+    for service in services(ring):
+        functions += [each for _, each in inspect.getmembers(type(service), inspect.isfunction)]
+    privileged = set()
+    for function in functions:
+        takers = [name for name, hint in get_type_hints(function).items() if hint is Actor]
+        assert takers in ([], ["actor"]), function
+        if takers and not function.__name__.startswith("_") and function.__name__ != "record":
+            privileged.add(function.__qualname__)
+            actor = inspect.signature(function).parameters["actor"]
+            assert actor.kind is inspect.Parameter.KEYWORD_ONLY, function
+            assert actor.default is inspect.Parameter.empty, function
+    assert len(privileged) == 21
 
 
 def test_programs_can_name_themselves_or_be_the_library() -> None:
@@ -115,34 +112,34 @@ def everything() -> Calls:
     return Calls(now - timedelta(days=1), now + timedelta(minutes=10))
 
 
-Act = Callable[[Stage, Ring, Actor], Awaitable[Any]]
+Act = Callable[[Stage, Actor], Awaitable[Any]]
 HOUR = timedelta(hours=1)
 
 ACTIONS: dict[str, Act] = {
-    "key.issue": lambda s, ring, a: ring.keys.issue("other", actor=a),
-    "key.issue for a project": lambda s, ring, a: ring.keys.issue_for(s.project, actor=a),
-    "key.rotate": lambda s, ring, a: ring.keys.rotate(s.key, HOUR, actor=a),
-    "key.revoke": lambda s, ring, a: ring.keys.revoke(s.key, actor=a),
-    "project.create": lambda s, ring, a: ring.projects.create("other", actor=a),
-    "project.rename": lambda s, ring, a: ring.projects.rename(s.project, "other", actor=a),
-    "project.retain": lambda s, ring, a: ring.projects.retain(s.project, 30, actor=a),
-    "project.erase": lambda s, ring, a: ring.projects.erase(s.project, actor=a),
-    "price.override": lambda s, ring, a: ring.prices.override(override("other", 1), actor=a),
-    "price.withdraw": lambda s, ring, a: ring.prices.withdraw("acme", s.model, actor=a),
-    "price.rerate": lambda s, ring, a: ring.rerating.run(everything(), actor=a),
-    "registry.accept": lambda s, ring, a: ring.registry.accept(s.file, actor=a),
-    "template.create": lambda s, ring, a: ring.templates.create(
+    "key.issue": lambda s, a: s.ring.keys.issue("other", actor=a),
+    "key.issue for a project": lambda s, a: s.ring.keys.issue_for(s.project, actor=a),
+    "key.rotate": lambda s, a: s.ring.keys.rotate(s.key, HOUR, actor=a),
+    "key.revoke": lambda s, a: s.ring.keys.revoke(s.key, actor=a),
+    "project.create": lambda s, a: s.ring.projects.create("another", actor=a),
+    "project.rename": lambda s, a: s.ring.projects.rename(s.project, "renamed", actor=a),
+    "project.retain": lambda s, a: s.ring.projects.retain(s.project, 30, actor=a),
+    "price.override": lambda s, a: s.ring.prices.override(override("other", 1), actor=a),
+    "price.withdraw": lambda s, a: s.ring.prices.withdraw("acme", s.model, actor=a),
+    "price.rerate": lambda s, a: s.ring.rerating.run(everything(), actor=a),
+    "registry.accept": lambda s, a: s.ring.registry.accept(s.file, actor=a),
+    "template.create": lambda s, a: s.ring.templates.create(
         s.project, New(name="t", created_by="ada", shared=True), actor=a, may_share=True
     ),
-    "template.change": lambda s, ring, a: ring.templates.change(
+    "template.change": lambda s, a: s.ring.templates.change(
         s.project, s.template, Change(name="x"), actor=a, may_share=True
     ),
-    "messages.delete": lambda s, ring, a: ring.conversations.forget(s.project, 0, actor=a),
-    "mcp.secret.read": lambda s, ring, a: ring.mcp.servers.secret(s.project, s.server, actor=a),
-    "mcp.secrets.reseal": lambda s, ring, a: ring.mcp.servers.reseal(actor=a),
-    "mcp.tool.acknowledge": lambda s, ring, a: ring.mcp.capabilities.acknowledge(
+    "messages.delete": lambda s, a: s.ring.conversations.forget(s.project, 0, actor=a),
+    "mcp.secret.read": lambda s, a: s.ring.mcp.servers.secret(s.project, s.server, actor=a),
+    "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reseal(actor=a),
+    "mcp.tool.acknowledge": lambda s, a: s.ring.mcp.capabilities.acknowledge(
         s.project, s.tool, s.sha256, actor=a
     ),
+    "project.erase": lambda s, a: s.ring.projects.erase(s.project, actor=a),
 }
 
 
@@ -167,35 +164,34 @@ async def actions(ring: Ring) -> list[str]:
     return [each.action for each in events if each.actor == "me"]
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-async def test_an_action_is_recorded_with_its_actor(stage: Stage, action: str) -> None:
-    await ACTIONS[action](stage, stage.ring, Actor("me"))
-    assert await actions(stage.ring) == [action.partition(" ")[0]]
+async def test_actions_are_recorded_with_their_actor(stage: Stage) -> None:
+    for number, (action, act) in enumerate(ACTIONS.items(), 1):
+        await act(stage, Actor("me"))
+        recorded = await actions(stage.ring)
+        assert (recorded[0], len(recorded)) == (action.partition(" ")[0], number)
 
 
-@pytest.mark.parametrize("action", ACTIONS)
-async def test_an_action_that_cannot_be_recorded_does_not_happen(stage: Stage, action: str) -> None:
+async def test_actions_that_cannot_be_recorded_do_not_happen(stage: Stage) -> None:
     before = await contents(stage.ring.db)
-    with pytest.raises(RingError):
-        await ACTIONS[action](stage, stage.ring, UNRECORDABLE)
-    assert await contents(stage.ring.db) == before
+    for action, act in ACTIONS.items():
+        with pytest.raises(RingError):
+            await act(stage, UNRECORDABLE)
+        assert await contents(stage.ring.db) == before, action
 
 
-# Accepting a file is committed at once, since all requests share the files.
-OWN = set(ACTIONS) - {"registry.accept"}
-
-
-@pytest.mark.parametrize("action", sorted(OWN))
-async def test_an_action_goes_with_its_caller_s_transaction(stage: Stage, action: str) -> None:
+async def test_actions_go_with_their_caller_s_transaction(stage: Stage) -> None:
     before = await contents(stage.ring.db)
-    async with stage.ring.db.acquire() as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        inside = stage.ring.within(connection)
-        await ACTIONS[action](stage, inside, Actor("me"))
-        assert await actions(inside) == [action.partition(" ")[0]]
-        await transaction.rollback()
-    assert await contents(stage.ring.db) == before
+    for action, act in ACTIONS.items():
+        if action == "registry.accept":
+            continue  # It is committed at once, since all requests share the files.
+        async with stage.ring.db.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            inside = stage.ring.within(connection)
+            await act(stage._replace(ring=inside), Actor("me"))
+            assert await actions(inside) == [action.partition(" ")[0]]
+            await transaction.rollback()
+        assert await contents(stage.ring.db) == before, action
 
 
 async def test_a_rerating_that_does_not_begin_is_not_recorded(stage: Stage) -> None:
