@@ -152,7 +152,7 @@ async def test_revoke_key_is_final_and_audited(
     revoked, issued, first = await ring.audit.events(NOW, admin.tenant)
     assert (revoked.action, revoked.actor, revoked.target) == ("key.revoke", admin.id, other.id)
     assert revoked.request_id == answer.headers["X-Request-ID"]
-    assert (issued.action, issued.actor) == ("key.issue_for", "library")
+    assert (issued.action, issued.actor) == ("key.issue", "library")
     assert first.action == "key.issue"
 
 

@@ -156,7 +156,7 @@ async def test_an_actor_alone_may_not_share(ring: Ring, admin: Issued, shared: T
     with pytest.raises(Forbidden):
         await ring.templates.delete(admin.tenant, shared.id, actor=LIBRARY)
     assert await ring.templates.get(admin.tenant, shared.id) == shared
-    assert await ring.templates.list(admin.tenant, Page(created_by="ada")) == []
+    assert await ring.templates.list(admin.tenant, Page(created_by="ada")) == [shared]
 
 
 async def test_the_serving_role_cannot_rewrite_a_version(db: AsyncDatabaseManager) -> None:
