@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.caller import LIBRARY, Actor
 from llmring_server.migrations import migrate
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
     app: Starlette
 
-__all__ = ["Ring", "Server", "Settings", "app", "build", "create_app", "migrate"]
+__all__ = [
+    "LIBRARY",
+    "Actor",
+    "Ring",
+    "Server",
+    "Settings",
+    "app",
+    "build",
+    "create_app",
+    "migrate",
+]
 
 
 def build(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from llmring_server.caller import Act
+from llmring_server.caller import Action, Actor
 from llmring_server.ids import new_id
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
@@ -27,12 +27,16 @@ class Audit(Repository):
 
     noun = "audit"
 
-    async def record(self, by: Act, action: str, target: str, tenant: Tenant | None = None) -> None:
-        """Note an act; call it on the act's own transaction."""
+    async def record(
+        self, actor: Actor, action: Action, target: str, tenant: Tenant | None = None
+    ) -> None:
+        """Record an action; call this in the transaction of the action."""
         await self._all(
             "record",
             id=new_id(),
-            **by._asdict(),
+            actor=actor.name,
+            remote=actor.remote,
+            request_id=actor.request_id,
             action=action,
             target=target,
             tenant=tenant,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.claims import Claim, Claims, waiting
 from llmring_server.database import Database
 from llmring_server.exchange import Exchange, Recording, fingerprint
@@ -41,12 +41,6 @@ class Conversations(Repository):
         self._usage, self._claims = usage, claims
         self._audit, self._receipts = audit, receipts
         self._level: Level = level
-
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._usage, other._claims = self._usage.on(database), self._claims.on(database)
-        other._audit, other._receipts = self._audit.on(database), self._receipts.on(database)
-        return other
 
     async def create(self, tenant: Tenant, heading: Heading | None = None) -> Conversation:
         fields = (heading or Heading()).model_dump()
@@ -142,14 +136,25 @@ class Conversations(Repository):
 
         return await self._together(work)
 
-    async def forget(self, tenant: Tenant, days: int, by: Act = LIBRARY) -> int:
-        """Delete messages that are older than so many days; return how many there were."""
-        await self._audit.record(by, "messages.forget", str(tenant), tenant)
-        old = {"tenant": tenant, "until": datetime.now(UTC) - timedelta(days=days)}
-        total = 0
-        while gone := (await self._one("forget", **old, limit=AT_ONCE))["gone"]:
+    async def forget(self, tenant: Tenant, days: int, *, actor: Actor) -> int:
+        """Delete messages that are older than this number of days; return their number.
+
+        They are deleted in batches, each committed by itself; the audit event with the first.
+        """
+        until = datetime.now(UTC) - timedelta(days=days)
+        async with self._database.transaction() as inside:
+            here = self.on(inside)
+            await here._audit.record(actor, "messages.delete", str(tenant), tenant)
+            total = gone = await here._forget(tenant, until)
+        while gone:
+            gone = await self._forget(tenant, until)
             total += gone
         return total
+
+    async def _forget(self, tenant: Tenant, until: datetime) -> int:
+        row = await self._one("forget", tenant=tenant, until=until, limit=AT_ONCE)
+        gone: int = row["gone"]
+        return gone
 
     async def list(self, tenant: Tenant, page: Recent = _FIRST) -> list[Conversation]:
         """Return a page of conversations; fewer than its limit where they are large.

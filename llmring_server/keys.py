@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from llmring_server.caller import ALL, LIBRARY, USUAL, Act, Auditing, Caller
+from llmring_server.caller import (
+    DEFAULT_SCOPES,
+    SCOPES,
+    Action,
+    Actor,
+    Auditing,
+    Caller,
+)
 from llmring_server.database import Database
 from llmring_server.errors import Invalid
 from llmring_server.ids import new_id
@@ -47,13 +54,13 @@ class Wanted(NamedTuple):
     """What a new key is for."""
 
     label: str = ""
-    scopes: Iterable[str] = USUAL
+    scopes: Iterable[str] = DEFAULT_SCOPES
     expires_at: datetime | None = None
 
     def checked(self) -> dict[str, Any]:
-        if unknown := set(self.scopes) - set(ALL):
+        if unknown := set(self.scopes) - set(SCOPES):
             raise Invalid(
-                f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(ALL)}"
+                f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}"
             )
         if self.expires_at and self.expires_at <= datetime.now(UTC):
             raise Invalid("expires_at: lies in the past")
@@ -73,26 +80,27 @@ class Keys(Repository):
         self._audit = audit
         self._known: dict[bytes, tuple[float, Caller | None]] = {}
 
-    async def issue(self, project: str, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY) -> Issued:
+    async def issue(self, project: str, wanted: Wanted = USUAL_KEY, *, actor: Actor) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
         tenant = new_id()
         return await self._make(
-            "issue", by, project=named(project), tenant=tenant, **wanted.checked()
+            "issue", "key.issue", actor, project=named(project), tenant=tenant, **wanted.checked()
         )
 
     async def issue_for(
-        self, tenant: Tenant, wanted: Wanted = USUAL_KEY, by: Act = LIBRARY
+        self, tenant: Tenant, wanted: Wanted = USUAL_KEY, *, actor: Actor
     ) -> Issued:
         """Make another key for a project that is there."""
-        return await self._make("issue_for", by, tenant=tenant, **wanted.checked())
+        return await self._make("issue_for", "key.issue", actor, tenant=tenant, **wanted.checked())
 
     async def rotate(
         self,
         id: str,
         overlap: timedelta,
         tenant: Tenant | None = None,
-        by: Act = LIBRARY,
-        scopes: Iterable[str] = ALL,
+        scopes: Iterable[str] = SCOPES,
+        *,
+        actor: Actor,
     ) -> Issued:
         """Make a key like this one, which stays good for `overlap`.
 
@@ -100,7 +108,7 @@ class Keys(Repository):
         """
         params = {"id": id, "tenant": tenant, "scopes": list(scopes)}
         issued = await self._make(
-            "rotate", by, target=id, overlap=overlap.total_seconds(), **params
+            "rotate", "key.rotate", actor, target=id, overlap=overlap.total_seconds(), **params
         )
         self._known.clear()
         return issued
@@ -112,11 +120,12 @@ class Keys(Repository):
     async def get(self, id: str, tenant: Tenant | None = None) -> Key:
         return Key(**await self._one("list", tenant=tenant, id=id))
 
-    async def revoke(self, id: str, tenant: Tenant | None = None, by: Act = LIBRARY) -> datetime:
+    async def revoke(self, id: str, tenant: Tenant | None = None, *, actor: Actor) -> datetime:
         """Refuse this key from now on (elsewhere, within seconds); return since when."""
         async with self._database.transaction() as inside:
-            row = await self.on(inside)._one("revoke", id=id, tenant=tenant)
-            await self._audit.on(inside).record(by, "key.revoke", id, row["tenant"])
+            here = self.on(inside)
+            row = await here._one("revoke", id=id, tenant=tenant)
+            await here._audit.record(actor, "key.revoke", id, row["tenant"])
         self._known.clear()
         revoked_at: datetime = row["revoked_at"]
         return revoked_at
@@ -142,14 +151,13 @@ class Keys(Repository):
         self._known[given] = time.monotonic() + believed, caller
         return caller
 
-    async def _make(self, statement: str, by: Act, target: str = "", **params: Any) -> Issued:
+    async def _make(
+        self, statement: str, action: Action, actor: Actor, target: str = "", **params: Any
+    ) -> Issued:
         secret = make()
         new_id = secret[len(PREFIX) :][:8]
         async with self._database.transaction() as inside:
-            row = await self.on(inside)._one(
-                statement, new_id=new_id, digest=digest(secret), **params
-            )
-            await self._audit.on(inside).record(
-                by, f"key.{statement}", f"{target} {new_id}".strip(), row["tenant"]
-            )
+            here = self.on(inside)
+            row = await here._one(statement, new_id=new_id, digest=digest(secret), **params)
+            await here._audit.record(actor, action, f"{target} {new_id}".strip(), row["tenant"])
         return Issued(secret, new_id, row["tenant"])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.caller import LIBRARY, Act
+from llmring_server.caller import Action, Actor
 from llmring_server.database import Database
 from llmring_server.ids import new_id
 from llmring_server.leases import Connection
@@ -47,10 +47,18 @@ class _Housekeeping:
         found: int = await self._connection.fetchval(statement.text, *statement.arguments(params))
         return found
 
-    async def note(self, by: Act, action: str, target: str) -> None:
-        """Tell the audit, in this transaction."""
-        id = new_id()
-        await self.run("record", id=id, action=action, target=target, tenant=None, **by._asdict())
+    async def note(self, actor: Actor, action: Action, target: str) -> None:
+        """Record an event in the audit log, in this transaction."""
+        await self.run(
+            "record",
+            id=new_id(),
+            actor=actor.name,
+            remote=actor.remote,
+            request_id=actor.request_id,
+            action=action,
+            target=target,
+            tenant=None,
+        )
 
     async def run_each(self, name: str, **params: Any) -> list[str]:
         """Run the statements that the statement `name` finds; return the tables that they name."""
@@ -79,7 +87,8 @@ async def maintain(
     db: AsyncDatabaseManager,
     retain: timedelta | None = None,
     mcp_schema: str | None = None,
-    by: Act = LIBRARY,
+    *,
+    actor: Actor,
 ) -> Maintained:
     """Make months ahead, move sums, and forget calls of months that ended `retain` ago.
 
@@ -91,35 +100,39 @@ async def maintain(
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
     await Sums(database).fold()
-    dropped = await _forget(database, retain, by) if retain else []
-    forgotten = await _delete(database, "forget_messages", by)
-    await _delete(database, "forget_conversations", by)
-    executions = await _delete(database, "forget_executions", by)
+    dropped = await _forget(database, retain, actor) if retain else []
+    forgotten = await _delete(database, "forget_messages", "messages.expire", actor)
+    await _delete(database, "forget_conversations", "conversations.expire", actor)
+    executions = await _delete(database, "forget_executions", "executions.expire", actor)
     # After the executions: what has a history is kept.
-    capabilities = await _delete(database, "forget_capabilities", by, days=GONE_DAYS)
+    capabilities = await _delete(
+        database, "forget_capabilities", "capabilities.expire", actor, days=GONE_DAYS
+    )
     return Maintained(made, dropped, forgotten, executions, capabilities)
 
 
-async def _delete(database: Database, name: str, by: Act, **params: Any) -> int:
-    """Delete in steps what `name` finds; return how much it was."""
-    act, total = f"{name.removeprefix('forget_')}.forget", 0
+async def _delete(
+    database: Database, name: str, action: Action, actor: Actor, **params: Any
+) -> int:
+    """Delete in batches the rows that the statement `name` finds; return their number."""
+    total = 0
     while True:
         async with _step(database) as house:
             gone = await house.value(name, limit=AT_ONCE, **params)
             if gone and not total:
-                await house.note(by, act, "older than their projects say")
+                await house.note(actor, action, "older than their projects keep them")
         total += gone
         if not gone:
             return total
 
 
-async def _forget(database: Database, retain: timedelta, by: Act) -> list[str]:
+async def _forget(database: Database, retain: timedelta, actor: Actor) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     # The calls go first: stopped half-way, what is left is of no call, and so of no consequence.
     async with _step(database) as house:
         gone = await house.run_each("expired", schema=database.schema, oldest=oldest)
         if gone:
-            await house.note(by, "calls.forget", ", ".join(gone))
+            await house.note(actor, "calls.expire", ", ".join(gone))
     for name in ("forget_strays", "forget_keys", "forget_adjustments", "forget_quarters"):
         async with _step(database) as house:
             await house.run(name, oldest=oldest)

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
 
 from llmring_server.bounded import written
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict
 from llmring_server.mcp_capability import (
@@ -37,11 +37,6 @@ class McpCapabilities(Repository):
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)
         self._audit = audit
-
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._audit = self._audit.on(database)
-        return other
 
     async def refresh(self, tenant: Tenant, server_id: UUID, offers: Offers) -> Refreshed:
         """Replace all that a server offers, or nothing; what stays keeps its id."""
@@ -106,7 +101,7 @@ class McpCapabilities(Repository):
         return Stored(prompt, filled(content, takes, arguments), at)
 
     async def acknowledge(
-        self, tenant: Tenant, id: UUID, definition_sha256: str, by: Act = LIBRARY
+        self, tenant: Tenant, id: UUID, definition_sha256: str, *, actor: Actor
     ) -> Tool:
         """Agree to a tool's definition; Conflict if it has become another one meanwhile."""
         digest = bytes.fromhex(definition_sha256)
@@ -116,7 +111,7 @@ class McpCapabilities(Repository):
             tool: Tool = await inside.get(tenant, "tool", id)
             if not agreed:
                 raise Conflict("The definition is another one by now: look at it again.")
-            await inside._audit.record(by, "mcp.tool.acknowledge", str(id), tenant)
+            await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), tenant)
         return tool
 
 

@@ -100,11 +100,6 @@ class McpExecutions(Repository):
         super().__init__(database)
         self._claims = claims
 
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._claims = self._claims.on(database)
-        return other
-
     async def record(
         self, tenant: Tenant, tool_id: UUID, done: Done, key: str | None = None
     ) -> tuple[Execution, bool]:

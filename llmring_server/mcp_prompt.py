@@ -72,9 +72,9 @@ class _Filling:
     def _text(self, text: str) -> str:
         self._texts += 1
         if self._texts > MOST_TEXTS:
-            raise Invalid(f"content: more than {MOST_TEXTS} texts to fill in", "bad_template")
+            raise Invalid(f"content: more than {MOST_TEXTS} texts to fill in", "invalid_template")
         made = fill(text, self._arguments, self._budget)
         self._length += len(made)
         if self._length > LONGEST:
-            raise Invalid(f"arguments: more than {LONGEST} characters come out", "too_long")
+            raise Invalid(f"arguments: more than {LONGEST} characters come out", "result_too_long")
         return made

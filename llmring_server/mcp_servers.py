@@ -1,11 +1,11 @@
 """MCP servers: where they are, and, sealed, what opens them."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from llmring_server.bounded import written
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Invalid, Sealed
 from llmring_server.ids import moment_of, new_id
@@ -30,11 +30,6 @@ class McpServers(Repository):
         self._audit = audit
         self._sealing = Sealing(settings.sealing_keys)
         self._only_public = settings.mcp_urls == "public"
-
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._audit = self._audit.on(database)
-        return other
 
     async def register(self, tenant: Tenant, new: NewServer) -> Server:
         """Register a server, whose id tells when."""
@@ -66,34 +61,39 @@ class McpServers(Repository):
         """Delete a server, what it offers, and what its tools did."""
         await self._one("delete", tenant=tenant, id=id)
 
-    async def secret(self, tenant: Tenant, id: UUID, by: Act = LIBRARY) -> dict[str, Any] | None:
+    async def secret(self, tenant: Tenant, id: UUID, *, actor: Actor) -> dict[str, Any] | None:
         """Return what opens a server, if anything does; the audit is told."""
         async with self._database.transaction() as inside:
-            row = await self.on(inside)._one("secret", tenant=tenant, id=id)
-            await self._audit.on(inside).record(by, "mcp.secret.read", str(id), tenant)
+            here = self.on(inside)
+            row = await here._one("secret", tenant=tenant, id=id)
+            await here._audit.record(actor, "mcp.secret.read", str(id), tenant)
         found: dict[str, Any] | None = (
             self._sealing.open(tenant, id, row["secret"]) if row["secret"] else None
         )
         return found
 
-    async def reseal(self, by: Act = LIBRARY) -> tuple[int, int]:
-        """Seal with the first key what another one sealed; serving goes on.
+    async def reseal(self, *, actor: Actor) -> tuple[int, int]:
+        """Encrypt with the first key each secret that another key encrypted, while serving goes on.
 
-        Return how many secrets that were, and how many no key opens.
+        Return the number of these secrets, and the number of those that no key can decrypt. The
+        audit event is committed with the first secret.
         """
         key = self._sealing.head
-        await self._audit.record(by, "mcp.secrets.reseal", "all")
         resealed = stuck = 0
         async for row in self._stale(key):
+            tenant, id, was = Tenant(row["tenant"]), row["id"], row["secret"]
             try:
-                resealed += await self._reseal(Tenant(row["tenant"]), row["id"], row["secret"])
+                secret = self._sealing.seal(tenant, id, self._sealing.open(tenant, id, was))
             except Sealed:
                 stuck += 1
+                continue
+            async with self._database.transaction() as inside:
+                here = self.on(inside)
+                changed = await here._all("reseal", tenant=tenant, id=id, secret=secret, was=was)
+                if changed and not resealed:
+                    await here._audit.record(actor, "mcp.secrets.reseal", "all")
+            resealed += bool(changed)
         return resealed, stuck
-
-    async def _reseal(self, tenant: Tenant, id: UUID, was: bytes) -> bool:
-        secret = self._sealing.seal(tenant, id, self._sealing.open(tenant, id, was))
-        return bool(await self._all("reseal", tenant=tenant, id=id, secret=secret, was=was))
 
     async def _stale(self, key: bytes) -> AsyncIterator[Any]:
         last: Sequence[UUID | None] = (None, None)

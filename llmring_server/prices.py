@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from llmring_server import offline, overrides, tariffs
 from llmring_server.book import Book
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Action, Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import NotFound
 from llmring_server.explanation import Explanation, Listed
@@ -83,11 +83,6 @@ class Prices(Repository):
         self._audit = audit
         self._shelf = _Shelf()
 
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._registry = self._registry.on(database)
-        return other
-
     async def book(self) -> Book:
         """Return the book, at most five seconds old."""
         if self._database.borrowed:
@@ -150,24 +145,28 @@ class Prices(Repository):
         """Return the prices that the operator has set."""
         return [Listed.of(price) for price in overrides.prices(await self._all("overrides"))]
 
-    async def override(self, prices: Sequence[Override], by: Act = LIBRARY) -> None:
+    async def override(self, prices: Sequence[Override], *, actor: Actor) -> None:
         """Set prices for this deployment; the same model, tier and date again replaces a price."""
         rows = orjson.dumps([price.row() for price in prices]).decode()
         named = sorted({f"{price.provider} {price.model}" for price in prices})
-        await self._change("override", by, ", ".join(named), overrides=rows)
+        await self._change("override", "price.override", actor, ", ".join(named), overrides=rows)
 
-    async def withdraw(self, provider: str, model: str, by: Act = LIBRARY) -> int:
+    async def withdraw(self, provider: str, model: str, *, actor: Actor) -> int:
         """Take back what the operator has set for a model; return how many prices that were."""
         provider = provider.lower()
         named = f"{provider} {model}"
-        return len(await self._change("withdraw", by, named, provider=provider, model=model))
+        gone = await self._change(
+            "withdraw", "price.withdraw", actor, named, provider=provider, model=model
+        )
+        return len(gone)
 
     async def _change(
-        self, statement: str, by: Act, target: str, **params: Any
+        self, statement: str, action: Action, actor: Actor, target: str, **params: Any
     ) -> list[asyncpg.Record]:
         async with self._database.transaction() as inside:
-            rows = await self.on(inside)._all(statement, **params)
-            await self._audit.on(inside).record(by, f"price.{statement}", target)
+            here = self.on(inside)
+            rows = await here._all(statement, **params)
+            await here._audit.record(actor, action, target)
         self._shelf.believed_until = 0
         return rows
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict, Invalid, NotFound
 from llmring_server.ids import new_id
@@ -16,13 +17,25 @@ from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant, named
 
 LONGEST_RETENTION = 36_500
-ERASE = (
-    "erase_logs", "erase_adjustments", "erase_keys_of_calls", "erase_recent", "erase_rollups",
-    "erase_messages", "erase_conversations",
-    "erase_executions", "erase_capabilities", "erase_servers",
-    "erase_template_versions", "erase_templates", "erase_aliases",
-    "erase_receipt_calls", "erase_receipt_days", "erase_receipts",
-)  # fmt: skip
+# The statements that erase a project, in their order, and what each deletes, as people are told.
+ERASE = {
+    "erase_logs": "calls",
+    "erase_adjustments": "cost adjustments",
+    "erase_keys_of_calls": "idempotency keys",
+    "erase_recent": "recent totals",
+    "erase_rollups": "totals",
+    "erase_messages": "messages",
+    "erase_conversations": "conversations",
+    "erase_executions": "MCP executions",
+    "erase_capabilities": "MCP capabilities",
+    "erase_servers": "MCP servers",
+    "erase_template_versions": "template versions",
+    "erase_templates": "templates",
+    "erase_aliases": "aliases",
+    "erase_receipt_calls": "receipt calls",
+    "erase_receipt_days": "receipt days",
+    "erase_receipts": "receipts",
+}
 # So few at a time that no one waits for the locks.
 AT_ONCE = 5000
 
@@ -60,13 +73,14 @@ class Projects(Repository):
         super().__init__(database)
         self._audit = audit
 
-    async def create(self, name: str, by: Act = LIBRARY) -> Tenant:
+    async def create(self, name: str, *, actor: Actor) -> Tenant:
         """Make a project; Conflict if there is one of that name."""
         async with self._database.transaction() as inside:
             tenant = Tenant(new_id())
-            if not await self.on(inside)._all("create", tenant=tenant, project=named(name)):
-                raise Conflict("There is a project of that name already.")
-            await self._audit.on(inside).record(by, "project.create", str(tenant), tenant)
+            here = self.on(inside)
+            if not await here._all("create", tenant=tenant, project=named(name)):
+                raise Conflict("A project with this name already exists.")
+            await here._audit.record(actor, "project.create", str(tenant), tenant)
         return tenant
 
     async def list(self) -> list[Project]:
@@ -76,49 +90,63 @@ class Projects(Repository):
         """Return the tenant that is named, by its project's name or by itself (mode `open`)."""
         if _UUID.fullmatch(name):
             return Tenant(UUID(name))
-        for project in await self.list():
-            if name == project.name:
-                return project.tenant
-        raise NotFound("There is no project of that name.")
+        rows = await self._all("find", project=name)
+        if not rows:
+            raise NotFound("No project has this name.")
+        return Tenant(rows[0]["tenant"])
 
-    async def rename(self, tenant: Tenant, name: str, by: Act = LIBRARY) -> None:
+    async def rename(self, tenant: Tenant, name: str, *, actor: Actor) -> None:
         async with self._database.transaction() as inside:
-            await self.on(inside)._one("rename", tenant=tenant, project=named(name))
-            await self._audit.on(inside).record(by, "project.rename", str(tenant), tenant)
+            here = self.on(inside)
+            await here._one("rename", tenant=tenant, project=named(name))
+            await here._audit.record(actor, "project.rename", str(tenant), tenant)
 
-    async def retain(self, tenant: Tenant, days: int | None, by: Act = LIBRARY) -> None:
+    async def retain(self, tenant: Tenant, days: int | None, *, actor: Actor) -> None:
         """Keep messages for so many days, or for ever; `maintain` deletes what is older."""
         if days is not None and not 1 <= days <= LONGEST_RETENTION:
             raise Invalid(f"days: give 1 to {LONGEST_RETENTION:,}")
         async with self._database.transaction() as inside:
-            await self.on(inside)._one("retain", tenant=tenant, days=days)
-            await self._audit.on(inside).record(by, "project.retain", str(tenant), tenant)
+            here = self.on(inside)
+            await here._one("retain", tenant=tenant, days=days)
+            await here._audit.record(actor, "project.retain", str(tenant), tenant)
 
-    async def erase(self, tenant: Tenant, by: Act = LIBRARY) -> AsyncIterator[Erased]:
-        """Delete everything of a tenant, and yield what is gone.
+    async def erase(
+        self,
+        tenant: Tenant,
+        *,
+        actor: Actor,
+        progress: Callable[[Erased], None] | None = None,
+    ) -> dict[str, int]:
+        """Delete everything of a project; return how many rows of each kind are gone.
 
-        Its keys go first, so that no one adds to it. Only the audit keeps its id. Stopped
-        half-way, it can be begun again.
+        Its keys go first, so that nobody adds to it; only the audit log keeps its id. Rows are
+        deleted in batches, each committed by itself, and `progress` is called after each batch. An
+        erasure that was interrupted can be started again.
         """
         async with self._database.transaction() as inside:
-            await self.on(inside)._all("shut", tenant=tenant)
-            await self._audit.on(inside).record(by, "project.erase", str(tenant), tenant)
-        async for erased in self._swept(tenant):
-            yield erased
+            here = self.on(inside)
+            await here._all("shut", tenant=tenant)
+            await here._audit.record(actor, "project.erase", str(tenant), tenant)
+        gone: Counter[str] = Counter()
+        await self._sweep(tenant, gone, progress)
         await asyncio.sleep(LATECOMERS)
         async with self._database.transaction() as inside:
-            last = self.on(inside)
+            here = self.on(inside)
             # Receipts are made for longer than that; the next one finds nothing to certify.
-            while not (await last._one("alone", tenant=tenant))["alone"]:  # noqa: ASYNC110, not ours
+            while not (await here._one("alone", tenant=tenant))["alone"]:  # noqa: ASYNC110, not ours
                 await asyncio.sleep(PAUSE)
-            async for erased in last._swept(tenant):
-                yield erased
+            await here._sweep(tenant, gone, progress)
+        return dict(gone)
 
-    async def _swept(self, tenant: Tenant) -> AsyncIterator[Erased]:
-        for name in ERASE:
-            async for erased in self._erase(name, tenant):
-                yield erased
-
-    async def _erase(self, name: str, tenant: Tenant) -> AsyncIterator[Erased]:
-        while rows := (await self._one(name, tenant=tenant, limit=AT_ONCE))["gone"]:
-            yield Erased(name.removeprefix("erase_").replace("_", " "), rows)
+    async def _sweep(
+        self,
+        tenant: Tenant,
+        gone: Counter[str],
+        progress: Callable[[Erased], None] | None,
+    ) -> None:
+        """Delete all rows of a tenant, batch by batch, and count them in `gone`."""
+        for statement, what in ERASE.items():
+            while rows := (await self._one(statement, tenant=tenant, limit=AT_ONCE))["gone"]:
+                gone[what] += rows
+                if progress:
+                    progress(Erased(what, rows))

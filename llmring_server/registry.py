@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.difference import doubt
 from llmring_server.errors import Invalid, NotFound, RingError, Stale, trace
@@ -37,8 +37,8 @@ class Registry(Shelf):
     def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
         super().__init__(database, settings)
         self._audit = audit
-        # What is fetched is everybody's: it waits for no caller's transaction.
-        self._home = self
+        # Files belong to the deployment: they are stored at once, in no caller's transaction.
+        self._pool = database
         self._sweeps: set[asyncio.Task[list[Outcome]]] = set()
 
     async def snapshot(self) -> Snapshot:
@@ -49,7 +49,7 @@ class Registry(Shelf):
         known = await self.known()
         if self._is_due():
             self._memory.swept_at = time.monotonic()
-            sweep = asyncio.create_task(self._home._sweep(self._settings.registry_ttl))
+            sweep = asyncio.create_task(self._outside()._sweep(self._settings.registry_ttl))
             self._sweeps.add(sweep)
             sweep.add_done_callback(self._swept)
         return known
@@ -68,20 +68,28 @@ class Registry(Shelf):
         """Fetch every provider's file now, and wait for what becomes of it."""
         if self._settings.registry_url == NOWHERE:
             raise Invalid("LLMRING_REGISTRY_URL is none: there is no registry to ask.")
-        return await self._home._sweep(ttl=0)
+        return await self._outside()._sweep(ttl=0)
 
-    async def accept(self, id: int, by: Act = LIBRARY) -> int:
-        """Take a quarantined file for good; return the id that it has from now on."""
-        async with self._home._database.transaction() as inside:
+    async def accept(self, id: int, *, actor: Actor) -> int:
+        """Accept a quarantined file; return its new id.
+
+        Like a refresh, this is committed at once, also within a caller's transaction: all requests
+        share the files.
+        """
+        async with self._pool.transaction() as inside:
             here = self.on(inside)
             await here._all("hold")
             rows = await here._all("accept", id=id)
             if not rows:
                 raise NotFound(f"No file is quarantined as {id}.")
-            await self._audit.on(inside).record(by, "registry.accept", f"{id} {rows[0]['id']}")
+            await here._audit.record(actor, "registry.accept", f"{id} {rows[0]['id']}")
         self._memory.asked_at = NEVER
         accepted: int = rows[0]["id"]
         return accepted
+
+    def _outside(self) -> Self:
+        """Return this repository outside of any transaction of a caller's."""
+        return self.on(self._pool)
 
     def stale(self, files: Iterable[File]) -> int | None:
         """Return how many seconds ago these were last known to be current, if that is too long."""

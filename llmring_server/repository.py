@@ -70,9 +70,12 @@ class Repository:
         self._sql = {name: bind(sql, database) for name, sql in load(self.noun).items()}
 
     def on(self, database: Database) -> Self:
-        """Return this repository working on `database`, for example a transaction."""
+        """Return this repository, and those that it uses, working on `database`."""
         other = copy(self)
         other._database = database
+        for name, value in vars(self).items():
+            if isinstance(value, Repository):
+                setattr(other, name, value.on(database))
         return other
 
     async def _all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:

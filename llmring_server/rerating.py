@@ -4,7 +4,7 @@ A call is never edited: its first cost stays, and what changes stands beside it.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,7 +16,7 @@ import orjson
 
 from llmring_server.book import Book, Pricing, Quote
 from llmring_server.bounded import plain
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Conflict
 from llmring_server.ids import new_id
@@ -80,28 +80,46 @@ class Rerating(Repository):
             last = _place(rows[-1])
             yield changes(book, rows)
 
-    async def run(self, calls: Calls, by: Act = LIBRARY) -> AsyncIterator[list[Change]]:
-        """Yield what has changed, page by page, each page committed; Conflict if one is running."""
-        run = new_id()
-        await self._audit.record(by, "price.rerate", f"{run} {calls.model or 'all models'}")
+    async def run(
+        self,
+        calls: Calls,
+        *,
+        actor: Actor,
+        progress: Callable[[list[Change]], None] | None = None,
+    ) -> int:
+        """Adjust the costs of calls, a page a transaction; return the number of changed calls.
+
+        The audit event is committed with the first page. `progress` is called with the changes of
+        each page when they are committed. Conflict if another re-rating is running.
+        """
+        run, total = new_id(), 0
         last: Place | None = _START
         while last:
             async with self._database.transaction() as inside:
-                found, last = await self._adjust(inside, calls, last, run)
-            yield found
+                here = self.on(inside)
+                await here._lock()
+                if last is _START:
+                    target = f"{run} {calls.model or 'all models'}"
+                    await here._audit.record(actor, "price.rerate", target)
+                found, last = await here._adjust(calls, last, run)
+            total += len(found)
+            if progress:
+                progress(found)
+        return total
+
+    async def _lock(self) -> None:
+        if not (await self._one("claim"))["claimed"]:
+            raise Conflict("Another re-rating is running; retry when it has ended.")
 
     async def _adjust(
-        self, inside: Database, calls: Calls, last: "Place", run: UUID
+        self, calls: Calls, last: "Place", run: UUID
     ) -> tuple[list[Change], "Place | None"]:
-        here, prices = self.on(inside), self._prices.on(inside)
-        if not (await here._one("claim"))["claimed"]:
-            raise Conflict("Another re-rating is running; wait for its end.")
-        rows = await here._page(calls, last)
-        found = changes(await prices.book(), rows)
+        rows = await self._page(calls, last)
+        found = changes(await self._prices.book(), rows)
         if found:
-            await prices.keep(each.quote.price for each in found if each.quote.price)
+            await self._prices.keep(each.quote.price for each in found if each.quote.price)
             written = orjson.dumps([each.row(run) for each in found], plain).decode()
-            await here._all("adjust", changes=written)
+            await self._all("adjust", changes=written)
         return found, _place(rows[-1]) if rows else None
 
     async def _page(self, calls: Calls, last: "Place") -> list[asyncpg.Record]:

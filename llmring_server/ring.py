@@ -27,6 +27,7 @@ from llmring_server.prices import Prices
 from llmring_server.projects import Projects
 from llmring_server.receipts import Receipts
 from llmring_server.registry import Registry
+from llmring_server.repository import Repository
 from llmring_server.rerating import Rerating
 from llmring_server.settings import Settings
 from llmring_server.sums import Sums
@@ -53,7 +54,8 @@ class Ring:
         self.registry = Registry(self._database, settings, self.audit)
         self.prices = Prices(self._database, self.registry, self.audit)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
-        self.usage = Usage(self._database, bounds, self.prices, Sums(self._database))
+        self.sums = Sums(self._database)
+        self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due)
         self.claims = Claims(self._database)
         keys = source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
@@ -94,21 +96,10 @@ class Ring:
         That is pgdbm's, or an asyncpg connection with one. What is written goes with it.
         """
         other = copy(self)
-        other._database = self._database.within(transaction)
-        other.prices = self.prices.on(other._database)
-        other.usage = self.usage.on(other._database)
-        other.claims = self.claims.on(other._database)
-        other.receipts = self.receipts.on(other._database)
-        other.conversations = self.conversations.on(other._database)
-        other.audit = self.audit.on(other._database)
-        other.keys = self.keys.on(other._database)
-        other.projects = self.projects.on(other._database)
-        other.nonces = self.nonces.on(other._database)
-        other.rerating = self.rerating.on(other._database)
-        other.registry = self.registry.on(other._database)
-        other.templates = self.templates.on(other._database)
-        other.aliases = self.aliases.on(other._database)
-        other.mcp = self.mcp.on(other._database)
+        other._database = database = self._database.within(transaction)
+        for name, service in vars(self).items():
+            if isinstance(service, Repository | Mcp):
+                setattr(other, name, service.on(database))
         return other
 
     async def ping(self) -> None:
@@ -119,4 +110,4 @@ class Ring:
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""
         if missing := await pending(self.db, self.settings.mcp_schema):
-            raise NotMigrated(f"{NotMigrated.__doc__} Missing: {', '.join(missing)}.")
+            raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(missing)}.")

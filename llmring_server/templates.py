@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from llmring_server.bounded import dumped
-from llmring_server.caller import LIBRARY, Act, Auditing
+from llmring_server.caller import Actor, Auditing
 from llmring_server.database import Database
 from llmring_server.errors import Forbidden, NotFound
 from llmring_server.filling import fill
@@ -25,14 +25,14 @@ from llmring_server.template import (
 )
 from llmring_server.tenant import Tenant
 
-SHARING = "Sharing a template, or changing one that is shared, needs the scope admin."
+SHARING = "Sharing a template, or changing a shared one, requires the scope admin."
 
 
 class Templates(Repository):
     """The templates of every tenant.
 
-    `by` is who does it, for the audit, if they may share; None: what is shared is not theirs to
-    change.
+    Only a caller that `may_share` can share a template, or change a shared one. `actor` is recorded
+    in the audit log when a shared template changes.
     """
 
     noun = "templates"
@@ -41,29 +41,44 @@ class Templates(Repository):
         super().__init__(database)
         self._audit = audit
 
-    async def create(self, tenant: Tenant, new: New, by: Act | None = LIBRARY) -> Template:
-        """Make a template, whose id tells when."""
+    async def create(
+        self, tenant: Tenant, new: New, *, actor: Actor, may_share: bool = False
+    ) -> Template:
+        """Create a template; Forbidden if it is shared and the caller may not share."""
+        if new.shared and not may_share:
+            raise Forbidden(SHARING)
         id = new_id()
-        noted = by if new.shared else None
-        return await self._write(
-            "create", tenant, new.model_dump(), noted, id=id, created_at=moment_of(id)
-        )
+        given = dumped(new.model_dump(), "tool_config").decode()
+        async with self._database.transaction() as inside:
+            here = self.on(inside)
+            row = await here._one(
+                "create", tenant=tenant, id=id, created_at=moment_of(id), given=given
+            )
+            if new.shared:
+                await here._audit.record(actor, "template.create", str(id), tenant)
+        return Template.of(tenant, row)
 
     async def change(
-        self, tenant: Tenant, id: UUID, change: Change, by: Act | None = LIBRARY
+        self, tenant: Tenant, id: UUID, change: Change, *, actor: Actor, may_share: bool = False
     ) -> Template:
         """Change what is said and not null; a new version, if it is of what the template says."""
-        return await self._change(tenant, id, change.given(clears=False), by)
+        return await self._change(
+            tenant, id, change.given(clears=False), actor=actor, may_share=may_share
+        )
 
     async def amend(
-        self, tenant: Tenant, id: UUID, change: Change, by: Act | None = LIBRARY
+        self, tenant: Tenant, id: UUID, change: Change, *, actor: Actor, may_share: bool = False
     ) -> Template:
         """Change what is said; null clears what can be nothing."""
-        return await self._change(tenant, id, change.given(clears=True), by)
+        return await self._change(
+            tenant, id, change.given(clears=True), actor=actor, may_share=may_share
+        )
 
-    async def delete(self, tenant: Tenant, id: UUID, by: Act | None = LIBRARY) -> None:
+    async def delete(
+        self, tenant: Tenant, id: UUID, *, actor: Actor, may_share: bool = False
+    ) -> None:
         """Take a template out of sight. It is kept: `is_active` brings it back."""
-        await self._change(tenant, id, {"is_active": False}, by)
+        await self._change(tenant, id, {"is_active": False}, actor=actor, may_share=may_share)
 
     async def get(self, tenant: Tenant, id: UUID) -> Template:
         return Template.of(tenant, await self._one("get", tenant=tenant, id=id))
@@ -112,37 +127,28 @@ class Templates(Repository):
         return [Template.of(tenant, row) for row in rows]
 
     async def _change(
-        self, tenant: Tenant, id: UUID, given: Mapping[str, Any], by: Act | None
+        self, tenant: Tenant, id: UUID, given: Mapping[str, Any], *, actor: Actor, may_share: bool
     ) -> Template:
-        params = {
-            "id": id,
-            "edits": int(bool(CONTENT & given.keys())),
-            "revives": bool(given.get("is_active")),
-            "admin": by is not None,
-        }
-        try:
-            return await self._write("change", tenant, given, by, **params)
-        except NotFound:
-            # Refused, or not there? To others it is not there.
-            if not by and (await self.get(tenant, id)).project_id == tenant:
-                raise Forbidden(SHARING) from None
-            raise
-
-    async def _write(
-        self,
-        statement: str,
-        tenant: Tenant,
-        given: Mapping[str, Any],
-        by: Act | None,
-        **params: Any,
-    ) -> Template:
-        if given.get("shared") and not by:
+        if given.get("shared") and not may_share:
             raise Forbidden(SHARING)
         async with self._database.transaction() as inside:
-            row = await self.on(inside)._one(
-                statement, tenant=tenant, given=dumped(given, "tool_config").decode(), **params
+            here = self.on(inside)
+            rows = await here._all(
+                "change",
+                tenant=tenant,
+                id=id,
+                given=dumped(given, "tool_config").decode(),
+                edits=int(bool(CONTENT & given.keys())),
+                revives=bool(given.get("is_active")),
+                may_share=may_share,
             )
-            if by and (row["shared"] or "shared" in given):
-                act = f"template.{statement}", str(row["id"]), tenant
-                await self._audit.on(inside).record(by, *act)
+            if not rows:
+                # The project itself learns that it may not change its shared template; to others,
+                # what they may not change is not there.
+                if not may_share and (await here.get(tenant, id)).project_id == tenant:
+                    raise Forbidden(SHARING)
+                raise NotFound
+            [row] = rows
+            if may_share and (row["shared"] or "shared" in given):
+                await here._audit.record(actor, "template.change", str(id), tenant)
         return Template.of(tenant, row)

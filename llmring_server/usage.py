@@ -1,9 +1,9 @@
 """What was called, when, by whom, at what cost: written once, read back."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -18,7 +18,6 @@ from llmring_server.pages import Labels, Log, Page, Place
 from llmring_server.record import Record, record, records
 from llmring_server.repository import Repository
 from llmring_server.stats import Stats, Window
-from llmring_server.sums import Sums
 from llmring_server.tenant import Tenant
 
 # PostgreSQL names the table that it waited for in vain.
@@ -40,16 +39,18 @@ class Usage(Repository):
 
     noun = "usage"
 
-    def __init__(self, database: Database, bounds: Bounds, prices: Pricing, sums: Sums) -> None:
+    def __init__(
+        self,
+        database: Database,
+        bounds: Bounds,
+        prices: Pricing,
+        fold_if_due: Callable[[], None],
+    ) -> None:
         super().__init__(database)
         self._combine = Combine(self._write, bounds)
         self._prices = prices
-        self._sums = sums
-
-    def on(self, database: Database) -> Self:
-        other = super().on(database)
-        other._prices = self._prices.on(database)
-        return other
+        # Begins background work on the pool, whatever transaction this repository is in.
+        self._fold_if_due = fold_if_due
 
     async def log(self, tenant: Tenant, entry: Entry, key: str | None = None) -> Logged:
         """Store `entry` once: committed on return, or with the caller's transaction.
@@ -140,7 +141,7 @@ class Usage(Repository):
 
     async def _store(self, calls: Sequence[Record]) -> list[Logged | RingError]:
         if not self._database.borrowed:
-            self._sums.fold_if_due()
+            self._fold_if_due()
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
         rows = await self._all("log", entries=entries, borrowed=self._database.borrowed)
         claimed = {row["id"] for row in rows}

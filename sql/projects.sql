@@ -15,6 +15,9 @@ SELECT
 FROM <<tables.projects>> AS project
 ORDER BY name;
 
+-- name: find
+SELECT tenant FROM <<tables.projects>> WHERE name = @project;
+
 -- name: rename
 UPDATE <<tables.projects>> SET name = @project WHERE tenant = @tenant RETURNING tenant;
 

@@ -42,7 +42,7 @@ WITH changed AS (
         ),
         version = version + @edits::integer,
         updated_at = now()
-    WHERE tenant = @tenant AND id = @id AND (is_active OR @revives) AND (@admin OR NOT shared)
+    WHERE tenant = @tenant AND id = @id AND (is_active OR @revives) AND (@may_share OR NOT shared)
     RETURNING *
 ), kept AS (
     INSERT INTO <<tables.template_versions>> (

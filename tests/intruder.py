@@ -11,7 +11,7 @@ from pgdbm import AsyncDatabaseManager
 from starlette.routing import Route
 
 from llmring_server import Ring, Settings, build
-from llmring_server.caller import ALL, Caller
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES, Caller
 from llmring_server.keys import Issued, Wanted
 from tests.conftest import CALL
 from tests.signers import OLD, SEED
@@ -81,7 +81,7 @@ class Intruder:
         settings = Settings.model_validate(
             {"auth": mode, "gateway_secrets": secrets, "receipts_private_key_b64": SEED}
         )
-        caller = Caller(key.tenant, frozenset(ALL), "intruder")
+        caller = Caller(key.tenant, frozenset(PROJECT_SCOPES), "intruder")
         word: Callable[[Any], Any] | None = (lambda _: caller) if mode == "parent" else None
         transport = httpx.ASGITransport(app=build(db, settings, word))
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
@@ -109,7 +109,7 @@ class Intruder:
 async def intruder(
     request: pytest.FixtureRequest, db: AsyncDatabaseManager, ring: Ring
 ) -> AsyncIterator[Intruder]:
-    key = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    key = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY)
     intruder = Intruder(db, request.param, key)
     async with intruder.client:
         yield intruder

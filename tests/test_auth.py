@@ -7,6 +7,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.secret import PATTERN, make
 from llmring_server.tenant import of_key
 from tests.conftest import CALL
@@ -16,7 +17,7 @@ PATHS = [("POST", "/api/v1/log"), ("GET", "/api/v1/logs"), ("GET", "/api/v1/stat
 
 @pytest.fixture
 async def issued(ring: Ring) -> str:
-    return (await ring.keys.issue(f"project {uuid4()}")).secret
+    return (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret
 
 
 async def test_an_issued_key_opens_its_project_in_either_header(
@@ -36,7 +37,7 @@ async def test_two_keys_of_a_project_see_the_same_data(
     guarded: httpx.AsyncClient, ring: Ring
 ) -> None:
     project = f"project {uuid4()}"
-    one, two = [await ring.keys.issue(project) for _ in range(2)]
+    one, two = [await ring.keys.issue(project, actor=LIBRARY) for _ in range(2)]
     assert one.tenant == two.tenant
     await guarded.post("/api/v1/log", json=CALL, headers={"X-API-Key": one.secret})
     assert len((await guarded.get("/api/v1/logs", headers={"X-API-Key": two.secret})).json()) == 1
@@ -107,9 +108,9 @@ async def test_an_unknown_key_is_told_what_to_do(guarded: httpx.AsyncClient) -> 
 async def test_a_revoked_key_is_refused(
     guarded: httpx.AsyncClient, ring: Ring, issued: str
 ) -> None:
-    revoked_at = await ring.keys.revoke(issued[8:16])
+    revoked_at = await ring.keys.revoke(issued[8:16], actor=LIBRARY)
     assert (await guarded.get("/api/v1/logs", headers={"X-API-Key": issued})).status_code == 401
-    assert await ring.keys.revoke(issued[8:16]) == revoked_at
+    assert await ring.keys.revoke(issued[8:16], actor=LIBRARY) == revoked_at
     assert {key.id: key.revoked_at for key in await ring.keys.list()}[issued[8:16]] == revoked_at
 
 
@@ -136,8 +137,8 @@ def test_keys_differ_and_match_the_published_pattern() -> None:
 async def test_a_key_of_ours_that_is_no_more_names_no_project_of_its_own(
     client: httpx.AsyncClient, ring: Ring
 ) -> None:
-    issued = await ring.keys.issue(f"project {uuid4()}")
-    await ring.keys.revoke(issued.id)
+    issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
+    await ring.keys.revoke(issued.id, actor=LIBRARY)
     for key in (issued.secret, make()):
         answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
         assert answer.status_code == 401

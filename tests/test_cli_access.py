@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.keys import Wanted
 from tests.test_cli import done, run
 
@@ -55,7 +56,7 @@ def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
 
 
 async def test_a_label_is_text_and_no_markup(ring: Ring, prod: dict[str, str]) -> None:
-    issued = await ring.keys.issue(f"project {uuid4()}", Wanted("[/x] [link=y]z"))
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted("[/x] [link=y]z"), actor=LIBRARY)
     shown = done("keys", "show", issued.id, *PROD, **prod)
     assert "[/x] [link=y]z" in shown
     assert "[/x]" in done("keys", "list", *PROD, **prod)

@@ -6,6 +6,7 @@ import pytest
 
 from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
+from llmring_server.caller import LIBRARY
 from llmring_server.template import New
 from tests.test_cli import done, run
 
@@ -25,7 +26,7 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
     ring: Ring, prod: dict[str, str]
 ) -> None:
     name = f"project {uuid4().hex}"
-    tenant = await ring.projects.create(name)
+    tenant = await ring.projects.create(name, actor=LIBRARY)
     of = ("--project", name, *PROD)
     done("aliases", "bind", "fast", "openai:gpt-4o-mini", "--profile", "dev", *of, **prod)
     assert await ring.aliases.resolve(tenant, "fast", "dev") == "openai:gpt-4o-mini"
@@ -44,9 +45,11 @@ async def test_what_callers_wrote_moves_no_cursor_and_is_no_markup(
     ring: Ring, prod: dict[str, str]
 ) -> None:
     name = f"project {uuid4().hex}"
-    tenant = await ring.projects.create(name)
+    tenant = await ring.projects.create(name, actor=LIBRARY)
     await ring.aliases.bind(tenant, Bind(alias="\x1b[2Jx [/y]", model="openai:gpt-4o"))
-    await ring.templates.create(tenant, New(name="\x9b2J [red]z", created_by="\x1b]0;t\x07"))
+    await ring.templates.create(
+        tenant, New(name="\x9b2J [red]z", created_by="\x1b]0;t\x07"), actor=LIBRARY, may_share=True
+    )
     of = ("--project", name, *PROD)
     shown = done("aliases", "list", *of, **prod) + done("templates", "list", *of, **prod)
     assert {"\x1b", "\x9b", "\x07"}.isdisjoint(shown)
@@ -55,8 +58,10 @@ async def test_what_callers_wrote_moves_no_cursor_and_is_no_markup(
 
 async def test_templates_are_listed_and_shown(ring: Ring, prod: dict[str, str]) -> None:
     name = f"project {uuid4().hex}"
-    tenant = await ring.projects.create(name)
-    template = await ring.templates.create(tenant, New(name="support", created_by="ada"))
+    tenant = await ring.projects.create(name, actor=LIBRARY)
+    template = await ring.templates.create(
+        tenant, New(name="support", created_by="ada"), actor=LIBRARY, may_share=True
+    )
     of = ("--project", name, *PROD)
     assert "support" in done("templates", "list", *of, **prod)
     assert "ada" in done("templates", "show", str(template.id), *of, **prod)

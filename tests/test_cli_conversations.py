@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.messages import Said
 from llmring_server.threads import Heading
 from tests.test_cli import done, run
@@ -25,7 +26,7 @@ SAID = [
 async def chat(ring: Ring) -> tuple[str, str]:
     """A project, and the id of its one conversation."""
     project = f"project {uuid4().hex}"
-    tenant = await ring.projects.create(project)
+    tenant = await ring.projects.create(project, actor=LIBRARY)
     heading = Heading(title="Cats [and dogs]", system_prompt="Be kind\nand brief")
     id = (await ring.conversations.create(tenant, heading)).id
     await ring.conversations.append(tenant, id, SAID)
@@ -74,7 +75,7 @@ async def test_another_project_has_no_such_conversation(
     chat: tuple[str, str], ring: Ring, prod: dict[str, str]
 ) -> None:
     other = f"project {uuid4().hex}"
-    await ring.projects.create(other)
+    await ring.projects.create(other, actor=LIBRARY)
     ran = run("conversations", "show", chat[1], "--project", other, *PROD, **prod)
     assert (ran.returncode, "not yours" in ran.stderr) == (1, True)
     # In mode open, any word is a key.

@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, PromptOffer, ResourceOffer, ToolOffer
 from llmring_server.mcp_server import ServerChange
@@ -22,7 +23,7 @@ Project = tuple[str, Tenant]
 @pytest.fixture
 async def project(ring: Ring) -> Project:
     name = f"project {uuid4().hex}"
-    return name, await ring.projects.create(name)
+    return name, await ring.projects.create(name, actor=LIBRARY)
 
 
 async def offered(ring: Ring, tenant: Tenant, description: str) -> tuple[UUID, UUID]:
@@ -62,7 +63,7 @@ async def test_a_server_is_shown_with_what_has_changed(
     await ring.mcp.capabilities.refresh(tenant, id, Offers())
     assert "gone" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
-    assert (missing.returncode, "No such thing" in missing.stderr) == (1, True)
+    assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
 
 
 async def test_all_is_listed_and_shown_however_many_pages_that_are(
@@ -106,7 +107,7 @@ async def test_secrets_are_sealed_again(
     )
     run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS=f"{new},{old}")
     ring = Ring(db, Settings.model_validate({"sealing_keys": [new]}))
-    assert await ring.mcp.servers.secret(project[1], server.id) == secret
+    assert await ring.mcp.servers.secret(project[1], server.id, actor=LIBRARY) == secret
     keyless = run("mcp", "reseal", *PROD, **prod)
     assert "LLMRING_SEALING_KEYS" in keyless.stderr
     wrong = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")

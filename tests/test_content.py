@@ -10,7 +10,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.cli.environment import chosen
 from llmring_server.keys import Wanted
 from llmring_server.maintenance import maintain
@@ -149,23 +149,27 @@ async def test_maintenance_forgets_what_a_project_need_not_keep(
     mortal: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.maintenance.AT_ONCE", 3)
-    mine, other = [await mortal.projects.create(f"project {uuid4()}") for _ in range(2)]
+    mine, other = [
+        await mortal.projects.create(f"project {uuid4()}", actor=LIBRARY) for _ in range(2)
+    ]
     for tenant in (mine, other):
         for days in (0, 29, 31):
             await aged(mortal, tenant, days)
-    await mortal.projects.retain(mine, 30)
-    assert (await maintain(mortal.db)).forgotten >= 7
+    await mortal.projects.retain(mine, 30, actor=LIBRARY)
+    assert (await maintain(mortal.db, actor=LIBRARY)).forgotten >= 7
     left = [each.title for each in await mortal.conversations.list(mine)]
     assert left == ["0 days", "29 days"]
     assert len(await mortal.conversations.list(other)) == 3
-    await mortal.projects.retain(mine, None)
-    assert (await maintain(mortal.db)).forgotten == 0
+    await mortal.projects.retain(mine, None, actor=LIBRARY)
+    assert (await maintain(mortal.db, actor=LIBRARY)).forgotten == 0
 
 
 async def test_forget_needs_an_admin_and_is_for_one_s_own(mortal: Ring) -> None:
     path = f"{ROOT}/old-messages"
-    key = await mortal.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
-    other = await mortal.keys.issue(f"project {uuid4()}")
+    key = await mortal.keys.issue(
+        f"project {uuid4()}", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY
+    )
+    other = await mortal.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     for tenant in (key.tenant, other.tenant):
         await aged(mortal, tenant, 31)
         await aged(mortal, tenant, 29)

@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(text: str, missing: str) -> None:
 def test_nothing_is_computed(text: str) -> None:
     with pytest.raises(Invalid) as caught:
         fill(text, VARIABLES)
-    assert caught.value.code == "bad_template"
+    assert caught.value.code == "invalid_template"
     assert len(str(caught.value)) < 200
 
 
@@ -112,13 +112,13 @@ def test_nothing_is_computed(text: str) -> None:
 def test_a_constant_is_one_that_json_can_say(text: str, constant: str) -> None:
     with pytest.raises(Invalid) as caught:
         fill(text % constant, {})
-    assert caught.value.code == "bad_template"
+    assert caught.value.code == "invalid_template"
 
 
 def test_what_comes_out_is_bounded() -> None:
     with pytest.raises(Invalid) as caught:
         fill("{{ x }}" * 800, {"x": "x" * (LONGEST // 4)})
-    assert caught.value.code == "too_long"
+    assert caught.value.code == "result_too_long"
 
 
 def test_few_of_the_missing_are_named() -> None:

@@ -14,6 +14,7 @@ from pgdbm import AsyncDatabaseManager
 from pydantic import ValidationError
 
 from llmring_server import Ring, Settings, build
+from llmring_server.caller import LIBRARY
 from llmring_server.tenant import Tenant
 from tests.conftest import CALL
 
@@ -103,7 +104,7 @@ async def test_who_is_named_without_a_proof_is_nobody(
         assert await log(behind, {key: value for key, value in good.items() if key != name}) == 401
     assert await log(behind, good | {"X-Project-ID": str(uuid4())}) == 401
     assert await log(behind, good | {"X-Gateway-Signature": "v1,t=1,n=,s="}) == 401
-    issued = await ring.keys.issue(f"project {uuid4()}")
+    issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     assert (
         await log(behind, {"X-API-Key": issued.secret, "Content-Type": "application/json"}) == 401
     )

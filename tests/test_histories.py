@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from llmring_server import Ring, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, Unavailable
 from llmring_server.maintenance import maintain
@@ -59,7 +60,7 @@ class Histories(RuleBasedStateMachine):
         self.keys: dict[str, Any] = {}
         self.forgotten: datetime | None = None
         for model in MODELS:
-            self.wait(self.ring.prices.withdraw("p", model))
+            self.wait(self.ring.prices.withdraw("p", model, actor=LIBRARY))
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -124,7 +125,7 @@ class Histories(RuleBasedStateMachine):
     def forget(self, days: int) -> None:
         # From noon to now: whatever hour it is by now, that was on the same day.
         noon = TODAY - timedelta(days=days, hours=-12)
-        self.wait(maintain(self.ring.db, datetime.now(UTC) - noon))
+        self.wait(maintain(self.ring.db, datetime.now(UTC) - noon, actor=LIBRARY))
         oldest = noon.replace(day=1, hour=0)
         self.ledger.forget(oldest)
         gone = [key for key, entry in self.keys.items() if entry.logged_at.date() < oldest.date()]
@@ -135,13 +136,12 @@ class Histories(RuleBasedStateMachine):
     def rerate(self, model: str, price: Decimal) -> None:
         rates = dict.fromkeys(("input", "cache_read", "output"), price)
         override = Override(provider="p", model=model, rates=rates)
-        self.wait(self.ring.prices.override([override]))
+        self.wait(self.ring.prices.override([override], actor=LIBRARY))
         self.wait(self.adjust(Calls(NOW - timedelta(days=400), NOW + timedelta(hours=1), model)))
         self.ledger.set_price(model, price)
 
     async def adjust(self, calls: Calls) -> None:
-        async for _ in self.ring.rerating.run(calls):
-            pass
+        await self.ring.rerating.run(calls, actor=LIBRARY)
 
     def remember(self, entry: Entry, key: str | None) -> None:
         self.ledger.add(entry)

@@ -8,7 +8,7 @@ from pgdbm import AsyncDatabaseManager
 from starlette.routing import Route
 
 from llmring_server import Ring, build
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.keys import Issued, Wanted
 from llmring_server.tenant import Tenant
 from llmring_server.web.endpoint import Endpoint
@@ -81,7 +81,7 @@ async def test_no_answer_tells_of_another(
 async def test_a_filter_finds_nothing_of_another(
     filter: str, ring: Ring, db: AsyncDatabaseManager, victim: Victim
 ) -> None:
-    key = await ring.keys.issue(f"project {uuid4()}")
+    key = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     value = str(victim.log_id) if filter == "log_id" else CANARY
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -97,10 +97,13 @@ async def test_no_route_answers_who_may_not_ask(
     route: Route, db: AsyncDatabaseManager, ring: Ring, victim: Victim
 ) -> None:
     project = f"project {uuid4()}"
-    revoked = await ring.keys.issue(project)
-    await ring.keys.revoke(revoked.id)
-    other = next(scope for scope in ALL if scope != needed(route))
-    keys = {401: revoked, 403: await ring.keys.issue(project, Wanted(scopes=[other]))}
+    revoked = await ring.keys.issue(project, actor=LIBRARY)
+    await ring.keys.revoke(revoked.id, actor=LIBRARY)
+    other = next(scope for scope in PROJECT_SCOPES if scope != needed(route))
+    keys = {
+        401: revoked,
+        403: await ring.keys.issue(project, Wanted(scopes=[other]), actor=LIBRARY),
+    }
     for expected, key in keys.items():
         intruder = Intruder(db, "keys", key)
         async with intruder.client:

@@ -10,7 +10,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.errors import Invalid, NotFound
 from llmring_server.keys import BELIEVED, Issued, Wanted
 from tests.conftest import CALL
@@ -20,7 +20,7 @@ NOW = datetime.now(UTC)
 
 @pytest.fixture
 async def admin(ring: Ring) -> Issued:
-    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY)
 
 
 def of(issued: Issued) -> dict[str, str]:
@@ -38,7 +38,7 @@ async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring
         (["log:write"], (200, 403, 403)),
         (["log:write", "admin"], (200, 403, 200)),
     ):
-        headers = of(await ring.keys.issue(project, Wanted(scopes=scopes)))
+        headers = of(await ring.keys.issue(project, Wanted(scopes=scopes), actor=LIBRARY))
         found = (
             (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code,
             (await guarded.get("/api/v1/stats", headers=headers)).status_code,
@@ -60,7 +60,7 @@ async def test_an_issued_key_s_calls_are_replayed(
 
 async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
-    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(expires_at=soon))
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(expires_at=soon), actor=LIBRARY)
     assert await status(guarded, issued) == 200
     await asyncio.sleep(0.6)
     assert await status(guarded, issued) == 401
@@ -71,7 +71,7 @@ async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
 )
 async def test_a_key_that_would_be_of_no_use_is_refused(ring: Ring, wanted: Wanted) -> None:
     with pytest.raises(Invalid):
-        await ring.keys.issue("project", wanted)
+        await ring.keys.issue("project", wanted, actor=LIBRARY)
 
 
 async def test_rotate_key_gives_another_and_time_to_change(
@@ -118,7 +118,7 @@ async def test_issue_key_shows_its_secret_once_and_get_key_never(
 async def test_list_keys_is_of_one_s_own_project(
     guarded: httpx.AsyncClient, ring: Ring, admin: Issued
 ) -> None:
-    other = await ring.keys.issue(f"project {uuid4()}")
+    other = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     assert other.id not in (await guarded.get("/api/v1/keys", headers=of(admin))).text
     answers: list[Any] = []
     for id in (other.id, "00000000"):
@@ -129,12 +129,14 @@ async def test_list_keys_is_of_one_s_own_project(
                 method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
             )
             answers.append((answer.status_code, answer.json()["detail"]))
-    assert set(answers) == {(404, NotFound.__doc__)}
+    assert set(answers) == {(404, NotFound.detail)}
     assert await status(guarded, other) == 200
 
 
 async def test_no_key_gives_more_than_it_has(guarded: httpx.AsyncClient, ring: Ring) -> None:
-    some = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=["admin", "read"]))
+    some = await ring.keys.issue(
+        f"project {uuid4()}", Wanted(scopes=["admin", "read"]), actor=LIBRARY
+    )
     for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
         answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(some))
         assert answer.status_code == expected
@@ -143,14 +145,14 @@ async def test_no_key_gives_more_than_it_has(guarded: httpx.AsyncClient, ring: R
 async def test_revoke_key_is_final_and_audited(
     guarded: httpx.AsyncClient, ring: Ring, admin: Issued
 ) -> None:
-    other = await ring.keys.issue_for(admin.tenant)
+    other = await ring.keys.issue_for(admin.tenant, actor=LIBRARY)
     answer = await guarded.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
     assert answer.status_code == 200
     assert await status(guarded, other) == 401
     revoked, issued, first = await ring.audit.events(NOW, admin.tenant)
     assert (revoked.action, revoked.actor, revoked.target) == ("key.revoke", admin.id, other.id)
     assert revoked.request_id == answer.headers["X-Request-ID"]
-    assert (issued.action, issued.actor) == ("key.issue_for", "library")
+    assert (issued.action, issued.actor) == ("key.issue", "library")
     assert first.action == "key.issue"
 
 
@@ -158,7 +160,7 @@ async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDataba
     async with db.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        issued = await ring.within(connection).keys.issue(f"project {uuid4()}")
+        issued = await ring.within(connection).keys.issue(f"project {uuid4()}", actor=LIBRARY)
         await transaction.rollback()
     assert await ring.audit.events(NOW, issued.tenant) == []
     with pytest.raises(NotFound):
@@ -170,9 +172,9 @@ async def test_a_key_that_is_revoked_elsewhere_is_believed_for_seconds_at_most(
 ) -> None:
     assert BELIEVED <= 5
     monkeypatch.setattr("llmring_server.keys.BELIEVED", 0.3)
-    elsewhere, issued = Ring(db), await ring.keys.issue(f"project {uuid4()}")
+    elsewhere, issued = Ring(db), await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     assert await elsewhere.keys.caller(issued.secret)
-    await ring.keys.revoke(issued.id)
+    await ring.keys.revoke(issued.id, actor=LIBRARY)
     assert await elsewhere.keys.caller(issued.secret)
     await asyncio.sleep(0.4)
     assert await elsewhere.keys.caller(issued.secret) is None

@@ -9,6 +9,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, build
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import TooMany
 from llmring_server.tenant import Tenant
 from llmring_server.web.limits import REMEMBERED, Buckets, Limits
@@ -39,7 +40,7 @@ async def test_a_key_that_calls_too_often_waits_and_no_other(db: AsyncDatabaseMa
 async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
     db: AsyncDatabaseManager,
 ) -> None:
-    good = (await Ring(db).keys.issue(f"project {uuid4()}")).secret
+    good = (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret
     async with limited(db, failed_auth_limit=3) as client:
         for expected in (401, 401, 401, 429):
             answer = await client.get("/api/v1/logs", headers={"X-API-Key": uuid4().hex})

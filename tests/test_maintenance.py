@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid
 from llmring_server.maintenance import maintain
@@ -29,27 +30,27 @@ async def requests(ring: Ring, **window: Any) -> int:
 async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
     await alone.usage.log_many(TENANT, [ago(days) for days in range(0, 370, 10)])
     before = await alone.usage.stats(TENANT, Window(**YEAR))
-    done = await maintain(alone.db, retain=timedelta(days=90))
+    done = await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)
     assert len(done.dropped) >= 8
     assert await alone.usage.stats(TENANT, Window(**YEAR)) == before
     kept = [log.logged_at async for log in alone.usage.export(TENANT, Labels(**YEAR))]
     assert NOW - timedelta(days=121) < min(kept) < NOW - timedelta(days=80)
-    assert (await maintain(alone.db, retain=timedelta(days=90))).dropped == []
+    assert (await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)).dropped == []
     [event] = await alone.audit.events(NOW - timedelta(days=1))
-    assert (event.actor, event.action) == ("library", "calls.forget")
+    assert (event.actor, event.action) == ("library", "calls.expire")
     assert event.target == ", ".join(done.dropped)
 
 
 async def test_maintaining_without_retention_forgets_nothing(alone: Ring) -> None:
     await alone.usage.log_many(TENANT, [ago(days) for days in (0, 100, 370)])
-    assert (await maintain(alone.db)).dropped == []
+    assert (await maintain(alone.db, actor=LIBRARY)).dropped == []
     assert len([log async for log in alone.usage.export(TENANT, Labels(**YEAR))]) == 3
 
 
 async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -> None:
     await alone.usage.log_many(TENANT, [ago(days) for days in (0, 1, 200)])
     assert await requests(alone, tz="Asia/Tokyo") == 3
-    await maintain(alone.db, retain=timedelta(days=60))
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     with pytest.raises(Invalid, match="only sums of UTC days"):
         await requests(alone, tz="Asia/Tokyo")
     recent = {"start_date": (NOW - timedelta(days=5)).isoformat()}
@@ -80,7 +81,7 @@ async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring
 async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
     first = await alone.usage.log(TENANT, ago(200), "old")
     await alone.usage.log(TENANT, ago(0), "new")
-    await maintain(alone.db, retain=timedelta(days=60))
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     assert (await alone.usage.log(TENANT, ago(0), "old")).log_id != first.log_id
     keys = "SELECT count(*) FROM {{tables.usage_keys}}"
     assert await alone.db.fetch_value(keys) == 2
@@ -93,11 +94,11 @@ async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
             await alone.within(tx).usage.log(TENANT, ago(1))
     async with alone.db.transaction() as tx:
         await alone.within(tx).usage.log(TENANT, ago(1))
-        await maintain(alone.db)
+        await maintain(alone.db, actor=LIBRARY)
     assert await requests(alone) == 5
     shards = "SELECT count(*) FROM {{tables.usage_recent}}"
     assert await alone.db.fetch_value(shards) == 1
-    await maintain(alone.db)
+    await maintain(alone.db, actor=LIBRARY)
     assert await alone.db.fetch_value(shards) == 0
     assert await requests(alone) == 5
 
@@ -111,7 +112,7 @@ async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
     recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
     settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE dimension = 'model'"
     assert await alone.db.fetch_value(recent) == 3
-    await maintain(alone.db)
+    await maintain(alone.db, actor=LIBRARY)
     assert await alone.db.fetch_value(recent) == 1
     assert await alone.db.fetch_value(settled) == 4, "two of a quarter, two of its day"
     assert await alone.usage.stats(TENANT) == seen
@@ -119,11 +120,11 @@ async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
 
 async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
     await alone.usage.log(TENANT, ago(200))
-    await maintain(alone.db, retain=timedelta(days=60))
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     await alone.usage.log(TENANT, ago(200))
     stray = "SELECT count(*) FROM {{tables.usage_logs_default}}"
     assert await alone.db.fetch_value(stray) == 1
-    await maintain(alone.db, retain=timedelta(days=60))
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     assert await alone.db.fetch_value(stray) == 0
     assert await requests(alone) == 2
 
@@ -132,7 +133,9 @@ async def test_maintenance_that_waits_keeps_nobody_waiting(alone: Ring) -> None:
     await alone.usage.log(TENANT, ago(200), "old")
     async with alone.db.transaction() as tx:
         await tx.execute("SELECT 1 FROM {{tables.usage_keys}} FOR UPDATE")
-        maintaining = asyncio.create_task(maintain(alone.db, retain=timedelta(days=60)))
+        maintaining = asyncio.create_task(
+            maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+        )
         await asyncio.sleep(0.5)
         await alone.usage.log(TENANT, ago(0))
         assert not maintaining.done()

@@ -10,7 +10,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
-from llmring_server.caller import USUAL
+from llmring_server.caller import DEFAULT_SCOPES, LIBRARY
 from llmring_server.errors import Sealed
 from llmring_server.keys import Wanted
 from llmring_server.mcp_server import NewServer, ServerChange
@@ -41,8 +41,8 @@ def with_keys(db: AsyncDatabaseManager, *keys: str) -> Ring:
 async def test_get_secret_needs_its_scope_and_is_audited(db: AsyncDatabaseManager) -> None:
     ring = with_keys(db, KEYS[0])
     project, secret = f"project {uuid4()}", {"type": "bearer", "token": f"canary {uuid4()}"}
-    usual = await ring.keys.issue(project, Wanted(scopes=USUAL))
-    reader = await ring.keys.issue(project, Wanted(scopes=["mcp:secrets"]))
+    usual = await ring.keys.issue(project, Wanted(scopes=DEFAULT_SCOPES), actor=LIBRARY)
+    reader = await ring.keys.issue(project, Wanted(scopes=["mcp:secrets"]), actor=LIBRARY)
     settings = ring.settings.model_copy(update={"auth": "keys"})
     transport = httpx.ASGITransport(app=build(db, settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -73,15 +73,15 @@ async def test_what_is_told_of_a_secret_does_not_replace_it(db: AsyncDatabaseMan
     told = server.auth_config
     assert told
     await servers.change(tenant, server.id, ServerChange(auth_config=told.model_dump(), name="n"))
-    assert await servers.secret(tenant, server.id) == {"token": 1}
+    assert await servers.secret(tenant, server.id, actor=LIBRARY) == {"token": 1}
     keyless = with_keys(db).mcp.servers
     echo = ServerChange(auth_config=told.model_dump(), name="m")
     assert (await keyless.amend(tenant, server.id, echo)).name == "m"
-    assert await servers.secret(tenant, server.id) == {"token": 1}
+    assert await servers.secret(tenant, server.id, actor=LIBRARY) == {"token": 1}
     copied = SERVER.model_copy(update={"auth_config": told.model_dump()})
     assert (await keyless.register(tenant, copied)).auth_config is None
     await servers.amend(tenant, server.id, ServerChange(auth_config=None))
-    assert await servers.secret(tenant, server.id) is None
+    assert await servers.secret(tenant, server.id, actor=LIBRARY) is None
 
 
 async def test_a_secret_is_good_at_its_place_only(
@@ -93,15 +93,15 @@ async def test_a_secret_is_good_at_its_place_only(
     table = f"{db.schema}_mcp.servers"
     sealed = await db.fetch_value(f"SELECT secret FROM {table} WHERE id = $1", one.id)  # noqa: S608, our own
     await owner.execute(f"UPDATE {table} SET secret = $1 WHERE id = $2", sealed, two.id)  # noqa: S608, our own
-    assert await ring.mcp.servers.secret(tenant, one.id) == {"token": "x"}
+    assert await ring.mcp.servers.secret(tenant, one.id, actor=LIBRARY) == {"token": "x"}
     with pytest.raises(Sealed):
-        await ring.mcp.servers.secret(tenant, two.id)
+        await ring.mcp.servers.secret(tenant, two.id, actor=LIBRARY)
     with pytest.raises(Sealed):
-        await with_keys(db, KEYS[1]).mcp.servers.secret(tenant, one.id)
+        await with_keys(db, KEYS[1]).mcp.servers.secret(tenant, one.id, actor=LIBRARY)
     other = Tenant(uuid4())
     await owner.execute(f"UPDATE {table} SET tenant = $1 WHERE id = $2", other, one.id)  # noqa: S608, our own
     with pytest.raises(Sealed):
-        await ring.mcp.servers.secret(other, one.id)
+        await ring.mcp.servers.secret(other, one.id, actor=LIBRARY)
 
 
 def secret_of(number: int) -> NewServer:
@@ -110,7 +110,7 @@ def secret_of(number: int) -> NewServer:
 
 async def read_all(ring: Ring, kept: list[Kept]) -> None:
     for tenant, id, number in kept:
-        assert await ring.mcp.servers.secret(tenant, id) == {"token": number}
+        assert await ring.mcp.servers.secret(tenant, id, actor=LIBRARY) == {"token": number}
 
 
 async def test_keys_take_each_other_s_place_while_serving(
@@ -124,15 +124,15 @@ async def test_keys_take_each_other_s_place_while_serving(
         server = await old.mcp.servers.register(tenant, secret_of(number))
         kept.append((tenant, server.id, number))
     lost = await with_keys(db, KEYS[2]).mcp.servers.register(kept[0][0], secret_of(-1))
-    resealing = asyncio.create_task(Ring(owner, both.settings).mcp.servers.reseal())
+    resealing = asyncio.create_task(Ring(owner, both.settings).mcp.servers.reseal(actor=LIBRARY))
     while not resealing.done():
         await read_all(both, kept)
     resealed, unopened = await resealing
     assert (resealed >= len(kept), unopened >= 1) == (True, True)
     await read_all(new, kept)
     with pytest.raises(Sealed):
-        await new.mcp.servers.secret(kept[0][0], lost.id)
-    assert (await both.mcp.servers.reseal())[0] == 0
+        await new.mcp.servers.secret(kept[0][0], lost.id, actor=LIBRARY)
+    assert (await both.mcp.servers.reseal(actor=LIBRARY))[0] == 0
 
 
 async def test_a_secret_that_changes_while_it_is_sealed_again_is_kept(
@@ -150,5 +150,5 @@ async def test_a_secret_that_changes_while_it_is_sealed_again_is_kept(
                 yield row
 
     monkeypatch.setattr(servers, "_stale", changing)
-    assert await servers.reseal() == (0, 0)
-    assert await servers.secret(tenant, server.id) == {"token": 2}
+    assert await servers.reseal(actor=LIBRARY) == (0, 0)
+    assert await servers.secret(tenant, server.id, actor=LIBRARY) == {"token": 2}

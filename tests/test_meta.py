@@ -6,8 +6,9 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Settings, build
+from llmring_server import Ring, Settings, build
 from llmring_server.database import opened
+from llmring_server.errors import NotMigrated
 
 
 @asynccontextmanager
@@ -40,13 +41,18 @@ async def test_live_and_ready_are_well(client: httpx.AsyncClient) -> None:
         assert (await client.get(path)).status_code == 200
 
 
-async def test_ready_names_the_migrations_that_are_missing(db: AsyncDatabaseManager) -> None:
+async def test_ready_tells_anyone_to_migrate_and_no_one_which_files_are_missing(
+    db: AsyncDatabaseManager,
+) -> None:
     fresh = AsyncDatabaseManager(pool=db._pool, schema="never_migrated")
     async with client_of(fresh) as client:
         answer = await client.get("/health/ready")
         assert answer.status_code == 503
-        assert "001_usage_logs.sql" in answer.json()["detail"]
+        assert answer.json()["code"] == "not_migrated"
         assert "llmring-server db migrate" in answer.json()["detail"]
+        assert ".sql" not in answer.text
+    with pytest.raises(NotMigrated, match=r"001_usage_logs\.sql"):
+        await Ring(fresh).ready()
 
 
 async def test_health_without_a_database_is_a_200_that_says_so(small: Settings) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from llmring_server import Ring, Server
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.keys import Wanted
 from llmring_server.web.openapi import describe
 from llmring_server.web.routes import API, META
@@ -104,7 +104,7 @@ def configured(config: Path, given: dict[str, str]) -> Path:
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
 async def test_schemathesis_finds_nothing(auth: str, alone: Ring, tmp_path: Path) -> None:
-    key = await alone.keys.issue("tests", Wanted(scopes=ALL))
+    key = await alone.keys.issue("tests", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY)
     conversation = str((await alone.conversations.create(key.tenant)).id)
     changes: dict[str, Any] = {"auth": auth, "failed_auth_limit": 0, "acquire_timeout": 30}
     changes["receipts_private_key_b64"] = SecretStr(SEED)

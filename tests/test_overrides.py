@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.overrides import OVERRIDES
 from llmring_server.tenant import Tenant
 from tests.test_prices import call, override
@@ -45,7 +46,7 @@ async def test_an_override_that_was_never_true_prices_nobody(
         transaction = connection.transaction()
         await transaction.start()
         inside = ring.within(connection)
-        await inside.prices.override(override(model, 2))
+        await inside.prices.override(override(model, 2), actor=LIBRARY)
         assert (await inside.usage.log(tenant, call(model))).cost == 2
         assert (await ring.usage.log(tenant, call(model))).cost_source == "unpriced"
         await transaction.rollback()
@@ -57,6 +58,6 @@ async def test_an_override_that_was_never_true_prices_nobody(
 async def test_an_override_is_found_by_the_name_that_it_was_given(
     ring: Ring, tenant: Tenant, name: str, tier: str | None
 ) -> None:
-    await ring.prices.override(override(name, 7, service_tier=tier))
+    await ring.prices.override(override(name, 7, service_tier=tier), actor=LIBRARY)
     assert (await ring.usage.log(tenant, call(name, service_tier=tier))).cost == 7
-    await ring.prices.withdraw("acme", name)
+    await ring.prices.withdraw("acme", name, actor=LIBRARY)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from llmring_server import Ring, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.entry import Entry
 from llmring_server.errors import NotFound
 from llmring_server.overrides import Override
@@ -83,7 +84,7 @@ async def test_only_its_tenant_can_have_a_call_explained(client: httpx.AsyncClie
     other = {"X-API-Key": uuid4().hex}
     for path, headers in ((log_id, other), (str(uuid4()), {}), ("nonsense", {})):
         answer = await client.get(f"/api/v1/logs/{path}/cost", headers=headers)
-        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.__doc__)
+        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.detail)
 
 
 async def test_a_service_tier_has_prices_of_its_own_or_none(client: httpx.AsyncClient) -> None:
@@ -117,9 +118,9 @@ async def test_prices_lists_what_the_book_offers(client: httpx.AsyncClient) -> N
 async def test_an_override_goes_before_the_book_from_its_date_on(
     ring: Ring, tenant: Tenant, model: str
 ) -> None:
-    await ring.prices.override(override(model, "1.5"))
-    await ring.prices.override(override(model, 2, since=NOW - timedelta(days=1)))
-    await ring.prices.override(override(model, 3, service_tier="batch"))
+    await ring.prices.override(override(model, "1.5"), actor=LIBRARY)
+    await ring.prices.override(override(model, 2, since=NOW - timedelta(days=1)), actor=LIBRARY)
+    await ring.prices.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
     entries = [
         call(model),
         call(model, logged_at=NOW - timedelta(days=2)),
@@ -130,7 +131,7 @@ async def test_an_override_goes_before_the_book_from_its_date_on(
         (Decimal(usd), "override") for usd in ("2", "1.5", "3")
     ]
     assert [price.model for price in await ring.prices.overrides()].count(model) == 3
-    assert await ring.prices.withdraw("Acme", model) == 3
+    assert await ring.prices.withdraw("Acme", model, actor=LIBRARY) == 3
     with pytest.raises(NotFound):
         await ring.prices.find(Sought(provider="acme", model=model))
 
@@ -138,9 +139,9 @@ async def test_an_override_goes_before_the_book_from_its_date_on(
 async def test_a_call_stays_explained_when_its_price_is_gone(
     ring: Ring, tenant: Tenant, model: str
 ) -> None:
-    await ring.prices.override(override(model, 2))
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
     logged = await ring.usage.log(tenant, call(model))
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
     found: Any = await ring.prices.explain(tenant, logged.log_id)
     assert [(line.unit_price, line.amount) for line in found.lines] == [(2, 2)]
 
@@ -151,7 +152,7 @@ async def test_a_price_of_a_transaction_that_was_undone_is_stored_by_the_next(
     # One connection: asking for another inside the transaction would wait for ever.
     alone = {"database_pool_size": 1, "database_pool_overflow": 0}
     async with Ring.open(settings.model_copy(update=alone)) as ring:
-        await ring.prices.override(override(model, 2))
+        await ring.prices.override(override(model, 2), actor=LIBRARY)
         async with ring.db.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()

@@ -64,7 +64,7 @@ async def test_our_own_mistakes_are_a_500_without_the_callers_words(
         with caplog.at_level(logging.DEBUG):
             headers = {"X-API-Key": secret}
             answer = await client.post("/api/v1/log", json=CALL, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (500, "ring_error")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.json()["request_id"] in caplog.text
     assert Path(__file__).name in caplog.text
     assert "ValueError" in caplog.text

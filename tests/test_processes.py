@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from llmring_server import Ring, Server, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.embedded import Cluster, Embedded
 from llmring_server.server import listen, url_of
 from llmring_server.tenant import of_key
@@ -195,6 +196,6 @@ async def test_a_pool_that_is_taken_refuses_every_route_that_needs_it(
 
 async def test_every_route_makes_do_with_one_connection(settings: Settings) -> None:
     async with small(settings, 1, auth="keys") as (ring, client):
-        key = (await ring.keys.issue(uuid4().hex)).secret
+        key = (await ring.keys.issue(uuid4().hex, actor=LIBRARY)).secret
         for path in (*ROUTES, *(route.path for route in META)):
             assert (await ask(client, path, key)).is_success, path

@@ -7,6 +7,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import Conflict, Invalid, NotFound, RingError
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import Offers, ToolOffer
@@ -44,16 +45,20 @@ async def owned(db: AsyncDatabaseManager, tenant: Tenant) -> dict[str, int]:
 
 async def filled(ring: Ring) -> Tenant:
     """Make a project with something in every table."""
-    tenant = (await ring.keys.issue(f"project {uuid4()}")).tenant
+    tenant = (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).tenant
     model = f"m-{uuid4().hex}"
     await ring.usage.log_many(tenant, [call(model) for _ in range(7)], "key")
     conversation = await ring.conversations.create(tenant)
     await ring.conversations.append(tenant, conversation.id, [Said(role="user")] * 7)
-    await ring.prices.override(override(model, 1))
+    await ring.prices.override(override(model, 1), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model)
-    template = await ring.templates.create(tenant, New(name="t", created_by="ada"))
-    await ring.templates.change(tenant, template.id, Change(model=model))
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    template = await ring.templates.create(
+        tenant, New(name="t", created_by="ada"), actor=LIBRARY, may_share=True
+    )
+    await ring.templates.change(
+        tenant, template.id, Change(model=model), actor=LIBRARY, may_share=True
+    )
     await ring.aliases.bind(tenant, Bind(alias="fast", model=f"acme:{model}"))
     await Ring(ring.db, Settings(), keyring()).receipts.generate(
         tenant, Wanted(since_last_receipt=True)
@@ -74,25 +79,28 @@ async def test_erasing_a_project_leaves_nothing_of_it_and_all_of_the_others(
     mine, other = await filled(ring), await filled(ring)
     before = await owned(owner, other)
     assert min(before.values()) > 0, "a table that no test fills"
-    gone = [each async for each in ring.projects.erase(mine)]
-    assert sum(each.rows for each in gone if each.what == "logs") == 7
+    batches: list[tuple[str, int]] = []
+    gone = await ring.projects.erase(mine, actor=LIBRARY, progress=batches.append)
+    assert gone["calls"] == 7
+    assert [rows for what, rows in batches if what == "calls"] == [3, 3, 1]
+    assert sum(rows for _, rows in batches) == sum(gone.values())
     left = await owned(owner, mine)
     assert {name for name, count in left.items() if count} == LEFT
     assert await owned(owner, other) == before
     assert (await ring.audit.events(NOW, mine))[0].action == "project.erase"
-    assert [each async for each in ring.projects.erase(mine)] == []
+    assert await ring.projects.erase(mine, actor=LIBRARY) == {}
 
 
 async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
     name, other = f"project {uuid4()}", f"project {uuid4()}"
-    tenant = await ring.projects.create(name)
+    tenant = await ring.projects.create(name, actor=LIBRARY)
     with pytest.raises(Conflict):
-        await ring.projects.create(name)
-    await ring.projects.rename(tenant, other)
+        await ring.projects.create(name, actor=LIBRARY)
+    await ring.projects.rename(tenant, other, actor=LIBRARY)
     assert await ring.projects.find(other) == await ring.projects.find(str(tenant)) == tenant
     with pytest.raises(NotFound):
         await ring.projects.find(name)
-    await ring.keys.issue(other)
+    await ring.keys.issue(other, actor=LIBRARY)
     [found] = [each for each in await ring.projects.list() if each.tenant == tenant]
     assert (found.name, found.keys) == (other, 1)
 
@@ -100,14 +108,12 @@ async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129])
 async def test_a_project_has_a_name(ring: Ring, name: str) -> None:
     with pytest.raises(Invalid):
-        await ring.projects.create(name)
+        await ring.projects.create(name, actor=LIBRARY)
 
 
 async def test_no_key_is_made_for_a_project_that_is_gone(owner: AsyncDatabaseManager) -> None:
     ring = Ring(owner)
-    tenant = (await ring.keys.issue(f"project {uuid4()}")).tenant
-    erasing = ring.projects.erase(tenant)
-    async for _ in erasing:
-        pass
+    tenant = (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).tenant
+    await ring.projects.erase(tenant, actor=LIBRARY)
     with pytest.raises(RingError):
-        await ring.keys.issue_for(tenant)
+        await ring.keys.issue_for(tenant, actor=LIBRARY)

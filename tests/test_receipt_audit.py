@@ -13,6 +13,7 @@ import pytest
 from llmring.server_client import ServerClient  # type: ignore[import-untyped]
 
 from llmring_server import Ring, Server, Settings, keyfile
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import NotFound
 from llmring_server.maintenance import maintain
 from llmring_server.receipt import Receipt
@@ -115,7 +116,7 @@ async def test_receipts_outlive_the_calls(alone: Ring, tmp_path: Path) -> None:
     told = (await ring.receipts.generate(tenant, REST))["receipt"]
     kept, gone = ids[-1], ids[0]
     before = await proof(ring, tenant, told, kept)
-    await maintain(ring.db, retain=timedelta(days=60))
+    await maintain(ring.db, retain=timedelta(days=60), actor=LIBRARY)
     assert await ring.receipts.get(tenant, told["receipt_id"]) == told
     assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
     assert await proof(ring, tenant, told, kept) == before
@@ -149,7 +150,7 @@ async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) 
     assert (made in listed, announced in listed) == (True, True)
     secrets = [each.d or "" for each in keyfile.read(tmp_path / "keys.json").keys]
     assert not any(secret in listed for secret in secrets)
-    tenant = await alone.projects.create("mine")
+    tenant = await alone.projects.create("mine", actor=LIBRARY)
     await called(alone, tenant, {"cost": 1}, {"cost": 1})
     prod = {
         "LLMRING_DATABASE_URL": alone.settings.database_url or "",

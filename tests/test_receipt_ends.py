@@ -6,6 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, signing
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import Invalid
 from llmring_server.exchange import Exchange
 from llmring_server.keyring import Keyring, Sign
@@ -46,8 +47,7 @@ async def test_a_receipt_that_is_made_while_its_project_is_erased_is_erased(
 
 
 async def drained(ring: Ring, tenant: Tenant) -> None:
-    async for _ in ring.projects.erase(tenant):
-        pass
+    await ring.projects.erase(tenant, actor=LIBRARY)
 
 
 async def down(_: bytes) -> bytes:

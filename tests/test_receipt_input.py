@@ -35,7 +35,7 @@ async def test_calls_that_add_up_to_too_much_are_refused(
     ids = await called(ring, tenant, *[LARGEST] * 1100)
     for path in ("generate", "preview"):
         answer = await client.post(f"{PATH}/{path}", json={"log_ids": ids})
-        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
 
 
 async def test_a_project_asks_for_little_at_once_that_takes_long(

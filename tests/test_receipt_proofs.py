@@ -18,6 +18,7 @@ from nacl.signing import VerifyKey
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build, catalog
+from llmring_server.caller import LIBRARY
 from llmring_server.draft import leaf
 from llmring_server.embedded import binaries
 from llmring_server.receipt import Receipt, Stored
@@ -119,9 +120,9 @@ async def test_a_receipt_stays_true_when_a_call_is_rated_again(
     assert opened(told)["totals"]["cost"] == {
         "currency": "USD", "amount": "0.0000000000", "unpriced": 3,
     }  # fmt: skip
-    await ring.prices.override(override(model, 1))
+    await ring.prices.override(override(model, 1), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
     assert (await ring.usage.logs(of_key(key)))[0].cost > 0
     await check(ring, key, told)
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server import Ring
 from tests.fake_registry import FakeRegistry, dearer, document
 from tests.test_cli import run
 
@@ -27,7 +29,10 @@ def registry(db: AsyncDatabaseManager, url: str, fake: FakeRegistry) -> Run:
     return registry
 
 
-async def test_an_operator_follows_a_registry(registry: Run, fake: FakeRegistry) -> None:
+async def test_an_operator_follows_a_registry(
+    registry: Run, fake: FakeRegistry, ring: Ring
+) -> None:
+    started = datetime.now(UTC)
     status, told = await registry("status")
     assert (status, told.count("offline"), told.count("never")) == (0, 3, 6)
     assert not fake.asked  # looking is not asking
@@ -43,6 +48,8 @@ async def test_an_operator_follows_a_registry(registry: Run, fake: FakeRegistry)
         assert "From 3 to 4" in told
         assert [*map(told.count, ("10.0", "10000.0"))] == [4, 4]
     assert "as edition 5" in (await registry("accept", "4"))[1]
+    [event] = [e for e in await ring.audit.events(started) if e.action == "registry.accept"]
+    assert event.actor.startswith("operator ")
     assert "From 3 to 5" in (await registry("diff"))[1]
     status, told = await registry("status")
     assert ("Edition 5" in told, "accepted by hand" in told) == (True, True)

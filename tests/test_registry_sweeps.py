@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from llmring_server import Ring, Settings, upstream
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import NotFound
 from tests.fake_registry import BAD, DOUBTFUL, PROVIDERS, FakeRegistry, document, swept
 
@@ -88,10 +89,10 @@ async def test_a_doubtful_file_waits_until_it_is_accepted(
     assert doubtful.keys() == set(PROVIDERS)
     with pytest.raises(NotFound):
         await ring.registry.edition(doubtful["openai"].id)
-    id = await ring.registry.accept(doubtful["openai"].id)
+    id = await ring.registry.accept(doubtful["openai"].id, actor=LIBRARY)
     assert (await ring.registry.edition(id)).of("openai").content == doubtful["openai"].content
     with pytest.raises(NotFound, match="quarantined"):
-        await ring.registry.accept(doubtful["openai"].id)
+        await ring.registry.accept(doubtful["openai"].id, actor=LIBRARY)
     fake.mode = "good"
     await ring.registry.refresh()
     assert [each.file.provider for each in await ring.registry.doubtful()] == (

@@ -10,6 +10,7 @@ import pytest
 import uuid_utils
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import Conflict
 from llmring_server.rerating import Calls, Change
 from llmring_server.tenant import Tenant
@@ -26,8 +27,13 @@ def model() -> str:
 async def rerate(ring: Ring, model: str, *, dry_run: bool = False) -> list[Change]:
     now = datetime.now(UTC)
     calls = Calls(now - timedelta(days=400), now + timedelta(minutes=10), model)
-    pages = ring.rerating.preview(calls) if dry_run else ring.rerating.run(calls)
-    return [change async for page in pages for change in page]
+    found: list[Change] = []
+    if dry_run:
+        async for page in ring.rerating.preview(calls):
+            found += page
+    else:
+        assert await ring.rerating.run(calls, actor=LIBRARY, progress=found.extend) == len(found)
+    return found
 
 
 async def costs(ring: Ring, tenant: Tenant) -> Any:
@@ -46,7 +52,7 @@ async def test_calls_without_a_price_get_one_when_it_is_known(
     await ring.usage.log(tenant, call(model, cost=9))
     logged = await ring.usage.log(tenant, call(model))
     assert await costs(ring, tenant) == ([0, 9], 9, 0, 1)
-    await ring.prices.override(override(model, 2))
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
     assert len(await rerate(ring, model, dry_run=True)) == 1
     assert await costs(ring, tenant) == ([0, 9], 9, 0, 1)
     change: Any
@@ -56,14 +62,14 @@ async def test_calls_without_a_price_get_one_when_it_is_known(
     assert await rerate(ring, model) == []
     found: Any = await ring.prices.explain(tenant, logged.log_id)
     assert (found.cost, found.cost_source, found.lines[0].amount) == (2, "override", 2)
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_every_rating_of_a_call_is_kept(ring: Ring, tenant: Tenant, model: str) -> None:
-    await ring.prices.override(override(model, 2))
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
     logged = await ring.usage.log(tenant, call(model, id_at_origin="x"), "key")
     for usd in (3, 1):
-        await ring.prices.override(override(model, usd))
+        await ring.prices.override(override(model, usd), actor=LIBRARY)
         await rerate(ring, model)
     assert await costs(ring, tenant) == ([1], 1, -1, 0)
     found: Any = await ring.prices.explain(tenant, logged.log_id)
@@ -71,7 +77,7 @@ async def test_every_rating_of_a_call_is_kept(ring: Ring, tenant: Tenant, model:
     assert (amounts, found.adjustment) == ([(1, 3), (-2, 1)], -1)
     again: Any = await ring.usage.log(tenant, call(model, id_at_origin="x"), "key")
     assert (again.replayed, again.cost) == (True, 2)  # as it was first answered
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
     assert await rerate(ring, model) == []
     assert await costs(ring, tenant) == ([1], 1, -1, 0)
 
@@ -82,9 +88,9 @@ async def test_pages_of_calls_are_all_rated(
     monkeypatch.setattr("llmring_server.rerating.PAGE", 3)
     old = [call(model, logged_at=NOW - timedelta(days=40 * n)) for n in range(10)]
     await ring.usage.log_many(tenant, old)
-    await ring.prices.override(override(model, 1))
+    await ring.prices.override(override(model, 1), actor=LIBRARY)
     assert len(await rerate(ring, model)) == 10
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_one_rerating_at_a_time(ring: Ring, tenant: Tenant, model: str) -> None:
@@ -103,17 +109,17 @@ async def test_the_last_rating_is_the_last_whatever_a_clock_says(
     for usd, clock in ((2, 10**18), (3, 10**17)):
         made = UUID(int=uuid_utils.uuid7(nanoseconds=clock).int)
         monkeypatch.setattr("llmring_server.rerating.new_id", lambda made=made: made)
-        await ring.prices.override(override(model, usd))
+        await ring.prices.override(override(model, usd), actor=LIBRARY)
         await rerate(ring, model)
     assert await costs(ring, tenant) == ([3], 3, 3, 0)
     assert await rerate(ring, model) == []
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_prices_that_were_taken_back_are_stored_again(
     ring: Ring, tenant: Tenant, model: str
 ) -> None:
-    await ring.prices.override(override(model, 2))
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
     [offer] = (await ring.prices.book()).offers("acme", model, None)
     price: Any = offer.at(NOW)
     with suppress(Conflict):
@@ -122,12 +128,12 @@ async def test_prices_that_were_taken_back_are_stored_again(
             raise Conflict
     logged = await ring.usage.log(tenant, call(model))
     assert (await ring.prices.explain(tenant, logged.log_id)).price
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_who_changes_prices_is_noted(ring: Ring, model: str) -> None:
-    await ring.prices.override(override(model, 2))
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model)
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
     done = [each.action for each in await ring.audit.events(NOW) if model in each.target]
     assert done == ["price.withdraw", "price.rerate", "price.override"]

@@ -9,6 +9,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
+from llmring_server.caller import LIBRARY
 from llmring_server.keys import Wanted
 from tests.conftest import CALL
 from tests.test_gateway import SECRETS, vouch
@@ -36,7 +37,7 @@ async def test_no_key_is_in_the_database_a_log_or_an_answer_but_its_first(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     scopes = ["admin", "log:write", "read"]
-    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=scopes))
+    issued = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=scopes), actor=LIBRARY)
     gets = ["/", "/api/v1/keys", f"/api/v1/keys/{issued.id}", "/api/v1/logs", "/api/v1/stats?tz=x"]
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

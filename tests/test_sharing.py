@@ -11,7 +11,7 @@ from pgdbm import AsyncDatabaseManager
 from pgdbm.errors import QueryError
 
 from llmring_server import Ring, build
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.errors import Forbidden, NotFound
 from llmring_server.keys import Issued, Wanted
 from llmring_server.template import Change, New, Page, Template
@@ -30,23 +30,27 @@ async def client(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def admin(ring: Ring) -> Issued:
-    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY)
 
 
 @pytest.fixture
 async def stranger(ring: Ring) -> Issued:
     """Someone of another project, who may do anything there."""
-    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=ALL))
+    return await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=PROJECT_SCOPES), actor=LIBRARY)
 
 
 @pytest.fixture
 async def shared(ring: Ring, admin: Issued) -> AsyncIterator[Template]:
     """A template that is shared since its second version."""
-    first = await ring.templates.create(admin.tenant, New(**NEW | {"system_prompt": "secret"}))
+    first = await ring.templates.create(
+        admin.tenant, New(**NEW | {"system_prompt": "secret"}), actor=LIBRARY, may_share=True
+    )
     change = Change(system_prompt="Hi {{ who }}", shared=True)
-    yield await ring.templates.change(admin.tenant, first.id, change)
+    yield await ring.templates.change(admin.tenant, first.id, change, actor=LIBRARY, may_share=True)
     # Other tests' lists are without it.
-    await ring.templates.change(admin.tenant, first.id, Change(shared=False))
+    await ring.templates.change(
+        admin.tenant, first.id, Change(shared=False), actor=LIBRARY, may_share=True
+    )
 
 
 def of(issued: Issued) -> dict[str, str]:
@@ -86,7 +90,7 @@ async def test_what_is_not_said_of_a_shared_template_is_not_there(
         await client.post(f"{url}/render", json={"version": 1}, headers=theirs),
     ]
     assert {(each.status_code, each.json()["detail"]) for each in answers} == {
-        (404, NotFound.__doc__)
+        (404, NotFound.detail)
     }
     assert (await client.get(f"{URL}/stats", headers=theirs)).json() == []
     for maker in ("ada", ""):
@@ -97,7 +101,7 @@ async def test_what_is_not_said_of_a_shared_template_is_not_there(
 async def test_only_an_admin_shares_or_changes_what_is_shared(
     client: httpx.AsyncClient, ring: Ring, admin: Issued, shared: Template
 ) -> None:
-    usual = of(await ring.keys.issue_for(admin.tenant))
+    usual = of(await ring.keys.issue_for(admin.tenant, actor=LIBRARY))
     own = (await client.post(URL, json=NEW, headers=usual)).json()
     answers = [
         await client.post(URL, json=NEW | {"shared": True}, headers=usual),
@@ -120,9 +124,11 @@ async def test_what_is_no_longer_shared_is_no_longer_there(
 ) -> None:
     new = New.model_validate(NEW | {"shared": True})
     for change in (Change(shared=False), Change(is_active=False)):
-        template = await ring.templates.create(admin.tenant, new)
+        template = await ring.templates.create(admin.tenant, new, actor=LIBRARY, may_share=True)
         assert await ring.templates.get(stranger.tenant, template.id)
-        await ring.templates.change(admin.tenant, template.id, change)
+        await ring.templates.change(
+            admin.tenant, template.id, change, actor=LIBRARY, may_share=True
+        )
         answer = await client.post(f"{URL}/{template.id}/use", headers=of(stranger))
         assert answer.status_code == 404
 
@@ -139,12 +145,18 @@ async def test_sharing_is_audited(client: httpx.AsyncClient, ring: Ring, admin: 
     assert {each.target for each in events[:-1]} == {made.json()["id"]}
 
 
-async def test_who_may_not_share_is_told_so_without_http(ring: Ring, admin: Issued) -> None:
+async def test_an_actor_alone_may_not_share(ring: Ring, admin: Issued, shared: Template) -> None:
+    new = New.model_validate(NEW | {"shared": True})
     with pytest.raises(Forbidden):
-        await ring.templates.create(
-            admin.tenant, New.model_validate(NEW | {"shared": True}), by=None
-        )
-    assert await ring.templates.list(admin.tenant, Page(created_by="ada")) == []
+        await ring.templates.create(admin.tenant, new, actor=LIBRARY)
+    with pytest.raises(Forbidden):
+        await ring.templates.change(admin.tenant, shared.id, Change(name="x"), actor=LIBRARY)
+    with pytest.raises(Forbidden):
+        await ring.templates.amend(admin.tenant, shared.id, Change(name="x"), actor=LIBRARY)
+    with pytest.raises(Forbidden):
+        await ring.templates.delete(admin.tenant, shared.id, actor=LIBRARY)
+    assert await ring.templates.get(admin.tenant, shared.id) == shared
+    assert await ring.templates.list(admin.tenant, Page(created_by="ada")) == [shared]
 
 
 async def test_the_serving_role_cannot_rewrite_a_version(db: AsyncDatabaseManager) -> None:

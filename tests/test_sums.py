@@ -27,7 +27,7 @@ async def count(ring: Ring, tenant: Tenant) -> int:
 
 
 async def test_logging_moves_them_now_and_then(ring: Ring, tenant: Tenant) -> None:
-    sums = ring.usage._sums
+    sums = ring.sums
     await ring.usage.log(tenant, OLD)
     assert await ring.db.fetch_value(RECENT, tenant) == 1
     sums._due = 0
@@ -45,7 +45,7 @@ async def test_logging_moves_them_now_and_then(ring: Ring, tenant: Tenant) -> No
 async def test_a_move_that_takes_long_has_no_other_beside_it(
     ring: Ring, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums, over = ring.usage._sums, asyncio.Event()
+    sums, over = ring.sums, asyncio.Event()
     monkeypatch.setattr(sums, "fold", over.wait)
     sums._due = 0
     await ring.usage.log(tenant, OLD)
@@ -64,8 +64,8 @@ async def test_a_move_that_fails_is_told_and_harms_nobody(
     async def fail() -> None:
         raise Unavailable
 
-    monkeypatch.setattr(ring.usage._sums, "fold", fail)
-    monkeypatch.setattr(ring.usage._sums, "_due", 0)
+    monkeypatch.setattr(ring.sums, "fold", fail)
+    monkeypatch.setattr(ring.sums, "_due", 0)
     await ring.usage.log(tenant, OLD)
     await asyncio.sleep(0)
     assert "sums stay where they are for now" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
+from llmring_server.caller import LIBRARY
 from llmring_server.errors import NotFound
 from llmring_server.template import New
 from llmring_server.tenant import Tenant
@@ -93,7 +94,7 @@ async def test_a_thousand_uses_at_once_are_a_thousand(
     db: AsyncDatabaseManager, tenant: Tenant
 ) -> None:
     ring = Ring(db, Settings(acquire_timeout=60))
-    template = await ring.templates.create(tenant, New(**NEW))
+    template = await ring.templates.create(tenant, New(**NEW), actor=LIBRARY, may_share=True)
     used = await asyncio.gather(*(ring.templates.use(tenant, template.id) for _ in range(1000)))
     assert sorted(each.usage_count for each in used) == list(range(1, 1001))
     assert (await ring.templates.get(tenant, template.id)).usage_count == 1000
@@ -139,13 +140,13 @@ async def test_list_templates_comes_in_pages(client: httpx.AsyncClient) -> None:
 async def test_a_use_goes_with_the_caller_s_transaction(
     ring: Ring, tenant: Tenant, db: AsyncDatabaseManager
 ) -> None:
-    template = await ring.templates.create(tenant, New(**NEW))
+    template = await ring.templates.create(tenant, New(**NEW), actor=LIBRARY, may_share=True)
     async with db.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
         inside = ring.within(connection).templates
         await inside.use(tenant, template.id)
-        other = await inside.create(tenant, New(**NEW))
+        other = await inside.create(tenant, New(**NEW), actor=LIBRARY)
         await transaction.rollback()
     assert (await ring.templates.get(tenant, template.id)).usage_count == 0
     with pytest.raises(NotFound):

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from llmring_server import Ring
+from llmring_server.caller import LIBRARY
 from llmring_server.template import Change, New
 from llmring_server.tenant import Tenant
 from tests.test_templates import NEW, URL, made
@@ -57,9 +58,14 @@ async def test_amend_template_clears_with_null_what_can_be_nothing(
 
 
 async def test_two_changes_at_once_are_two_versions(ring: Ring, tenant: Tenant) -> None:
-    template = await ring.templates.create(tenant, New(**NEW))
+    template = await ring.templates.create(tenant, New(**NEW), actor=LIBRARY, may_share=True)
     changes = (Change(name=f"n{number}") for number in range(20))
-    await asyncio.gather(*(ring.templates.change(tenant, template.id, each) for each in changes))
+    await asyncio.gather(
+        *(
+            ring.templates.change(tenant, template.id, each, actor=LIBRARY, may_share=True)
+            for each in changes
+        )
+    )
     kept = await ring.templates.versions(tenant, template.id)
     assert [each.version for each in kept] == list(range(21, 0, -1))
     assert len({each.name for each in kept}) == 21

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from llmring_server import Ring, Settings
 from llmring_server.aliases import Bind
-from llmring_server.caller import ALL
+from llmring_server.caller import LIBRARY, PROJECT_SCOPES
 from llmring_server.entry import Entry
 from llmring_server.keys import Issued, Wanted
 from llmring_server.mcp_executions import Done
@@ -69,12 +69,14 @@ class Victim:
 
 async def victim_of(ring: Ring) -> Victim:
     """Make one."""
-    issued = await ring.keys.issue(f"{CANARY} {uuid4()}", Wanted(f"{CANARY}", ALL))
+    issued = await ring.keys.issue(
+        f"{CANARY} {uuid4()}", Wanted(f"{CANARY}", PROJECT_SCOPES), actor=LIBRARY
+    )
     labels = dict.fromkeys(("model", "alias", "profile", "origin", "id_at_origin"), CANARY)
     entry = Entry.model_validate(CALL | labels | {"metadata": {CANARY: CANARY}})
     log_id = (await ring.usage.log(issued.tenant, entry)).log_id
     new = New(name=CANARY, created_by=CANARY, system_prompt=CANARY)
-    template = await ring.templates.create(issued.tenant, new)
+    template = await ring.templates.create(issued.tenant, new, actor=LIBRARY, may_share=True)
     bind = Bind(alias="fast", model=f"openai:{CANARY}", metadata={CANARY: CANARY})
     await ring.aliases.bind(issued.tenant, bind)
     id = (await ring.conversations.create(issued.tenant, Heading(title=CANARY))).id

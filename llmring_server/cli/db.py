@@ -109,7 +109,7 @@ async def _migrate(settings: Settings) -> list[str]:
 async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.Maintained:
     async with opened(settings) as manager:
         return await maintenance.maintain(
-            manager, retain, settings.mcp_schema, environment.operator()
+            manager, retain, settings.mcp_schema, actor=environment.operator()
         )
 
 

@@ -13,7 +13,7 @@ import rich_click as click
 from pydantic import ValidationError
 
 from llmring_server import catalog
-from llmring_server.caller import Act
+from llmring_server.caller import Actor
 from llmring_server.embedded import Embedded, default_data_dir
 from llmring_server.ring import Ring
 from llmring_server.settings import PREFIX, Settings
@@ -76,9 +76,9 @@ def chosen(
         yield environment
 
 
-def operator() -> Act:
-    """Who works at the command line, for the audit."""
-    return Act(f"operator {getuser()}")
+def operator() -> Actor:
+    """Return the user of the command line, for the audit log."""
+    return Actor(f"operator {getuser()}")
 
 
 def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:

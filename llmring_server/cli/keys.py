@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 from rich.table import Table
 
-from llmring_server.caller import ALL, USUAL
+from llmring_server.caller import DEFAULT_SCOPES, SCOPES
 from llmring_server.cli import environment
 from llmring_server.cli.tables import SCREEN, folding
 from llmring_server.keys import Issued, Key, Wanted
@@ -42,8 +42,8 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(ALL),
-    default=USUAL,
+    type=click.Choice(SCOPES),
+    default=DEFAULT_SCOPES,
     show_default=True,
     help="What it may do; once for each.",
 )
@@ -52,9 +52,11 @@ def issue(env: str, data_dir: Path, project: str, **given: Any) -> None:
     """Issue a key for a project. It is shown now and never again."""
     expires_at = datetime.now(UTC) + given["expires"] if given["expires"] else None
     wanted = Wanted(given["label"], given["scopes"], expires_at)
-    by = environment.operator()
+    actor = environment.operator()
     _show_once(
-        environment.on_ring(env, data_dir, lambda ring: ring.keys.issue(project, wanted, by))
+        environment.on_ring(
+            env, data_dir, lambda ring: ring.keys.issue(project, wanted, actor=actor)
+        )
     )
 
 
@@ -115,9 +117,9 @@ def show(env: str, data_dir: Path, id: str) -> None:
 )
 def rotate(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     """Issue a key like this one, which stays good for a while."""
-    by = environment.operator()
+    actor = environment.operator()
     _show_once(
-        environment.on_ring(env, data_dir, lambda ring: ring.keys.rotate(id, overlap, by=by))
+        environment.on_ring(env, data_dir, lambda ring: ring.keys.rotate(id, overlap, actor=actor))
     )
 
 
@@ -126,6 +128,6 @@ def rotate(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
 @click.argument("id")
 def revoke(env: str, data_dir: Path, id: str) -> None:
     """Refuse the key with this id (8 characters, after llmr_k1_), everywhere within 5 seconds."""
-    by = environment.operator()
-    revoked_at = environment.on_ring(env, data_dir, lambda ring: ring.keys.revoke(id, by=by))
+    actor = environment.operator()
+    revoked_at = environment.on_ring(env, data_dir, lambda ring: ring.keys.revoke(id, actor=actor))
     click.echo(f"Key {id} is revoked since {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")

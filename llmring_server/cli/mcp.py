@@ -92,8 +92,10 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
 @environment.options
 def reseal(env: str, data_dir: Path) -> None:
     """Seal with the first of LLMRING_SEALING_KEYS what the others sealed; serving goes on."""
-    by = environment.operator()
-    resealed, stuck = environment.on_ring(env, data_dir, lambda ring: ring.mcp.servers.reseal(by))
+    actor = environment.operator()
+    resealed, stuck = environment.on_ring(
+        env, data_dir, lambda ring: ring.mcp.servers.reseal(actor=actor)
+    )
     click.echo(f"Sealed again: {resealed:,}")
     if stuck:
         raise click.ClickException(f"No key opens {stuck:,} others.")

@@ -16,7 +16,7 @@ from llmring_server.explanation import Listed
 from llmring_server.overrides import OVERRIDES, Override
 from llmring_server.prices import Sought
 from llmring_server.rates import PER
-from llmring_server.rerating import Calls, Difference, Differences, add_up
+from llmring_server.rerating import Calls, Change, Difference, Differences, add_up
 from llmring_server.ring import Ring
 
 UNITS = {10**6: "a million tokens", 10**3: "a thousand"}
@@ -91,15 +91,17 @@ def override(env: str, data_dir: Path, **given: Any) -> None:
     {"base": "1.25", "above": {"200000": "2.50"}} for longer prompts.
     """
     named = given["provider"], given["model"]
-    by = environment.operator()
+    actor = environment.operator()
     if given["remove"] and not all(named):
         raise click.UsageError("Name the provider and the model whose price to take back.")
     if given["remove"]:
-        count = environment.on_ring(env, data_dir, lambda ring: ring.prices.withdraw(*named, by))
+        count = environment.on_ring(
+            env, data_dir, lambda ring: ring.prices.withdraw(*named, actor=actor)
+        )
         click.echo(f"Removed: {count}")
     elif given["file"] or all(named):
         wanted = _overrides(given)
-        environment.on_ring(env, data_dir, lambda ring: ring.prices.override(wanted, by))
+        environment.on_ring(env, data_dir, lambda ring: ring.prices.override(wanted, actor=actor))
         click.echo(f"Set: {len(wanted)}. In force everywhere within 5 seconds.")
         click.echo("Calls of the past keep their cost until: prices rerate", err=True)
     else:
@@ -165,18 +167,20 @@ def rerate(env: str, data_dir: Path, **given: Any) -> None:
 
 async def _rerate(ring: Ring, calls: Calls, *, dry_run: bool) -> Differences:
     found: Differences = defaultdict(Difference)
-    pages = (
-        ring.rerating.preview(calls)
-        if dry_run
-        else ring.rerating.run(calls, environment.operator())
-    )
     with Progress(
         SpinnerColumn(), TextColumn("{task.completed:,.0f} calls cost something else")
     ) as progress:
         task = progress.add_task("", total=None)
-        async for page in pages:
+
+        def add(page: list[Change]) -> None:
             add_up(page, found)
             progress.advance(task, len(page))
+
+        if dry_run:
+            async for page in ring.rerating.preview(calls):
+                add(page)
+        else:
+            await ring.rerating.run(calls, actor=environment.operator(), progress=add)
     return found
 
 

@@ -1,7 +1,6 @@
 """`llmring-server projects` and `audit`: what owns data, and who did what."""
 
 import re
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ def projects() -> None:
 @click.argument("name")
 def create(env: str, data_dir: Path, name: str) -> None:
     """Make a project; its keys: keys issue --project NAME."""
-    by = environment.operator()
-    click.echo(environment.on_ring(env, data_dir, lambda ring: ring.projects.create(name, by)))
+    actor = environment.operator()
+    click.echo(
+        environment.on_ring(env, data_dir, lambda ring: ring.projects.create(name, actor=actor))
+    )
 
 
 @projects.command("list")
@@ -47,10 +48,10 @@ def list_(env: str, data_dir: Path) -> None:
 @click.argument("name")
 def rename(env: str, data_dir: Path, project: str, name: str) -> None:
     """Give PROJECT (its name or tenant) the NAME."""
-    by = environment.operator()
+    actor = environment.operator()
 
     async def work(ring: Ring) -> None:
-        await ring.projects.rename(await ring.projects.find(project), name, by)
+        await ring.projects.rename(await ring.projects.find(project), name, actor=actor)
 
     environment.on_ring(env, data_dir, work)
 
@@ -75,10 +76,10 @@ def retain(env: str, data_dir: Path, project: str, days: int | None) -> None:
 
     `db maintain` deletes what is older, with the conversations in which nothing has happened since.
     """
-    by = environment.operator()
+    actor = environment.operator()
 
     async def work(ring: Ring) -> None:
-        await ring.projects.retain(await ring.projects.find(project), days, by)
+        await ring.projects.retain(await ring.projects.find(project), days, actor=actor)
 
     environment.on_ring(env, data_dir, work)
 
@@ -97,12 +98,9 @@ def erase(env: str, data_dir: Path, project: str, *, yes: bool) -> None:
         click.echo(f"{what}: {rows:,}")
 
 
-async def _erase(ring: Ring, project: str) -> Counter[str]:
-    gone: Counter[str] = Counter()
+async def _erase(ring: Ring, project: str) -> dict[str, int]:
     tenant = await ring.projects.find(project)
-    async for what, rows in ring.projects.erase(tenant, environment.operator()):
-        gone[what] += rows
-    return gone
+    return await ring.projects.erase(tenant, actor=environment.operator())
 
 
 @click.command()

@@ -93,7 +93,8 @@ def refresh(env: str, data_dir: Path) -> None:
 @click.argument("file", type=int)
 def accept(env: str, data_dir: Path, file: int) -> None:
     """Take a quarantined file for good, everywhere within 5 seconds."""
-    id = environment.on_ring(env, data_dir, lambda ring: ring.registry.accept(file))
+    actor = environment.operator()
+    id = environment.on_ring(env, data_dir, lambda ring: ring.registry.accept(file, actor=actor))
     click.echo(f"File {file} is accepted, as edition {id}.")
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from llmring_server.caller import UNPRIVILEGED, Caller
+from llmring_server.caller import MODE_SCOPES, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.secret import id_of
@@ -71,7 +71,7 @@ async def _by_any_key(call: "Call") -> Caller:
 @lru_cache(1024)
 def _self_named(key: str) -> Caller:
     tenant = of_key(key)
-    return Caller(tenant, UNPRIVILEGED, str(tenant))
+    return Caller(tenant, MODE_SCOPES["open"], str(tenant))
 
 
 async def _by_parent(call: "Call") -> Caller:
@@ -79,7 +79,7 @@ async def _by_parent(call: "Call") -> Caller:
     if inspect.isawaitable(found):
         found = await found
     if isinstance(found, UUID):
-        return Caller(Tenant(found), UNPRIVILEGED, "parent")
+        return Caller(Tenant(found), MODE_SCOPES["parent"], "parent")
     if not isinstance(found, Caller):
         raise Unauthenticated("The application does not know who you are.")
     return found

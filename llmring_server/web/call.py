@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
 from llmring_server.bounded import parse, plain
-from llmring_server.caller import Act, Caller
+from llmring_server.caller import Actor, Caller
 from llmring_server.errors import BadRequest, Invalid
 from llmring_server.tenant import Tenant
 from llmring_server.web import body
@@ -68,9 +68,9 @@ class Call:
         return self.caller.tenant
 
     @property
-    def act(self) -> Act:
-        """Who does this, for the audit; of an address, the part that names a network."""
-        return Act(self.caller.name, address(self.scope), self.scope["llmring.request_id"])
+    def actor(self) -> Actor:
+        """The actor for the audit log; of an address, only the network."""
+        return Actor(self.caller.name, address(self.scope), self.scope["llmring.request_id"])
 
     def at_length(self) -> AbstractContextManager[None]:
         """Hold one of the project's places for what takes a connection for long; TooMany."""

@@ -121,5 +121,5 @@ async def log(call: Call, body: Exchange, key: Key) -> Annotated[Kept, NotFound]
 async def forget(call: Call, query: Age) -> Forgotten:
     """Delete old messages of your project."""
     days = query.retention_days
-    gone = await call.ring.conversations.forget(call.tenant, days, call.act)
+    gone = await call.ring.conversations.forget(call.tenant, days, actor=call.actor)
     return {"deleted_count": gone, "retention_days": days}

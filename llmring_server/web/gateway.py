@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from llmring_server.caller import UNPRIVILEGED, Caller
+from llmring_server.caller import MODE_SCOPES, Caller
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.tenant import Tenant
 
@@ -45,7 +45,9 @@ async def caller(call: "Call") -> Caller:
         raise Unauthenticated("X-Gateway-Signature: made over a minute ago; check both clocks.")
     if call.scope["method"] not in SAFE and not await call.ring.nonces.claim(nonce):
         raise Unauthenticated("X-Gateway-Signature: used before.")
-    return Caller(Tenant(UUID(project.decode())), UNPRIVILEGED, f"user {UUID(user.decode())}")
+    return Caller(
+        Tenant(UUID(project.decode())), MODE_SCOPES["gateway"], f"user {UUID(user.decode())}"
+    )
 
 
 def _id(call: "Call", name: bytes) -> bytes:

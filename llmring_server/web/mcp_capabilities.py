@@ -117,7 +117,7 @@ async def get_prompt(call: Call, id: UUID) -> Prompt:
 async def acknowledge_tool(call: Call, id: UUID, body: Seen) -> Annotated[Tool, Conflict]:
     """Agree to a definition that has changed, if it is still the one that you have seen."""
     return await call.ring.mcp.capabilities.acknowledge(
-        call.tenant, id, body.definition_sha256, call.act
+        call.tenant, id, body.definition_sha256, actor=call.actor
     )
 
 

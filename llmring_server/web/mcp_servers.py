@@ -60,7 +60,7 @@ async def delete_server(call: Call, id: UUID) -> Removed:
 
 async def get_secret(call: Call, id: UUID) -> Secret:
     """Show what opens a server; the audit is told."""
-    return {"auth_config": await call.ring.mcp.servers.secret(call.tenant, id, call.act)}
+    return {"auth_config": await call.ring.mcp.servers.secret(call.tenant, id, actor=call.actor)}
 
 
 async def refresh_server(call: Call, id: UUID, body: Offers) -> Refreshed:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from llmring_server.errors import Overloaded, Unavailable
+from llmring_server.errors import NotMigrated, Overloaded, Unavailable
 from llmring_server.web.call import Call
 
 VERSION = version("llmring-server")
@@ -67,4 +67,7 @@ async def ready(call: Call) -> Ready:
             await call.ring.ready()
     except TimeoutError as exc:
         raise Unavailable from exc
+    except NotMigrated as exc:
+        # Anyone may ask: which migrations are missing is for operators (`db status`).
+        raise NotMigrated from exc
     return {"status": "ready"}

@@ -153,7 +153,7 @@ class _Description:
     def _error(self, error: type[RingError]) -> Schema:
         names = ["X-Request-ID"] + ["Retry-After"] * (error.retry_after or error is TooMany)
         self._errors[error.__name__] = {
-            "description": getdoc(error),
+            "description": error.detail,
             "headers": _headers(names),
             "content": self._problem,
         }

@@ -7,7 +7,6 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from llmring_server.bounded import Json
-from llmring_server.caller import Act
 from llmring_server.template import Change, New, Page, Rendered, Template, Used, Version, Versions
 from llmring_server.web.call import Call
 from llmring_server.web.paging import link
@@ -34,13 +33,15 @@ class Gone(TypedDict):
     message: str
 
 
-def _sharer(call: Call) -> Act | None:
-    return call.act if "admin" in call.caller.scopes else None
+def _may_share(call: Call) -> bool:
+    return "admin" in call.caller.scopes
 
 
 async def create_template(call: Call, body: New) -> Template:
     """Make a template: how conversations of a kind begin."""
-    return await call.ring.templates.create(call.tenant, body, _sharer(call))
+    return await call.ring.templates.create(
+        call.tenant, body, actor=call.actor, may_share=_may_share(call)
+    )
 
 
 async def list_templates(call: Call, query: Page) -> Annotated[list[Template], "Link"]:
@@ -63,17 +64,21 @@ async def get_template(call: Call, id: UUID) -> Template:
 
 async def change_template(call: Call, id: UUID, body: Change) -> Template:
     """Change what is given and not null; a new version, if it is of what the template says."""
-    return await call.ring.templates.change(call.tenant, id, body, _sharer(call))
+    return await call.ring.templates.change(
+        call.tenant, id, body, actor=call.actor, may_share=_may_share(call)
+    )
 
 
 async def amend_template(call: Call, id: UUID, body: Change) -> Template:
     """Change what is given; null clears what can be nothing."""
-    return await call.ring.templates.amend(call.tenant, id, body, _sharer(call))
+    return await call.ring.templates.amend(
+        call.tenant, id, body, actor=call.actor, may_share=_may_share(call)
+    )
 
 
 async def delete_template(call: Call, id: UUID) -> Gone:
     """Take a template out of sight; it is kept, and `is_active` brings it back."""
-    await call.ring.templates.delete(call.tenant, id, _sharer(call))
+    await call.ring.templates.delete(call.tenant, id, actor=call.actor, may_share=_may_share(call))
     return {"message": "Template deleted successfully"}
 
 
