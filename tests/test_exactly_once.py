@@ -171,7 +171,7 @@ async def kill(settings: Settings) -> None:
     connection = await asyncpg.connect(settings.database_url)
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'llmring-server'"
+        " WHERE application_name = 'llmring-server' AND datname = current_database()"
     )
     await connection.close()
 
