@@ -154,9 +154,7 @@ def owner_settings(url: str, settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def alone(
-    owner_settings: Settings, server_url: str, template: str
-) -> AsyncIterator[Ring]:
+async def alone(owner_settings: Settings, server_url: str, template: str) -> AsyncIterator[Ring]:
     """A ring on a database of its own: what is shared there, or lost, troubles no other test."""
     async with database(server_url, "alone", template) as url:
         own = owner_settings.model_copy(update={"database_url": url, "database_schema": SCHEMA})

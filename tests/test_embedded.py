@@ -20,6 +20,8 @@ from llmring_server.embedded import Cluster, Embedded, EmbeddedFailed, EmbeddedM
 from llmring_server.guardian import SOCKET, launched, take
 from tests.embedded_test_client import client, url_of
 
+pytestmark = pytest.mark.slow
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run it")
 
 

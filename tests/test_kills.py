@@ -16,12 +16,16 @@ from fcntl import LOCK_EX
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from llmring_server import Ring, Settings
 from llmring_server.embedded import Cluster, Embedded
 from llmring_server.guardian import is_server, take
 from llmring_server.server import listen, url_of
 from tests.kill_writers import Kept, Verdict, judge, writers
 from tests.test_cli import ENVIRONMENT
+
+pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("TEST_SEED") or time.time_ns() % 10**6)
 # For a machine that is busy with other things: usually all is over in seconds.

@@ -18,6 +18,8 @@ from tests.conftest import CALL
 from tests.kill_writers import CALLS, LOG, answer, call, post, wrong_sums
 from tests.test_kills import LONGEST, chance, own_cluster, serving, two_processes, unguarded, until
 
+pytestmark = pytest.mark.slow
+
 # What a request may take whose database is gone; unbounded, it would take for ever.
 PATIENCE = 8
 BATCH, STATS = "/api/v1/logs/batch", "/api/v1/stats"

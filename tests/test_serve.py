@@ -25,6 +25,8 @@ from llmring_server.guardian import take
 from tests.conftest import CALL
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 
+pytestmark = pytest.mark.slow
+
 LOG = "/api/v1/log"
 
 

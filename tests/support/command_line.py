@@ -15,7 +15,11 @@ def invoke(*arguments: str, environment: dict[str, str]) -> subprocess.Completed
     # In a thread, since commands start event loops, and a test may run in one.
     with ThreadPoolExecutor(1) as thread:
         result = thread.submit(
-            CliRunner().invoke, main, arguments, env=cleared | environment, prog_name="llmring-server"
+            CliRunner().invoke,
+            main,
+            arguments,
+            env=cleared | environment,
+            prog_name="llmring-server",
         ).result(60)
     if result.exc_info and not isinstance(result.exception, SystemExit | None):
         raise result.exception
