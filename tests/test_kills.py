@@ -23,6 +23,7 @@ from llmring_server.embedded import Cluster, Embedded
 from llmring_server.guardian import is_server, take
 from llmring_server.server import listen, url_of
 from tests.kill_writers import Kept, Verdict, judge, writers
+from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,7 @@ async def own_cluster() -> AsyncIterator[tuple[Embedded, Cluster]]:
     home = Cluster(Path(tempfile.mkdtemp(prefix="llmring-")))
     home.path.chmod(0o711)
     try:
+        make_cluster(home.path)
         with Embedded(home.path, linger=0) as server:
             yield server, home
         await until(lambda: unguarded(home))

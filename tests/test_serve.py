@@ -23,6 +23,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Server, Settings
 from llmring_server.guardian import take
 from tests.conftest import CALL
+from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 
 pytestmark = pytest.mark.slow
@@ -73,6 +74,7 @@ def home() -> Iterator[Path]:
     """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
     home = Path(tempfile.mkdtemp(prefix="llmring-"))
     home.chmod(0o711)
+    make_cluster(home)
     yield home
     deadline = time.monotonic() + 30
     while take(home / "guardian.lock", fcntl.LOCK_EX) is None:
