@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,9 +44,9 @@ def used(call: dict[str, Any]) -> Use:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of the run, once for all workers."""
     if not hasattr(config, "workerinput"):
-        folder = run_folder()
-        folder.__enter__()
-        config.add_cleanup(lambda: folder.__exit__(None, None, None))
+        stack = ExitStack()
+        stack.enter_context(run_folder())
+        config.add_cleanup(stack.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
