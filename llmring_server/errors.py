@@ -121,7 +121,9 @@ class NotConfigured(Conflict):
     """No key is configured to sign receipts."""
 
     code: Code = "receipts_not_configured"
-    detail = "Receipts are disabled because no signing key is configured; see docs/receipts/operators.md."
+    detail = (
+        "Receipts are disabled because no signing key is configured; see docs/receipts/operators.md."
+    )
 
 
 class InProgress(Conflict):

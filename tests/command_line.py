@@ -1,12 +1,18 @@
 """The published client's command line, as a user types it."""
 
 import asyncio
+import gc
+import io
 import os
 import sys
+import warnings
 from collections.abc import Awaitable, Callable
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from llmring import cli  # type: ignore[import-untyped]
 
 from llmring_server import Server
 
@@ -15,16 +21,27 @@ Run = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 def llmring(server: Server, key: str, tmp_path: Path) -> Run:
-    """Run `llmring ...` in an empty home; return what it prints."""
+    """Run `llmring ...` in an empty home, in this process; return what it prints."""
     ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
 
+    def main(arguments: tuple[str, ...]) -> str:
+        printed = io.StringIO()
+        with (
+            chdir(tmp_path),
+            patch.dict(os.environ, ours),
+            patch.object(sys, "argv", ["llmring", *arguments]),
+            redirect_stdout(printed),
+            warnings.catch_warnings(),
+        ):
+            # It leaves connections open for the end of its process to close.
+            warnings.simplefilter("ignore", ResourceWarning)
+            status = cli.main()
+            gc.collect()
+        assert not status, printed.getvalue()
+        return printed.getvalue()
+
     async def run(*arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "llmring.cli", *arguments),
-            cwd=tmp_path, env=os.environ | ours, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        printed, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode == 0, printed.decode()
-        return printed.decode()
+        # In a thread: the client starts an event loop, and the server runs in that of the test.
+        return await asyncio.wait_for(asyncio.to_thread(main, arguments), 60)
 
     return run

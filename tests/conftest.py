@@ -2,10 +2,8 @@
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,15 +14,17 @@ import pytest
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
 from starlette.applications import Starlette
 
-from llmring_server import Ring, Settings, build, create_app, migrate
-from llmring_server.embedded import Embedded
+from llmring_server import Ring, Settings, build, catalog, create_app, migrate
 from llmring_server.rates import FIELDS, Use, use
 from llmring_server.tenant import Tenant, of_key
 from tests.fake_registry import FakeRegistry, fake_registry
+from tests.support.postgres import database, run_folder, shared_server
 
 # No test calls anyone but those that bring a registry of their own.
 Settings.model_fields["registry_url"].default = "none"
 Settings.model_rebuild(force=True)
+
+SCHEMA = "tested"
 
 CALL: dict[str, Any] = {
     "provider": "openai",
@@ -41,24 +41,46 @@ def used(call: dict[str, Any]) -> Use:
     return use(call["provider"], *tokens, details)
 
 
-@pytest.fixture(scope="session")
-def data_dir() -> Iterator[Path]:
-    # pytest's own folders are closed to the user that PostgreSQL runs as when we are root.
-    path = Path(tempfile.mkdtemp(prefix="llmring-"))
-    path.chmod(0o711)
-    yield path / "data"
-    # The server may still be on its way out.
-    shutil.rmtree(path, ignore_errors=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of the run, once for all workers."""
+    if not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        stack.enter_context(run_folder())
+        config.add_cleanup(stack.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run each file, and one all that are slow, first, one after the other."""
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        item.add_marker(pytest.mark.xdist_group("slow" if slow else item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
-def url(data_dir: Path) -> Iterator[str]:
-    """A PostgreSQL to test on: TEST_DATABASE_URL, or one of our own."""
+def server_url() -> Iterator[str]:
+    """The URL of a PostgreSQL to test on: TEST_DATABASE_URL, or one that all workers share."""
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
-    with Embedded(data_dir) as server:
-        yield server.url("postgres")
+    with shared_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def template(server_url: str) -> AsyncIterator[str]:
+    """The name of a migrated database, to which nobody is connected: others are its copies."""
+    async with database(server_url, "template") as url:
+        async with pool_of(url, SCHEMA) as db:
+            await migrate(db)
+        yield catalog.name_of(url)
+
+
+@pytest.fixture(scope="session")
+async def url(server_url: str, template: str) -> AsyncIterator[str]:
+    """The URL of a migrated database that all tests of this worker share."""
+    async with database(server_url, "worker", template) as url:
+        yield url
 
 
 def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseManager]:
@@ -91,10 +113,8 @@ async def drop(db: AsyncDatabaseManager, schema: str) -> None:
 @pytest.fixture(scope="session")
 async def owner(url: str) -> AsyncIterator[AsyncDatabaseManager]:
     """The manager of the role that migrates, of the schema that all tests share."""
-    async with pool_of(url, f"test_{uuid4().hex[:8]}") as owner:
-        await migrate(owner)
+    async with pool_of(url, SCHEMA) as owner:
         yield owner
-        await drop(owner, owner.schema or "")
 
 
 @pytest.fixture(scope="session")
@@ -136,12 +156,12 @@ def owner_settings(url: str, settings: Settings) -> Settings:
 
 
 @pytest.fixture
-async def alone(owner_settings: Settings) -> AsyncIterator[Ring]:
-    """A ring on a schema of its own: what is shared there, or lost, troubles no other test."""
-    schema = f"alone_{uuid4().hex[:8]}"
-    async with Ring.open(owner_settings.model_copy(update={"database_schema": schema})) as ring:
-        yield ring
-        await drop(ring.db, schema)
+async def alone(owner_settings: Settings, server_url: str, template: str) -> AsyncIterator[Ring]:
+    """A ring on a database of its own: what is shared there, or lost, troubles no other test."""
+    async with database(server_url, "alone", template) as url:
+        own = owner_settings.model_copy(update={"database_url": url, "database_schema": SCHEMA})
+        async with Ring.open(own) as ring:
+            yield ring
 
 
 @pytest.fixture

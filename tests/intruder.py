@@ -67,9 +67,10 @@ def named(route: Route) -> str:
     return f"{min(route.methods or ())} {route.path}".replace("HEAD", "GET")
 
 
-@pytest.fixture
-async def victim(ring: Ring) -> Victim:
-    return await victim_of(ring)
+@pytest.fixture(scope="module")
+async def victim(db: AsyncDatabaseManager) -> Victim:
+    """One for all tests of a module: each of them checks that it still has what it had."""
+    return await victim_of(Ring(db, Settings(conversation_content="full")))
 
 
 class Intruder:

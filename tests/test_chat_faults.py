@@ -32,7 +32,7 @@ async def test_connections_that_die_lose_and_double_nothing(
     settings: Settings, tenant: Tenant, ring: Ring
 ) -> None:
     id = (await ring.conversations.create(tenant)).id
-    async with Ring.open(settings) as mortal:
+    async with Ring.open(settings.model_copy(update={"acquire_timeout": 30})) as mortal:
         talk = mortal.conversations
         one = Said(role="user", content="Hi", cost=Decimal("0.1"))
         work: list[Any] = [talk.append(tenant, id, [one] * 2) for _ in range(100)]

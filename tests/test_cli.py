@@ -3,9 +3,11 @@
 import asyncio
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +19,10 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import build, catalog
+from llmring_server.embedded import Cluster, Embedded
 from tests.conftest import CALL
+from tests.support.command_line import invoke
+from tests.support.postgres import make_cluster, wait_until_stopped
 from tests.test_migrations import names
 
 PROGRAM = str(Path(sys.executable).parent / "llmring-server")
@@ -28,10 +33,7 @@ ENVIRONMENT |= {"COLUMNS": "300", "LLMRING_REGISTRY_URL": "none"}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        (PROGRAM, *arguments), env=ENVIRONMENT | settings,
-        check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    return invoke(*arguments, environment=ENVIRONMENT | settings)
 
 
 def done(*arguments: str, **settings: str) -> str:
@@ -74,6 +76,18 @@ def server_for_tests(url: str) -> dict[str, str]:
         "TEST_DB_USER": parts.username or "postgres",
         "TEST_DB_PASSWORD": parts.password or "",
     }
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    """A data folder of its own, whose server runs until the last test of this file."""
+    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
+    folder.chmod(0o711)
+    make_cluster(folder / "home")
+    with Embedded(folder / "home", linger=0):
+        yield folder / "home"
+    wait_until_stopped(Cluster(folder / "home"))
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from llmring_server import embedded
 from llmring_server.embedded import Cluster, Embedded, EmbeddedFailed, EmbeddedMissing, binaries
 from llmring_server.guardian import SOCKET, launched, take
 from tests.embedded_test_client import client, url_of
+from tests.support.postgres import make_cluster
+
+pytestmark = pytest.mark.slow
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run it")
 
@@ -74,8 +77,15 @@ def running(*command: Path | str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def server(cluster: Cluster) -> Iterator[Embedded]:
-    with Embedded(cluster.path, linger=0) as server:
+def made(cluster: Cluster) -> Cluster:
+    """A folder where initdb need not run first."""
+    make_cluster(cluster.path)
+    return cluster
+
+
+@pytest.fixture
+def server(made: Cluster) -> Iterator[Embedded]:
+    with Embedded(made.path, linger=0) as server:
         yield server
 
 
@@ -87,6 +97,7 @@ async def test_a_second_start_finds_what_the_first_wrote(cluster: Cluster) -> No
         assert await ask(server.url(), "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.usefixtures("made")
 async def test_the_server_stays_until_its_last_client_has_gone(cluster: Cluster) -> None:
     with client(cluster.path) as first, client(cluster.path) as second:
         assert url_of(first) == (url := url_of(second))
@@ -95,6 +106,7 @@ async def test_the_server_stays_until_its_last_client_has_gone(cluster: Cluster)
     eventually(lambda: shut_down(cluster))
 
 
+@pytest.mark.usefixtures("made")
 def test_the_server_ends_well_when_its_client_is_killed(cluster: Cluster) -> None:
     with client(cluster.path) as killed:
         assert url_of(killed)
@@ -125,6 +137,7 @@ async def test_a_killed_postmaster_comes_back_with_all_that_was_committed(
     assert await ask(server.url(), "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.usefixtures("made")
 async def test_an_orphan_makes_room(cluster: Cluster) -> None:
     postgres = cluster.prepare() / "postgres"
     sockets = f"unix_socket_directories={cluster.sockets}"
@@ -135,6 +148,7 @@ async def test_an_orphan_makes_room(cluster: Cluster) -> None:
             assert await ask(server.url()) == 42
 
 
+@pytest.mark.usefixtures("made")
 async def test_a_stranger_with_a_dead_server_s_number_is_left_alone(cluster: Cluster) -> None:
     cluster.prepare()
     with running("/bin/sleep", "600") as stranger:
@@ -145,6 +159,7 @@ async def test_a_stranger_with_a_dead_server_s_number_is_left_alone(cluster: Clu
         assert stranger.poll() is None
 
 
+@pytest.mark.usefixtures("made")
 def test_data_of_another_version_are_refused(cluster: Cluster) -> None:
     cluster.prepare()
     (cluster.data / "PG_VERSION").write_text("12\n")
@@ -152,6 +167,7 @@ def test_data_of_another_version_are_refused(cluster: Cluster) -> None:
         Embedded(cluster.path).start()
 
 
+@pytest.mark.usefixtures("made")
 def test_broken_data_are_explained_by_the_log(cluster: Cluster) -> None:
     cluster.prepare()
     (cluster.data / "global/pg_control").unlink()

@@ -156,7 +156,7 @@ async def test_a_batch_that_fails_leaves_the_callers_transaction_usable(
 async def test_connections_that_die_lose_and_double_nothing(
     settings: Settings, tenant: Tenant, ring: Ring
 ) -> None:
-    async with Ring.open(settings) as mortal:
+    async with Ring.open(settings.model_copy(update={"acquire_timeout": 30})) as mortal:
         work = [asyncio.create_task(mortal.usage.log(tenant, entry())) for _ in range(300)]
         for _ in range(3):
             await asyncio.sleep(0.01)
@@ -171,7 +171,7 @@ async def kill(settings: Settings) -> None:
     connection = await asyncpg.connect(settings.database_url)
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE application_name = 'llmring-server'"
+        " WHERE application_name = 'llmring-server' AND datname = current_database()"
     )
     await connection.close()
 

@@ -16,12 +16,17 @@ from fcntl import LOCK_EX
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from llmring_server import Ring, Settings
 from llmring_server.embedded import Cluster, Embedded
 from llmring_server.guardian import is_server, take
 from llmring_server.server import listen, url_of
 from tests.kill_writers import Kept, Verdict, judge, writers
+from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT
+
+pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("TEST_SEED") or time.time_ns() % 10**6)
 # For a machine that is busy with other things: usually all is over in seconds.
@@ -47,6 +52,7 @@ async def own_cluster() -> AsyncIterator[tuple[Embedded, Cluster]]:
     home = Cluster(Path(tempfile.mkdtemp(prefix="llmring-")))
     home.path.chmod(0o711)
     try:
+        make_cluster(home.path)
         with Embedded(home.path, linger=0) as server:
             yield server, home
         await until(lambda: unguarded(home))

@@ -124,6 +124,7 @@ async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> No
         await fresh.execute(f"DROP SCHEMA IF EXISTS {mine} CASCADE")
 
 
+@pytest.mark.slow
 async def test_migrate_is_applied_once_by_many_processes_at_once(
     url: str, owner_settings: Settings
 ) -> None:

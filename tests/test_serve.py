@@ -27,8 +27,11 @@ from llmring_server.cli.serve import application
 from llmring_server.guardian import take
 from tests.bad_wire import get
 from tests.conftest import CALL
+from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 from tests.wire import ask, statuses
+
+pytestmark = pytest.mark.slow
 
 LOG = "/api/v1/log"
 ROOT = Path(__file__).parent.parent
@@ -78,6 +81,7 @@ def home() -> Iterator[Path]:
     """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
     home = Path(tempfile.mkdtemp(prefix="llmring-"))
     home.chmod(0o711)
+    make_cluster(home)
     yield home
     deadline = time.monotonic() + 30
     while take(home / "guardian.lock", fcntl.LOCK_EX) is None:

@@ -18,6 +18,8 @@ from tests.conftest import CALL
 from tests.test_kills import LONGEST
 from tests.wire import statuses
 
+pytestmark = pytest.mark.slow
+
 
 def open_ended(request: bytes) -> bytes:
     return request.replace(b"Connection: close\r\n", b"")

@@ -18,6 +18,8 @@ import llmring_server
 from llmring_server import catalog
 from tests.conftest import CALL
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(llmring_server.__file__).parents[1]
 VECTORS = ROOT / "tests/vectors"
 # Nothing of the tree's, nor of whoever runs the tests, is there to help.

@@ -1,0 +1,102 @@
+"""The PostgreSQL of a test run: one server for all workers, and databases of each worker."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+
+from llmring_server import catalog
+from llmring_server.embedded import Cluster, Embedded
+from llmring_server.guardian import take
+
+# Workers of pytest-xdist inherit the environment of the process that starts them.
+FOLDER = "LLMRING_TEST_RUN"
+# What this server holds is thrown away: nothing needs to reach the disk. Tests of durability
+# start servers of their own, which do sync.
+UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
+
+
+@contextmanager
+def run_folder() -> Iterator[None]:
+    """Make the folder that all processes of a run share; remove it after the run."""
+    # pytest's own folders are closed to the user that PostgreSQL runs as when we are root.
+    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
+    folder.chmod(0o711)
+    os.environ[FOLDER] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[FOLDER]
+        wait_until_stopped(Cluster(folder / "server"))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_stopped(cluster: Cluster, patience: float = 30) -> None:
+    """Wait until the supervisor of a cluster has ended, if it has one."""
+    deadline = time.monotonic() + patience
+    while cluster.path.exists() and time.monotonic() < deadline:
+        if (lock := take(cluster.guardian, fcntl.LOCK_EX)) is not None:
+            os.close(lock)
+            return
+        time.sleep(0.02)
+
+
+def make_cluster(home: Path, settings: str = "") -> None:
+    """Make a cluster in `home`, which no one else uses yet: a copy of one that initdb made."""
+    run = Path(os.environ[FOLDER])
+    pristine = Cluster(run / "pristine")
+    with (run / "pristine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not pristine.data.exists():
+            open_folder(pristine.path)
+            pristine.prepare()
+    open_folder(home)
+    # PostgreSQL wants its files to be its user's own; shutil.copytree would make them ours.
+    subprocess.run(("/bin/cp", "-a", pristine.data, home / "new"), check=True)
+    with (home / "new/postgresql.conf").open("a") as file:
+        file.write(settings)
+    (home / "new").rename(home / "data")
+
+
+def open_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o711)
+
+
+@contextmanager
+def shared_server() -> Iterator[str]:
+    """Run the server that all workers share; yield the URL of a database of it."""
+    run = Path(os.environ[FOLDER])
+    with (run / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run / "server/data").exists():
+            make_cluster(run / "server", UNSAFE)
+    with Embedded(run / "server", linger=0) as server:
+        yield server.url("postgres")
+
+
+@asynccontextmanager
+async def database(server: str, name: str, template: str = "") -> AsyncIterator[str]:
+    """Create a database, a copy of `template` if one is named; yield its URL; drop it."""
+    name = f"{name}_{uuid4().hex[:8]}"
+    connection = await asyncpg.connect(server)
+    try:
+        await create(connection, name, template)
+        yield catalog.named(server, name)
+        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    finally:
+        await connection.close()
+
+
+async def create(connection: asyncpg.Connection, name: str, template: str) -> None:
+    # To copy files is faster than to log every page, where a checkpoint need not reach the disk.
+    copied = f"TEMPLATE {template} STRATEGY file_copy" if template else ""
+    await connection.execute(f"CREATE DATABASE {name} {copied}")
