@@ -83,7 +83,7 @@ async def ended(connection: HttpToolsProtocol) -> None:
     connection.connection_lost(None)
 
 
-async def told(
+async def response_to(
     protocol: type[HttpToolsProtocol], request: bytes, headers: list[tuple[bytes, bytes]]
 ) -> tuple[list[bytes], bool]:
     """Return what is written in answer to a request, and whether the connection ends then."""
@@ -96,15 +96,15 @@ async def told(
 
 
 @pytest.mark.parametrize("request_", [GET, CLOSING, OLD, HEAD, UNREAD])
-async def test_an_answer_is_uvicorns_in_one_write(request_: bytes) -> None:
-    ours, ended = await told(Protocol, request_, HEADERS)
-    theirs, theirs_ended = await told(HttpToolsProtocol, request_, HEADERS)
+async def test_a_response_has_the_bytes_of_uvicorn_in_one_write(request_: bytes) -> None:
+    ours, ended = await response_to(Protocol, request_, HEADERS)
+    theirs, theirs_ended = await response_to(HttpToolsProtocol, request_, HEADERS)
     assert (b"".join(ours), ended) == (b"".join(theirs), theirs_ended)
     assert len(ours) == 1
     assert ours[0].startswith(b"HTTP/1.1 201 Created\r\ndate: today\r\nx-request-id: 1\r\n")
 
 
-async def test_an_answer_in_two_parts_is_one_write() -> None:
+async def test_head_and_body_are_one_write_with_an_access_log() -> None:
     connection, wire = connect(Protocol, Answering([*HEADERS, (b"x-a", b"a")]))
     connection.access_log = True  # uvicorn writes then
     connection.data_received(GET)
@@ -115,10 +115,14 @@ async def test_an_answer_in_two_parts_is_one_write() -> None:
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"\x7f"])
 async def test_a_header_that_could_be_two_is_never_written(value: bytes) -> None:
     bad = [*HEADERS, (b"link", value)]
-    assert await told(Protocol, GET, bad) == await told(HttpToolsProtocol, GET, bad) == ([], True)
+    assert (
+        await response_to(Protocol, GET, bad)
+        == await response_to(HttpToolsProtocol, GET, bad)
+        == ([], True)
+    )
 
 
-async def test_requests_in_line_are_answered_one_after_another() -> None:
+async def test_pipelined_requests_are_answered_in_order() -> None:
     connection, wire = connect(Protocol, Answering(HEADERS))
     connection.data_received(GET * 3 + CLOSING + GET)
     await ended(connection)
@@ -127,7 +131,7 @@ async def test_requests_in_line_are_answered_one_after_another() -> None:
     assert connection.server_state.total_requests == 4
 
 
-async def test_who_cannot_listen_yet_is_waited_for() -> None:
+async def test_a_response_waits_until_the_connection_takes_data_again() -> None:
     connection, wire = connect(Protocol, Answering(HEADERS))
     connection.pause_writing()
     connection.data_received(GET)
@@ -139,7 +143,7 @@ async def test_who_cannot_listen_yet_is_waited_for() -> None:
     assert b"".join(wire.writes).endswith(BODY)
 
 
-async def test_who_has_left_is_told_nothing() -> None:
+async def test_nothing_is_written_after_the_client_has_disconnected() -> None:
     app = Answering(HEADERS)
     app.may.clear()
     connection, wire = connect(Protocol, app)
