@@ -122,7 +122,8 @@ class NotConfigured(Conflict):
 
     code: Code = "receipts_not_configured"
     detail = (
-        "Receipts are disabled because no signing key is configured; see docs/receipts/operators.md."
+        "Receipts are disabled because no signing key is configured;"
+        " see docs/receipts/operators.md."
     )
 
 
