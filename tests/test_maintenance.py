@@ -70,7 +70,7 @@ async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring
     last_day = oldest - timedelta(days=1)
     for moment in (last_day, oldest):
         await alone.usage.log(TENANT, ago(0).model_copy(update={"logged_at": moment}))
-    await maintain(alone.db, retain=now - oldest.replace(day=15))
+    await maintain(alone.db, retain=now - oldest.replace(day=15), actor=LIBRARY)
     window = Window(start_date=last_day, tz="Asia/Tokyo")
     async with alone.db.transaction() as tx:
         await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")

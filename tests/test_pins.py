@@ -37,7 +37,7 @@ from llmring_server.tally import Tally, call_of
 from llmring_server.tenant import Tenant, of_key
 from llmring_server.wanted import Wanted
 from llmring_server.web.export import COLUMNS
-from llmring_verify import call, merkle
+from llmring_verify import merkle, receipt
 from tests.signers import keyring
 
 PROJECT = Tenant(UUID("01900000-0000-7000-8000-000000000001"))
@@ -269,11 +269,11 @@ UNPRICED = row(
 
 
 async def receipt_of(*rows: Row) -> Stored:
-    tally, tree = Tally(), merkle.Root()
+    tally, tree = Tally(), merkle.MerkleRoot()
     tally.add(rows)
     calls = [call_of(each) for each in rows]
     for each in calls:
-        tree.add(merkle.leaf(call.entry(each)))
+        tree.add(merkle.leaf_hash(receipt.leaf_entry(each)))
     wanted = Wanted(description="d", tags=["t"], since_last_receipt=True)
     issued_at = datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=UTC)
     draft = Draft(ID, PROJECT, "logs.example.org", issued_at, wanted, tally)
@@ -342,7 +342,7 @@ async def test_bytes_of_a_receipt_of_several_calls() -> None:
 
 
 def test_leaf_of_a_call() -> None:
-    entry = call.entry(call_of(PRICED))
+    entry = receipt.leaf_entry(call_of(PRICED))
     assert entry == (
         b'llmring-call/1\n{"alias":"fast","conversation_id":null,'
         b'"cost":{"amount":"0.2500000000","currency":"USD","source":"client"},'
@@ -353,7 +353,7 @@ def test_leaf_of_a_call() -> None:
         b'"tokens":{"cached_input":0,"input":10,"output":5},"v":"llmring-call/1"}'
     )
     expected = "67c3a07b232c2af259ef654db8182af0b1878d895a6e0e016434c34aa6210e43"
-    assert merkle.leaf(entry).hex() == expected
+    assert merkle.leaf_hash(entry).hex() == expected
 
 
 async def test_log_commitment_of_a_receipt(monkeypatch: pytest.MonkeyPatch) -> None:

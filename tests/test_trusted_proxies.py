@@ -9,7 +9,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 from pydantic import ValidationError
 
-from llmring_server import Ring, Server, Settings
+from llmring_server import LIBRARY, Ring, Server, Settings
 from llmring_server.keys import Wanted
 from tests.wire import serve
 
@@ -40,7 +40,9 @@ def client_of(server: Server, key: str, lines: list[str]) -> httpx.AsyncClient:
 
 async def audited_address(ring: Ring, lines: list[str]) -> str | None:
     """Issue a key over HTTP with these headers; return the address in the audit log."""
-    admin = await ring.keys.issue(f"project {uuid4()}", Wanted(scopes=["admin", "read"]))
+    admin = await ring.keys.issue(
+        f"project {uuid4()}", Wanted(scopes=["admin", "read"]), actor=LIBRARY
+    )
     async with Server(ring, port=0) as server, client_of(server, admin.secret, lines) as client:
         answer = await client.post("/api/v1/keys", json={"scopes": ["read"]})
         assert answer.status_code == 200
