@@ -135,9 +135,10 @@ class Sealed(RingError):
     status = 503
 
 
-class Stale(Unavailable):
+class Stale(RingError):
     """The registry has not answered well for more than 7 days: too old to be told as its word."""
 
+    status = 503
     retry_after = 15
 
 
@@ -150,10 +151,6 @@ class Overloaded(RingError):
 
 class Locked(Overloaded):
     """Someone else holds what this would change; try again soon."""
-
-    def __init__(self, detail: str | None = None, at: str | None = None) -> None:
-        super().__init__(detail)
-        self.at = at or ""
 
 
 class NotMigrated(RingError):

@@ -3,7 +3,7 @@
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from llmring_server.errors import Unavailable
+from llmring_server.errors import RingError
 from llmring_verify.keys import load_public
 from llmring_verify.receipt import base64url, from_base64url
 from llmring_verify.strict import Refused
@@ -11,8 +11,10 @@ from llmring_verify.strict import Refused
 _LENGTH = 32
 
 
-class BadKey(Unavailable):
+class BadKey(RingError):
     """The keys of receipts cannot be used."""
+
+    status = 503
 
 
 def make() -> Ed25519PrivateKey:
