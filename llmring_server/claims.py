@@ -27,14 +27,6 @@ Conversation = TypeVar("Conversation", UUID, None)
 FirstUse: TypeAlias = asyncpg.Record
 
 
-class IdempotencyKeyLocked(InProgress):
-    """A request with this Idempotency-Key is still running; try again in a second."""
-
-    def __init__(self) -> None:
-        # To the caller it is one thing with a first use that is not committed yet.
-        super().__init__(code="in_progress")
-
-
 def digest(data: bytes) -> UUID:
     """Return 16 bytes of a SHA-256: enough to recognise what may be long."""
     return UUID(bytes=sha256(data).digest()[:16])
@@ -100,14 +92,14 @@ class Claims(Repository):
     ) -> bool:
         """Take a key for `id`; False if it is taken.
 
-        IdempotencyKeyLocked while another transaction has taken it and does not end: the statement
-        waits for nothing else, so a lock timeout here is about the key.
+        InProgress if another transaction has taken it and does not end: the statement waits for
+        nothing else, so a lock timeout is about the key.
         """
         params = {"id": id, "logged_at": logged_at, "conversation_id": conversation_id}
         try:
             return bool(await self._all("claim", tenant=tenant, **params, **claim._asdict()))
         except Locked as exc:
-            raise IdempotencyKeyLocked from exc
+            raise InProgress from exc
 
     async def first(
         self, tenant: Tenant, claim: Claim | None, id: UUID, conversation_id: Conversation

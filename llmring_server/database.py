@@ -144,8 +144,8 @@ class Database:
     async def transaction(self) -> AsyncIterator[Self]:
         """Yield this database inside a transaction, or inside a savepoint of the caller's."""
         async with self.connection() as connection:
-            transaction = connection.transaction()
             with translated(connection):
+                transaction = connection.transaction()
                 await transaction.start()
             try:
                 yield self._on(connection)

@@ -17,12 +17,6 @@ Found = bytes | RingError
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llmring-server"}
 
 
-class RegistryUnavailable(RingError):
-    """The registry does not answer as it should."""
-
-    status = 503
-
-
 async def fetch(base: str, providers: Sequence[str]) -> dict[str, Found]:
     """Fetch the current file of each provider, all at once; each succeeds or fails by itself.
 
@@ -50,15 +44,15 @@ async def _fetch(client: httpx.AsyncClient, url: str, share: int, deadline: floa
     except RingError as exc:
         return exc
     except (TimeoutError, httpx.TimeoutException):
-        return RegistryUnavailable("no answer in time")
+        return RingError("no answer in time")
     except httpx.HTTPError as exc:
         # Of its text we cannot tell what is in it.
-        return RegistryUnavailable(f"no connection ({type(exc).__name__})")
+        return RingError(f"no connection ({type(exc).__name__})")
 
 
 def _check(answer: httpx.Response) -> None:
     if answer.status_code != httpx.codes.OK:
-        raise RegistryUnavailable(f"it answered {answer.status_code}")
+        raise RingError(f"it answered {answer.status_code}")
     media, _, parameters = answer.headers.get("content-type", "").lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if media.strip() not in {"application/json", "text/json"} or charset not in {"", "utf-8"}:
