@@ -65,7 +65,7 @@ class Claim(NamedTuple):
         return cls(digest(key.encode()), fingerprint) if key else None
 
 
-def checked(first_use: FirstUse | None, claim: Claim) -> FirstUse:
+def require_same_request(first_use: FirstUse | None, claim: Claim) -> FirstUse:
     """Return the first use of a key if it was for the same request; InProgress, Invalid."""
     if first_use is None:
         # It was rolled back, or is not visible yet.
@@ -108,7 +108,7 @@ class Claims(Repository):
         if claim is None or await self.take(tenant, claim, id, moment_of(id), conversation_id):
             return id, conversation_id
         rows = await self._all("claimed", tenant=tenant, key=claim.key)
-        first_use = checked(rows[0] if rows else None, claim)
+        first_use = require_same_request(rows[0] if rows else None, claim)
         return first_use["id"], first_use["conversation_id"]
 
     async def first_uses(

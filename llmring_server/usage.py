@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 from uuid import UUID
 
 from llmring_server.book import UNREAD, Book, Pricing
-from llmring_server.claims import Claim, Claims, FirstUse, checked
+from llmring_server.claims import Claim, Claims, FirstUse, require_same_request
 from llmring_server.combine import Bounds, Combine
 from llmring_server.database import Database
 from llmring_server.entry import Entry
@@ -202,7 +202,7 @@ def _stored(call: Record) -> Logged:
 
 def _first_answer(call: Record, claim: Claim, first_use: FirstUse | None) -> Logged | RingError:
     try:
-        found = checked(first_use, claim)
+        found = require_same_request(first_use, claim)
     except RingError as exc:
         return exc
     replayed = found["id"] != call.id
