@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from llmring_server.database import reaching
-from llmring_server.errors import Unavailable
+from llmring_server.errors import Conflict
 from llmring_server.leases import Connection
 
 # Only a database with this comment is ever dropped.
@@ -72,6 +72,6 @@ async def throwaways(url: str) -> list[str]:
 async def drop(url: str) -> None:
     """Drop the throw-away database that `url` names, whoever is connected to it."""
     if name_of(url) not in await throwaways(url):
-        raise Unavailable(f"{name_of(url)} is not a throw-away database of ours; it stays.")
+        raise Conflict(f"{name_of(url)} is not a throw-away database of ours; it stays.")
     async with _server(url) as server:
         await server.execute(f"DROP DATABASE IF EXISTS {_quoted(name_of(url))} WITH (FORCE)")

@@ -1,31 +1,57 @@
-"""Idempotency keys of what is more than one call: used once, for one request."""
+"""Idempotency keys: a key is used once, for one request, and repeats get the first answer again.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Self, TypeVar
+Every key is stored in `usage_keys`, as a digest, with a fingerprint of the request that it was
+first sent with and the id that the request was given.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 from uuid import UUID
 
+import asyncpg
+import orjson
+from pydantic import BaseModel
+
+from llmring_server.bounded import plain
+from llmring_server.entry import Entry
 from llmring_server.errors import InProgress, Invalid, Locked
 from llmring_server.ids import moment_of
-from llmring_server.record import digest
 from llmring_server.repository import Repository
 from llmring_server.tenant import Tenant
 
 Conversation = TypeVar("Conversation", UUID, None)
 
-# PostgreSQL names the table that it waited for in vain.
-_KEYS = "usage_keys"
+# A row of `claimed` or `first_uses`.
+FirstUse: TypeAlias = asyncpg.Record
 
 
-@contextmanager
-def waiting() -> Iterator[None]:
-    """Say InProgress where another request still holds the key."""
-    try:
-        yield
-    except Locked as exc:
-        if _KEYS in exc.at:
-            raise InProgress from exc
-        raise
+def digest(data: bytes) -> UUID:
+    """Return 16 bytes of a SHA-256: enough to recognise what may be long."""
+    return UUID(bytes=sha256(data).digest()[:16])
+
+
+def key_of_item(key: str, index: int) -> str:
+    """Return the key of one item of a batch that was sent with `key`."""
+    return f"{key} {index}"
+
+
+def fingerprint(*parts: Any) -> UUID:
+    """Digest a request, whatever its spelling: the same one has the same fingerprint for ever."""
+    return digest(orjson.dumps(parts, _plain, orjson.OPT_SORT_KEYS))
+
+
+def fingerprint_of_call(entry: Entry, batch_size: int) -> UUID:
+    """Digest an entry as one of `batch_size` entries that were sent together."""
+    fields = entry.model_dump(exclude={"idempotency_key"}, exclude_none=True)
+    return digest(orjson.dumps([batch_size, fields], plain, orjson.OPT_SORT_KEYS))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(exclude_none=True)
+    return plain(value)
 
 
 class Claim(NamedTuple):
@@ -39,29 +65,56 @@ class Claim(NamedTuple):
         return cls(digest(key.encode()), fingerprint) if key else None
 
 
+def require_same_request(first_use: FirstUse | None, claim: Claim) -> FirstUse:
+    """Return the first use of a key if it was for the same request; InProgress, Invalid."""
+    if first_use is None:
+        # It was rolled back, or is not visible yet.
+        raise InProgress
+    if first_use["fingerprint"] != claim.fingerprint:
+        raise Invalid(
+            "This Idempotency-Key was used for another request.", "idempotency_key_reused"
+        )
+    return first_use
+
+
 class Claims(Repository):
-    """The keys of every tenant; those of calls are among them."""
+    """The keys of every tenant, on whatever route they are used."""
 
     noun = "claims"
+
+    async def take(
+        self,
+        tenant: Tenant,
+        claim: Claim,
+        id: UUID,
+        logged_at: datetime,
+        conversation_id: UUID | None = None,
+    ) -> bool:
+        """Take a key for `id`; False if it is taken.
+
+        InProgress if another transaction has taken it and does not end: the statement waits for
+        nothing else, so a lock timeout is about the key.
+        """
+        params = {"id": id, "logged_at": logged_at, "conversation_id": conversation_id}
+        try:
+            return bool(await self._all("claim", tenant=tenant, **params, **claim._asdict()))
+        except Locked as exc:
+            raise InProgress from exc
 
     async def first(
         self, tenant: Tenant, claim: Claim | None, id: UUID, conversation_id: Conversation
     ) -> tuple[UUID, Conversation]:
         """Return what this claim is for, and in which conversation: these, unless it had others."""
-        if claim is None:
+        if claim is None or await self.take(tenant, claim, id, moment_of(id), conversation_id):
             return id, conversation_id
-        ours = {"id": id, "conversation_id": conversation_id, "logged_at": moment_of(id)}
-        if not await self._all("claim", tenant=tenant, **ours, **claim._asdict()):
-            return await self._found(tenant, claim)
-        return id, conversation_id
-
-    async def _found(self, tenant: Tenant, claim: Claim) -> tuple[UUID, Any]:
         rows = await self._all("claimed", tenant=tenant, key=claim.key)
-        if not rows:
-            raise InProgress
-        [row] = rows
-        if row["fingerprint"] != claim.fingerprint:
-            raise Invalid(
-                "This Idempotency-Key was used for another request.", "idempotency_key_reused"
-            )
-        return row["id"], row["conversation_id"]
+        first_use = require_same_request(rows[0] if rows else None, claim)
+        return first_use["id"], first_use["conversation_id"]
+
+    async def first_uses(
+        self, keys: Iterable[tuple[Tenant, UUID]]
+    ) -> dict[tuple[Tenant, UUID], FirstUse]:
+        """Return what these keys were first used for; of calls, with their costs."""
+        wanted = orjson.dumps([{"tenant": tenant, "key": key} for tenant, key in keys], plain)
+        rows = await self._all("first_uses", wanted=wanted.decode())
+        return {(Tenant(row["tenant"]), row["key"]): row for row in rows}

@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar, cast
 
+from asyncpg import IntegrityConstraintViolationError
+
+from llmring_server.database_errors import refuses_a_row
 from llmring_server.errors import Overloaded, RingError, trace
 from llmring_server.patience import persist
 
@@ -32,7 +35,7 @@ class Combine(Generic[Item, Outcome]):
     """Turns `write` of many into a call for one.
 
     `write` gives an outcome (or a RingError) for each item, all of them committed, or raises.
-    An error that blames an item is given to that item alone.
+    An error that blames an item, or a row that the database refuses, is given to that item alone.
     """
 
     def __init__(
@@ -54,6 +57,11 @@ class Combine(Generic[Item, Outcome]):
         self._waiting.append((item, future))
         self._set_out()
         return await future
+
+    async def drain(self) -> None:
+        """Wait until everything that waits is written, or has failed."""
+        while self._flights:
+            await asyncio.wait(self._flights)
 
     def _set_out(self) -> None:
         if self._waiting and len(self._flights) < self._bounds.flights and self._is_alone():
@@ -92,7 +100,7 @@ class Combine(Generic[Item, Outcome]):
         return [each for each in taken if not each[1].cancelled()]
 
     async def _land(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        outcomes: Sequence[Outcome | RingError] = [RingError()] * len(batch)
+        outcomes: Sequence[Outcome | Exception] = [RingError()] * len(batch)
         try:
             outcomes = await self._outcomes([item for item, _ in batch])
         finally:
@@ -100,22 +108,22 @@ class Combine(Generic[Item, Outcome]):
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 settle(future, outcome)
 
-    async def _outcomes(self, items: Sequence[Item]) -> list[Outcome | RingError]:
+    async def _outcomes(self, items: Sequence[Item]) -> list[Outcome | Exception]:
         try:
-            return await persist(lambda: self._write(items))
-        except RingError as exc:
-            if not exc.blames_caller or len(items) == 1:
+            return [*await persist(lambda: self._write(items))]
+        except (RingError, IntegrityConstraintViolationError) as exc:
+            if not refuses_a_row(exc) or len(items) == 1:
                 return [exc] * len(items)
         # One of them cannot be stored: halve until it stands alone.
         middle = len(items) // 2
         return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
 
 
-def settle(future: asyncio.Future[Outcome], outcome: Outcome | RingError) -> None:
+def settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
     """Tell one waiter; one who has left hears nothing."""
     if future.done():
         return
-    if isinstance(outcome, RingError):
+    if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:
         future.set_result(outcome)

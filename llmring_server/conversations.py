@@ -6,9 +6,9 @@ from typing import Any, Self
 from uuid import UUID
 
 from llmring_server.caller import Actor, Auditing
-from llmring_server.claims import Claim, Claims, waiting
+from llmring_server.claims import Claim, Claims, fingerprint
 from llmring_server.database import Database
-from llmring_server.exchange import Exchange, Recording, fingerprint
+from llmring_server.exchange import Exchange, Recording
 from llmring_server.ids import new_id
 from llmring_server.messages import LEVELS, Level, Message, Said, numbered, rows
 from llmring_server.pages import PAGE_BYTES
@@ -193,5 +193,4 @@ class Conversations(Repository):
             async with self._database.transaction() as inside:
                 return await work(self.on(inside))
 
-        with waiting():
-            return await self._persist(once)
+        return await self._persist(once)

@@ -1,7 +1,7 @@
 """One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from copy import copy
 from typing import Any, Self, TypeAlias
 
@@ -9,44 +9,13 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.database_errors import translated
 from llmring_server.leases import Connection, Leases, OwnManager
 from llmring_server.patience import patiently
 from llmring_server.settings import Settings
 
 # Generic for the type checker only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-# What the database or its driver raises; `translated` says what a caller is told.
-_UNAVAILABLE = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-_BUSY = (
-    asyncpg.QueryCanceledError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    TimeoutError,
-)
-_OUTDATED = (
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.InvalidSchemaNameError,
-)
-# A row that no table of ours can hold. Validation should have refused it first.
-_UNFIT = (
-    asyncpg.DataError,
-    asyncpg.IntegrityConstraintViolationError,
-    asyncpg.ProgramLimitExceededError,
-    OverflowError,
-)
 
 # A server that starts beside us, or recovers, is there after a while.
 STARTING = 5.0
@@ -61,27 +30,6 @@ NO_DATABASE = (
     "No database is named: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
     " or run `llmring-server serve`, which can bring its own."
 )
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn what the database or the driver raises into our own errors."""
-    try:
-        yield
-    except asyncpg.UniqueViolationError as exc:
-        raise errors.Conflict from exc
-    except asyncpg.ForeignKeyViolationError as exc:
-        raise errors.NotFound from exc
-    except _OUTDATED as exc:
-        raise errors.NotMigrated from exc
-    except asyncpg.LockNotAvailableError as exc:
-        raise errors.Locked(at=exc.context) from exc
-    except _BUSY as exc:
-        raise errors.Overloaded from exc
-    except _UNFIT as exc:
-        raise errors.Invalid("A value is out of the range that can be stored.") from exc
-    except _UNAVAILABLE as exc:
-        raise errors.Unavailable from exc
 
 
 class _Plain(asyncpg.Connection):
@@ -179,21 +127,42 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Yield a connection; whatever it raises is translated."""
-        with translated():
-            if self.held is not None:
-                yield self.held
-                return
-            lease = await self._leases.take()
-            try:
-                yield lease.connection
-            except BaseException:
-                await lease.back.aclose()
-                raise
+        """Yield a connection. What is done with it raises the driver's errors: see `translated`."""
+        if self.held is not None:
+            yield self.held
+            return
+        lease = await self._leases.take()
+        try:
+            yield lease.connection
+        except BaseException:
+            await self._leases.give_back(lease)
+            raise
+        with translated(lease.connection):
             await self._leases.rest(lease)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
         """Yield this database inside a transaction, or inside a savepoint of the caller's."""
-        async with self.connection() as connection, connection.transaction():
-            yield self._on(connection)
+        async with self.connection() as connection:
+            with translated(connection):
+                transaction = connection.transaction()
+                await transaction.start()
+            try:
+                yield self._on(connection)
+            except BaseException:
+                # With its connection, a transaction is lost, too: the first error tells why.
+                with suppress(errors.Unavailable), translated(connection):
+                    await transaction.rollback()
+                raise
+            with translated(connection):
+                await transaction.commit()
+
+    async def fetch(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement and return its rows."""
+        async with self.connection() as connection:
+            with translated(connection):
+                return await connection.fetch(text, *arguments, timeout=self.timeout)
+
+    async def aclose(self) -> None:
+        """Give back to the pool the connections that are kept between uses."""
+        await self._leases.aclose()

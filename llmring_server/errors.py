@@ -214,9 +214,10 @@ class Sealed(RingError):
     detail = "The secret cannot be decrypted: its key is missing from LLMRING_SEALING_KEYS."
 
 
-class Stale(Unavailable):
+class Stale(RingError):
     """The copy of the model registry is too old."""
 
+    status = 503
     code: Code = "registry_stale"
     detail = "The model registry has not been reachable for 7 days; its data is too old to serve."
     retry_after = 15
@@ -236,10 +237,6 @@ class Locked(Overloaded):
 
     code: Code = "lock_timeout"
     detail = "The resource is locked by another request; retry later."
-
-    def __init__(self, detail: str | None = None, at: str | None = None) -> None:
-        super().__init__(detail)
-        self.at = at or ""
 
 
 class NotMigrated(RingError):

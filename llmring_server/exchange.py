@@ -4,16 +4,14 @@ from decimal import Decimal
 from typing import Annotated, Any, Protocol, Self
 from uuid import UUID
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, Field
 
-from llmring_server.bounded import plain
 from llmring_server.database import Database
 from llmring_server.entry import Count, Entry, Money
 from llmring_server.errors import Invalid
 from llmring_server.messages import Content, Details, List, Said, Uttered
 from llmring_server.rates import MOST
-from llmring_server.record import Record, digest
+from llmring_server.record import Record
 from llmring_server.tenant import Tenant
 
 LONGEST = 10_000
@@ -146,14 +144,3 @@ class Recording(Protocol):
     async def rated(self, tenant: Tenant, entry: Entry, id: UUID) -> Record: ...
     async def store(self, call: Record) -> None: ...
     def on(self, database: Database) -> Self: ...
-
-
-def fingerprint(*told: Any) -> UUID:
-    """Digest a request, whatever its spelling."""
-    return digest(orjson.dumps(told, _plain, orjson.OPT_SORT_KEYS))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, BaseModel):
-        return value.model_dump(exclude_none=True)
-    return plain(value)

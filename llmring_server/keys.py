@@ -2,7 +2,8 @@
 
 import hmac
 import time
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -25,6 +26,32 @@ from llmring_server.tenant import Tenant, named
 # A revoked key is refused everywhere after this many seconds, without asking at each request.
 BELIEVED, DOUBTED = 5.0, 1.0
 REMEMBERED = 10_000
+
+
+class _Known:
+    """What was found for keys, by their digests: those used longest ago are forgotten first."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[bytes, tuple[float, Caller | None]] = OrderedDict()
+
+    def get(self, digest: bytes) -> tuple[float, Caller | None] | None:
+        """Return until when something is believed, and what it is."""
+        found = self._found.get(digest)
+        if found:
+            self._found.move_to_end(digest)
+        return found
+
+    def put(self, digest: bytes, until: float, caller: Caller | None) -> None:
+        self._found[digest] = until, caller
+        self._found.move_to_end(digest)
+        if len(self._found) > REMEMBERED:
+            self._found.popitem(last=False)
+
+    def drop(self, digest: bytes) -> None:
+        self._found.pop(digest, None)
+
+    def clear(self) -> None:
+        self._found.clear()
 
 
 class Issued(NamedTuple):
@@ -78,7 +105,8 @@ class Keys(Repository):
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)
         self._audit = audit
-        self._known: dict[bytes, tuple[float, Caller | None]] = {}
+        # Apart, so that bad keys, which anyone can make up, push out no good ones.
+        self._good, self._bad = _Known(), _Known()
 
     async def issue(self, project: str, wanted: Wanted = USUAL_KEY, *, actor: Actor) -> Issued:
         """Make a key for `project`, and the project itself if it is new."""
@@ -110,7 +138,7 @@ class Keys(Repository):
         issued = await self._make(
             "rotate", "key.rotate", actor, target=id, overlap=overlap.total_seconds(), **params
         )
-        self._known.clear()
+        self._good.clear()
         return issued
 
     async def list(self, tenant: Tenant | None = None) -> list[Key]:
@@ -126,30 +154,50 @@ class Keys(Repository):
             here = self.on(inside)
             row = await here._one("revoke", id=id, tenant=tenant)
             await here._audit.record(actor, "key.revoke", id, row["tenant"])
-        self._known.clear()
+        self._good.clear()
         revoked_at: datetime = row["revoked_at"]
         return revoked_at
 
-    async def caller(self, key: str) -> Caller | None:
-        """Return whose key this is; None if it was never issued, has expired or is revoked."""
-        given = digest(key)
-        known = self._known.get(given)
-        if known and known[0] > time.monotonic():
-            return known[1]
-        id = id_of(key)
-        return await self._learn(id, given) if id else None
+    async def caller(
+        self, key: str, before_lookup: Callable[[], None] | None = None
+    ) -> Caller | None:
+        """Return whose key this is; None if it was never issued, has expired or is revoked.
 
-    async def _learn(self, id: str, given: bytes) -> Caller | None:
-        rows = await self._all("find", id=id, digest=given)
+        `before_lookup` is called before the database is asked about a key that was not found good
+        here before: it may refuse by raising.
+        """
+        given = digest(key)
+        if self._database.borrowed:
+            # What is found in a transaction may never be committed: it is neither kept nor trusted.
+            return (await self._find(key, given))[0]
+        now = time.monotonic()
+        good = self._good.get(given)
+        if good and good[0] > now:
+            return good[1]
+        bad = None if good else self._bad.get(given)
+        if bad and bad[0] > now:
+            return None
+        if before_lookup and not good and id_of(key):
+            before_lookup()
+        return await self._learn(key, given)
+
+    async def _learn(self, key: str, given: bytes) -> Caller | None:
+        caller, seconds = await self._find(key, given)
+        known, other = (self._good, self._bad) if caller else (self._bad, self._good)
+        known.put(given, time.monotonic() + seconds, caller)
+        other.drop(given)
+        return caller
+
+    async def _find(self, key: str, given: bytes) -> tuple[Caller | None, float]:
+        """Return whose key this is, and for how many seconds that can be believed."""
+        id = id_of(key)
+        rows = await self._all("find", id=id, digest=given) if id else []
         known = rows[0]["digest"] if rows else b""
         # Compared also where there is nothing to compare with: both take the same time.
-        right = hmac.compare_digest(known, given)
-        caller = Caller(rows[0]["tenant"], frozenset(rows[0]["scopes"]), id) if right else None
-        believed = min(BELIEVED, rows[0]["seconds_left"] or BELIEVED) if right else DOUBTED
-        if len(self._known) >= REMEMBERED:
-            self._known.clear()
-        self._known[given] = time.monotonic() + believed, caller
-        return caller
+        if not hmac.compare_digest(known, given) or not id:
+            return None, DOUBTED
+        caller = Caller(rows[0]["tenant"], frozenset(rows[0]["scopes"]), id)
+        return caller, min(BELIEVED, rows[0]["seconds_left"] or BELIEVED)
 
     async def _make(
         self, statement: str, action: Action, actor: Actor, target: str = "", **params: Any

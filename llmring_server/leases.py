@@ -3,10 +3,14 @@
 import asyncio
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
-import asyncpg
 from pgdbm import AsyncDatabaseManager
+
+from llmring_server.database_errors import is_lost, translated
+
+if TYPE_CHECKING:
+    import asyncpg
 
 # Generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -30,7 +34,7 @@ class Lease(NamedTuple):
 
 
 class Leases:
-    """What is borrowed from one pool; TimeoutError if it has no connection in time."""
+    """What is borrowed from one pool; Overloaded if it has no connection in time."""
 
     def __init__(self, manager: AsyncDatabaseManager, timeout: float) -> None:
         self._manager = manager
@@ -44,12 +48,13 @@ class Leases:
         self._uses += 1
         while self._rested:
             lease = self._rested.pop()
-            if _is_open(lease.connection):
+            if not is_lost(lease.connection):
                 return lease
-            await _give_back(lease)
+            await self.give_back(lease)
         back = AsyncExitStack()
-        async with asyncio.timeout(self._timeout):
-            connection = await back.enter_async_context(self._manager.acquire())
+        with translated(self._manager._pool):
+            async with asyncio.timeout(self._timeout):
+                connection = await back.enter_async_context(self._manager.acquire())
         return Lease(cast("Connection", connection), back, time.monotonic())
 
     async def rest(self, lease: Lease) -> None:
@@ -60,6 +65,21 @@ class Leases:
         self._rested.append(lease)
         if not self._returning or self._returning.done():
             self._returning = asyncio.create_task(self._return())
+
+    async def give_back(self, lease: Lease) -> None:
+        """Give a connection back to the pool."""
+        # What the pool cannot make ready for the next user, it has closed: there is no one to tell.
+        with suppress(Exception):
+            await lease.back.aclose()
+
+    async def aclose(self) -> None:
+        """Give back to the pool all that rest here."""
+        if self._returning:
+            self._returning.cancel()
+            await asyncio.wait([self._returning])
+        # It gives them back at its end, unless it was cancelled before it began.
+        while self._rested:
+            await self.give_back(self._rested.pop())
 
     def _may_rest(self, lease: Lease) -> bool:
         pool = self._manager._pool
@@ -76,17 +96,4 @@ class Leases:
                 await asyncio.sleep(MOMENT)
         finally:
             while self._rested:
-                await _give_back(self._rested.pop())
-
-
-async def _give_back(lease: Lease) -> None:
-    # What the pool cannot make ready for the next, it has ended; nobody asked for this one.
-    with suppress(Exception):
-        await lease.back.aclose()
-
-
-def _is_open(connection: Connection) -> bool:
-    try:
-        return not connection.is_closed()
-    except asyncpg.InterfaceError:
-        return False  # the pool took it back when it ended
+                await self.give_back(self._rested.pop())

@@ -9,6 +9,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server.caller import Action, Actor
 from llmring_server.database import Database
+from llmring_server.database_errors import translated
 from llmring_server.ids import new_id
 from llmring_server.leases import Connection
 from llmring_server.repository import bind, load
@@ -16,6 +17,7 @@ from llmring_server.settings import Settings
 from llmring_server.sums import Sums
 
 AT_ONCE = 5000
+LIMITS = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'"
 # For how many days is kept what an MCP server offers no longer, unless its project says.
 GONE_DAYS = 400
 
@@ -40,11 +42,14 @@ class _Housekeeping:
 
     async def run(self, name: str, **params: Any) -> None:
         statement = self._sql[name]
-        await self._connection.execute(statement.text, *statement.arguments(params))
+        with translated(self._connection):
+            await self._connection.execute(statement.text, *statement.arguments(params))
 
     async def value(self, name: str, **params: Any) -> int:
         statement = self._sql[name]
-        found: int = await self._connection.fetchval(statement.text, *statement.arguments(params))
+        arguments = statement.arguments(params)
+        with translated(self._connection):
+            found: int = await self._connection.fetchval(statement.text, *arguments)
         return found
 
     async def note(self, actor: Actor, action: Action, target: str) -> None:
@@ -63,9 +68,10 @@ class _Housekeeping:
     async def run_each(self, name: str, **params: Any) -> list[str]:
         """Run the statements that the statement `name` finds; return the tables that they name."""
         statement = self._sql[name]
-        found = await self._connection.fetch(statement.text, *statement.arguments(params))
-        for row in found:
-            await self._connection.execute(row["statements"])
+        with translated(self._connection):
+            found = await self._connection.fetch(statement.text, *statement.arguments(params))
+            for row in found:
+                await self._connection.execute(row["statements"])
         return [row["name"] for row in found]
 
 
@@ -79,7 +85,8 @@ async def _step(database: Database) -> AsyncIterator[_Housekeeping]:
     """Yield the statements in a transaction of their own: no step keeps the locks of another."""
     async with database.transaction() as inside, inside.connection() as connection:
         # Long deletes are fine, and touch nothing new; waiting for a lock would block the others.
-        await connection.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'")
+        with translated(connection):
+            await connection.execute(LIMITS)
         yield _Housekeeping(database, connection)
 
 

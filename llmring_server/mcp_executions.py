@@ -10,10 +10,9 @@ import orjson
 from pydantic import AfterValidator, BaseModel, Field
 
 from llmring_server.bounded import Json, check, written
-from llmring_server.claims import Claim, Claims, waiting
+from llmring_server.claims import Claim, Claims, fingerprint
 from llmring_server.database import Database
 from llmring_server.entry import Status
-from llmring_server.exchange import fingerprint
 from llmring_server.ids import moment_of, new_id
 from llmring_server.pages import PAGE_BYTES, Paged, Place
 from llmring_server.repository import Repository
@@ -119,8 +118,7 @@ class McpExecutions(Repository):
                     await inside._record(tenant, execution)
                 return execution, id != first
 
-        with waiting():
-            return await self._persist(once)
+        return await self._persist(once)
 
     async def history(
         self, tenant: Tenant, tool_id: UUID, page: History | None = None

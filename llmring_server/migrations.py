@@ -10,6 +10,7 @@ from pgdbm.errors import MigrationError
 from pgdbm.migrations import Migration
 
 from llmring_server.database import Database
+from llmring_server.database_errors import translated
 from llmring_server.errors import NotMigrated
 from llmring_server.leases import Connection
 from llmring_server.maintenance import partition
@@ -72,19 +73,20 @@ def _modules(database: Database) -> list[Module]:
 
 async def _locked(connection: Connection, module: Module) -> None:
     # pgdbm prepares its own table before it takes its lock, so we take one first.
-    await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", module.name)
-    # Behind a long query we would block everyone who comes after us: give up instead.
-    await connection.execute("SET LOCAL lock_timeout = '10s'")
+    with translated(connection):
+        await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", module.name)
+        # Behind a long query we would block everyone who comes after us: give up instead.
+        await connection.execute("SET LOCAL lock_timeout = '10s'")
 
 
 async def _created(connection: Connection, schema: str) -> None:
     # Reading pg_namespace, unlike IF NOT EXISTS, sees what the last holder of the lock did.
     known = "SELECT true FROM pg_namespace WHERE nspname = $1"
-    if await connection.fetchval(known, schema):
-        return
     try:
-        await connection.execute(f'CREATE SCHEMA "{schema}"')
+        with translated(connection):
+            if not await connection.fetchval(known, schema):
+                await connection.execute(f'CREATE SCHEMA "{schema}"')
     except asyncpg.InsufficientPrivilegeError as exc:
         raise NotMigrated(
             f"This role may not create the schema {schema}: create it for this role, or name one"
@@ -98,7 +100,8 @@ async def _applied(connection: Connection, module: Module, mcp_schema: str) -> l
     steps = _Migrations(held, str(FILES / module.folder), module_name=module.name)
     steps.mcp_schema = mcp_schema
     try:
-        done = await steps.apply_pending_migrations()
+        with translated(connection):
+            done = await steps.apply_pending_migrations()
     except MigrationError as exc:
         raise NotMigrated(
             f"A migration failed and changed nothing: {exc}. If the schema {module.schema} holds"
@@ -135,9 +138,10 @@ async def steps(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> list
 async def _steps(connection: Connection, module: Module) -> list[Step]:
     table = f'"{module.schema}".schema_migrations'
     rows = []
-    if await connection.fetchval("SELECT to_regclass($1)", table):
-        applied = f"SELECT filename, applied_at FROM {table} WHERE module_name = $1"  # noqa: S608, our own name
-        rows = await connection.fetch(applied, module.name)
+    with translated(connection):
+        if await connection.fetchval("SELECT to_regclass($1)", table):
+            applied = f"SELECT filename, applied_at FROM {table} WHERE module_name = $1"  # noqa: S608, our own name
+            rows = await connection.fetch(applied, module.name)
     times = {row["filename"]: row["applied_at"].replace(tzinfo=UTC) for row in rows}
     return [Step(name, times.get(name)) for name in module.files()]
 

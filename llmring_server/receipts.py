@@ -1,6 +1,6 @@
 """Receipts of what this server stored: kept as they were signed, shown, proved, verified."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -75,11 +75,15 @@ class Receipts(Issuing):
         total = (await self._one("count_logs", tenant=tenant, id=id))["total"]
         return {"receipt_id": id, **_stretch(rows, total, page)}
 
-    async def export(self, tenant: Tenant, id: str) -> AsyncIterator[Log]:
-        """Yield the calls of a receipt that are still kept, newest first, from one snapshot."""
+    async def export(self, tenant: Tenant, id: str) -> AsyncGenerator[Log]:
+        """Yield the calls of a receipt that are still kept, newest first, from one snapshot.
+
+        It holds a transaction: whoever may leave before the end uses `contextlib.aclosing`.
+        """
         await self._get(tenant, id)
-        async for row in self._stream("export", tenant=tenant, id=id):
-            yield Log.of(row)
+        async with aclosing(self._stream("export", tenant=tenant, id=id)) as rows:
+            async for row in rows:
+                yield Log.of(row)
 
     async def proof(self, tenant: Tenant, id: str, log_id: UUID) -> Proof:
         """Return what proves that a call is in a batch; NotFound if it is not, or no longer kept.

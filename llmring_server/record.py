@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,6 +11,7 @@ import uuid_utils
 
 from llmring_server.book import Book, Quote
 from llmring_server.bounded import plain, written
+from llmring_server.claims import Claim, fingerprint_of_call, key_of_item
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid
 from llmring_server.ids import EPOCH, moment_of
@@ -28,20 +28,8 @@ class Record(NamedTuple):
     id: UUID
     logged_at: datetime
     quote: Quote
-    key: UUID | None
-    fingerprint: UUID | None
+    claim: Claim | None
     row: bytes
-
-
-def digest(data: bytes) -> UUID:
-    """Return what is kept of something that may be long: enough to know it again."""
-    return UUID(bytes=sha256(data).digest()[:16])
-
-
-def _fingerprint(entry: Entry, within: int) -> UUID:
-    """Digest what the client sent, whatever its spelling, as one of `within` entries."""
-    fields = entry.model_dump(exclude={"idempotency_key"}, exclude_none=True)
-    return digest(orjson.dumps([within, fields], plain, orjson.OPT_SORT_KEYS))
 
 
 def _now(entry: Entry) -> tuple[UUID, datetime]:
@@ -124,16 +112,10 @@ def record(  # noqa: PLR0913, PLR0917, they are all of it
     quote = _quote(entry, book, details, logged_at)
     row = _row(entry, details, quote)
     row.update(tenant=tenant, id=id, logged_at=logged_at)
-    claim = fingerprint = None
-    if key:
-        claim, fingerprint = digest(key.encode()), _fingerprint(entry, within)
-        row.update(key=claim, fingerprint=fingerprint)
-    return Record(tenant, id, logged_at, quote, claim, fingerprint, orjson.dumps(row, plain))
-
-
-def key_at(key: str, place: int) -> str:
-    """Return what a batch's key is for the entry in this place."""
-    return f"{key} {place}"
+    claim = Claim.of(key, fingerprint_of_call(entry, within)) if key else None
+    if claim:
+        row.update(claim._asdict())
+    return Record(tenant, id, logged_at, quote, claim, orjson.dumps(row, plain))
 
 
 def records(
@@ -149,4 +131,4 @@ def records(
         raise Invalid("idempotency_key: give a key for the batch or for its entries, not both")
     else:
         for place, each in enumerate(entries):
-            yield record(tenant, each, book, key_at(key, place), within=len(entries))
+            yield record(tenant, each, book, key_of_item(key, place), within=len(entries))

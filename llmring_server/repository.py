@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import asyncpg
+from asyncpg.cursor import Cursor
 
 from llmring_server import errors
 from llmring_server.database import Database
+from llmring_server.database_errors import translated
+from llmring_server.leases import Connection
 from llmring_server.patience import PATIENCE, Outcome, persist
 
 _HERE = Path(__file__).parent
@@ -60,6 +63,11 @@ def bind(block: str, database: Database) -> Statement:
     return Statement(database.manager.prepare_query(template(text, database.mcp_schema)), params)
 
 
+async def _fetched(connection: Connection, cursor: Cursor) -> list[asyncpg.Record]:
+    with translated(connection):
+        return await cursor.fetch(PREFETCH)
+
+
 class Repository:
     """One noun's statements, ready to run."""
 
@@ -80,8 +88,7 @@ class Repository:
 
     async def _all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
         text, arguments = self._prepared(name, params)
-        async with self._database.connection() as connection:
-            return await connection.fetch(text, *arguments, timeout=self._database.timeout)
+        return await self._database.fetch(text, *arguments)
 
     async def _one(self, name: str, /, **params: Any) -> asyncpg.Record:
         rows = await self._all(name, **params)
@@ -98,10 +105,13 @@ class Repository:
         """Yield rows through a cursor of the server's, so that no number of them fills memory."""
         text, arguments = self._prepared(name, params)
         async with self._database.transaction() as inside, inside.connection() as connection:
-            if not self._database.borrowed:
-                await connection.execute(PATIENT)
-            async for row in connection.cursor(text, *arguments, prefetch=PREFETCH):
-                yield row
+            with translated(connection):
+                if not self._database.borrowed:
+                    await connection.execute(PATIENT)
+                cursor = await connection.cursor(text, *arguments)
+            while rows := await _fetched(connection, cursor):
+                for row in rows:
+                    yield row
 
     def _prepared(self, name: str, params: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         statement = self._sql[name]

@@ -36,9 +36,10 @@ from llmring_server.usage import Usage
 
 
 class Ring:
-    """Every capability on one borrowed database: nothing to open, nothing to close.
+    """Every capability on one borrowed database: there is nothing to open.
 
-    `keyring` signs receipts, if the keys that `settings` name are not to.
+    `keyring` signs receipts, if the keys that `settings` name are not to. What it does in the
+    background ends by itself; `aclose` ends it before the database is closed.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class Ring:
         self.prices = Prices(self._database, self.registry, self.audit)
         bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
         self.sums = Sums(self._database)
-        self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due)
         self.claims = Claims(self._database)
+        self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due, self.claims)
         keys = source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
         level, others = settings.conversation_content, (self.claims, self.audit, self.receipts)
@@ -88,7 +89,7 @@ class Ring:
             try:
                 yield ring
             finally:
-                await ring.registry.close()
+                await ring.aclose()
 
     def within(self, transaction: Any) -> Self:
         """Return this ring working inside the caller's transaction.
@@ -102,10 +103,22 @@ class Ring:
                 setattr(other, name, service.on(database))
         return other
 
+    async def aclose(self) -> None:
+        """End all work in the background, and give all connections back to the pool.
+
+        Registry files that are being fetched are left; calls that wait to be stored are stored.
+        The owner of a borrowed database awaits this before closing it, when no more requests come.
+        """
+        # In this order: the first two write, a write of calls may begin to move sums, and all of
+        # them use connections.
+        await self.registry.close()
+        await self.usage.aclose()
+        await self.sums.aclose()
+        await self._database.aclose()
+
     async def ping(self) -> None:
         """Return if the database answers; raise Unavailable or Overloaded if not."""
-        async with self._database.connection() as connection:
-            await connection.fetchval("SELECT 1")
+        await self._database.fetch("SELECT 1")
 
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""

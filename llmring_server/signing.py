@@ -3,7 +3,7 @@
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from llmring_server.errors import Code, Unavailable
+from llmring_server.errors import Code, RingError
 from llmring_verify.canonical_json import NotVerified
 from llmring_verify.keys import load_public_key
 from llmring_verify.receipt import base64url, from_base64url
@@ -11,9 +11,10 @@ from llmring_verify.receipt import base64url, from_base64url
 _LENGTH = 32
 
 
-class BadKey(Unavailable):
+class BadKey(RingError):
     """The keys of receipts cannot be used."""
 
+    status = 503
     code: Code = "signing_key_error"
     detail = "The keys that sign receipts cannot be used."
 

@@ -37,6 +37,12 @@ class Sums(Repository):
             self._folding = asyncio.create_task(self.fold())
             self._folding.add_done_callback(_tell)
 
+    async def aclose(self) -> None:
+        """Leave off moving them: those that are left are moved another time."""
+        if self._folding and not self._folding.done():
+            self._folding.cancel()
+            await asyncio.wait([self._folding])
+
 
 def _tell(folding: asyncio.Task[None]) -> None:
     if not folding.cancelled() and (exc := folding.exception()):

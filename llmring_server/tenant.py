@@ -1,6 +1,5 @@
 """Whose data. One value, one column, one predicate: `tenant = @tenant`."""
 
-from functools import lru_cache
 from hashlib import sha256
 from typing import NewType
 from uuid import UUID
@@ -19,8 +18,17 @@ def named(project: str) -> str:
     return project
 
 
-@lru_cache(maxsize=10_000)
+def digest_of_key(key: str) -> bytes:
+    """Digest a key that names its own project: no key is ever stored, in memory neither."""
+    return sha256(b"llmring-tenant/1\n" + key.encode()).digest()
+
+
+def of_digest(digest: bytes) -> Tenant:
+    """Make a UUIDv8 (RFC 9562) of the digest of a key."""
+    number = int.from_bytes(digest[:16])
+    return Tenant(UUID(int=number & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62))
+
+
 def of_key(key: str) -> Tenant:
-    """Name the owner of a key by its digest, a UUIDv8 (RFC 9562): no key is ever stored."""
-    digest = int.from_bytes(sha256(b"llmring-tenant/1\n" + key.encode()).digest()[:16])
-    return Tenant(UUID(int=digest & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62))
+    """Name the owner of a key by the key's digest."""
+    return of_digest(digest_of_key(key))

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import httpx
 
-from llmring_server.errors import RingError, TooLarge, Unavailable, UnsupportedMedia
+from llmring_server.errors import RingError, TooLarge, UnsupportedMedia
 
 TIMEOUT = httpx.Timeout(5, connect=2)
 LONGEST = 10.0
@@ -44,15 +44,15 @@ async def _fetch(client: httpx.AsyncClient, url: str, share: int, deadline: floa
     except RingError as exc:
         return exc
     except (TimeoutError, httpx.TimeoutException):
-        return Unavailable("no answer in time")
+        return RingError("no answer in time")
     except httpx.HTTPError as exc:
         # Of its text we cannot tell what is in it.
-        return Unavailable(f"no connection ({type(exc).__name__})")
+        return RingError(f"no connection ({type(exc).__name__})")
 
 
 def _check(answer: httpx.Response) -> None:
     if answer.status_code != httpx.codes.OK:
-        raise Unavailable(f"it answered {answer.status_code}")
+        raise RingError(f"it answered {answer.status_code}")
     media, _, parameters = answer.headers.get("content-type", "").lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if media.strip() not in {"application/json", "text/json"} or charset not in {"", "utf-8"}:

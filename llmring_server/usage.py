@@ -1,27 +1,23 @@
 """What was called, when, by whom, at what cost: written once, read back."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-import orjson
-
 from llmring_server.book import UNREAD, Book, Pricing
-from llmring_server.bounded import plain
+from llmring_server.claims import Claim, Claims, FirstUse, require_same_request
 from llmring_server.combine import Bounds, Combine
 from llmring_server.database import Database
 from llmring_server.entry import Entry
-from llmring_server.errors import InProgress, Invalid, Locked, RingError
+from llmring_server.errors import Invalid, Locked, RingError
 from llmring_server.pages import Labels, Log, Page, Place
 from llmring_server.record import Record, record, records
 from llmring_server.repository import Repository
 from llmring_server.stats import Stats, Window
 from llmring_server.tenant import Tenant
-
-# PostgreSQL names the table that it waited for in vain.
-_KEYS = "usage_keys"
 
 
 class Logged(NamedTuple):
@@ -45,12 +41,14 @@ class Usage(Repository):
         bounds: Bounds,
         prices: Pricing,
         fold_if_due: Callable[[], None],
+        claims: Claims,
     ) -> None:
         super().__init__(database)
         self._combine = Combine(self._write, bounds)
         self._prices = prices
         # Begins background work on the pool, whatever transaction this repository is in.
         self._fold_if_due = fold_if_due
+        self._claims = claims
 
     async def log(self, tenant: Tenant, entry: Entry, key: str | None = None) -> Logged:
         """Store `entry` once: committed on return, or with the caller's transaction.
@@ -95,13 +93,17 @@ class Usage(Repository):
         )
         return [Log.of(row) for row in rows]
 
-    async def export(self, tenant: Tenant, labels: Labels | None = None) -> AsyncIterator[Log]:
-        """Yield every call that `labels` name, newest first, from one snapshot."""
+    async def export(self, tenant: Tenant, labels: Labels | None = None) -> AsyncGenerator[Log]:
+        """Yield every call that `labels` name, newest first, from one snapshot.
+
+        It holds a transaction: whoever may leave before the end uses `contextlib.aclosing`.
+        """
         labels = labels or Labels()
         place = Place(None, None)._asdict()
         rows = self._stream("logs", tenant=tenant, **labels.where(), **place, limit=None, offset=0)
-        async for row in rows:
-            yield Log.of(row)
+        async with aclosing(rows):
+            async for row in rows:
+                yield Log.of(row)
 
     async def stats(self, tenant: Tenant, window: Window | None = None) -> Stats:
         """Report on `window`: the last 30 days by UTC day, unless it says otherwise.
@@ -120,6 +122,10 @@ class Usage(Repository):
             )
         return Stats.model_validate_json(row["stats"])
 
+    async def aclose(self) -> None:
+        """Wait until all calls that wait are stored."""
+        await self._combine.drain()
+
     async def _book(self, entries: Iterable[Entry]) -> Book:
         return await self._prices.book() if any(each.cost is None for each in entries) else UNREAD
 
@@ -134,60 +140,72 @@ class Usage(Repository):
     async def _write(self, calls: Sequence[Record]) -> list[Logged | RingError]:
         try:
             return await self._store(calls)
-        except Locked as exc:
-            if _KEYS not in exc.at:
+        except Locked:
+            # The statement takes keys and other locks. Which one it waited for, the database tells
+            # only in prose: whoever takes the keys one by one finds out.
+            if not any(call.claim for call in calls):
                 raise
             return await self._store_apart(calls)
 
-    async def _store(self, calls: Sequence[Record]) -> list[Logged | RingError]:
+    async def _store(
+        self, calls: Sequence[Record], *, holds_keys: bool = False
+    ) -> list[Logged | RingError]:
         if not self._database.borrowed:
             self._fold_if_due()
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
-        rows = await self._all("log", entries=entries, borrowed=self._database.borrowed)
-        claimed = {row["id"] for row in rows}
-        twins = [call for call in calls if call.key and call.id not in claimed]
-        claims = await self._claims(twins) if twins else {}
-        return [_outcome(call, claims) for call in calls]
+        borrowed = self._database.borrowed
+        rows = await self._all("log", entries=entries, borrowed=borrowed, holds_keys=holds_keys)
+        stored = {row["id"] for row in rows}
+        repeats = [call for call in calls if call.claim and call.id not in stored]
+        if holds_keys or not repeats:
+            return [_stored(call) for call in calls]
+        answers = await self._repeated(repeats)
+        return [answers.get(call.id) or _stored(call) for call in calls]
 
-    async def _claims(self, calls: Sequence[Record]) -> dict[tuple[UUID, UUID | None], Any]:
-        wanted = orjson.dumps([{"tenant": call.tenant, "key": call.key} for call in calls], plain)
-        rows = await self._all("claims", wanted=wanted.decode())
-        claims: dict[tuple[UUID, UUID | None], Any] = {
-            (call.tenant, call.key): None for call in calls
+    async def _repeated(self, calls: Sequence[Record]) -> dict[UUID, Logged | RingError]:
+        """Return the first answers to the keys of `calls`, or why they cannot have them."""
+        uses = {call.id: (call.tenant, call.claim.key) for call in calls if call.claim}
+        first_uses = await self._claims.first_uses(uses.values())
+        return {
+            call.id: _first_answer(call, call.claim, first_uses.get(uses[call.id]))
+            for call in calls
+            if call.claim
         }
-        return claims | {(row["tenant"], row["key"]): row for row in rows}
 
     async def _store_apart(self, calls: Sequence[Record]) -> list[Logged | RingError]:
-        """Store around a lock: some key is held by a transaction that does not end."""
-        free = [call for call in calls if call.key is None]
+        """Store around a lock: some key may be held by a transaction that does not end."""
+        free = [call for call in calls if call.claim is None]
         stored = await self._store(free) if free else []
         outcomes = dict(zip((call.id for call in free), stored, strict=True))
         for call in calls:
-            if call.key is not None:
-                outcomes[call.id] = await self._store_alone(call)
+            if call.claim:
+                outcomes[call.id] = await self._store_alone(call, call.claim)
         return [outcomes[call.id] for call in calls]
 
-    async def _store_alone(self, call: Record) -> Logged | RingError:
+    async def _store_alone(self, call: Record, claim: Claim) -> Logged | RingError:
+        """Take the key of one call, then store it: a lock on the key is told from any other."""
         try:
-            async with self._database.transaction() as inside:
-                await self.on(inside)._all("brief_lock")
-                return (await self.on(inside)._store([call]))[0]
+            async with self._database.transaction() as transaction:
+                inside = self.on(transaction)
+                await inside._all("brief_lock")
+                if await inside._claims.take(call.tenant, claim, call.id, call.logged_at):
+                    return (await inside._store([call], holds_keys=True))[0]
+                return (await inside._repeated([call]))[call.id]
         except RingError as exc:
-            return InProgress() if isinstance(exc, Locked) and _KEYS in exc.at else exc
+            return exc
 
 
-def _outcome(call: Record, claims: dict[tuple[UUID, UUID | None], Any]) -> Logged | RingError:
-    if not claims or (call.tenant, call.key) not in claims:
-        return Logged(call.id, call.logged_at, call.quote.cost, call.quote.source)
-    claim = claims[call.tenant, call.key]
-    if claim is None:
-        return InProgress()
-    if claim["fingerprint"] != call.fingerprint:
-        return Invalid(
-            "This Idempotency-Key was used for another request.", "idempotency_key_reused"
-        )
-    replayed = claim["id"] != call.id
-    return Logged(claim["id"], claim["logged_at"], claim["cost"], claim["cost_source"], replayed)
+def _stored(call: Record) -> Logged:
+    return Logged(call.id, call.logged_at, call.quote.cost, call.quote.source)
+
+
+def _first_answer(call: Record, claim: Claim, first_use: FirstUse | None) -> Logged | RingError:
+    try:
+        found = require_same_request(first_use, claim)
+    except RingError as exc:
+        return exc
+    replayed = found["id"] != call.id
+    return Logged(found["id"], found["logged_at"], found["cost"], found["cost_source"], replayed)
 
 
 def _granted(outcomes: Sequence[Logged | RingError]) -> list[Logged]:

@@ -4,7 +4,7 @@
 -- Many calls at once: claims their keys, stores them, adds them up. One statement is one commit.
 -- Across tenants: each entry brings its own. Keys and sums are written in the order of their primary keys, so that statements
 -- side by side cannot deadlock. Sending the same calls again adds nothing. Gives back which of the
--- calls with keys were stored.
+-- calls with keys were stored. With `holds_keys`, this transaction has taken their keys before.
 WITH given AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@entries::text::json) AS entry (
         tenant uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
@@ -32,7 +32,7 @@ stored AS (
         provider, model, profile, alias, origin, id_at_origin,
         input_tokens, output_tokens, cached_input_tokens, details, latency_ms, metadata
     FROM given
-    WHERE key IS NULL OR id IN (SELECT id FROM claimed)
+    WHERE key IS NULL OR @holds_keys::boolean OR id IN (SELECT id FROM claimed)
     ON CONFLICT DO NOTHING
     RETURNING
         tenant, logged_at, cost, status, provider, model, profile, alias, origin,
@@ -71,13 +71,6 @@ added AS (
         cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
 )
 SELECT id FROM claimed;
-
--- name: claims
--- What used these keys first, and what it was answered. Across tenants: each key brings its own.
-SELECT tenant, key, fingerprint, id, logged_at, cost, coalesce(cost_source, 'unpriced') AS cost_source
-FROM json_to_recordset(@wanted::text::json) AS wanted (tenant uuid, key uuid)
-JOIN <<tables.usage_keys>> AS claim USING (tenant, key)
-LEFT JOIN <<tables.usage_logs>> AS log USING (tenant, logged_at, id);
 
 -- name: brief_lock
 SET LOCAL lock_timeout = '20ms';

@@ -14,6 +14,7 @@ from llmring_server import Ring, Settings
 from llmring_server.entry import Entry
 from llmring_server.errors import Conflict, InProgress, Invalid, Overloaded
 from llmring_server.tenant import Tenant, of_key
+from llmring_server.usage import Logged
 from tests.conftest import CALL
 
 
@@ -77,6 +78,29 @@ async def test_a_twin_that_does_not_end_is_a_conflict_for_itself_alone(
             outcomes = await asyncio.gather(*logs, return_exceptions=True)
             assert [isinstance(each, InProgress) for each in outcomes] == [True, False, False]
         assert not (await ring.usage.log(tenant, entry(), "held")).replayed
+        assert await count(ring, tenant) == 3
+
+
+async def test_beside_a_key_that_is_held_every_other_key_is_decided(
+    tenant: Tenant, settings: Settings
+) -> None:
+    async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as ring:
+        used = await ring.usage.log(tenant, entry(), "used")
+        keyed: list[tuple[Entry, str | None]] = [
+            (entry(), "held"), (entry(), "used"), (entry(cost=1), "used"), (entry(), "new"),
+            (entry(), "new"), (entry(), None),
+        ]  # fmt: skip
+        async with held(ring, tenant, "held"):
+            logs = [ring.usage.log(tenant, *each) for each in keyed]
+            outcomes = await asyncio.gather(*logs, return_exceptions=True)
+        locked, replayed, reused, new, twin, free = outcomes
+        assert isinstance(locked, InProgress)
+        assert isinstance(reused, Invalid)
+        assert reused.code == "idempotency_key_reused"
+        found = [each for each in (replayed, new, twin, free) if isinstance(each, Logged)]
+        assert [each.replayed for each in found] == [True, False, True, False]
+        assert found[0].log_id == used.log_id
+        assert found[1].log_id == found[2].log_id
         assert await count(ring, tenant) == 3
 
 

@@ -10,6 +10,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, leases
 from llmring_server.database import Database, Pool, opened
+from llmring_server.database_errors import is_lost
 
 PID = "SELECT pg_backend_pid()"
 
@@ -85,7 +86,7 @@ async def test_one_that_has_ended_meanwhile_is_not_used_again(
     [lease] = three._leases._rested
     await ring.db.execute("SELECT pg_terminate_backend($1)", ended)
     async with asyncio.timeout(0.9):
-        while leases._is_open(lease.connection):  # noqa: ASYNC110, the driver says nothing of it
+        while not is_lost(lease.connection):  # noqa: ASYNC110, the driver says nothing of it
             await asyncio.sleep(0)
     assert await pid(three) != ended
 

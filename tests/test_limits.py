@@ -11,7 +11,9 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Server, Settings, build
 from llmring_server.caller import LIBRARY
 from llmring_server.errors import TooMany
+from llmring_server.secret import make
 from llmring_server.tenant import Tenant
+from llmring_server.web.factory import ASGIFactory
 from llmring_server.web.limits import REMEMBERED, Buckets, Limits
 from tests.conftest import CALL
 
@@ -37,16 +39,44 @@ async def test_a_key_that_calls_too_often_waits_and_no_other(db: AsyncDatabaseMa
         assert told["RateLimit-Reset"] == told["Retry-After"]
 
 
+@pytest.mark.parametrize("auth", ["keys", "open"])
 async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
-    db: AsyncDatabaseManager,
+    db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, auth: str
 ) -> None:
-    good = (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret
-    async with limited(db, failed_auth_limit=3) as client:
+    good = {"X-API-Key": (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret}
+    # The key is looked up every time, since nothing is believed for long.
+    monkeypatch.setattr("llmring_server.keys.BELIEVED", 0)
+    async with limited(db, auth=auth, failed_auth_limit=3) as client:
+        assert (await client.get("/api/v1/logs", headers=good)).status_code == 200
         for expected in (401, 401, 401, 429):
-            answer = await client.get("/api/v1/logs", headers={"X-API-Key": uuid4().hex})
+            answer = await client.get("/api/v1/logs", headers={"X-API-Key": make()})
             assert answer.status_code == expected
         assert "Retry-After" in answer.headers
-        assert (await client.get("/api/v1/logs", headers={"X-API-Key": good})).status_code == 200
+        assert (await client.get("/api/v1/logs", headers=good)).status_code == 200
+
+
+@pytest.mark.parametrize("auth", ["keys", "open"])
+async def test_who_guesses_too_often_costs_no_lookup(settings: Settings, auth: str) -> None:
+    async with Ring.open(settings.model_copy(update={"auth": auth, "failed_auth_limit": 3})) as own:
+        transport = httpx.ASGITransport(app=ASGIFactory(own.settings).around(own))
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for _ in range(3):
+                answer = await client.get("/api/v1/logs", headers={"X-API-Key": make()})
+                assert answer.status_code == 401
+            # Whatever needs a database fails from now on.
+            assert own.db._pool
+            await own.db._pool.close()
+            answer = await client.get("/api/v1/logs", headers={"X-API-Key": make()})
+            assert answer.status_code == 429
+
+
+def test_to_check_a_bucket_takes_nothing() -> None:
+    buckets = Buckets(rate=1e-9, burst=1)
+    for _ in range(3):
+        buckets.check("me", "no")
+    buckets.take("me", "no")
+    with pytest.raises(TooMany):
+        buckets.check("me", "no")
 
 
 async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) -> None:

@@ -18,7 +18,7 @@ from llmring_server import secret
 from llmring_server.caller import LIBRARY, Action
 from llmring_server.draft import Draft, leaf, sealed
 from llmring_server.entry import Entry
-from llmring_server.exchange import Exchange, fingerprint
+from llmring_server.exchange import Exchange
 from llmring_server.mcp_executions import Done
 from llmring_server.mcp_offer import PromptOffer, ResourceOffer, ToolOffer, digest
 from llmring_server.messages import Said
@@ -28,8 +28,8 @@ from llmring_server.pages import Page, Place
 from llmring_server.projects import ERASE
 from llmring_server.rates import Rate
 from llmring_server.receipt import Stored
-from llmring_server.record import _fingerprint, key_at
-from llmring_server.record import digest as digest_of_key
+from llmring_server.claims import digest as digest_of_key
+from llmring_server.claims import fingerprint, fingerprint_of_call, key_of_item
 from llmring_server.repository import SQL
 from llmring_server.sealing import Sealing
 from llmring_server.settings import Settings
@@ -80,11 +80,11 @@ CALL = Entry.model_validate(
 
 
 def test_fingerprint_of_a_call() -> None:
-    assert str(_fingerprint(CALL, 1)) == "db463250-b788-b733-2962-755cb6db388e"
+    assert str(fingerprint_of_call(CALL, 1)) == "db463250-b788-b733-2962-755cb6db388e"
 
 
 def test_fingerprint_of_a_call_in_a_batch_of_three() -> None:
-    assert str(_fingerprint(CALL, 3)) == "1cf647c0-984d-1ebc-5723-b3337671b4f4"
+    assert str(fingerprint_of_call(CALL, 3)) == "1cf647c0-984d-1ebc-5723-b3337671b4f4"
 
 
 def test_digest_of_an_idempotency_key() -> None:
@@ -92,7 +92,7 @@ def test_digest_of_an_idempotency_key() -> None:
 
 
 def test_key_of_a_call_in_a_batch() -> None:
-    assert key_at("key", 2) == "key 2"
+    assert key_of_item("key", 2) == "key 2"
 
 
 def test_fingerprint_of_messages() -> None:

@@ -10,7 +10,6 @@ from pgdbm import AsyncDatabaseManager
 from pydantic import ValidationError
 
 from llmring_server import Ring, Settings, keyfile, signing
-from llmring_server.errors import Unavailable
 from llmring_server.exchange import Exchange
 from llmring_server.keyring import Key, Keyring, Keys, held
 from llmring_server.signing import BadKey
@@ -106,7 +105,7 @@ async def test_what_signs_with_another_key_is_found_out(
 
     ring = Ring(db, keyring=Keyring(list(keyring().keys.values()), sign))
     await called(ring, tenant, {})
-    with pytest.raises(Unavailable):
+    with pytest.raises(BadKey):
         await ring.receipts.generate(tenant, Wanted(since_last_receipt=True))
     assert (await ring.receipts.list(tenant))["total"] == 0
     assert (await ring.receipts.uncertified(tenant))["total"] == 1
@@ -172,5 +171,5 @@ async def test_a_file_that_breaks_stops_signing_and_nothing_else(
     chat = await ring.conversations.log(tenant, Exchange.model_validate(CHAT))
     assert chat.receipt is None
     assert (await ring.receipts.uncertified(tenant))["total"] == 2
-    with pytest.raises(Unavailable):
+    with pytest.raises(BadKey):
         await ring.receipts.generate(tenant, Wanted(since_last_receipt=True))

@@ -14,7 +14,7 @@ from llmring_server.caller import MODE_SCOPES, Caller
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.secret import id_of
-from llmring_server.tenant import Tenant, of_key
+from llmring_server.tenant import Tenant, digest_of_key, of_digest
 from llmring_server.web import gateway
 
 if TYPE_CHECKING:
@@ -54,7 +54,12 @@ def credential(call: "Call") -> str:
 
 
 async def _by_key(call: "Call") -> Caller:
-    found = await call.ring.keys.caller(credential(call))
+    limits: Limits = call.scope["app"].limits
+    return await _issued(call, lambda: limits.guess(address(call.scope)))
+
+
+async def _issued(call: "Call", before_lookup: Callable[[], None] | None = None) -> Caller:
+    found = await call.ring.keys.caller(credential(call), before_lookup)
     if found is None:
         raise Unauthenticated(UNKNOWN)
     return found
@@ -65,12 +70,12 @@ async def _by_any_key(call: "Call") -> Caller:
     if id_of(key):
         # It was issued here or elsewhere, or is no more: it names no project of its own.
         return await _by_key(call)
-    return _self_named(key)
+    return _self_named(digest_of_key(key))
 
 
 @lru_cache(1024)
-def _self_named(key: str) -> Caller:
-    tenant = of_key(key)
+def _self_named(digest: bytes) -> Caller:
+    tenant = of_digest(digest)
     return Caller(tenant, MODE_SCOPES["open"], str(tenant))
 
 
@@ -103,6 +108,19 @@ async def admit(call: "Call", needs: Needed) -> Caller:
         raise
     caller.must(needs)
     limits.call((caller.tenant, caller.name))
+    return caller
+
+
+async def admit_again(call: "Call", needs: Needed) -> Caller:
+    """Return who is calling, if they still may, at the end of a body that was slow to come.
+
+    Only a key that was issued can expire or be revoked meanwhile. It is one request all the same:
+    no limit counts it again, and no parent is asked twice.
+    """
+    if call.ring.settings.auth not in {"keys", "open"} or not id_of(credential(call)):
+        return call.caller
+    caller = await _issued(call)
+    caller.must(needs)
     return caller
 
 

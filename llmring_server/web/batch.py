@@ -10,9 +10,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from llmring_server.bounded import check_values, parse
+from llmring_server.claims import key_of_item
 from llmring_server.entry import Entry
 from llmring_server.errors import Invalid, RingError
-from llmring_server.record import key_at
 from llmring_server.usage import Logged
 from llmring_server.web.body import JSON, NDJSON
 from llmring_server.web.call import Body, Call, Key, validated
@@ -100,7 +100,7 @@ async def _together(call: Call, values: list[Any], key: str | None) -> list[Logg
 
 
 async def _each(call: Call, values: list[Any], key: str | None) -> list[Logged | RingError]:
-    keys = [key_at(key, index) if key else None for index in range(len(values))]
+    keys = [key_of_item(key, index) if key else None for index in range(len(values))]
     return await asyncio.gather(*(_one(call, *each) for each in zip(values, keys, strict=True)))
 
 

@@ -35,6 +35,10 @@ def completed(given: Headers, ours: Headers) -> Headers:
     return [*ours, *given]
 
 
+class ResponseAbortedError(Exception):
+    """The answer failed after it had begun; the log tells why."""
+
+
 class Edge:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -45,13 +49,15 @@ class Edge:
             return
         request_id = str(uuid_utils.uuid7())
         headers = [*HEADERS, (b"x-request-id", request_id.encode())]
-        started = False
+        started = complete = failed = False
 
         async def answer(message: Message) -> None:
-            nonlocal started
+            nonlocal started, complete
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = completed(message["headers"], headers)
+            else:
+                complete = not message.get("more_body", False)
             await send(message)
 
         scope = {**scope, "path": slashless(scope), "llmring.request_id": request_id}
@@ -60,15 +66,26 @@ class Edge:
             await self.app(scope, guard.hurried(scope, receive), answer)
         except ClientDisconnect:
             return  # there is nobody left to answer
-        except RingError as exc:
-            if started:
-                raise
-            await problem(scope, exc)(scope, receive, answer)
-        except Exception as exc:  # the last line: a bug of ours must not cost the connection
-            if started:
-                raise
-            report(exc, scope)
-            await problem(scope, RingError())(scope, receive, answer)
+        except Exception as exc:  # noqa: BLE001, the last line: a bug of ours must not cost the connection
+            failed = True
+            if started or not isinstance(exc, RingError):
+                report(exc, scope)
+            if not started:
+                error = exc if isinstance(exc, RingError) else RingError()
+                await problem(scope, error)(scope, receive, answer)
+        # Not above: what is raised there would have the text of `exc` in its trace.
+        if failed and started and not complete:
+            _abort(scope)
+
+
+def _abort(scope: Scope) -> None:
+    """End an answer that has begun and cannot be completed: its connection must be closed.
+
+    Our own server closes it when the app returns too early. Others, and middleware in front, might
+    end the answer as if it was complete: for them it must fail, with an error that tells nothing.
+    """
+    if guard.BOUNDED not in scope.get("extensions", ()):
+        raise ResponseAbortedError
 
 
 def report(exc: Exception, scope: Scope) -> None:

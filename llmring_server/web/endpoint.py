@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from llmring_server.caller import Scope as Needed
 from llmring_server.errors import NotFound
 from llmring_server.keys import BELIEVED
-from llmring_server.web.auth import admit
+from llmring_server.web.auth import admit, admit_again
 from llmring_server.web.body import JSON
 from llmring_server.web.call import Call, render
 
@@ -69,7 +69,7 @@ class Endpoint:
             given["body"] = await (self._read_if_any if self.optional else self._read)(call)
             # A body may take its time: who was let in may have been shut out meanwhile.
             if self.needs and time.monotonic() - began > BELIEVED:
-                call.caller = await admit(call, self.needs)
+                call.caller = await admit_again(call, self.needs)
         result = await self.handler(call, **given)
         if isinstance(result, Response):
             await result(scope, receive, send)

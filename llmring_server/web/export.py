@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from llmring_server.pages import Labels, Log
 from llmring_server.web.call import Call, render
@@ -46,26 +48,43 @@ def _jsonl(logs: list[Log]) -> bytes:
     return b"".join(render(log) + b"\n" for log in logs)
 
 
-async def _chunks(logs: AsyncIterator[Log], write: Write) -> AsyncIterator[bytes]:
+async def _chunks(logs: AsyncGenerator[Log], write: Write) -> AsyncGenerator[bytes]:
     waiting = []
-    async for log in logs:
-        waiting.append(log)
-        if len(waiting) == CHUNK:
-            yield write(waiting)
-            waiting = []
+    async with aclosing(logs):
+        async for log in logs:
+            waiting.append(log)
+            if len(waiting) == CHUNK:
+                yield write(waiting)
+                waiting = []
     yield write(waiting)
 
 
-async def _in_turn(call: Call, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _in_turn(call: Call, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     with call.at_length():
-        async for chunk in chunks:
-            yield chunk
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
 
 
-async def _resumed(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     yield first
     async for chunk in rest:
         yield chunk
+
+
+class _File(StreamingResponse):
+    """A file of which the first chunk is there; however it ends, so does the transaction behind it.
+
+    Starlette leaves the generator of a client that has gone to the garbage collector.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], **more: Any) -> None:
+        super().__init__(_resumed(first, rest), **more)
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            await super().__call__(scope, receive, send)
 
 
 async def export(call: Call, query: Form) -> Annotated[Response, {CSV: str, JSONL: Log}]:
@@ -83,10 +102,10 @@ async def export_receipt(call: Call, id: str) -> Annotated[Response, {JSONL: Log
 
 
 async def _file(  # noqa: PLR0913, PLR0917, they are all of it
-    call: Call, logs: AsyncIterator[Log], write: Write, name: str, media: str, header: str = ""
+    call: Call, logs: AsyncGenerator[Log], write: Write, name: str, media: str, header: str = ""
 ) -> Response:
     chunks = _in_turn(call, _chunks(logs, write))
     # Before the answer begins, so that what can go wrong still gets its own status.
     first = header.encode() + await anext(chunks)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return StreamingResponse(_resumed(first, chunks), headers=headers, media_type=media)
+    return _File(first, chunks, headers=headers, media_type=media)

@@ -15,6 +15,7 @@ from llmring_server.tenant import Tenant
 
 REMEMBERED = 10_000
 AT_LENGTH = 2
+GUESSED = "Too many wrong credentials; try again later."
 LONG = "Exports or receipts of this project are being made; try again later."
 
 
@@ -28,11 +29,22 @@ class Buckets:
     def take(self, who: Hashable, refusal: str) -> None:
         """Take a token of `who`, or raise TooMany until there is one."""
         now = time.monotonic()
-        tokens, then = self._filled.pop(who, (self.burst, now))
-        tokens = min(self.burst, tokens + (now - then) * self.rate)
+        tokens = self._tokens(who, now)
+        self._filled.pop(who, None)
         self._filled[who] = (tokens - 1 if tokens >= 1 else tokens), now
         if len(self._filled) > REMEMBERED:
             self._filled.popitem(last=False)
+        self._refuse(tokens, refusal)
+
+    def check(self, who: Hashable, refusal: str) -> None:
+        """Raise TooMany if `who` has no token; take none."""
+        self._refuse(self._tokens(who, time.monotonic()), refusal)
+
+    def _tokens(self, who: Hashable, now: float) -> float:
+        tokens, then = self._filled.get(who, (self.burst, now))
+        return min(self.burst, tokens + (now - then) * self.rate)
+
+    def _refuse(self, tokens: float, refusal: str) -> None:
         if tokens < 1:
             raise TooMany(refusal, self.burst, math.ceil((1 - tokens) / self.rate))
 
@@ -60,9 +72,15 @@ class Limits:
             yield
         finally:
             self._holding[tenant] -= 1
-            self._holding += Counter()  # which forgets those of nobody
+            if not self._holding[tenant]:
+                del self._holding[tenant]
 
     def failure(self, address: str) -> None:
         """Count a failed authentication."""
         if self._failures:
-            self._failures.take(address, "Too many wrong credentials; try again later.")
+            self._failures.take(address, GUESSED)
+
+    def guess(self, address: str) -> None:
+        """Refuse an address that has failed too often, before it costs a look-up."""
+        if self._failures:
+            self._failures.check(address, GUESSED)
