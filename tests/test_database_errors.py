@@ -11,8 +11,8 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
-from llmring_server.database import Database
 from llmring_server.caller import LIBRARY
+from llmring_server.database import Database
 from llmring_server.database_errors import CONSTRAINTS
 from llmring_server.entry import Entry
 from llmring_server.errors import Conflict, NotFound, RingError, Unavailable

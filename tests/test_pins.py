@@ -16,6 +16,8 @@ import pytest
 
 from llmring_server import secret
 from llmring_server.caller import LIBRARY, Action
+from llmring_server.claims import digest as digest_of_key
+from llmring_server.claims import fingerprint, fingerprint_of_call, key_of_item
 from llmring_server.draft import Draft, leaf, sealed
 from llmring_server.entry import Entry
 from llmring_server.exchange import Exchange
@@ -28,8 +30,6 @@ from llmring_server.pages import Page, Place
 from llmring_server.projects import ERASE
 from llmring_server.rates import Rate
 from llmring_server.receipt import Stored
-from llmring_server.claims import digest as digest_of_key
-from llmring_server.claims import fingerprint, fingerprint_of_call, key_of_item
 from llmring_server.repository import SQL
 from llmring_server.sealing import Sealing
 from llmring_server.settings import Settings
