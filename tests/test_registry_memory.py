@@ -35,7 +35,7 @@ async def ring(settings: Settings) -> AsyncIterator[Ring]:
 async def test_processes_ask_once_per_ttl_and_share_what_they_learn(
     settings: Settings, fake: FakeRegistry, ring: Ring
 ) -> None:
-    async with two_processes(settings) as ports, httpx.AsyncClient() as client:
+    async with two_processes(settings) as ports, httpx.AsyncClient(timeout=60) as client:
         urls = [f"http://127.0.0.1:{port}/registry" for port in ports]
         for _ in range(2):
             answers = await asyncio.gather(*(client.get(url) for url in urls * 20))

@@ -43,6 +43,7 @@ def _random(random: Random, number: int, signer: Signer) -> Doc:
     return usage(number, calls[0], signer, lock_digest=text())
 
 
+@pytest.mark.slow
 def test_10_000_receipts_verify_with_two_verifiers() -> None:
     random, pinned = Random(35), keys.read(json.dumps(PINNED).encode())  # noqa: S311, again the same
     for number in range(10_000):
@@ -67,6 +68,7 @@ def test_openssl_verifies_them(number: int, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"Signature Verified Successfully\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="no JavaScript here")
 def test_receipts_survive_javascript() -> None:
     pinned = keys.read(json.dumps(PINNED).encode())

@@ -111,6 +111,7 @@ def test_a_file_name_cannot_speak_for_it(tmp_path: Path) -> None:
 FULL = Path("/dev/full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["keys.json", "no-such-file.json"])
 def test_who_cannot_be_told_is_told_nothing_wrong(keys: str) -> None:
     command = [str(PROGRAM), *["good/usage.json"] * 1000, "--keys", keys]
