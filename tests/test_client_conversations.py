@@ -167,6 +167,7 @@ async def test_log_llm_stream_keeps_the_exchange(
     assert [each.content for each in said] == ["Hi", "Hello"]
 
 
+@pytest.mark.slow
 async def test_many_sessions_at_once_keep_their_own(
     session: LLMRingSession, ring: Ring, tenant: Tenant
 ) -> None:

@@ -176,6 +176,7 @@ def flood(port: int, request: bytes, size: int) -> tuple[bytes, int]:
     return told, sent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only there the peak is told")
 @pytest.mark.parametrize("target", [b"/api/v1/log", b"/api/v1/logs/batch"])
 @pytest.mark.parametrize("length", [CHUNKED, b"Content-Length: %d" % (64 * MIB)])

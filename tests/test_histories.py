@@ -188,6 +188,7 @@ SETTINGS = settings(
 )
 
 
+@pytest.mark.slow
 def test_any_history_adds_up(owner_settings: Settings) -> None:
     schema = f"history_{uuid4().hex[:8]}"
     opened = Ring.open(owner_settings.model_copy(update={"database_schema": schema}))

@@ -95,6 +95,7 @@ async def one_request(client: httpx.AsyncClient, number: int) -> int:
     return (await client.post("/llmring" + LOG, **how)).status_code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parent", [FastAPI, Starlette])
 async def test_a_parent_is_after_1000_requests_as_it_was_before(
     parent: type[Starlette], pool: Pool, fresh: AsyncDatabaseManager, key: str

@@ -58,6 +58,7 @@ def _random_receipt(random: Random, number: int, signer: Signer) -> Document:
     return usage(number, calls[0], signer, lock_digest=text())
 
 
+@pytest.mark.slow
 def test_10_000_receipts_verify_with_two_verifiers() -> None:
     random, trusted = Random(35), keys.read_keys(json.dumps(KEY_FILE).encode())  # noqa: S311, reproducible
     for number in range(10_000):
@@ -84,6 +85,7 @@ def test_openssl_verifies_receipts(number: int, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"Signature Verified Successfully\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_receipts_survive_javascript() -> None:
     trusted = keys.read_keys(json.dumps(KEY_FILE).encode())

@@ -108,6 +108,7 @@ def test_control_characters_in_file_names_are_quoted(tmp_path: Path) -> None:
 FULL = Path("/dev/full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", ["keys.json", "no-such-file.json"])
 def test_output_that_cannot_be_written(keys: str) -> None:
     command = [str(PROGRAM), *["good/usage.json"] * 1000, "--keys", keys]
