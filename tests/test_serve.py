@@ -26,7 +26,7 @@ from tests.conftest import CALL
 from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 LOG = "/api/v1/log"
 
