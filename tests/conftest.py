@@ -50,10 +50,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run each file, and one all that are slow, first, one after the other."""
+    """Run each file in one worker, unless it names a group, and begin with the slow tests."""
     for item in items:
-        slow = item.get_closest_marker("slow")
-        item.add_marker(pytest.mark.xdist_group("slow" if slow else item.path.stem))
+        # Those that kill processes or test limits of time are one group: never two at once.
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -21,7 +21,7 @@ from llmring_server.guardian import SOCKET, launched, take
 from tests.embedded_test_client import client, url_of
 from tests.support.postgres import make_cluster
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run it")
 

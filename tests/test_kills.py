@@ -26,7 +26,7 @@ from tests.kill_writers import Kept, Verdict, judge, writers
 from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 SEED = int(os.environ.get("TEST_SEED") or time.time_ns() % 10**6)
 # For a machine that is busy with other things: usually all is over in seconds.

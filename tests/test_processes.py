@@ -19,7 +19,7 @@ from tests.conftest import CALL
 from tests.kill_writers import CALLS, LOG, answer, call, post, wrong_sums
 from tests.test_kills import LONGEST, chance, own_cluster, serving, two_processes, unguarded, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 # What a request may take whose database is gone; unbounded, it would take for ever.
 PATIENCE = 8

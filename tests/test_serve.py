@@ -31,7 +31,7 @@ from tests.support.postgres import make_cluster
 from tests.test_cli import ENVIRONMENT, PROGRAM, with_password
 from tests.wire import ask, statuses
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 LOG = "/api/v1/log"
 ROOT = Path(__file__).parent.parent

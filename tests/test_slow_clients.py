@@ -18,7 +18,7 @@ from tests.conftest import CALL
 from tests.test_kills import LONGEST
 from tests.wire import statuses
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def open_ended(request: bytes) -> bytes:
