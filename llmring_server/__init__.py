@@ -4,17 +4,17 @@ from typing import TYPE_CHECKING
 
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.caller import LIBRARY, Actor
-from llmring_server.migrations import migrate
+from llmring_server.core.identity import LIBRARY, Actor
+from llmring_server.db.migrations import migrate
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from llmring_server.keyring import Keyring
-    from llmring_server.server import Server
-    from llmring_server.web.auth import Authenticate
+    from llmring_server.access.authentication import Authenticate
+    from llmring_server.receipts.signing_keys import Keyring
+    from llmring_server.server.in_process import Server
 
     app: Starlette
 
@@ -40,7 +40,7 @@ def build(
     """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
 
     With `authenticate` the parent says who calls: given the ASGI scope, it returns (or awaits) the
-    UUID of a tenant, a `Caller`, or None for nobody. A `keyring` signs receipts.
+    UUID of a project, a `Caller`, or None for nobody. A `keyring` signs receipts.
     """
     return create_app(
         db, run_migrations=False, settings=settings, authenticate=authenticate, keyring=keyring
@@ -64,7 +64,7 @@ def create_app(  # noqa: PLR0913, they are all of it
     `include_meta_routes` the app leaves `/` and `/health` to its parent. `authenticate` and
     `keyring` are as in `build`.
     """
-    from llmring_server.web.factory import ASGIFactory  # noqa: PLC0415, a library needs no web
+    from llmring_server.asgi import ASGIFactory  # noqa: PLC0415, a library needs no web
 
     if db_manager is None:
         chosen = (settings or Settings.from_env()).model_dump()
@@ -84,7 +84,7 @@ def __getattr__(name: str) -> object:
     if name == "app":
         globals()["app"] = create_app()
     elif name == "Server":
-        from llmring_server.server import Server  # noqa: PLC0415, a library needs no uvicorn
+        from llmring_server.server.in_process import Server  # noqa: PLC0415, a library needs no uvicorn
 
         globals()["Server"] = Server
     else:

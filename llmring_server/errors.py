@@ -43,7 +43,7 @@ Code = Literal[
 ]
 
 
-def trace(exc: BaseException) -> str:
+def traceback_without_values(exc: BaseException) -> str:
     """Return the type and the traceback of an exception, without its text.
 
     The text may contain a caller's values, which must not be logged.
@@ -117,7 +117,7 @@ class Conflict(RingError):
     detail = "A resource with this name already exists."
 
 
-class NotConfigured(Conflict):
+class ReceiptsNotConfigured(Conflict):
     """No key is configured to sign receipts."""
 
     code: Code = "receipts_not_configured"
@@ -127,7 +127,7 @@ class NotConfigured(Conflict):
     )
 
 
-class InProgress(Conflict):
+class RequestInProgress(Conflict):
     """The first request with this Idempotency-Key has not finished."""
 
     code: Code = "request_in_progress"
@@ -135,7 +135,7 @@ class InProgress(Conflict):
     retry_after = 1
 
 
-class TooLarge(RingError):
+class BodyTooLarge(RingError):
     """The request body exceeds the limit of its route."""
 
     status = 413
@@ -143,7 +143,7 @@ class TooLarge(RingError):
     detail = "The request body exceeds the limit of this endpoint."
 
 
-class TargetTooLong(RingError):
+class UriTooLong(RingError):
     """The request target exceeds the limit."""
 
     status = 414
@@ -151,7 +151,7 @@ class TargetTooLong(RingError):
     detail = "The URL exceeds the limit of 8 KiB."
 
 
-class UnsupportedMedia(RingError):
+class UnsupportedMediaType(RingError):
     """The media type or the encoding of the body is not supported."""
 
     status = 415
@@ -159,7 +159,7 @@ class UnsupportedMedia(RingError):
     detail = "Send the body as uncompressed UTF-8 JSON with `Content-Type: application/json`."
 
 
-class Invalid(RingError):
+class InvalidRequest(RingError):
     """The request is well-formed but invalid; `errors` lists the invalid fields."""
 
     status = 422
@@ -176,7 +176,7 @@ class Invalid(RingError):
         self.errors = errors
 
 
-class TooMany(RingError):
+class RateLimited(RingError):
     """The caller exceeds a rate limit."""
 
     status = 429
@@ -189,7 +189,7 @@ class TooMany(RingError):
         self.retry_after = retry_after
 
 
-class HeadTooLarge(RingError):
+class HeadersTooLarge(RingError):
     """The header fields exceed the limit."""
 
     status = 431
@@ -206,7 +206,7 @@ class Unavailable(RingError):
     retry_after = 1
 
 
-class Sealed(RingError):
+class DecryptionFailed(RingError):
     """A stored secret cannot be decrypted with the configured keys."""
 
     status = 503
@@ -214,7 +214,7 @@ class Sealed(RingError):
     detail = "The secret cannot be decrypted: its key is missing from LLMRING_SEALING_KEYS."
 
 
-class Stale(RingError):
+class RegistryStale(RingError):
     """The copy of the model registry is too old."""
 
     status = 503
@@ -232,7 +232,7 @@ class Overloaded(RingError):
     retry_after = 1
 
 
-class Locked(Overloaded):
+class LockTimeout(Overloaded):
     """A lock was not granted in time."""
 
     code: Code = "lock_timeout"

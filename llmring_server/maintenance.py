@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.caller import Action, Actor
-from llmring_server.database import Database
-from llmring_server.database_errors import translated
-from llmring_server.ids import new_id
-from llmring_server.leases import Connection
-from llmring_server.repository import bind, load
+from llmring_server.core.identity import Action, Actor
+from llmring_server.core.ids import new_id
+from llmring_server.db.connection_cache import Connection
+from llmring_server.db.database import Database
+from llmring_server.db.errors import translated
+from llmring_server.db.repository import bind, load
 from llmring_server.settings import Settings
-from llmring_server.sums import Sums
+from llmring_server.usage.rollups import Rollups
 
-AT_ONCE = 5000
+BATCH_SIZE = 5000
 LIMITS = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'"
 # For how many days is kept what an MCP server offers no longer, unless its project says.
-GONE_DAYS = 400
+INACTIVE_CAPABILITY_DAYS = 400
 
 
-class Maintained(NamedTuple):
+class MaintenanceReport(NamedTuple):
     """Which months' tables were made, and which dropped; how much is forgotten."""
 
     made: list[str]
@@ -37,7 +37,7 @@ class _Housekeeping:
 
     def __init__(self, database: Database, connection: Connection) -> None:
         self._connection = connection
-        blocks = {**load("maintenance"), **load("audit")}
+        blocks = {**load("db/maintenance"), **load("access/audit")}
         self._sql = {name: bind(sql, database) for name, sql in blocks.items()}
 
     async def run(self, name: str, **params: Any) -> None:
@@ -62,7 +62,7 @@ class _Housekeeping:
             request_id=actor.request_id,
             action=action,
             target=target,
-            tenant=None,
+            project_id=None,
         )
 
     async def run_each(self, name: str, **params: Any) -> list[str]:
@@ -96,7 +96,7 @@ async def maintain(
     mcp_schema: str | None = None,
     *,
     actor: Actor,
-) -> Maintained:
+) -> MaintenanceReport:
     """Make months ahead, move sums, and forget calls of months that ended `retain` ago.
 
     What the forgotten calls add up to stays, by UTC day. Messages, what tools did, and what MCP
@@ -106,16 +106,16 @@ async def maintain(
     database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
-    await Sums(database).fold()
+    await Rollups(database).fold()
     dropped = await _forget(database, retain, actor) if retain else []
     forgotten = await _delete(database, "forget_messages", "messages.expire", actor)
     await _delete(database, "forget_conversations", "conversations.expire", actor)
     executions = await _delete(database, "forget_executions", "executions.expire", actor)
     # After the executions: what has a history is kept.
     capabilities = await _delete(
-        database, "forget_capabilities", "capabilities.expire", actor, days=GONE_DAYS
+        database, "forget_capabilities", "capabilities.expire", actor, days=INACTIVE_CAPABILITY_DAYS
     )
-    return Maintained(made, dropped, forgotten, executions, capabilities)
+    return MaintenanceReport(made, dropped, forgotten, executions, capabilities)
 
 
 async def _delete(
@@ -125,7 +125,7 @@ async def _delete(
     total = 0
     while True:
         async with _step(database) as house:
-            gone = await house.value(name, limit=AT_ONCE, **params)
+            gone = await house.value(name, limit=BATCH_SIZE, **params)
             if gone and not total:
                 await house.note(actor, action, "older than their projects keep them")
         total += gone

@@ -1,4 +1,4 @@
-"""The whole server without HTTP: `Ring(db).usage.log(tenant, entry)`."""
+"""The whole server without HTTP: `Ring(db).usage.log(project, entry)`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,32 +7,31 @@ from typing import Any, Self
 
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.aliases import Aliases
-from llmring_server.audit import Audit
-from llmring_server.claims import Claims
-from llmring_server.combine import Bounds
-from llmring_server.conversations import Conversations
-from llmring_server.database import Database, opened
+from llmring_server.access.audit import AuditLog
+from llmring_server.access.keys import ApiKeys
+from llmring_server.access.projects import Projects
+from llmring_server.access.trusted_proxy import Nonces
+from llmring_server.aliases.service import Aliases
+from llmring_server.conversations.service import Conversations
+from llmring_server.db.database import Database, open_database
+from llmring_server.db.migrations import migrate, pending
+from llmring_server.db.repository import Repository
 from llmring_server.errors import NotMigrated
-from llmring_server.keyfile import source
-from llmring_server.keyring import Keyring
-from llmring_server.keys import Keys
-from llmring_server.mcp import Mcp
-from llmring_server.mcp_capabilities import McpCapabilities
-from llmring_server.mcp_executions import McpExecutions
-from llmring_server.mcp_servers import McpServers
-from llmring_server.migrations import migrate, pending
-from llmring_server.nonces import Nonces
-from llmring_server.prices import Prices
-from llmring_server.projects import Projects
-from llmring_server.receipts import Receipts
-from llmring_server.registry import Registry
-from llmring_server.repository import Repository
-from llmring_server.rerating import Rerating
+from llmring_server.mcp.capabilities import McpCapabilities
+from llmring_server.mcp.executions import McpExecutions
+from llmring_server.mcp.facade import Mcp
+from llmring_server.mcp.servers import McpServers
+from llmring_server.pricing.rerating import Rerating
+from llmring_server.pricing.service import Pricing
+from llmring_server.receipts.service import Receipts
+from llmring_server.receipts.signing_keys import Keyring, keyring_source
+from llmring_server.registry.service import Registry
 from llmring_server.settings import Settings
-from llmring_server.sums import Sums
-from llmring_server.templates import Templates
-from llmring_server.usage import Usage
+from llmring_server.templates.service import Templates
+from llmring_server.usage.group_commit import GroupCommitLimits
+from llmring_server.usage.idempotency import IdempotencyKeys
+from llmring_server.usage.rollups import Rollups
+from llmring_server.usage.service import Usage
 
 
 class Ring:
@@ -51,18 +50,18 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = Database(db, settings)
-        self.audit = Audit(self._database)
+        self.audit = AuditLog(self._database)
         self.registry = Registry(self._database, settings, self.audit)
-        self.prices = Prices(self._database, self.registry, self.audit)
-        bounds = Bounds(settings.log_batch, settings.log_flights, settings.log_pending)
-        self.sums = Sums(self._database)
-        self.claims = Claims(self._database)
+        self.prices = Pricing(self._database, self.registry, self.audit)
+        bounds = GroupCommitLimits(settings.log_batch, settings.log_flights, settings.log_pending)
+        self.sums = Rollups(self._database)
+        self.claims = IdempotencyKeys(self._database)
         self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due, self.claims)
-        keys = source(settings, keyring)
+        keys = keyring_source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
         level, others = settings.conversation_content, (self.claims, self.audit, self.receipts)
         self.conversations = Conversations(self._database, self.usage, *others, level)
-        self.keys = Keys(self._database, self.audit)
+        self.keys = ApiKeys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)
         self.rerating = Rerating(self._database, self.prices, self.audit)
@@ -82,7 +81,7 @@ class Ring:
         """Open a database, named by a URL or settings, migrate it, and close it at the end."""
         if isinstance(settings, str):
             settings = Settings(database_url=settings)
-        async with opened(settings) as db:
+        async with open_database(settings) as db:
             if settings.migrate_on_start:
                 await migrate(db, settings.mcp_schema)
             ring = cls(db, settings, keyring)
@@ -100,7 +99,7 @@ class Ring:
         other._database = database = self._database.within(transaction)
         for name, service in vars(self).items():
             if isinstance(service, Repository | Mcp):
-                setattr(other, name, service.on(database))
+                setattr(other, name, service.with_database(database))
         return other
 
     async def aclose(self) -> None:

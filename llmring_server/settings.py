@@ -107,8 +107,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     lock_timeout: Seconds = 2
     idle_in_transaction_timeout: Seconds = 10
     migrate_on_start: bool = True
-    auth: Literal["keys", "open", "gateway", "parent"] = "keys"
-    gateway_secrets: Secrets = Field((), repr=False)
+    auth: Literal["keys", "open", "proxy", "parent"] = "keys"
+    proxy_secrets: Secrets = Field((), repr=False)
     rate_limit: float | None = Field(None, gt=0)
     rate_burst: int = Field(300, ge=1)
     failed_auth_limit: int = Field(20, ge=0)
@@ -131,8 +131,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
     @model_validator(mode="after")
     def _can_tell_who_calls(self) -> Self:
-        if (self.auth == "gateway") != bool(self.gateway_secrets):
-            raise ValueError("auth=gateway and gateway_secrets belong together")
+        if (self.auth == "proxy") != bool(self.proxy_secrets):
+            raise ValueError("auth=proxy and proxy_secrets belong together")
         return self
 
     @model_validator(mode="after")

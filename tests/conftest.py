@@ -1,4 +1,4 @@
-"""One database for the session, one fresh tenant per test, both kinds of app."""
+"""One database for the session, one fresh project per test, both kinds of app."""
 
 import os
 import re
@@ -14,10 +14,11 @@ import pytest
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
 from starlette.applications import Starlette
 
-from llmring_server import Ring, Settings, build, catalog, create_app, migrate
-from llmring_server.rates import FIELDS, Use, use
-from llmring_server.tenant import Tenant, of_key
-from tests.fake_registry import FakeRegistry, fake_registry
+from llmring_server import Ring, Settings, build, create_app, migrate
+from llmring_server.core.identity import ProjectId, project_of_key
+from llmring_server.db import admin
+from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usage
+from tests.support.fake_registry import FakeRegistry, fake_registry
 from tests.support.postgres import database, run_folder, shared_server
 
 # No test calls anyone but those that bring a registry of their own.
@@ -34,11 +35,11 @@ CALL: dict[str, Any] = {
 }
 
 
-def used(call: dict[str, Any]) -> Use:
+def used(call: dict[str, Any]) -> TokenUsage:
     """Sort what a call reports into kinds."""
-    details = {name: count for name, count in call.items() if name in FIELDS}
+    details = {name: count for name, count in call.items() if name in USAGE_FIELDS}
     tokens = call["input_tokens"], call["output_tokens"], call.get("cached_input_tokens", 0)
-    return use(call["provider"], *tokens, details)
+    return normalize_usage(call["provider"], *tokens, details)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -54,7 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         # Those that kill processes or test limits of time are one group: never two at once.
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
@@ -74,7 +75,7 @@ async def template(server_url: str) -> AsyncIterator[str]:
     async with database(server_url, "template") as url:
         async with pool_of(url, SCHEMA) as db:
             await migrate(db)
-        yield catalog.name_of(url)
+        yield admin.database_name(url)
 
 
 @pytest.fixture(scope="session")
@@ -176,8 +177,8 @@ def key() -> str:
 
 
 @pytest.fixture
-def tenant(key: str) -> Tenant:
-    return of_key(key)
+def project_id(key: str) -> ProjectId:
+    return project_of_key(key)
 
 
 @pytest.fixture

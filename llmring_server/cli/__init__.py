@@ -4,17 +4,15 @@ from typing import Any
 
 import rich_click as click
 
-from llmring_server.cli.aliases import aliases
+from llmring_server.cli.access import audit, keys, projects
 from llmring_server.cli.conversations import conversations
 from llmring_server.cli.db import db
-from llmring_server.cli.keys import keys
 from llmring_server.cli.mcp import mcp
-from llmring_server.cli.prices import prices
-from llmring_server.cli.projects import audit, projects
+from llmring_server.cli.pricing import prices
 from llmring_server.cli.receipts import receipts
 from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
-from llmring_server.cli.templates import templates
+from llmring_server.cli.templates import aliases, templates
 from llmring_server.errors import RingError
 
 

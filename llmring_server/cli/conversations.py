@@ -9,13 +9,18 @@ import orjson
 import rich_click as click
 from rich.padding import Padding
 
-from llmring_server.bounded import plain
-from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, brief, entry
-from llmring_server.messages import Message
+from llmring_server.cli.environment import project_options, with_project
+from llmring_server.cli.output import CONSOLE, brief, entry
+from llmring_server.conversations.models import (
+    Conversation,
+    ConversationPage,
+    ConversationSummary,
+    Message,
+    MessagePage,
+)
+from llmring_server.core.identity import ProjectId
+from llmring_server.core.strict_json import json_default
 from llmring_server.ring import Ring
-from llmring_server.tenant import Tenant
-from llmring_server.threads import Conversation, Recent, Shown, Stretch
 
 PAGE = 500
 
@@ -26,16 +31,16 @@ def conversations() -> None:
 
 
 @conversations.command("list")
-@options
+@project_options
 @click.option("--search", "q", help="Only those with these words in their title or messages.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
 def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
     """List conversations, the last to change first."""
 
-    async def work(ring: Ring, tenant: Tenant) -> list[Conversation]:
-        return await ring.conversations.list(tenant, Recent(**page))
+    async def work(ring: Ring, project_id: ProjectId) -> list[Conversation]:
+        return await ring.conversations.list(project_id, ConversationPage(**page))
 
-    for each in on_project(env, data_dir, project, work):
+    for each in with_project(env, data_dir, project, work):
         tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,} tokens"
         sums = f"{each.message_count:,} messages", tokens, f"{_usd(each)} USD"
         changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
@@ -43,26 +48,26 @@ def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
 
 
 @conversations.command()
-@options
+@project_options
 @click.argument("id", type=click.UUID)
 @click.option("--last", default=PAGE, show_default=True, type=click.IntRange(1, 1000))
 def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
     """Show a conversation: its last messages, as a chat."""
 
-    async def work(ring: Ring, tenant: Tenant) -> tuple[Conversation, list[Message]]:
-        page = Stretch(limit=last, order="desc")
-        found = await ring.conversations.get(tenant, id)
-        return found, (await ring.conversations.messages(tenant, id, page))[::-1]
+    async def work(ring: Ring, project_id: ProjectId) -> tuple[Conversation, list[Message]]:
+        page = MessagePage(limit=last, order="desc")
+        found = await ring.conversations.get(project_id, id)
+        return found, (await ring.conversations.messages(project_id, id, page))[::-1]
 
-    conversation, messages = on_project(env, data_dir, project, work)
-    SCREEN.print(conversation.title or "Untitled", style="bold")
-    SCREEN.print(f"{conversation.model_alias}, {_usd(conversation)} USD")
+    conversation, messages = with_project(env, data_dir, project, work)
+    CONSOLE.print(conversation.title or "Untitled", style="bold")
+    CONSOLE.print(f"{conversation.model_alias}, {_usd(conversation)} USD")
     if conversation.message_count > len(messages):
-        SCREEN.print(f"{conversation.message_count - len(messages):,} messages before these.")
+        CONSOLE.print(f"{conversation.message_count - len(messages):,} messages before these.")
     for each in messages:
-        SCREEN.print()
-        SCREEN.print(f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
-        SCREEN.print(Padding(readable(each), (0, 0, 0, 2)))
+        CONSOLE.print()
+        CONSOLE.print(f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
+        CONSOLE.print(Padding(readable(each), (0, 0, 0, 2)))
 
 
 def _usd(conversation: Conversation) -> str:
@@ -90,7 +95,7 @@ def _part(part: Any) -> str:
 
 
 @conversations.command()
-@options
+@project_options
 @click.argument("id", type=click.UUID)
 @click.option(
     "--format", "form", type=click.Choice(["jsonl", "markdown"]), default="jsonl", show_default=True
@@ -101,29 +106,31 @@ def export(env: str, data_dir: Path, project: str, id: UUID, form: str) -> None:
     As JSON lines, the first is the conversation, and each of the others a message.
     """
 
-    async def work(ring: Ring, tenant: Tenant) -> None:
-        conversation = await ring.conversations.get(tenant, id)
-        messages = ring.conversations.read(tenant, id)
+    async def work(ring: Ring, project_id: ProjectId) -> None:
+        conversation = await ring.conversations.get(project_id, id)
+        messages = ring.conversations.read(project_id, id)
         lines = _jsonl if form == "jsonl" else _markdown
-        async for line in lines(tenant, conversation, messages):
+        async for line in lines(project_id, conversation, messages):
             click.echo(line)
 
-    on_project(env, data_dir, project, work)
+    with_project(env, data_dir, project, work)
 
 
 Lines = AsyncIterator[str]
 
 
 async def _jsonl(
-    tenant: Tenant, conversation: Conversation, messages: AsyncIterator[Message]
+    project_id: ProjectId, conversation: Conversation, messages: AsyncIterator[Message]
 ) -> Lines:
-    yield orjson.dumps(Shown.to(tenant, conversation), plain, orjson.OPT_UTC_Z).decode()
+    yield orjson.dumps(
+        ConversationSummary.to(project_id, conversation), json_default, orjson.OPT_UTC_Z
+    ).decode()
     async for each in messages:
-        yield orjson.dumps(each, plain, orjson.OPT_UTC_Z).decode()
+        yield orjson.dumps(each, json_default, orjson.OPT_UTC_Z).decode()
 
 
 async def _markdown(
-    _: Tenant, conversation: Conversation, messages: AsyncIterator[Message]
+    _: ProjectId, conversation: Conversation, messages: AsyncIterator[Message]
 ) -> Lines:
     yield f"# {conversation.title or 'Untitled'}\n"
     if conversation.system_prompt:

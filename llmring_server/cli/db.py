@@ -8,10 +8,11 @@ from pathlib import Path
 import rich_click as click
 from rich.table import Table
 
-from llmring_server import catalog, maintenance, migrations
+from llmring_server import maintenance
 from llmring_server.cli import environment
-from llmring_server.cli.tables import SCREEN
-from llmring_server.database import opened
+from llmring_server.cli.output import CONSOLE
+from llmring_server.db import admin, migrations
+from llmring_server.db.database import open_database
 from llmring_server.settings import Settings
 
 
@@ -26,10 +27,10 @@ def create(env: str, data_dir: Path) -> None:
     """Create the database and its tables; with --env test, a throw-away one that stays."""
     if env == "test":
         with environment.server_for_tests(data_dir) as server:
-            click.echo(catalog.place_of(asyncio.run(_create_throwaway(server))))
+            click.echo(admin.display_location(asyncio.run(_create_throwaway(server))))
         return
-    with environment.chosen(env, data_dir) as chosen:
-        made = asyncio.run(catalog.create(chosen.settings.dsn() or ""))
+    with environment.open_environment(env, data_dir) as chosen:
+        made = asyncio.run(admin.create_database(chosen.settings.dsn() or ""))
         click.echo(f"{'Created' if made else 'Found'} the database: {chosen.place}")
         _report(asyncio.run(_migrate(chosen.settings)))
 
@@ -38,7 +39,7 @@ def create(env: str, data_dir: Path) -> None:
 @environment.options
 def migrate(env: str, data_dir: Path) -> None:
     """Bring the tables up to date. Running it twice, or twice at once, is harmless."""
-    with environment.chosen(env, data_dir) as chosen:
+    with environment.open_environment(env, data_dir) as chosen:
         _report(asyncio.run(_migrate(chosen.settings)))
 
 
@@ -46,7 +47,7 @@ def migrate(env: str, data_dir: Path) -> None:
 @environment.options
 def status(env: str, data_dir: Path) -> None:
     """List the migrations with the times when they were applied."""
-    with environment.chosen(env, data_dir) as chosen:
+    with environment.open_environment(env, data_dir) as chosen:
         steps = asyncio.run(_steps(chosen.settings))
         table = Table(
             "migration", "applied", title=f"{chosen.place}, {chosen.settings.database_schema}"
@@ -54,10 +55,10 @@ def status(env: str, data_dir: Path) -> None:
         for step in steps:
             time = f"{step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "pending"
             table.add_row(step.filename, time)
-        SCREEN.print(table)
+        CONSOLE.print(table)
 
 
-class Days(click.ParamType[timedelta]):
+class RetentionDays(click.ParamType[timedelta]):
     """A number of days, written 400d."""
 
     name = "days"
@@ -70,7 +71,9 @@ class Days(click.ParamType[timedelta]):
 
 @db.command()
 @environment.options
-@click.option("--retain", type=Days(), help="Forget calls of months that ended so long ago: 400d.")
+@click.option(
+    "--retain", type=RetentionDays(), help="Forget calls of months that ended so long ago: 400d."
+)
 def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
 
@@ -78,7 +81,7 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     tools are deleted when they are older than their project keeps them: `projects retain`. So is
     what MCP servers offer no longer, or else after 400 days, unless it has a history.
     """
-    with environment.chosen(env, data_dir) as chosen:
+    with environment.open_environment(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
     for what, months in (("Made", done.made), ("Dropped", done.dropped)):
         click.echo(f"{what}: {', '.join(months) or 'nothing'}")
@@ -102,31 +105,31 @@ def _report(applied: list[str]) -> None:
 
 
 async def _migrate(settings: Settings) -> list[str]:
-    async with opened(settings) as manager:
+    async with open_database(settings) as manager:
         return await migrations.migrate(manager, settings.mcp_schema)
 
 
-async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.Maintained:
-    async with opened(settings) as manager:
+async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance.MaintenanceReport:
+    async with open_database(settings) as manager:
         return await maintenance.maintain(
             manager, retain, settings.mcp_schema, actor=environment.operator()
         )
 
 
-async def _steps(settings: Settings) -> list[migrations.Step]:
-    async with opened(settings) as manager:
-        return await migrations.steps(manager, settings.mcp_schema)
+async def _steps(settings: Settings) -> list[migrations.MigrationStatus]:
+    async with open_database(settings) as manager:
+        return await migrations.migration_status(manager, settings.mcp_schema)
 
 
 async def _create_throwaway(server: str) -> str:
-    url = catalog.throwaway_url(server)
-    await catalog.create(url, throwaway=True)
+    url = admin.throwaway_url(server)
+    await admin.create_database(url, throwaway=True)
     await _migrate(Settings(database_url=url, database_pool_size=1))
     return url
 
 
 async def _drop_throwaways(server: str) -> list[str]:
-    names = await catalog.throwaways(server)
+    names = await admin.throwaway_databases(server)
     for name in names:
-        await catalog.drop(catalog.named(server, name))
+        await admin.drop_database(admin.with_database_name(server, name))
     return names

@@ -12,15 +12,20 @@ from urllib.parse import quote
 import rich_click as click
 from pydantic import ValidationError
 
-from llmring_server import catalog
-from llmring_server.caller import Actor
-from llmring_server.embedded import Embedded, default_data_dir
+from llmring_server.cli import environment
+from llmring_server.core.identity import Actor, ProjectId, project_of_key
+from llmring_server.db import admin
+from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
+from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.settings import PREFIX, Settings
 
 Result = TypeVar("Result")
 
+
 NAMES = ("dev", "test", "prod")
+
+
 # How it is on one's own machine.
 AT_HOME = {"auth": "open", "conversation_content": "full"}
 
@@ -68,7 +73,7 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
 
 
 @contextmanager
-def chosen(
+def open_environment(
     env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Environment]:
     """Yield the environment of this name, its database there for as long as it is used."""
@@ -81,7 +86,7 @@ def operator() -> Actor:
     return Actor(f"operator {getuser()}")
 
 
-def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
+def with_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
     """Do `work` on the environment's ring, migrated unless it is production's."""
 
     async def working() -> Result:
@@ -90,7 +95,7 @@ def on_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]])
         async with Ring.open(environment.settings.model_copy(update=update)) as ring:
             return await work(ring)
 
-    with chosen(env, data_dir) as environment:
+    with open_environment(env, data_dir) as environment:
         return asyncio.run(working())
 
 
@@ -101,18 +106,18 @@ def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
         raise click.UsageError(
             "prod has no default database: set LLMRING_DATABASE_URL=postgresql://user@host/name"
         )
-    yield Environment("prod", settings, catalog.place_of(settings.database_url))
+    yield Environment("prod", settings, admin.display_location(settings.database_url))
 
 
 @contextmanager
 def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     settings = read(environ, **AT_HOME)
     if settings.database_url:
-        yield Environment("dev", settings, catalog.place_of(settings.database_url))
+        yield Environment("dev", settings, admin.display_location(settings.database_url))
         return
     with embedded(data_dir) as server:
         url = server.url("llmring_dev")
-        asyncio.run(catalog.create(url))
+        asyncio.run(admin.create_database(url))
         settings = settings.model_copy(update={"database_url": url})
         yield Environment("dev", settings, f"{data_dir} (PostgreSQL of our own)")
 
@@ -120,13 +125,13 @@ def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 @contextmanager
 def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     with server_for_tests(data_dir, environ) as server:
-        url = catalog.throwaway_url(server)
-        asyncio.run(catalog.create(url, throwaway=True))
+        url = admin.throwaway_url(server)
+        asyncio.run(admin.create_database(url, throwaway=True))
         settings = read(environ, **AT_HOME).model_copy(update={"database_url": url})
         try:
-            yield Environment("test", settings, catalog.place_of(url))
+            yield Environment("test", settings, admin.display_location(url))
         finally:
-            asyncio.run(catalog.drop(url))
+            asyncio.run(admin.drop_database(url))
 
 
 @contextmanager
@@ -147,7 +152,49 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
 
 
 @contextmanager
-def embedded(data_dir: Path) -> Iterator[Embedded]:
+def embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
     click.echo(f"Starting PostgreSQL in {data_dir} ...", err=True)
-    with Embedded(data_dir) as server:
+    with EmbeddedPostgres(data_dir) as server:
         yield server
+
+
+def project_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the caller choose the project, beside the database."""
+    project = click.option(
+        "--project",
+        default="default",
+        show_default=True,
+        help="Its name, its project, or (mode open) the key that names it.",
+    )
+    return environment.options(project(command))
+
+
+def with_project(
+    env: str, data_dir: Path, project: str, work: Callable[[Ring, ProjectId], Awaitable[Result]]
+) -> Result:
+    """Do `work` for a project that is named."""
+
+    async def working(ring: Ring) -> Result:
+        return await work(ring, await _project_id(ring, project))
+
+    return environment.with_ring(env, data_dir, working)
+
+
+async def all_pages(
+    pages: Callable[[Any], Awaitable[list[Any]]], project_id: ProjectId, page: Any
+) -> list[Any]:
+    """Return all of a list, from `page` on."""
+    found: list[Any] = []
+    while some := await pages(page):
+        found += some
+        page = page.model_copy(update={"cursor": page.next(project_id, some[-1])})
+    return found
+
+
+async def _project_id(ring: Ring, project: str) -> ProjectId:
+    try:
+        return await ring.projects.find(project)
+    except NotFound:
+        if ring.settings.auth != "open":
+            raise
+        return project_of_key(project)

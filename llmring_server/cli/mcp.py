@@ -9,14 +9,13 @@ from uuid import UUID
 import rich_click as click
 
 from llmring_server.cli import environment
-from llmring_server.cli.project import collected, on_project, options
-from llmring_server.cli.tables import SCREEN, brief, entry
-from llmring_server.mcp_capability import Capabilities, Capability, Resource, Tool
-from llmring_server.mcp_executions import Execution, History, ToolStats
-from llmring_server.mcp_offer import Kind
-from llmring_server.mcp_server import Server, Servers
+from llmring_server.cli.environment import all_pages, project_options, with_project
+from llmring_server.cli.output import CONSOLE, brief, entry
+from llmring_server.core.identity import ProjectId
+from llmring_server.mcp.executions import Execution, ExecutionPage, ToolStats
+from llmring_server.mcp.models import Capability, CapabilityPage, Kind, Resource, Tool
+from llmring_server.mcp.servers import McpServer, ServerPage
 from llmring_server.ring import Ring
-from llmring_server.tenant import Tenant
 
 PAGE, LONGEST = 1000, 200
 
@@ -27,34 +26,36 @@ def mcp() -> None:
 
 
 @mcp.command("list")
-@options
+@project_options
 @click.option("--all", "every", is_flag=True, help="Also those that are not active.")
 def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
     """List MCP servers, the newest first."""
-    page = Servers(limit=PAGE, all=every)
-    for each in on_project(
+    page = ServerPage(limit=PAGE, all=every)
+    for each in with_project(
         env,
         data_dir,
         project,
-        lambda ring, tenant: collected(partial(ring.mcp.servers.list, tenant), tenant, page),
+        lambda ring, project_id: all_pages(
+            partial(ring.mcp.servers.list, project_id), project_id, page
+        ),
     ):
         entry(each.id, each.name, *_facts(each))
 
 
 @mcp.command()
-@options
+@project_options
 @click.argument("id", type=click.UUID)
 def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
     """Show an MCP server, and all that it offers; what has changed asks to be acknowledged."""
 
-    async def work(ring: Ring, tenant: Tenant) -> tuple[Server, list[Capability]]:
-        server, offered = await ring.mcp.servers.get(tenant, id), list[Capability]()
+    async def work(ring: Ring, project_id: ProjectId) -> tuple[McpServer, list[Capability]]:
+        server, offered = await ring.mcp.servers.get(project_id, id), list[Capability]()
         for kind in get_args(Kind):
-            pages = partial(ring.mcp.capabilities.list, tenant, kind)
-            offered += await collected(pages, tenant, Capabilities(server_id=id, all=True))
+            pages = partial(ring.mcp.capabilities.list, project_id, kind)
+            offered += await all_pages(pages, project_id, CapabilityPage(server_id=id, all=True))
         return server, offered
 
-    server, offered = on_project(env, data_dir, project, work)
+    server, offered = with_project(env, data_dir, project, work)
     entry(server.id, server.name, *_facts(server))
     for each in offered:
         name = each.uri if isinstance(each, Resource) else each.name
@@ -63,20 +64,20 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
 
 
 @mcp.command()
-@options
+@project_options
 @click.argument("tool_id", type=click.UUID)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
 def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
     """Show what a tool did, the newest first, and what that adds up to."""
 
-    async def work(ring: Ring, tenant: Tenant) -> tuple[ToolStats, list[Execution]]:
+    async def work(ring: Ring, project_id: ProjectId) -> tuple[ToolStats, list[Execution]]:
         executions = ring.mcp.executions
-        found = await executions.history(tenant, tool_id, History(limit=limit))
-        return await executions.stats(tenant, tool_id), found
+        found = await executions.history(project_id, tool_id, ExecutionPage(limit=limit))
+        return await executions.stats(project_id, tool_id), found
 
-    summary, found = on_project(env, data_dir, project, work)
+    summary, found = with_project(env, data_dir, project, work)
     times = f"p50 {_ms(summary.p50_ms)}, p95 {_ms(summary.p95_ms)}"
-    SCREEN.print(
+    CONSOLE.print(
         f"{summary.days} days: {summary.count:,} times, {summary.errors:,} errors, {times}"
     )
     for each in found:
@@ -93,7 +94,7 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
 def reseal(env: str, data_dir: Path) -> None:
     """Seal with the first of LLMRING_SEALING_KEYS what the others sealed; serving goes on."""
     actor = environment.operator()
-    resealed, stuck = environment.on_ring(
+    resealed, stuck = environment.with_ring(
         env, data_dir, lambda ring: ring.mcp.servers.reseal(actor=actor)
     )
     click.echo(f"Sealed again: {resealed:,}")
@@ -101,7 +102,7 @@ def reseal(env: str, data_dir: Path) -> None:
         raise click.ClickException(f"No key opens {stuck:,} others.")
 
 
-def _facts(server: Server) -> Iterator[str]:
+def _facts(server: McpServer) -> Iterator[str]:
     yield server.url
     if not server.is_active:
         yield "inactive"

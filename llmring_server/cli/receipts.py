@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 import rich_click as click
 from pydantic import ValidationError
 
-from llmring_server import keyfile
 from llmring_server.cli import environment
-from llmring_server.cli.project import on_project, options
-from llmring_server.cli.tables import SCREEN, entry, folding
-from llmring_server.keyring import Held
-from llmring_server.verdict import judged
-from llmring_server.wanted import Listing, Wanted
+from llmring_server.cli.environment import project_options, with_project
+from llmring_server.cli.output import CONSOLE, entry, wrapping_table
+from llmring_server.receipts import signing_keys
+from llmring_server.receipts.models import ReceiptPage, ReceiptRequest
+from llmring_server.receipts.signing_keys import StoredKey
+from llmring_server.receipts.verification import verify_document
 from llmring_verify.canonical_json import NotVerified, parse
 
 file = click.option(
@@ -37,7 +37,7 @@ def receipts() -> None:
 @file
 def keygen(path: Path) -> None:
     """Make a file with a first key, which signs at once. Keep a copy of it in a safe place."""
-    _announce(keyfile.create(path))
+    _announce(signing_keys.create_key_file(path))
     click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} where the server runs.", err=True)
 
 
@@ -49,10 +49,12 @@ def rotate(path: Path, *, compromised: bool) -> None:
 
     Servers read the file again by themselves, and publish what is in it.
     """
-    _announce(keyfile.compromise(path) if compromised else keyfile.rotate(path))
+    _announce(
+        signing_keys.compromise_key(path) if compromised else signing_keys.rotate_key_file(path)
+    )
 
 
-def _announce(key: Held) -> None:
+def _announce(key: StoredKey) -> None:
     click.echo(key.kid)
     since = f" It may sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
     click.echo(f"The key {key.kid} is {key.state}.{since}", err=True)
@@ -62,11 +64,11 @@ def _announce(key: Held) -> None:
 @file
 def keys(path: Path) -> None:
     """List the keys of a file, without their secrets."""
-    table = folding("key", "state", "public key", "signs from", "retired", "compromised")
-    for key in keyfile.read(path).keys:
+    table = wrapping_table("key", "state", "public key", "signs from", "retired", "compromised")
+    for key in signing_keys.read_key_file(path).keys:
         times = key.not_before, key.retired_at, key.compromised_at
         table.add_row(key.kid, key.state, key.x, *map(_time, times))
-    SCREEN.print(table)
+    CONSOLE.print(table)
 
 
 def _time(moment: datetime | None) -> str:
@@ -74,18 +76,20 @@ def _time(moment: datetime | None) -> str:
 
 
 @receipts.command()
-@options
+@project_options
 @click.option("--description", help="What it is for.")
 @click.option("--tag", "tags", multiple=True, help="Once for each.")
 def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
     """Certify all calls of a project that no receipt has certified yet."""
     tags = [*given["tags"]]
     try:
-        wanted = Wanted(since_last_receipt=True, description=given["description"], tags=tags)
+        wanted = ReceiptRequest(
+            since_last_receipt=True, description=given["description"], tags=tags
+        )
     except ValidationError as exc:
         raise click.UsageError("at most 1,000 characters, and 50 tags of 100") from exc
-    made = on_project(
-        env, data_dir, project, lambda ring, tenant: ring.receipts.generate(tenant, wanted)
+    made = with_project(
+        env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, wanted)
     )
     click.echo(made["receipt"]["receipt_id"])
     click.echo(f"Calls: {made['certified_count']:,}", err=True)
@@ -96,13 +100,13 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
 
 
 @receipts.command("list")
-@options
+@project_options
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
     """List receipts, the newest first."""
-    page = Listing(limit=limit)
-    found = on_project(
-        env, data_dir, project, lambda ring, tenant: ring.receipts.list(tenant, page)
+    page = ReceiptPage(limit=limit)
+    found = with_project(
+        env, data_dir, project, lambda ring, project_id: ring.receipts.list(project_id, page)
     )
     for each in found["receipts"]:
         what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f} USD"
@@ -111,11 +115,13 @@ def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
 
 
 @receipts.command()
-@options
+@project_options
 @click.argument("id")
 def show(env: str, data_dir: Path, project: str, id: str) -> None:
     """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
-    found = on_project(env, data_dir, project, lambda ring, tenant: ring.receipts.get(tenant, id))
+    found = with_project(
+        env, data_dir, project, lambda ring, project_id: ring.receipts.get(project_id, id)
+    )
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
@@ -126,9 +132,9 @@ def verify(receipt: BinaryIO) -> None:
 
     Who does not trust this server asks llmring-verify, with keys that were kept.
     """
-    keys = keyfile.source(environment.read(os.environ))()
+    keys = signing_keys.keyring_source(environment.read(os.environ))()
     try:
-        found = judged(keys.trusted if keys else {}, parse(receipt.read()))
+        found = verify_document(keys.trusted if keys else {}, parse(receipt.read()))
     except NotVerified as exc:
         raise click.ClickException(str(exc)) from exc
     if not found["valid"]:

@@ -8,17 +8,17 @@ import rich_click as click
 from rich.table import Table
 
 from llmring_server.cli import environment
-from llmring_server.cli.tables import SCREEN
-from llmring_server.difference import Difference, compare
-from llmring_server.listing import PRICES, Edition
+from llmring_server.cli.output import CONSOLE
+from llmring_server.registry.diff import RegistryDiff, diff_registries
+from llmring_server.registry.models import PRICES, RegistryEdition
+from llmring_server.registry.service import ProviderStatus, QuarantinedFile
 from llmring_server.ring import Ring
-from llmring_server.shelf import Doubtful, Source
 
 
 class Status(NamedTuple):
-    edition: Edition
-    sources: dict[str, Source]
-    doubtful: list[Doubtful]
+    edition: RegistryEdition
+    sources: dict[str, ProviderStatus]
+    doubtful: list[QuarantinedFile]
 
 
 @click.group()
@@ -30,7 +30,7 @@ def registry() -> None:
 @environment.options
 def status(env: str, data_dir: Path) -> None:
     """Tell what is served, since when, and how the last attempt to renew it went."""
-    found = environment.on_ring(env, data_dir, _status)
+    found = environment.with_ring(env, data_dir, _status)
     table = Table("provider", "models", "version", "since", title=f"Edition {found.edition.id}")
     for name in ("last good", "last try"):
         table.add_column(name, no_wrap=True)
@@ -39,12 +39,12 @@ def status(env: str, data_dir: Path) -> None:
         version = str(file.version) if file.id else "offline"
         tried = _tried(found.sources.get(file.provider))
         table.add_row(file.provider, str(len(file.models)), version, f"{file.since:%F}", *tried)
-    SCREEN.print(table)
+    CONSOLE.print(table)
     if found.doubtful:
         _tell_doubts(found.doubtful)
 
 
-def _tried(source: Source | None) -> list[str]:
+def _tried(source: ProviderStatus | None) -> list[str]:
     if not source:
         return ["never", "never", ""]
     return [_ago(source.checked), _ago(source.tried), source.outcome or "under way"]
@@ -66,12 +66,12 @@ async def _status(ring: Ring) -> Status:
     return Status(edition, sources, await ring.registry.doubtful())
 
 
-def _tell_doubts(doubtful: list[Doubtful]) -> None:
+def _tell_doubts(doubtful: list[QuarantinedFile]) -> None:
     table = Table("file", "provider", "models", "version", "why", title="Quarantined")
     for file, reason in doubtful:
         told = [str(len(file.models)), str(file.version), reason]
         table.add_row(str(file.id), file.provider, *told)
-    SCREEN.print(table)
+    CONSOLE.print(table)
     click.echo("Look at one with `registry diff`; `registry accept FILE` takes it for good.")
 
 
@@ -79,11 +79,11 @@ def _tell_doubts(doubtful: list[Doubtful]) -> None:
 @environment.options
 def refresh(env: str, data_dir: Path) -> None:
     """Ask the registry for news now."""
-    outcomes = environment.on_ring(env, data_dir, lambda ring: ring.registry.refresh())
+    outcomes = environment.with_ring(env, data_dir, lambda ring: ring.registry.refresh())
     table = Table("provider", "outcome")
     for outcome in outcomes:
         table.add_row(outcome.provider, outcome.text)
-    SCREEN.print(table)
+    CONSOLE.print(table)
     if not all(outcome.good for outcome in outcomes):
         raise SystemExit(1)
 
@@ -94,7 +94,7 @@ def refresh(env: str, data_dir: Path) -> None:
 def accept(env: str, data_dir: Path, file: int) -> None:
     """Take a quarantined file for good, everywhere within 5 seconds."""
     actor = environment.operator()
-    id = environment.on_ring(env, data_dir, lambda ring: ring.registry.accept(file, actor=actor))
+    id = environment.with_ring(env, data_dir, lambda ring: ring.registry.accept(file, actor=actor))
     click.echo(f"File {file} is accepted, as edition {id}.")
 
 
@@ -110,12 +110,12 @@ def diff(env: str, data_dir: Path, before: int | None, after: int | None) -> Non
     the edition that it follows.
     """
 
-    async def work(ring: Ring) -> tuple[str, Difference]:
+    async def work(ring: Ring) -> tuple[str, RegistryDiff]:
         older, newer = await _pair(ring, before, after)
         editions = [await ring.registry.proposed(id) for id in (older, newer)]
-        return f"From {older} to {newer}", compare(*(each.models for each in editions))
+        return f"From {older} to {newer}", diff_registries(*(each.models for each in editions))
 
-    _show(*environment.on_ring(env, data_dir, work))
+    _show(*environment.with_ring(env, data_dir, work))
 
 
 async def _pair(ring: Ring, before: int | None, after: int | None) -> tuple[int, int]:
@@ -126,7 +126,7 @@ async def _pair(ring: Ring, before: int | None, after: int | None) -> tuple[int,
     return followed[-1] if before is None else before, newer
 
 
-def _show(title: str, difference: Difference) -> None:
+def _show(title: str, difference: RegistryDiff) -> None:
     if not any(difference):
         click.echo(f"{title}: no model and no price differs.")
         return
@@ -137,7 +137,7 @@ def _show(title: str, difference: Difference) -> None:
         table.add_row(key, "", "", "removed")
     for key, price, *prices in difference.changes:
         table.add_row(key, price.removeprefix(PRICES[0]), *map(_price, prices))
-    SCREEN.print(table)
+    CONSOLE.print(table)
 
 
 def _price(price: Decimal | None) -> str:

@@ -14,12 +14,12 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
+from llmring_server.asgi import ASGIFactory
 from llmring_server.cli import environment
 from llmring_server.cli.environment import Environment
 from llmring_server.ring import Ring
-from llmring_server.server import listen, url_of, uvicorn_options
+from llmring_server.server.in_process import listen, url_of, uvicorn_options
 from llmring_server.settings import Settings
-from llmring_server.web.factory import ASGIFactory
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -43,7 +43,7 @@ See what it adds up to:
 AUTH = {
     "open": ("open: any API key will do, and names a project of its own", "my-project"),
     "keys": ("issued keys only: llmring-server keys issue", "llmr_k1_..."),
-    "gateway": ("none: a gateway vouches for each request (docs/access.md)", "..."),
+    "proxy": ("none: a proxy vouches for each request (docs/access.md)", "..."),
 }
 
 
@@ -57,7 +57,7 @@ AUTH = {
 @click.option("--reload", is_flag=True, help="Start again when a source file changes.")
 def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: bool) -> None:  # noqa: FBT001, PLR0913, PLR0917, they are the options
     """Serve the API until Ctrl-C."""
-    with environment.chosen(env, data_dir) as chosen:
+    with environment.open_environment(env, data_dir) as chosen:
         if chosen.settings.auth == "open" and host not in LOOPBACK:
             raise click.UsageError(
                 f"Mode open believes any key, so it is not served on {host}:"
@@ -125,7 +125,7 @@ def application(settings: Settings) -> Starlette:
     return app
 
 
-class _Announced(uvicorn.Server):
+class _BannerServer(uvicorn.Server):
     """A server that says so when it is up, and not before: then Ctrl-C finds it listening."""
 
     banner: str
@@ -138,7 +138,7 @@ class _Announced(uvicorn.Server):
 
 def _run(config: uvicorn.Config, listener: socket.socket, banner: str, *, reload: bool) -> None:
     if not reload and config.workers == 1:
-        server = _Announced(config)
+        server = _BannerServer(config)
         server.banner = banner
         server.run(sockets=[listener])
         return

@@ -10,12 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmring_server.caller import Scope as Needed
+from llmring_server.access.authentication import admit_again, authenticate
+from llmring_server.access.keys import CACHE_TTL
+from llmring_server.core.identity import ApiScope as Needed
 from llmring_server.errors import NotFound
-from llmring_server.keys import BELIEVED
-from llmring_server.web.auth import admit, admit_again
-from llmring_server.web.body import JSON
-from llmring_server.web.call import Call, render
+from llmring_server.web.request import Request, render
+from llmring_server.web.request_limits import JSON
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -51,7 +51,7 @@ class Endpoint:
         takes = get_annotations(handler)
         self.gives = takes.pop("return")
         self.query, self.body, self.key = (takes.pop(name, None) for name in READ)
-        self.parts = {name: kind for name, kind in takes.items() if kind is not Call}
+        self.parts = {name: kind for name, kind in takes.items() if kind is not Request}
         # `Model | None`: None is no body at all.
         self.optional = NoneType in get_args(self.body)
         if self.optional:
@@ -60,15 +60,15 @@ class Endpoint:
         self._parts = [(name, TypeAdapter[Any](kind)) for name, kind in self.parts.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, self.cap)
+        call = Request(scope, receive, self.cap)
         if self.needs:
-            call.caller = await admit(call, self.needs)
+            call.caller = await authenticate(call, self.needs)
         given = self._given(call)
         if self.body:
             began = time.monotonic()
             given["body"] = await (self._read_if_any if self.optional else self._read)(call)
             # A body may take its time: who was let in may have been shut out meanwhile.
-            if self.needs and time.monotonic() - began > BELIEVED:
+            if self.needs and time.monotonic() - began > CACHE_TTL:
                 call.caller = await admit_again(call, self.needs)
         result = await self.handler(call, **given)
         if isinstance(result, Response):
@@ -76,27 +76,27 @@ class Endpoint:
         else:
             await _answer(render(result), call.says, send)
 
-    def _read(self, call: Call) -> Awaitable[Any]:
-        return call.raw(*self._raw) if self._raw else call.read(self.body)
+    def _read(self, request: Request) -> Awaitable[Any]:
+        return request.raw(*self._raw) if self._raw else request.read(self.body)
 
-    async def _read_if_any(self, call: Call) -> Any:
-        return await self._read(call) if await call.body() else None
+    async def _read_if_any(self, request: Request) -> Any:
+        return await self._read(request) if await request.body() else None
 
-    def _given(self, call: Call) -> dict[str, Any]:
+    def _given(self, request: Request) -> dict[str, Any]:
         given = {}
         for name, kind in self._parts:
-            given[name] = _part(call, name, kind)
+            given[name] = _part(request, name, kind)
         if self.query:
-            given["query"] = call.query(self.query)
+            given["query"] = request.query(self.query)
         if self.key:
-            given["key"] = call.idempotency_key
+            given["key"] = request.idempotency_key
         return given
 
 
-def _part(call: Call, name: str, kind: TypeAdapter[Any]) -> Any:
+def _part(request: Request, name: str, kind: TypeAdapter[Any]) -> Any:
     """Read a part of the path: what cannot be an id is the id of nothing."""
     try:
-        return kind.validate_strings(call.scope["path_params"][name])
+        return kind.validate_strings(request.scope["path_params"][name])
     except ValidationError as exc:
         raise NotFound from exc
 

@@ -5,29 +5,116 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import getdoc
 from typing import Annotated, Any, cast
 
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
 from starlette.responses import Response
 from starlette.routing import Route
 
 from llmring_server.errors import (
     BadRequest,
+    BodyTooLarge,
     Conflict,
     Forbidden,
-    InProgress,
-    Invalid,
+    InvalidRequest,
     NotFound,
+    RateLimited,
+    RequestInProgress,
     RingError,
-    TooLarge,
-    TooMany,
     Unauthenticated,
     Unavailable,
-    UnsupportedMedia,
+    UnsupportedMediaType,
 )
-from llmring_server.web.body import JSON
-from llmring_server.web.call import Call, render
 from llmring_server.web.endpoint import Endpoint, by_media, notes
-from llmring_server.web.meta import VERSION
+from llmring_server.web.health import VERSION
 from llmring_server.web.problems import MEDIA_TYPE, Problem
-from llmring_server.web.schemas import Mode, Schema, Schemas, given, parameters
+from llmring_server.web.request import Request, render
+from llmring_server.web.request_limits import JSON
+
+Schema = dict[str, Any]
+
+
+Mode = JsonSchemaMode
+
+
+_REF = "#/components/schemas/{model}"
+
+
+_NULL = {"type": "null"}
+
+
+class _JsonSchema(GenerateJsonSchema):
+    """Decimals are numbers, as `render` writes them; those of models are text."""
+
+    _in_model = False
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        outer, self._in_model = self._in_model, True
+        try:
+            return super().model_schema(schema)
+        finally:
+            self._in_model = outer
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        described = super().decimal_schema(schema)
+        if self.mode == "validation":
+            number: JsonSchemaValue = described["anyOf"][0]
+            return number
+        return described if self._in_model else {"type": "number"}
+
+    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001, as pydantic has it
+        """What has a default is always written, though it need not be read."""
+        written = self.mode == "serialization" and field["type"] != "typed-dict-field"
+        return written or super().field_is_required(field, total)
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, a name needs no title
+        return False
+
+
+class SchemaRegistry:
+    """Schemas by reference: those that have a name are kept under it."""
+
+    def __init__(self) -> None:
+        self.named: Schema = {}
+
+    def of(self, kind: Any, mode: Mode = "serialization") -> Schema:
+        schema = TypeAdapter[Any](kind).json_schema(
+            mode=mode, ref_template=_REF, schema_generator=_JsonSchema
+        )
+        for name, inner in schema.pop("$defs", {}).items():
+            self._keep(name, inner)
+        return self._keep(schema["title"], schema) if "title" in schema else schema
+
+    def _keep(self, name: str, schema: Schema) -> Schema:
+        if self.named.setdefault(name, schema) != schema:
+            raise ValueError(f"two different things are called {name}")
+        return {"$ref": _REF.format(model=name)}
+
+
+def parameters(model: type[BaseModel]) -> list[Schema]:
+    """Describe the parameters of a query."""
+    schema = model.model_json_schema(schema_generator=_JsonSchema)
+    required = schema.get("required", ())
+    return [_parameter(name, each, name in required) for name, each in schema["properties"].items()]
+
+
+def _parameter(name: str, schema: Schema, required: bool) -> Schema:  # noqa: FBT001, as it is said
+    said = {"name": name, "in": "query", "required": required, "schema": without_null(schema)}
+    if schema.get("type") != "array":
+        return said | {"allowEmptyValue": not required}
+    # a,b: in one parameter, with commas between; said twice is said once.
+    schema.pop("uniqueItems", None)
+    return said | {"style": "form", "explode": False}
+
+
+def without_null(schema: Schema) -> Schema:
+    """Describe a parameter that is given: then it is not null."""
+    kinds = [kind for kind in schema.pop("anyOf", []) if kind != _NULL]
+    schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    return schema
+
 
 INTRODUCTION = """Records LLM calls exactly once, with exact costs, and adds them up.
 
@@ -36,8 +123,12 @@ Fields and parameters that are not known are ignored. Whole numbers are written 
 number is 2^64 or larger, and JSON is nested 32 deep at most. A slash at a path's end is ignored.
 """
 
+
 TEXT: Schema = {"type": "string"}
+
+
 SECONDS: Schema = {"type": "integer", "minimum": 0}
+
 
 # Headers of answers: what they tell, and how.
 HEADERS: Mapping[str, tuple[str, Schema]] = {
@@ -49,29 +140,34 @@ HEADERS: Mapping[str, tuple[str, Schema]] = {
     "X-Registry-Stale": ("Seconds by which this is older than it should be, if it is.", SECONDS),
 }
 
+
 # How to say who is calling, by mode. In mode `parent`, the application around us decides.
 _KEYS = (
     {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
     {"Bearer": {"type": "http", "scheme": "bearer"}},
 )
-_PROOF = "X-User-ID", "X-Project-ID", "X-Gateway-Signature"
+
+
+_PROOF = "X-User-ID", "X-Project-ID", "X-Proxy-Signature"
+
+
 SCHEMES: Mapping[str, Sequence[Schema]] = {
     "keys": _KEYS,
     "open": _KEYS,
-    "gateway": [{name: {"type": "apiKey", "in": "header", "name": name} for name in _PROOF}],
+    "proxy": [{name: {"type": "apiKey", "in": "header", "name": name} for name in _PROOF}],
     "parent": [],
 }
 
 
-async def openapi(call: Call) -> Annotated[Response, {JSON: dict[str, Any]}]:
+async def get_openapi(request: Request) -> Annotated[Response, {JSON: dict[str, Any]}]:
     """Describe this API: this document."""
-    content = call.scope["app"].state.describe(call.scope.get("root_path", ""))
+    content = request.scope["app"].state.describe(request.scope.get("root_path", ""))
     return Response(content, media_type=JSON)
 
 
-def describe(routes: Iterable[Route], auth: str, prefix: str) -> bytes:
+def openapi_document(routes: Iterable[Route], auth: str, prefix: str) -> bytes:
     """Describe `routes` as they are found under `prefix`."""
-    description, paths = _Description(SCHEMES[auth]), dict[str, Schema]()
+    description, paths = _OpenApiBuilder(SCHEMES[auth]), dict[str, Schema]()
     for route in routes:
         paths.setdefault(route.path_format, {}).update(description.of(route))
     document = {
@@ -84,12 +180,12 @@ def describe(routes: Iterable[Route], auth: str, prefix: str) -> bytes:
     return render(document)
 
 
-class _Description:
+class _OpenApiBuilder:
     """Routes described one by one, and what their descriptions share."""
 
     def __init__(self, schemes: Sequence[Schema]) -> None:
         self._schemes = schemes
-        self._schemas = Schemas()
+        self._schemas = SchemaRegistry()
         self._problem = {MEDIA_TYPE: {"schema": self._schemas.of(Problem)}}
         self._errors: Schema = {}
 
@@ -131,7 +227,7 @@ class _Description:
             yield from parameters(endpoint.query)
         if endpoint.key:
             schema = self._schemas.of(endpoint.key, "validation")
-            yield {"name": "Idempotency-Key", "in": "header", "schema": given(schema)}
+            yield {"name": "Idempotency-Key", "in": "header", "schema": without_null(schema)}
         if "ETag" in notes(endpoint.gives):
             yield {"name": "If-None-Match", "in": "header", "schema": TEXT}
 
@@ -151,7 +247,7 @@ class _Description:
         return answers | {str(error.status): self._error(error) for error in _errors(endpoint)}
 
     def _error(self, error: type[RingError]) -> Schema:
-        names = ["X-Request-ID"] + ["Retry-After"] * (error.retry_after or error is TooMany)
+        names = ["X-Request-ID"] + ["Retry-After"] * (error.retry_after or error is RateLimited)
         self._errors[error.__name__] = {
             "description": error.detail,
             "headers": _headers(names),
@@ -177,11 +273,11 @@ def _errors(endpoint: Endpoint) -> list[type[RingError]]:
         Forbidden: endpoint.needs,
         NotFound: endpoint.parts,
         Conflict: False,
-        InProgress: endpoint.key,
-        TooLarge: endpoint.body,
-        UnsupportedMedia: endpoint.body,
-        Invalid: endpoint.query or endpoint.body,
-        TooMany: endpoint.needs,
+        RequestInProgress: endpoint.key,
+        BodyTooLarge: endpoint.body,
+        UnsupportedMediaType: endpoint.body,
+        InvalidRequest: endpoint.query or endpoint.body,
+        RateLimited: endpoint.needs,
         Unavailable: True,
     }
     noted = [note for note in notes(endpoint.gives) if isinstance(note, type)]

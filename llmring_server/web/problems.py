@@ -12,10 +12,10 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 from typing_extensions import TypedDict
 
-from llmring_server.errors import Invalid, RingError, TooMany
+from llmring_server.errors import InvalidRequest, RateLimited, RingError
 
 # After these, what is still to come of the request is not read; HTTP/2 has its own way to say so.
-UNREAD = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+CLOSE_CONNECTION_AFTER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -37,13 +37,13 @@ def problem(scope: Scope, exc: RingError) -> Response:
     headers = {"Retry-After": str(exc.retry_after)} if exc.retry_after else {}
     if exc.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(exc, TooMany):
+    if isinstance(exc, RateLimited):
         # draft-ietf-httpapi-ratelimit-headers-07
         told = {"Limit": exc.limit, "Remaining": 0, "Reset": exc.retry_after}
         headers |= {f"RateLimit-{name}": str(value) for name, value in told.items()}
-    if exc.status in UNREAD and scope["http_version"].startswith("1"):
+    if exc.status in CLOSE_CONNECTION_AFTER and scope["http_version"].startswith("1"):
         headers["Connection"] = "close"
-    more = {"errors": exc.errors} if isinstance(exc, Invalid) and exc.errors else {}
+    more = {"errors": exc.errors} if isinstance(exc, InvalidRequest) and exc.errors else {}
     return _document(scope, exc.status, str(exc), headers, code=exc.code, **more)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from llmring_server.embedded import Embedded
+from llmring_server.db.embedded_postgres import EmbeddedPostgres
 from scripts.benchmark.processes import (
     PROC,
     START_TIMEOUT_SECONDS,
@@ -81,7 +81,7 @@ def running_cluster(url: str | None, *, with_extensions: bool) -> AbstractContex
 
 @contextmanager
 def _embedded_cluster() -> Iterator[str]:
-    with _directory() as path, ExitStack() as after, Embedded(path / "postgres") as server:
+    with _directory() as path, ExitStack() as after, EmbeddedPostgres(path / "postgres") as server:
         # It lingers for a moment after its last client has left.
         after.callback(wait_for_exit, postmaster_pid(server.url()))
         yield server.url()

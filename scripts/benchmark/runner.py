@@ -12,12 +12,7 @@ from typing import Any
 from scripts.benchmark.load_generator import Load, LoadResult
 from scripts.benchmark.postgres import fetch
 from scripts.benchmark.processes import cpu_seconds
-from scripts.benchmark.servers import (
-    RESPONSE_TIMEOUT_SECONDS,
-    ROOT,
-    ServerUnderTest,
-    StartServer,
-)
+from scripts.benchmark.servers import RESPONSE_TIMEOUT_SECONDS, ROOT, ServerUnderTest, StartServer
 from scripts.benchmark.statistics import Sample, ratio, ratios, spread, summarize
 
 WARM_UP_SECONDS = 1.0

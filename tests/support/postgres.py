@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import asyncpg
 
-from llmring_server import catalog
-from llmring_server.embedded import Cluster, Embedded
-from llmring_server.guardian import take
+from llmring_server.db import admin
+from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
+from llmring_server.db.postgres_supervisor import take
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 FOLDER = "LLMRING_TEST_RUN"
@@ -35,11 +35,11 @@ def run_folder() -> Iterator[None]:
         yield
     finally:
         del os.environ[FOLDER]
-        wait_until_stopped(Cluster(folder / "server"))
+        wait_until_stopped(PostgresCluster(folder / "server"))
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until_stopped(cluster: Cluster, patience: float = 30) -> None:
+def wait_until_stopped(cluster: PostgresCluster, patience: float = 30) -> None:
     """Wait until the supervisor of a cluster has ended, if it has one."""
     deadline = time.monotonic() + patience
     while cluster.path.exists() and time.monotonic() < deadline:
@@ -52,7 +52,7 @@ def wait_until_stopped(cluster: Cluster, patience: float = 30) -> None:
 def make_cluster(home: Path, settings: str = "") -> None:
     """Make a cluster in `home`, which no one else uses yet: a copy of one that initdb made."""
     run = Path(os.environ[FOLDER])
-    pristine = Cluster(run / "pristine")
+    pristine = PostgresCluster(run / "pristine")
     with (run / "pristine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not pristine.data.exists():
@@ -79,7 +79,7 @@ def shared_server() -> Iterator[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (run / "server/data").exists():
             make_cluster(run / "server", UNSAFE)
-    with Embedded(run / "server", linger=0) as server:
+    with EmbeddedPostgres(run / "server", linger=0) as server:
         yield server.url("postgres")
 
 
@@ -90,7 +90,7 @@ async def database(server: str, name: str, template: str = "") -> AsyncIterator[
     connection = await asyncpg.connect(server)
     try:
         await create(connection, name, template)
-        yield catalog.named(server, name)
+        yield admin.with_database_name(server, name)
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     finally:
         await connection.close()

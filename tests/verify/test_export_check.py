@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmring_verify import (
-    CannotVerify,
-    NotVerified,
-    check_export,
-    parse,
-    read_keys,
-    verify_receipt,
-)
+from llmring_verify import CannotVerify, NotVerified, check_export, parse, read_keys, verify_receipt
 from llmring_verify.export_check import ExportIndex
 from tests.support.verify_cli import KEYS, run
 from tests.vectors.generate.files import FOLDER

@@ -3,14 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from scripts.benchmark.cases import (
-    conversations,
-    footprint,
-    logging,
-    mcp_tools,
-    reading,
-    receipts,
-)
+from scripts.benchmark.cases import conversations, footprint, logging, mcp_tools, reading, receipts
 from scripts.benchmark.runner import Settings
 
 CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {

@@ -21,13 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from scripts.benchmark.http_requests import KEYS
 from scripts.benchmark.load_generator import Load
 from scripts.benchmark.processes import resident_mib
-from scripts.benchmark.runner import (
-    MICROSECONDS,
-    Comparison,
-    Settings,
-    on_every_server,
-    progress,
-)
+from scripts.benchmark.runner import MICROSECONDS, Comparison, Settings, on_every_server, progress
 from scripts.benchmark.seed import seed, settle
 from scripts.benchmark.servers import ROOT, ServerUnderTest, prod, start, with_receipt_key
 from scripts.benchmark.statistics import spread

@@ -8,7 +8,7 @@ from typing import Any
 import rfc8785
 
 from tests.vectors.generate.good import CALLS, LEGACY, legacy
-from tests.vectors.generate.second_signer import (
+from tests.vectors.generate.second_signer import (  # fmt: skip
     ACTIVE,
     COMPROMISED,
     RETIRED,
@@ -18,7 +18,7 @@ from tests.vectors.generate.second_signer import (
     b64,
     batch,
     usage,
-)  # fmt: skip
+)
 
 ORDER = 2**252 + 27742317777372353535851937790883648493
 BODY = usage(31)

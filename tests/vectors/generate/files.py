@@ -6,14 +6,7 @@ from typing import Any
 
 from tests.vectors.generate.bad import bad
 from tests.vectors.generate.good import CALLS, good
-from tests.vectors.generate.second_signer import (
-    ACTIVE,
-    KEY_FILE,
-    batch,
-    call,
-    export_line,
-    usage,
-)
+from tests.vectors.generate.second_signer import ACTIVE, KEY_FILE, batch, call, export_line, usage
 
 FOLDER = Path(__file__).parents[1]
 

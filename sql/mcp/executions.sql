@@ -1,0 +1,60 @@
+-- What tools did.
+
+-- name: record
+-- The tool, and the conversation and call that are named, must be the project's own. Twice makes one.
+WITH known AS (
+    SELECT tool.id FROM <<mcp.capabilities>> AS tool
+    WHERE tool.project_id = @project_id AND tool.id = @tool_id AND kind = 'tool'
+      AND (@conversation_id::uuid IS NULL OR EXISTS (
+          SELECT FROM <<tables.conversations>> AS conversation
+          WHERE conversation.project_id = @project_id AND conversation.id = @conversation_id
+      ))
+      AND (@log_id::uuid IS NULL OR EXISTS (
+          SELECT FROM <<tables.usage_logs>> AS log
+          WHERE log.project_id = @project_id AND log.id = @log_id
+            AND logged_at >= @logged_at::timestamptz
+            AND logged_at < @logged_at + interval '1 millisecond'
+      ))
+),
+recorded AS (
+    INSERT INTO <<mcp.executions>> (
+        project_id, tool_id, id, executed_at, conversation_id, log_id, size, duration_ms, status,
+        error, input, output
+    )
+    SELECT
+        @project_id, id, @id, @executed_at, @conversation_id, @log_id, @size, @duration_ms, @status,
+        @error, @input::text::json, @output::text::json
+    FROM known
+    ON CONFLICT DO NOTHING
+)
+SELECT id FROM known;
+
+-- name: tool
+SELECT id FROM <<mcp.capabilities>> WHERE project_id = @project_id AND id = @tool_id AND kind = 'tool';
+
+-- name: history
+-- The newest first; of a page that is too large, what fits.
+SELECT
+    id, tool_id, conversation_id, log_id, input::text, output::text, error, status, duration_ms,
+    executed_at
+FROM (
+    SELECT *, sum(size) OVER (ORDER BY id DESC) - size AS before
+    FROM (
+        SELECT * FROM <<mcp.executions>>
+        WHERE project_id = @project_id AND tool_id = @tool_id
+          AND (@last_id::uuid IS NULL OR id < @last_id)
+        ORDER BY id DESC
+        LIMIT @limit OFFSET @offset
+    ) AS page
+) AS page
+WHERE before < @most::bigint
+ORDER BY id DESC;
+
+-- name: stats
+-- Since the time that the id @since tells.
+SELECT
+    count(*) AS count, count(*) FILTER (WHERE status <> 'ok') AS errors,
+    percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
+    percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms
+FROM <<mcp.executions>>
+WHERE project_id = @project_id AND tool_id = @tool_id AND id >= @since;

@@ -1,0 +1,58 @@
+-- What models cost: what the operator says, what priced the calls so far, and why.
+
+-- name: overrides
+SELECT provider, model, service_tier, since, made_at, rates::text AS rates
+FROM <<tables.price_overrides>>
+ORDER BY provider, model, service_tier, since;
+
+-- name: override
+INSERT INTO <<tables.price_overrides>> (provider, model, service_tier, since, rates)
+SELECT provider, model, coalesce(service_tier, ''), since, rates
+FROM json_to_recordset(@overrides::text::json) AS given (
+    provider text, model text, service_tier text, since timestamptz, rates json
+)
+ON CONFLICT (provider, model, service_tier, since)
+DO UPDATE SET rates = excluded.rates, made_at = now();
+
+-- name: withdraw
+DELETE FROM <<tables.price_overrides>>
+WHERE provider = @provider AND model = @model
+RETURNING since;
+
+-- name: keep
+-- Twice is harmless.
+INSERT INTO <<tables.prices>> (id, provider, model, service_tier, source, version, since, rates)
+SELECT id, provider, model, service_tier, source, version, since, rates
+FROM json_to_recordset(@prices::text::json) AS given (
+    id uuid, provider text, model text, service_tier text, source text, version text,
+    since timestamptz, rates json
+)
+WHERE NOT EXISTS (SELECT FROM <<tables.prices>> AS kept WHERE kept.id = given.id);
+
+-- name: explain
+-- A call, the price that it is rated at, and the history of its cost.
+SELECT
+    call.id, logged_at, call.provider, call.model, input_tokens, output_tokens, cached_input_tokens,
+    details::text AS details, coalesce(cost, 0) AS cost, cost_source, adjustment,
+    price.id AS price_id, price.provider AS price_provider, price.model AS price_model,
+    price.service_tier, price.source, price.version, price.since, price.rates::text AS rates,
+    coalesce((
+        SELECT json_agg(json_build_object(
+            'run', run, 'amount', amount::text, 'cost', cost::text, 'cost_source', cost_source
+        ) ORDER BY seq)
+        FROM <<tables.usage_adjustments>>
+        WHERE project_id = @project_id AND logged_at = call.logged_at AND id = call.id
+    ), '[]')::text AS adjustments
+FROM <<tables.usage_calls>> AS call
+LEFT JOIN LATERAL (
+    SELECT * FROM <<tables.prices>> WHERE id = call.price LIMIT 1
+) AS price ON true
+WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @until AND call.id = @id;
+
+-- name: unpriced
+-- Across projects: for the operator's eyes. The models whose calls have no price.
+SELECT provider, model, count(*) AS calls, min(logged_at) AS first_at, max(logged_at) AS last_at
+FROM <<tables.usage_calls>>
+WHERE logged_at >= @since AND cost_source = 'unpriced'
+GROUP BY provider, model
+ORDER BY calls DESC, provider, model;

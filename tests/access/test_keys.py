@@ -1,0 +1,182 @@
+"""Keys: what they may do, for how long, and who has seen to them."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring
+from llmring_server.access.keys import CACHE_TTL, IssuedKey, KeyOptions
+from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
+from llmring_server.errors import InvalidRequest, NotFound
+from tests.conftest import CALL
+
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture
+async def admin(ring: Ring) -> IssuedKey:
+    return await ring.keys.issue(
+        f"project {uuid4()}", KeyOptions(scopes=PROJECT_SCOPES), actor=LIBRARY
+    )
+
+
+def of(issued: IssuedKey) -> dict[str, str]:
+    return {"X-API-Key": issued.secret}
+
+
+async def status(client: httpx.AsyncClient, issued: IssuedKey) -> int:
+    return (await client.get("/api/v1/logs", headers=of(issued))).status_code
+
+
+async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    project = f"project {uuid4()}"
+    for scopes, statuses in (
+        (["read"], (403, 200, 403)),
+        (["log:write"], (200, 403, 403)),
+        (["log:write", "admin"], (200, 403, 200)),
+    ):
+        headers = of(await ring.keys.issue(project, KeyOptions(scopes=scopes), actor=LIBRARY))
+        found = (
+            (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code,
+            (await guarded.get("/api/v1/stats", headers=headers)).status_code,
+            (await guarded.get("/api/v1/keys", headers=headers)).status_code,
+        )
+        assert found == statuses
+
+
+async def test_an_issued_key_s_calls_are_replayed(
+    guarded: httpx.AsyncClient, admin: IssuedKey
+) -> None:
+    headers = of(admin) | {"Idempotency-Key": "once"}
+    for path, body in (("/api/v1/log", CALL), ("/api/v1/logs/batch", [CALL, CALL])):
+        first, again = [await guarded.post(path, json=body, headers=headers) for _ in range(2)]
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert (again.json(), again.headers["Idempotent-Replayed"]) == (first.json(), "true")
+        headers["Idempotency-Key"] = "twice"
+
+
+async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    issued = await ring.keys.issue(f"project {uuid4()}", KeyOptions(expires_at=soon), actor=LIBRARY)
+    assert await status(guarded, issued) == 200
+    await asyncio.sleep(0.6)
+    assert await status(guarded, issued) == 401
+
+
+@pytest.mark.parametrize(
+    "wanted", [KeyOptions(scopes=["root"]), KeyOptions(expires_at=NOW - timedelta(days=1))]
+)
+async def test_a_key_that_would_be_of_no_use_is_refused(ring: Ring, wanted: KeyOptions) -> None:
+    with pytest.raises(InvalidRequest):
+        await ring.keys.issue("project", wanted, actor=LIBRARY)
+
+
+async def test_rotate_key_gives_another_and_time_to_change(
+    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+) -> None:
+    answer = await guarded.post(
+        f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=of(admin)
+    )
+    new = IssuedKey(answer.json()["key"], answer.json()["id"], admin.project_id)
+    assert [await status(guarded, each) for each in (admin, new)] == [200, 200]
+    old, like_it = [await ring.keys.get(id) for id in (admin.id, new.id)]
+    assert like_it.scopes == old.scopes
+    assert old.expires_at
+    assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
+    await guarded.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
+    assert await status(guarded, new) == 401
+
+
+async def test_get_key_tells_to_the_hour_when_it_was_last_of_use(
+    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey, db: AsyncDatabaseManager
+) -> None:
+    assert (await ring.keys.get(admin.id)).last_used_at is None
+    await status(guarded, admin)
+    first = (await ring.keys.get(admin.id)).last_used_at
+    assert first
+    await Ring(db).keys.caller(admin.secret)
+    assert (await ring.keys.get(admin.id)).last_used_at == first
+
+
+async def test_issue_key_shows_its_secret_once_and_get_key_never(
+    guarded: httpx.AsyncClient, admin: IssuedKey
+) -> None:
+    wanted = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
+    issued = (await guarded.post("/api/v1/keys", json=wanted, headers=of(admin))).json()
+    assert issued["project_id"] == str(admin.project_id)
+    assert await status(guarded, IssuedKey(issued["key"], issued["id"], admin.project_id)) == 200
+    shown = (await guarded.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
+    assert (shown["label"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
+    listed = await guarded.get("/api/v1/keys", headers=of(admin))
+    assert {each["id"] for each in listed.json()} == {admin.id, issued["id"]}
+    assert issued["key"][16:] not in listed.text + str(shown)
+
+
+async def test_list_keys_is_of_one_s_own_project(
+    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+) -> None:
+    other = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
+    assert other.id not in (await guarded.get("/api/v1/keys", headers=of(admin))).text
+    answers: list[Any] = []
+    for id in (other.id, "00000000"):
+        for method, path, body in (
+            ("GET", "", None), ("DELETE", "", None), ("POST", "/rotate", {}),
+        ):  # fmt: skip
+            answer = await guarded.request(
+                method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
+            )
+            answers.append((answer.status_code, answer.json()["detail"]))
+    assert set(answers) == {(404, NotFound.detail)}
+    assert await status(guarded, other) == 200
+
+
+async def test_no_key_gives_more_than_it_has(guarded: httpx.AsyncClient, ring: Ring) -> None:
+    some = await ring.keys.issue(
+        f"project {uuid4()}", KeyOptions(scopes=["admin", "read"]), actor=LIBRARY
+    )
+    for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
+        answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(some))
+        assert answer.status_code == expected
+
+
+async def test_revoke_key_is_final_and_audited(
+    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+) -> None:
+    other = await ring.keys.issue_for(admin.project_id, actor=LIBRARY)
+    answer = await guarded.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
+    assert answer.status_code == 200
+    assert await status(guarded, other) == 401
+    revoked, issued, first = await ring.audit.events(NOW, admin.project_id)
+    assert (revoked.action, revoked.actor, revoked.target) == ("key.revoke", admin.id, other.id)
+    assert revoked.request_id == answer.headers["X-Request-ID"]
+    assert (issued.action, issued.actor) == ("key.issue", "library")
+    assert first.action == "key.issue"
+
+
+async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDatabaseManager) -> None:
+    async with db.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        issued = await ring.within(connection).keys.issue(f"project {uuid4()}", actor=LIBRARY)
+        await transaction.rollback()
+    assert await ring.audit.events(NOW, issued.project_id) == []
+    with pytest.raises(NotFound):
+        await ring.keys.get(issued.id)
+
+
+async def test_a_key_that_is_revoked_elsewhere_is_believed_for_seconds_at_most(
+    ring: Ring, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CACHE_TTL <= 5
+    monkeypatch.setattr("llmring_server.access.keys.CACHE_TTL", 0.3)
+    elsewhere, issued = Ring(db), await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
+    assert await elsewhere.keys.caller(issued.secret)
+    await ring.keys.revoke(issued.id, actor=LIBRARY)
+    assert await elsewhere.keys.caller(issued.secret)
+    await asyncio.sleep(0.4)
+    assert await elsewhere.keys.caller(issued.secret) is None

@@ -1,0 +1,64 @@
+"""Secrets are nowhere but where they belong (reliability: canary secrets)."""
+
+import logging
+from uuid import uuid4
+
+import httpx
+import orjson
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, build
+from llmring_server.access.keys import KeyOptions
+from llmring_server.core.identity import LIBRARY
+from tests.access.test_trusted_proxy import SECRETS, vouch
+from tests.conftest import CALL
+
+BAD = (b"{", b'{"model": 1}', b'{"a": 1, "a": 2}')
+
+
+async def dumped(db: AsyncDatabaseManager) -> str:
+    """Return every row of every table as text."""
+    tables = await db.fetch_all(
+        "SELECT format('SELECT coalesce(string_agg(row::text, chr(10)), '''') FROM %I.%I AS row',"
+        " table_schema, table_name) AS question"
+        " FROM information_schema.tables"
+        " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND table_type = 'BASE TABLE'",
+        db.schema,
+    )
+    return "\n".join([await db.fetch_value(table["question"]) for table in tables])
+
+
+async def test_no_key_is_in_the_database_a_log_or_an_answer_but_its_first(
+    db: AsyncDatabaseManager,
+    owner: AsyncDatabaseManager,
+    ring: Ring,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    scopes = ["admin", "log:write", "read"]
+    issued = await ring.keys.issue(f"project {uuid4()}", KeyOptions(scopes=scopes), actor=LIBRARY)
+    gets = ["/", "/api/v1/keys", f"/api/v1/keys/{issued.id}", "/api/v1/logs", "/api/v1/stats?tz=x"]
+    transport = httpx.ASGITransport(app=build(db))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        headers = {"X-API-Key": issued.secret, "Content-Type": "application/json"}
+        bodies = (orjson.dumps(CALL), *BAD)
+        told = [await client.post("/api/v1/log", content=each, headers=headers) for each in bodies]
+        told += [await client.get(path, headers=headers) for path in gets]
+    texts = [answer.text + str(answer.headers) for answer in told]
+    assert issued.secret[16:] not in await dumped(owner) + caplog.text + "".join(texts)
+
+
+async def test_a_proxy_s_secret_is_nowhere(
+    db: AsyncDatabaseManager, owner: AsyncDatabaseManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    settings = Settings.model_validate({"auth": "proxy", "proxy_secrets": SECRETS})
+    transport = httpx.ASGITransport(app=build(db, settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answers = [
+            await client.post("/api/v1/log", json=CALL, headers=headers)
+            for headers in (vouch(), vouch(secret="c" * 32), {})
+        ]
+    texts = "".join(answer.text + str(answer.headers) for answer in answers)
+    assert SECRETS[0] not in await dumped(owner) + caplog.text + texts + repr(settings)

@@ -1,0 +1,69 @@
+"""`llmring-server keys`, `projects` and `audit`, as an operator uses them."""
+
+from uuid import uuid4
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring
+from llmring_server.access.keys import KeyOptions
+from llmring_server.core.identity import LIBRARY
+from tests.cli.test_db import done, run
+
+PROD = ("--env", "prod")
+
+
+@pytest.fixture
+def prod(owner: AsyncDatabaseManager, url: str) -> dict[str, str]:
+    """Settings of the role that owns the schema of all tests: it may erase."""
+    return {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": owner.schema or ""}
+
+
+async def test_a_key_s_life_is_shown_and_audited(ring: Ring, prod: dict[str, str]) -> None:
+    project = f"project {uuid4().hex}"
+    issue = ("keys", "issue", "--project", project, "--label", "ci", "--scope", "read")
+    secret = done(*issue, "--expires", "90d", *PROD, **prod).strip()
+    shown = done("keys", "show", secret[8:16], *PROD, **prod)
+    assert all(told in shown for told in (project, "ci", "read"))
+    assert secret not in shown + done("keys", "list", "--project", project, *PROD, **prod)
+    other = done("keys", "rotate", secret[8:16], "--overlap", "0m", *PROD, **prod).strip()
+    assert await ring.keys.caller(secret) is None
+    caller = await ring.keys.caller(other)
+    assert caller
+    assert caller.scopes == {"read"}
+    audited = done("audit", *PROD, **prod)
+    for action, id in (("key.issue", secret[8:16]), ("key.rotate", other[8:16])):
+        assert any(action in line and id in line for line in audited.splitlines())
+    assert "operator " in audited
+
+
+@pytest.mark.parametrize("wrong", [("--expires", "soon"), ("--scope", "root")])
+def test_a_key_that_makes_no_sense_is_refused(prod: dict[str, str], wrong: tuple[str, str]) -> None:
+    assert run("keys", "issue", *wrong, *PROD, **prod).returncode == 2
+
+
+def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
+    name, other = f"project {uuid4().hex}", f"project {uuid4().hex}"
+    project_id = done("projects", "create", name, *PROD, **prod).strip()
+    assert "already" in run("projects", "create", name, *PROD, **prod).stderr
+    done("projects", "rename", name, other, *PROD, **prod)
+    listed = done("projects", "list", *PROD, **prod)
+    assert (other in listed, project_id in listed, name in listed) == (True, True, False)
+    asked = run("projects", "erase", other, *PROD, **prod)
+    assert asked.returncode == 1, "it asks first"
+    done("projects", "erase", other, "--yes", *PROD, **prod)
+    assert project_id not in done("projects", "list", *PROD, **prod)
+
+
+async def test_a_label_is_text_and_no_markup(ring: Ring, prod: dict[str, str]) -> None:
+    issued = await ring.keys.issue(
+        f"project {uuid4()}", KeyOptions("[/x] [link=y]z"), actor=LIBRARY
+    )
+    shown = done("keys", "show", issued.id, *PROD, **prod)
+    assert "[/x] [link=y]z" in shown
+    assert "[/x]" in done("keys", "list", *PROD, **prod)
+
+
+def test_a_proxy_without_a_secret_is_explained(prod: dict[str, str]) -> None:
+    wrong = run("keys", "list", *PROD, **prod, LLMRING_AUTH="proxy")
+    assert (wrong.returncode, "proxy_secrets" in wrong.stderr) == (2, True)

@@ -1,0 +1,203 @@
+"""The command line as an operator uses it: every environment, every refusal, no secret shown."""
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import build
+from llmring_server.db import admin
+from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
+from tests.conftest import CALL
+from tests.db.test_migrations import names
+from tests.support.command_line import invoke
+from tests.support.postgres import make_cluster, wait_until_stopped
+
+PROGRAM = str(Path(sys.executable).parent / "llmring-server")
+OURS = ("LLMRING_", "DATABASE_URL", "TEST_DB_")
+# Whoever runs the tests has settings too, and perhaps a database that is dear to them.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+ENVIRONMENT |= {"COLUMNS": "300", "LLMRING_REGISTRY_URL": "none"}
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return invoke(*arguments, environment=ENVIRONMENT | settings)
+
+
+def done(*arguments: str, **settings: str) -> str:
+    """Run a command that must succeed; return what it printed."""
+    ran = run(*arguments, **settings)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    user, place = parts.username or "", parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:{password}@{place}").geturl()
+
+
+@pytest.fixture
+def prod(db: AsyncDatabaseManager, url: str) -> dict[str, str]:
+    """Settings of the schema that all tests share."""
+    return {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+
+
+@pytest.fixture
+async def nowhere(url: str) -> AsyncIterator[str]:
+    """The URL of a database that is not there yet."""
+    name = f"cli_{uuid4().hex}"
+    yield admin.with_database_name(url, name)
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.close()
+
+
+@pytest.fixture
+def server_for_tests(url: str) -> dict[str, str]:
+    """Name the server of `url` as TEST_DB_*."""
+    parts = urlsplit(url)
+    host = parse_qs(parts.query).get("host", [parts.hostname or "localhost"])
+    return {
+        "TEST_DB_HOST": host[0],
+        "TEST_DB_PORT": str(parts.port or 5432),
+        "TEST_DB_USER": parts.username or "postgres",
+        "TEST_DB_PASSWORD": parts.password or "",
+    }
+
+
+@pytest.fixture(scope="module")
+def data_dir() -> Iterator[Path]:
+    """A data folder of its own, whose server runs until the last test of this file."""
+    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
+    folder.chmod(0o711)
+    make_cluster(folder / "home")
+    with EmbeddedPostgres(folder / "home", linger=0):
+        yield folder / "home"
+    wait_until_stopped(PostgresCluster(folder / "home"))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that someone listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("command", ["db create", "db migrate", "db status", "keys list", "serve"])
+def test_prod_has_no_database_but_the_one_that_is_named(command: str) -> None:
+    refused = run(*command.split(), "--env", "prod")
+    assert refused.returncode == 2
+    assert "prod has no default database: set LLMRING_DATABASE_URL=" in refused.stderr
+
+
+def test_prod_creates_its_database_once(nowhere: str) -> None:
+    prod = {"LLMRING_DATABASE_URL": nowhere}
+    missing = run("db", "status", "--env", "prod", **prod)
+    assert missing.returncode == 1
+    assert "does not exist" in missing.stderr
+    files = ", ".join(names())
+    created = done("db", "create", "--env", "prod", **prod)
+    assert created.startswith("Created")
+    assert created.endswith(f"Applied: {files}\n")
+    assert done("db", "create", "--env", "prod", **prod).startswith("Found")
+    assert "nothing to apply" in done("db", "migrate", "--env", "prod", **prod)
+    assert "pending" not in done("db", "status", "--env", "prod", **prod)
+
+
+def test_dev_without_a_server_has_one_of_its_own(data_dir: Path) -> None:
+    dev = {"LLMRING_DATA_DIR": str(data_dir)}
+    assert str(data_dir) in done("db", "create", **dev)
+    assert "nothing to apply" in done("db", "migrate", "--env", "dev", **dev)
+    assert "pending" not in done("db", "status", **dev)
+
+
+def test_databases_for_tests_are_dropped_and_no_others(data_dir: Path) -> None:
+    ours = {"LLMRING_DATA_DIR": str(data_dir)}
+    done("db", "create", **ours)
+    made = {done("db", "create", "--env", "test", **ours).strip() for _ in range(2)}
+    assert "Applied: 001" in done("db", "migrate", "--env", "test", **ours)  # one that goes at once
+    dropped = done("db", "drop-test", **ours)
+    assert {f"local socket/{name}" for name in re.findall(r"test_\w+", dropped)} == made
+    assert "no test databases" in done("db", "drop-test", **ours)
+    assert "pending" not in done("db", "status", **ours)
+
+
+async def test_test_creates_a_database_on_the_server_that_is_named(
+    url: str, server_for_tests: dict[str, str]
+) -> None:
+    created = await asyncio.to_thread(done, "db", "create", "--env", "test", **server_for_tests)
+    made = admin.with_database_name(url, created.strip().rpartition("/")[2])
+    connection = await asyncpg.connect(made)
+    assert await connection.fetchval("SELECT count(*) FROM llmring.usage_logs") == 0
+    await connection.close()
+    await admin.drop_database(made)
+
+
+async def status_with(db: AsyncDatabaseManager, key: str) -> int:
+    transport = httpx.ASGITransport(build(db))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
+        return answer.status_code
+
+
+async def test_a_key_is_good_from_its_issue_to_its_revocation(
+    db: AsyncDatabaseManager, prod: dict[str, str]
+) -> None:
+    project = f"shop-{uuid4()}"
+
+    async def keys(*arguments: str) -> str:
+        return await asyncio.to_thread(done, "keys", *arguments, "--env", "prod", **prod)
+
+    key = (await keys("issue", "--project", project)).strip()
+    id = key.removeprefix("llmr_k1_")[:8]
+    assert await status_with(db, key) == 200
+    assert f"{id} is revoked" in await keys("revoke", id)
+    assert await status_with(db, key) == 401
+    [listed] = (line for line in (await keys("list")).splitlines() if id in line)
+    assert project in listed
+    assert key not in listed
+
+
+@pytest.mark.parametrize("command", ["db create", "db status", "keys list"])
+def test_no_command_shows_the_password_of_its_database(prod: dict[str, str], command: str) -> None:
+    secret = with_password(prod["LLMRING_DATABASE_URL"], "canary")
+    for url in (secret, secret.replace("//", "//nobody")):
+        ran = run(*command.split(), "--env", "prod", **prod | {"LLMRING_DATABASE_URL": url})
+        assert "canary" not in ran.stdout + ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_settings_that_are_wrong_are_explained_without_their_values() -> None:
+    wrong = {"LLMRING_DATABASE_POOL_SIZE": "canary", "LLMRING_AUTH": "canary"}
+    refused = run("db", "status", **wrong)
+    assert refused.returncode == 2
+    assert all(name in refused.stderr for name in wrong)
+    assert "canary" not in refused.stderr
+
+
+def test_open_mode_is_served_to_this_machine_only(prod: dict[str, str]) -> None:
+    refused = run("serve", "--host", "0.0.0.0", **prod)  # noqa: S104, it is refused
+    assert refused.returncode == 2
+    assert "LLMRING_AUTH=keys" in refused.stderr
+
+
+def test_a_port_in_use_is_explained(prod: dict[str, str], taken: int) -> None:
+    refused = run("serve", "--env", "prod", "--port", str(taken), **prod)
+    assert refused.returncode == 1
+    assert f"Cannot listen on 127.0.0.1:{taken}" in refused.stderr
+    assert "Choose another --port" in refused.stderr

@@ -1,0 +1,254 @@
+"""Serving: inside a program, and as the command that users start, stop and kill."""
+
+import asyncio
+import fcntl
+import gc
+import os
+import re
+import shlex
+import shutil
+import signal
+import tempfile
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Server, Settings, create_app
+from llmring_server.cli.serve import application
+from llmring_server.db.postgres_supervisor import take
+from tests.cli.test_db import ENVIRONMENT, PROGRAM, with_password
+from tests.conftest import CALL
+from tests.support.invalid_wire_requests import get
+from tests.support.postgres import make_cluster
+from tests.support.served import ask, statuses
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+LOG = "/api/v1/log"
+ROOT = Path(__file__).parent.parent
+PROGRAMS = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+class Serving(NamedTuple):
+    """A running `llmring-server serve`."""
+
+    process: Process
+    output: Path
+    client: httpx.AsyncClient
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    async def find_client(self) -> None:
+        """Wait until the server has told where it is."""
+        async with asyncio.timeout(60):
+            while not (told := re.search(r"API +(\S+)", self.said())):
+                assert self.process.returncode is None, self.said()
+                await asyncio.sleep(0.02)
+        self.client.base_url = httpx.URL(told[1])
+
+    async def ids(self) -> list[str]:
+        answer = await self.client.get("/api/v1/logs?limit=500")
+        return sorted(log["id"] for log in answer.raise_for_status().json())
+
+    async def log(self) -> str:
+        answer = await self.client.post(LOG, json=CALL)
+        return str(answer.raise_for_status().json()["log_id"])
+
+    async def end(self, request: signal.Signals) -> int:
+        self.process.send_signal(request)
+        return await asyncio.wait_for(self.process.wait(), 60)
+
+
+Serve = Callable[..., AbstractAsyncContextManager[Serving]]
+
+
+def guardian_of(home: Path) -> int:
+    return int((home / "guardian.lock").read_text())
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
+    home = Path(tempfile.mkdtemp(prefix="llmring-"))
+    home.chmod(0o711)
+    make_cluster(home)
+    yield home
+    deadline = time.monotonic() + 30
+    while take(home / "guardian.lock", fcntl.LOCK_EX) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def serve(home: Path, tmp_path: Path, key: str) -> Serve:
+    @asynccontextmanager
+    async def serve(*options: str, **settings: str) -> AsyncIterator[Serving]:
+        output = tmp_path / uuid4().hex
+        with output.open("wb") as file:
+            process = await asyncio.create_subprocess_exec(
+                *(PROGRAM, "serve", "--port", "0", "--data-dir", str(home), *options),
+                env=ENVIRONMENT | settings, stdout=file, stderr=file,
+            )  # fmt: skip
+        try:
+            async with httpx.AsyncClient(headers={"X-API-Key": key}, timeout=30) as client:
+                serving = Serving(process, output, client)
+                await serving.find_client()
+                yield serving
+        finally:
+            if process.returncode is None:
+                await serving.end(signal.SIGKILL)
+
+    return serve
+
+
+async def test_a_server_in_a_program_serves_until_it_is_stopped(ring: Ring) -> None:
+    server = Server(ring, port=0)
+    await server.start()
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        assert (await client.get("/health")).json()["status"] == "healthy"
+        await server.stop()
+        with pytest.raises(httpx.ConnectError):
+            await client.get("/health")
+    await ring.ping()
+
+
+async def test_two_servers_in_a_program_serve_a_ring_each(
+    db: AsyncDatabaseManager, ring: Ring, key: str
+) -> None:
+    open_ring = Ring(db, Settings(auth="open"))
+    async with (
+        Server(ring, port=0) as first,
+        Server(open_ring, port=0) as second,
+        httpx.AsyncClient(headers={"X-API-Key": key}, timeout=60) as client,
+    ):
+        assert (await client.post(first.url + LOG, json=CALL)).status_code == 401
+        assert (await client.post(second.url + LOG, json=CALL)).status_code == 200
+
+
+async def test_a_server_in_a_program_raises_when_its_port_is_in_use(ring: Ring) -> None:
+    async with Server(ring, port=0) as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(OSError, match="in use"):
+            await Server(ring, port=port).start()
+
+
+async def test_ctrl_c_stops_serve_well_and_keeps_the_data(serve: Serve) -> None:
+    async with serve() as first:
+        logged = await first.log()
+        assert await first.end(signal.SIGINT) == 0
+        assert first.said().endswith("Stopped.\n")
+    async with serve() as second:
+        assert await second.ids() == [logged]
+
+
+async def test_a_second_serve_on_one_data_folder_joins_the_first(serve: Serve) -> None:
+    async with serve() as first, serve() as second:
+        logged = [await first.log(), await second.log()]
+        assert await first.ids() == await second.ids() == sorted(logged)
+        assert await first.end(signal.SIGINT) == 0
+        assert len(await second.ids()) == 2
+
+
+async def test_serve_that_is_killed_has_lost_nothing_that_it_acknowledged(serve: Serve) -> None:
+    acknowledged, enough = set(), asyncio.Event()
+
+    async def keep_logging(server: Serving) -> None:
+        with suppress(httpx.TransportError):
+            while True:
+                acknowledged.add(await server.log())
+                if len(acknowledged) == 100:
+                    enough.set()
+
+    async with serve() as first, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(keep_logging(first))
+        await enough.wait()
+        await first.end(signal.SIGKILL)
+    async with serve() as second:
+        assert acknowledged <= set(await second.ids())
+
+
+async def test_serve_recovers_from_the_loss_of_its_database_and_its_guardian(
+    serve: Serve, home: Path
+) -> None:
+    async with serve() as first:
+        logged = await first.log()
+        os.kill(guardian_of(home), signal.SIGKILL)
+        await first.end(signal.SIGKILL)
+    async with serve() as second:
+        assert await second.ids() == [logged]
+
+
+async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
+    async with serve("--workers", "2") as server:
+        logged = [await server.log() for _ in range(20)]
+        assert await server.ids() == sorted(logged)
+        assert await server.end(signal.SIGINT) == 0
+        assert server.said().count("Waiting for child process") == 2
+
+
+async def test_the_procfile_serves_with_the_bounds_of_serve(
+    db: AsyncDatabaseManager, url: str, tmp_path: Path
+) -> None:
+    prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    processes = dict(
+        line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
+    )
+    # On the loopback interface, where tests belong, and on any free port.
+    web = re.sub(r"--host \S+", "--host 127.0.0.1", processes["web"])
+    command = shlex.split(web.replace("$PORT", "0"))
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=ENVIRONMENT | {"PATH": PROGRAMS} | prod, stdout=file, stderr=file
+        )
+    try:
+        async with httpx.AsyncClient(timeout=30) as client:
+            await Serving(process, output, client).find_client()
+            assert (await client.get("/health/ready")).status_code == 200
+            # Only the protocol of `serve` refuses the URL of another host.
+            port = client.base_url.port or 0
+            assert statuses(await ask(port, get(target=b"http://elsewhere.example/health"))) == [
+                400
+            ]
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@pytest.mark.parametrize("is_of_serve", [False, True])
+async def test_only_serve_tunes_the_garbage_collection_of_its_process(
+    settings: Settings, *, is_of_serve: bool
+) -> None:
+    app = application(settings) if is_of_serve else create_app(settings=settings)
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
+    try:
+        async with app.router.lifespan_context(app):
+            is_tuned = gc.get_threshold() != before and gc.get_freeze_count() > frozen
+            is_untouched = gc.get_threshold() == before and gc.get_freeze_count() <= frozen
+        assert (is_tuned, is_untouched) == (is_of_serve, not is_of_serve)
+    finally:
+        gc.set_threshold(*before)
+        if is_of_serve:
+            gc.unfreeze()
+
+
+async def test_serve_does_not_show_the_password_of_its_database(
+    serve: Serve, db: AsyncDatabaseManager, url: str
+) -> None:
+    secret = url if urlsplit(url).password else with_password(url, "canary")
+    prod = {"LLMRING_DATABASE_URL": secret, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    async with serve("--env", "prod", **prod) as server:
+        assert await server.end(signal.SIGINT) == 0
+        assert f":{urlsplit(secret).password}@" not in server.said()

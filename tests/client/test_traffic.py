@@ -1,0 +1,50 @@
+"""What the published client sends, word for word: every request has an answer."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import httpx
+
+from llmring_server import Ring
+from llmring_server.core.identity import ProjectId
+
+# A line a request, as it was recorded; U is an id of whatever its path names.
+RECORDED = Path(__file__).with_name("traffic.txt").read_text().splitlines()
+
+
+async def thing(client: httpx.AsyncClient, line: str) -> str:
+    """Make what a line names by U, and return its id."""
+    if found := re.search("/mcp/(servers|tools|resources|prompts)", line):
+        return await offered(client, found[1])
+    assert "/conversations/U" in line or "/log" in line, "make its like here"
+    return str((await client.post("/api/v1/conversations", json={})).json()["id"])
+
+
+async def offered(client: httpx.AsyncClient, kind: str) -> str:
+    """Make a server with one of everything; return the id of the one of this kind."""
+    server = {"name": "calc", "url": "stdio://calc", "transport_type": "stdio"}
+    made = (await client.post("/api/v1/mcp/servers", json=server)).json()
+    prompt = {"name": "p", "arguments": [{"name": "x"}]}
+    offers = {"tools": [{"name": "t"}], "resources": [{"uri": "r"}], "prompts": [prompt]}
+    answer = await client.post(f"/api/v1/mcp/servers/{made['id']}/refresh", json=offers)
+    found = answer.json() | {"servers": [made]}
+    return str(found[kind][0]["id"])
+
+
+async def test_every_recorded_request_succeeds(
+    client: httpx.AsyncClient, key: str, ring: Ring, project_id: ProjectId
+) -> None:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    for line in RECORDED:
+        method, target, *body = line.split(maxsplit=2)
+        id = await thing(client, line) if "U" in target or '"U"' in line else ""
+        content = body[0].replace('"U"', f'"{id}"') if body else None
+        answer = await client.request(
+            method, re.sub(r"\bU\b", id, target), content=content, headers=headers
+        )
+        assert answer.status_code == 200, (line, answer.text)
+    summary = (await ring.usage.stats(project_id)).summary
+    # Three by /log, and the decorator's, which no other request tells of.
+    assert (summary.total_requests, summary.unpriced_requests) == (4, 1)
+    assert summary.total_cost == Decimal("0.1") + 2 * Decimal("0.0000475")

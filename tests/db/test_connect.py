@@ -1,0 +1,41 @@
+"""Opening a database that is not there yet."""
+
+import asyncio
+import socket
+
+import pytest
+
+from llmring_server import Ring, Settings
+from llmring_server.errors import Unavailable
+
+
+async def test_a_server_that_hangs_up_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT", 0.5)
+    calls = 0
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Unavailable, match="Cannot open the database"):
+            async with Ring.open(Settings(database_url=f"postgresql://u@127.0.0.1:{port}/x")):
+                pass
+    assert calls > 1
+
+
+async def test_a_port_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(Unavailable, match=str(port)):
+        async with Ring.open(f"postgresql://u:canary@127.0.0.1:{port}/x"):
+            pass
+
+
+async def test_no_database_named_says_what_to_do() -> None:
+    with pytest.raises(Unavailable, match="LLMRING_DATABASE_URL"):
+        async with Ring.open(Settings()):
+            pass

@@ -1,0 +1,199 @@
+"""What the database and its driver raise: translated where they are called, and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings
+from llmring_server.access.keys import IssuedKey
+from llmring_server.core.identity import LIBRARY, ProjectId
+from llmring_server.db.database import Database
+from llmring_server.db.errors import CONSTRAINTS
+from llmring_server.db.repository import PREFETCH
+from llmring_server.errors import Conflict, NotFound, RingError, Unavailable
+from llmring_server.usage.models import NewCall
+from tests.conftest import CALL
+
+TERMINATE = "SELECT pg_terminate_backend($1)"
+
+
+@pytest.fixture
+async def issued(ring: Ring) -> IssuedKey:
+    return await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
+
+
+@pytest.fixture
+async def own(settings: Settings) -> AsyncIterator[Ring]:
+    """A ring with a pool that is its own."""
+    async with Ring.open(settings) as ring:
+        yield ring
+
+
+async def terminate(ring: Ring, connection: Any) -> None:
+    """End a connection behind its owner's back."""
+    await ring.db.execute(TERMINATE, connection.get_server_pid())
+
+
+async def begin(database: Database) -> None:
+    async with database.transaction():
+        pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("disk"),
+        FileNotFoundError("file"),
+        ConnectionResetError("a service that is not the database"),
+        TimeoutError("own"),
+        OverflowError("own"),
+        asyncpg.InterfaceError("own"),
+        asyncpg.UniqueViolationError("of another database"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_of_other_code_stays_what_it_is(ring: Ring, error: Exception) -> None:
+    database = ring._database
+    for borrow in (database.connection, database.transaction):
+        with pytest.raises(type(error)) as raised:
+            async with borrow():
+                raise error
+        assert raised.value is error
+
+
+async def test_an_error_of_other_code_rolls_back(ring: Ring, project_id: ProjectId) -> None:
+    async def log_and_fail() -> None:
+        async with ring._database.transaction() as inside:
+            await ring.usage.with_database(inside).log_many(project_id, [NewCall(**CALL)])
+            raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        await log_and_fail()
+    assert await ring.usage.logs(project_id) == []
+
+
+async def test_misuse_of_a_connection_is_no_outage(ring: Ring, project_id: ProjectId) -> None:
+    async with ring.db.transaction() as tx:
+        usage = ring.within(tx).usage
+        outcomes = await asyncio.gather(
+            *(usage.logs(project_id) for _ in range(5)), return_exceptions=True
+        )
+    errors = [each for each in outcomes if isinstance(each, Exception)]
+    assert errors
+    assert {type(each) for each in errors} == {asyncpg.InterfaceError}
+
+
+async def test_a_lost_connection_is_an_outage_for_every_call(ring: Ring, own: Ring) -> None:
+    database = own._database
+    for use in (
+        lambda inside: inside.fetch("SELECT 1"),
+        begin,
+    ):
+        # The first call finds it lost, and the second finds it closed.
+        async with database.connection() as connection:
+            inside = database.within(connection)
+            await terminate(ring, connection)
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await use(inside)
+
+
+async def test_a_connection_that_is_lost_before_the_commit(ring: Ring, own: Ring) -> None:
+    with pytest.raises(Unavailable):
+        async with own._database.transaction() as inside:
+            await terminate(ring, inside.held)
+
+
+async def test_a_lost_connection_hides_no_other_error(ring: Ring, own: Ring) -> None:
+    async def lose_and_fail() -> None:
+        async with own._database.transaction() as inside:
+            await terminate(ring, inside.held)
+            with suppress(Unavailable):
+                await inside.fetch("SELECT 1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await lose_and_fail()
+
+
+async def test_a_connection_that_is_lost_between_rows(
+    ring: Ring, own: Ring, project_id: ProjectId
+) -> None:
+    entries = [NewCall(**CALL)] * (PREFETCH + 1)
+    await ring.usage.log_many(project_id, entries)
+    pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'llmring-server'"
+    async with aclosing(own.usage.export(project_id)) as logs:
+        await anext(logs)
+        for row in await ring.db.fetch_all(pids):
+            await ring.db.execute(TERMINATE, row["pid"])
+        with pytest.raises(Unavailable):
+            async for _ in logs:
+                pass
+
+
+async def test_a_pool_that_is_closed_is_an_outage(
+    settings: Settings, project_id: ProjectId
+) -> None:
+    async with Ring.open(settings) as ring:
+        pass
+    with pytest.raises(Unavailable):
+        await ring.usage.logs(project_id)
+
+
+async def test_every_constraint_that_is_known_is_in_the_schema(ring: Ring) -> None:
+    found = await ring.db.fetch_all(
+        "SELECT conname FROM pg_constraint JOIN pg_namespace AS space ON space.oid = connamespace"
+        " WHERE nspname IN ($1::text, $1::text || '_mcp') AND contype IN ('u', 'f')",
+        ring.db.schema,
+    )
+    assert CONSTRAINTS.keys() <= {row["conname"] for row in found}
+
+
+async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
+    ring: Ring, issued: IssuedKey
+) -> None:
+    taken = f"project {uuid4()}"
+    await ring.projects.create(taken, actor=LIBRARY)
+    with pytest.raises(Conflict):
+        await ring.projects.rename(issued.project_id, taken, actor=LIBRARY)
+    with pytest.raises(NotFound):
+        await ring.keys.issue_for(ProjectId(uuid4()), actor=LIBRARY)
+
+
+@pytest.mark.parametrize(
+    ("values", "violation"),
+    [
+        ("project, id || '-', digest", asyncpg.CheckViolationError),
+        ("project, id, digest", asyncpg.UniqueViolationError),
+        ("project, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
+    ],
+)
+async def test_a_row_that_no_request_should_make_is_a_bug(
+    ring: Ring, db: AsyncDatabaseManager, issued: IssuedKey, values: str, violation: type[Exception]
+) -> None:
+    table = db.prepare_query("{{tables.api_keys}}")
+    with pytest.raises(violation):
+        await ring._database.fetch(
+            f"INSERT INTO {table} (project_id, id, digest)"  # noqa: S608, no one else's
+            f" SELECT {values} FROM {table} WHERE id = $1",
+            issued.id,
+        )
+
+
+async def test_a_call_that_breaks_a_rule_of_the_table_fails_alone(
+    ring: Ring, project_id: ProjectId
+) -> None:
+    good = NewCall(**CALL)
+    bad = good.model_copy(update={"latency_ms": -1})
+    logs = [ring.usage.log(project_id, bad if n % 7 == 3 else good) for n in range(20)]
+    outcomes = await asyncio.gather(*logs, return_exceptions=True)
+    errors = [each for each in outcomes if isinstance(each, Exception)]
+    assert [type(each) for each in errors] == [asyncpg.CheckViolationError] * 3
+    assert not any(isinstance(each, RingError) for each in outcomes)
+    assert len(await ring.usage.logs(project_id)) == 17

@@ -1,0 +1,140 @@
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from llmring_server import Ring
+from llmring_server.core.identity import LIBRARY, project_of_key
+from llmring_server.errors import InvalidRequest
+from llmring_server.maintenance import maintain
+from llmring_server.usage.models import CallFilter, NewCall
+from llmring_server.usage.stats import StatsQuery
+from tests.conftest import CALL
+
+PROJECT_ID = project_of_key("project_id")
+NOW = datetime.now(UTC)
+YEAR = {"start_date": (NOW - timedelta(days=380)).date().isoformat()}
+
+
+def ago(days: int) -> NewCall:
+    return NewCall(**CALL | {"cost": 1, "logged_at": NOW - timedelta(days=days)})
+
+
+async def requests(ring: Ring, **window: Any) -> int:
+    return (await ring.usage.stats(PROJECT_ID, StatsQuery(**YEAR | window))).summary.total_requests
+
+
+async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
+    await alone.usage.log_many(PROJECT_ID, [ago(days) for days in range(0, 370, 10)])
+    before = await alone.usage.stats(PROJECT_ID, StatsQuery(**YEAR))
+    done = await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)
+    assert len(done.dropped) >= 8
+    assert await alone.usage.stats(PROJECT_ID, StatsQuery(**YEAR)) == before
+    kept = [log.logged_at async for log in alone.usage.export(PROJECT_ID, CallFilter(**YEAR))]
+    assert NOW - timedelta(days=121) < min(kept) < NOW - timedelta(days=80)
+    assert (await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)).dropped == []
+    [event] = await alone.audit.events(NOW - timedelta(days=1))
+    assert (event.actor, event.action) == ("library", "calls.expire")
+    assert event.target == ", ".join(done.dropped)
+
+
+async def test_maintaining_without_retention_forgets_nothing(alone: Ring) -> None:
+    await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 100, 370)])
+    assert (await maintain(alone.db, actor=LIBRARY)).dropped == []
+    assert len([log async for log in alone.usage.export(PROJECT_ID, CallFilter(**YEAR))]) == 3
+
+
+async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -> None:
+    await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 1, 200)])
+    assert await requests(alone, tz="Asia/Tokyo") == 3
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    with pytest.raises(InvalidRequest, match="only sums of UTC days"):
+        await requests(alone, tz="Asia/Tokyo")
+    recent = {"start_date": (NOW - timedelta(days=5)).isoformat()}
+    assert await requests(alone, tz="Asia/Tokyo", **recent) == 2
+    assert await requests(alone) == 3
+
+
+def zone_whose_summer_ends(day: datetime) -> str:
+    """Write a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
+    end = day.timetuple().tm_yday - 1
+    return f"<winter>0<summer>-1,{(end - 100) % 365}/0,{end}/2"
+
+
+async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring) -> None:
+    now = datetime.now(UTC)
+    oldest = (now - timedelta(days=70)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last_day = oldest - timedelta(days=1)
+    for moment in (last_day, oldest):
+        await alone.usage.log(PROJECT_ID, ago(0).model_copy(update={"logged_at": moment}))
+    await maintain(alone.db, retain=now - oldest.replace(day=15), actor=LIBRARY)
+    window = StatsQuery(start_date=last_day, tz="Asia/Tokyo")
+    async with alone.db.transaction() as tx:
+        await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")
+        with pytest.raises(InvalidRequest, match=f"Before {oldest:%Y-%m-%d} only"):
+            await alone.within(tx).usage.stats(PROJECT_ID, window)
+
+
+async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
+    first = await alone.usage.log(PROJECT_ID, ago(200), "old")
+    await alone.usage.log(PROJECT_ID, ago(0), "new")
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    assert (await alone.usage.log(PROJECT_ID, ago(0), "old")).log_id != first.log_id
+    keys = "SELECT count(*) FROM {{tables.idempotency_keys}}"
+    assert await alone.db.fetch_value(keys) == 2
+
+
+async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
+    await alone.usage.log(PROJECT_ID, ago(1))
+    for _ in range(3):
+        async with alone.db.transaction() as tx:
+            await alone.within(tx).usage.log(PROJECT_ID, ago(1))
+    async with alone.db.transaction() as tx:
+        await alone.within(tx).usage.log(PROJECT_ID, ago(1))
+        await maintain(alone.db, actor=LIBRARY)
+    assert await requests(alone) == 5
+    shards = "SELECT count(*) FROM {{tables.usage_recent}}"
+    assert await alone.db.fetch_value(shards) == 1
+    await maintain(alone.db, actor=LIBRARY)
+    assert await alone.db.fetch_value(shards) == 0
+    assert await requests(alone) == 5
+
+
+async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
+    now = datetime.now(UTC)
+    before = now - timedelta(minutes=50)
+    for moment in (now, before, before):
+        await alone.usage.log(PROJECT_ID, ago(0).model_copy(update={"logged_at": moment}))
+    seen = await alone.usage.stats(PROJECT_ID)
+    recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
+    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE dimension = 'model'"
+    assert await alone.db.fetch_value(recent) == 3
+    await maintain(alone.db, actor=LIBRARY)
+    assert await alone.db.fetch_value(recent) == 1
+    assert await alone.db.fetch_value(settled) == 4, "two of a quarter, two of its day"
+    assert await alone.usage.stats(PROJECT_ID) == seen
+
+
+async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
+    await alone.usage.log(PROJECT_ID, ago(200))
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    await alone.usage.log(PROJECT_ID, ago(200))
+    stray = "SELECT count(*) FROM {{tables.usage_logs_default}}"
+    assert await alone.db.fetch_value(stray) == 1
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    assert await alone.db.fetch_value(stray) == 0
+    assert await requests(alone) == 2
+
+
+async def test_maintenance_that_waits_keeps_nobody_waiting(alone: Ring) -> None:
+    await alone.usage.log(PROJECT_ID, ago(200), "old")
+    async with alone.db.transaction() as tx:
+        await tx.execute("SELECT 1 FROM {{tables.idempotency_keys}} FOR UPDATE")
+        maintaining = asyncio.create_task(
+            maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+        )
+        await asyncio.sleep(0.5)
+        await alone.usage.log(PROJECT_ID, ago(0))
+        assert not maintaining.done()
+    assert (await maintaining).dropped

@@ -1,0 +1,170 @@
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, migrate
+from llmring_server.core.identity import LIBRARY, ProjectId
+from llmring_server.db.database import open_database
+from llmring_server.db.migrations import FILES, migration_status, pending
+from llmring_server.errors import NotMigrated
+from llmring_server.maintenance import maintain
+from tests.conftest import drop
+
+PROCESSES, ROUNDS = 8, 20
+
+MIGRATE = """
+import asyncio, sys
+from llmring_server import Settings, migrate
+from llmring_server.db.database import open_database
+
+async def main():
+    settings = Settings(database_url=sys.argv[1], database_pool_size=1, database_pool_overflow=0)
+    for schema in sys.stdin:
+        chosen = settings.model_copy(update={"database_schema": schema.strip()})
+        async with open_database(chosen) as db:
+            print(len(await migrate(db)), flush=True)
+
+asyncio.run(main())
+"""
+
+
+def names(*folders: str) -> list[str]:
+    """Name the files of migrations, in the order in which they are applied."""
+    folders = folders or ("llmring", "mcp_client")
+    return [file.name for each in folders for file in sorted((FILES / each).glob("*.sql"))]
+
+
+@pytest.fixture
+async def fresh(owner_settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
+    """A schema that is not there yet."""
+    schema = f"fresh_{uuid4().hex[:8]}"
+    async with open_database(owner_settings.model_copy(update={"database_schema": schema})) as db:
+        yield db
+        await drop(db, schema)
+
+
+async def test_migrate_says_what_it_did_and_does_it_once(fresh: AsyncDatabaseManager) -> None:
+    files = names()
+    assert await pending(fresh) == files
+    assert await migrate(fresh) == files
+    assert await migrate(fresh) == await pending(fresh) == []
+    assert all(step.applied_at and step.applied_at.tzinfo for step in await migration_status(fresh))
+
+
+async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
+    fresh: AsyncDatabaseManager,
+) -> None:
+    theirs = f"{fresh.schema}_mcp"
+    await fresh.execute(f"CREATE SCHEMA {theirs}; CREATE TABLE {theirs}.servers (id uuid)")
+    with pytest.raises(NotMigrated, match="LLMRING_MCP_SCHEMA"):
+        await migrate(fresh)
+    assert await pending(fresh) == names()
+    other = f"{fresh.schema}_x"
+    assert await migrate(fresh, other) == names()
+    await fresh.execute(f"DROP SCHEMA {other} CASCADE")
+
+
+async def test_a_role_that_may_not_create_a_schema_is_told_what_to_do(settings: Settings) -> None:
+    missing = settings.model_copy(update={"database_schema": f"fresh_{uuid4().hex[:8]}"})
+    async with open_database(missing) as db:
+        with pytest.raises(NotMigrated, match="may not create the schema fresh_"):
+            await migrate(db)
+
+
+async def test_a_file_that_fails_leaves_nothing_behind(
+    fresh: AsyncDatabaseManager,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("sql")
+    for name in ("llmring", "mcp_client"):
+        (folder / name).mkdir()
+    (folder / "llmring" / "001_good.sql").write_text("CREATE TABLE {{tables.good}} ()")
+    (folder / "mcp_client" / "001_bad.sql").write_text("CREATE TABLE nonsense")
+    monkeypatch.setattr("llmring_server.db.migrations.FILES", folder)
+    with pytest.raises(Exception, match="001_bad"):
+        await migrate(fresh)
+    for schema in (fresh.schema, f"{fresh.schema}_mcp"):
+        assert await fresh.fetch_value("SELECT to_regnamespace($1)", schema) is None
+
+
+async def test_two_of_us_in_one_database_have_schemas_of_their_own(
+    fresh: AsyncDatabaseManager,
+) -> None:
+    other = AsyncDatabaseManager(pool=fresh._pool, schema=f"{fresh.schema}_b")
+    try:
+        assert len(await migrate(fresh)) == len(await migrate(other)) == len(names())
+    finally:
+        await drop(fresh, other.schema or "")
+
+
+async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> None:
+    mine = f"{fresh.schema}_mine"
+    try:
+        assert await migrate(fresh, mine) == names()
+        tables = {f"{mine}.servers": True, f"{fresh.schema}_mcp.servers": False}
+        for table, there in tables.items():
+            found = await fresh.fetch_value("SELECT to_regclass($1) IS NOT NULL", table)
+            assert found is there
+        assert await pending(fresh, mine) == []
+        # Of another place, the files of MCP are missing.
+        assert await pending(fresh) == names("mcp_client")
+        ring = Ring(fresh, Settings(mcp_schema=mine))
+        assert await ring.mcp.servers.list(ProjectId(uuid4())) == []
+        await ring.ready()
+        with pytest.raises(NotMigrated):
+            await Ring(fresh).ready()
+    finally:
+        await fresh.execute(f"DROP SCHEMA IF EXISTS {mine} CASCADE")
+
+
+@pytest.mark.slow
+async def test_migrate_is_applied_once_by_many_processes_at_once(
+    url: str, owner_settings: Settings
+) -> None:
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-c", MIGRATE, url,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(PROCESSES)
+    ]  # fmt: skip
+    async with open_database(owner_settings) as db:
+        for _ in range(ROUNDS):
+            schema = f"race_{uuid4().hex[:8]}"
+            assert sorted(await raced(workers, schema)) == [0] * (PROCESSES - 1) + [len(names())]
+            await drop(db, schema)
+    for worker in workers:
+        await worker.communicate(b"")
+        assert worker.returncode == 0
+
+
+async def raced(workers: list[asyncio.subprocess.Process], schema: str) -> list[int]:
+    """Let all workers migrate `schema` at the same moment; return how many files each applied."""
+    for worker in workers:
+        assert worker.stdin
+        worker.stdin.write(f"{schema}\n".encode())
+    return [int(await worker.stdout.readline()) for worker in workers if worker.stdout]
+
+
+async def test_partitions_take_back_what_the_default_one_caught(
+    fresh: AsyncDatabaseManager,
+) -> None:
+    await migrate(fresh)
+    now = datetime.now(UTC)
+    this_month = f"{now:%Y_%m}"
+    await fresh.execute(f"DROP TABLE {{{{tables.usage_logs_{this_month}}}}}")
+    await fresh.execute(
+        "INSERT INTO {{tables.usage_logs}} VALUES (gen_random_uuid(), $1, gen_random_uuid(),"
+        " 1, 1, 0, NULL, 1, 'client', 'ok', 'p', 'm', 'default', NULL, NULL, NULL, '{}')",
+        now,
+    )
+    assert f"usage_logs_{this_month}" in (await maintain(fresh, actor=LIBRARY)).made
+    count = "SELECT count(*) FROM {{tables.usage_logs_%s}}"
+    assert await fresh.fetch_value(count % this_month) == 1
+    assert await fresh.fetch_value(count % "default") == 0

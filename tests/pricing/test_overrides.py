@@ -1,0 +1,62 @@
+"""Prices that the operator sets."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import ValidationError
+
+from llmring_server import Ring
+from llmring_server.core.identity import LIBRARY, ProjectId
+from llmring_server.pricing.sources import OVERRIDES
+from tests.pricing.test_pricing import call, override
+
+
+@pytest.fixture
+def model() -> str:
+    return f"m-{uuid4().hex}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rates": {}},
+        {"rates": {"input": -1}},
+        {"rates": {"input": "NaN"}},
+        {"rates": {"inputs": 1}},
+        {"rates": {"input": {"base": 1, "above": {"0": 2}}}},
+        {"provider": ""},
+        {"since": "2026-01-01T00:00:00"},
+        {"tier": "batch"},
+    ],
+    ids=str,
+)
+def test_an_override_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    good = {"provider": "acme", "model": "m", "rates": {"input": 1}}
+    assert OVERRIDES.validate_python([good])
+    with pytest.raises(ValidationError):
+        OVERRIDES.validate_python([good | wrong])
+
+
+async def test_an_override_that_was_never_true_prices_nobody(
+    ring: Ring, project_id: ProjectId, model: str
+) -> None:
+    async with ring.db.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        inside = ring.within(connection)
+        await inside.prices.override(override(model, 2), actor=LIBRARY)
+        assert (await inside.usage.log(project_id, call(model))).cost == 2
+        assert (await ring.usage.log(project_id, call(model))).cost_source == "unpriced"
+        await transaction.rollback()
+    assert (await ring.usage.log(project_id, call(model))).cost_source == "unpriced"
+
+
+@pytest.mark.parametrize("name", ["ft:m-2026-01-01:acme::abc", "acme:m", "M-1"])
+@pytest.mark.parametrize("tier", [None, "standard"])
+async def test_an_override_is_found_by_the_name_that_it_was_given(
+    ring: Ring, project_id: ProjectId, name: str, tier: str | None
+) -> None:
+    await ring.prices.override(override(name, 7, service_tier=tier), actor=LIBRARY)
+    assert (await ring.usage.log(project_id, call(name, service_tier=tier))).cost == 7
+    await ring.prices.withdraw("acme", name, actor=LIBRARY)

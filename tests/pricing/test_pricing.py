@@ -1,0 +1,163 @@
+"""What a call costs is what the book says at its time, and it can be explained ever after."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from llmring_server import Ring, Settings
+from llmring_server.core.identity import LIBRARY, ProjectId
+from llmring_server.errors import NotFound
+from llmring_server.pricing.models import PriceQuery
+from llmring_server.pricing.sources import PriceOverride
+from llmring_server.usage.models import NewCall
+from tests.conftest import CALL
+
+NOW = datetime.now(UTC)
+ANTHROPIC = {
+    "provider": "anthropic",
+    "model": "claude-sonnet-4-5-20250929",
+    "input_tokens": 10,
+    "output_tokens": 200,
+    "cached_input_tokens": 4000,
+    "cache_creation_input_tokens": 300,
+    "cache_creation_1h_input_tokens": 100,
+    "web_searches": 2,
+}
+
+
+@pytest.fixture
+def model() -> str:
+    """A model that nobody else has heard of."""
+    return f"m-{uuid4().hex}"
+
+
+def override(model: str, usd: float | str, **more: Any) -> list[PriceOverride]:
+    rates = {"input": usd, "output": usd}
+    return [
+        PriceOverride.model_validate({"provider": "acme", "model": model, "rates": rates} | more)
+    ]
+
+
+def call(model: str, **more: Any) -> NewCall:
+    tokens = {"input_tokens": 10**6, "output_tokens": 0}
+    return NewCall.model_validate({"provider": "acme", "model": model} | tokens | more)
+
+
+async def explained(client: httpx.AsyncClient, **sent: Any) -> dict[str, Any]:
+    logged = await client.post("/api/v1/log", json=sent)
+    assert logged.status_code == 200, logged.text
+    answer = await client.get(f"/api/v1/logs/{logged.json()['log_id']}/cost")
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+async def test_explain_gives_every_line_of_a_bill(client: httpx.AsyncClient) -> None:
+    found = await explained(client, **ANTHROPIC)
+    assert (found["currency"], found["cost_source"], found["adjustments"]) == ("USD", "offline", [])
+    assert found["price"]["model"] == "claude-sonnet-4-5"
+    assert found["price"]["version"].startswith("genai-prices ")
+    lines = {line["kind"]: (line["quantity"], line["unit_price"]) for line in found["lines"]}
+    assert lines == {
+        "input": (10, 3), "cache_read": (4000, 0.3), "cache_write": (200, 3.75),
+        "cache_write_1h": (100, 6), "output": (200, 15), "web_search": (2, 10),
+    }  # fmt: skip
+    assert found["cost"] == pytest.approx(sum(line["amount"] for line in found["lines"]))
+    [log] = (await client.get("/api/v1/logs")).json()
+    assert log["details"] == {key: ANTHROPIC[key] for key in list(ANTHROPIC)[5:]}
+    assert (log["cost"], log["adjustment"]) == (found["cost"], 0)
+
+
+async def test_a_call_with_its_own_cost_or_without_a_price_has_no_lines(
+    client: httpx.AsyncClient, model: str
+) -> None:
+    for more, cost, source in (({"cost": 0.5}, 0.5, "client"), ({"model": model}, 0, "unpriced")):
+        found = await explained(client, **CALL | more)
+        assert (found["cost"], found["cost_source"]) == (cost, source)
+        assert (found["lines"], found["price"]) == ([], None)
+
+
+async def test_only_its_project_can_have_a_call_explained(client: httpx.AsyncClient) -> None:
+    log_id = (await client.post("/api/v1/log", json=CALL)).json()["log_id"]
+    other = {"X-API-Key": uuid4().hex}
+    for path, headers in ((log_id, other), (str(uuid4()), {}), ("nonsense", {})):
+        answer = await client.get(f"/api/v1/logs/{path}/cost", headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.detail)
+
+
+async def test_a_service_tier_has_prices_of_its_own_or_none(client: httpx.AsyncClient) -> None:
+    costs = {
+        tier: (await client.post("/api/v1/log", json=CALL | {"service_tier": tier})).json()
+        for tier in (None, "default", "batch", "tomorrow")
+    }
+    assert costs[None]["cost"] == costs["default"]["cost"] == 2 * costs["batch"]["cost"] > 0
+    assert costs["tomorrow"]["cost_source"] == "unpriced"
+
+
+async def test_tokens_that_cannot_be_are_refused(client: httpx.AsyncClient) -> None:
+    for more in ({"audio_input_tokens": 1001}, {"cache_creation_1h_input_tokens": 1}):
+        for cost in ({}, {"cost": 1}):
+            answer = await client.post("/api/v1/log", json=CALL | more | cost)
+            assert answer.status_code == 422, answer.text
+    assert (await client.get("/api/v1/logs")).json() == []
+
+
+async def test_prices_lists_what_the_book_offers(client: httpx.AsyncClient) -> None:
+    sought = {"provider": "openai", "model": "gpt-4o-mini"}
+    found = (await client.get("/api/v1/prices", params=sought)).json()
+    assert (found["currency"], found["per"]["input"]) == ("USD", 10**6)
+    [price] = found["prices"]
+    assert (price["source"], price["rates"]["input"]) == ("offline", "0.15")
+    for more, status in (({"model": "x"}, 404), ({"at": "soon"}, 422), ({"model": ""}, 422)):
+        answer = await client.get("/api/v1/prices", params=sought | more)
+        assert answer.status_code == status, answer.text
+
+
+async def test_an_override_goes_before_the_book_from_its_date_on(
+    ring: Ring, project_id: ProjectId, model: str
+) -> None:
+    await ring.prices.override(override(model, "1.5"), actor=LIBRARY)
+    await ring.prices.override(override(model, 2, since=NOW - timedelta(days=1)), actor=LIBRARY)
+    await ring.prices.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
+    entries = [
+        call(model),
+        call(model, logged_at=NOW - timedelta(days=2)),
+        call(model, service_tier="batch"),
+    ]
+    logged = [await ring.usage.log(project_id, each) for each in entries]
+    assert [(each.cost, each.cost_source) for each in logged] == [
+        (Decimal(usd), "override") for usd in ("2", "1.5", "3")
+    ]
+    assert [price.model for price in await ring.prices.overrides()].count(model) == 3
+    assert await ring.prices.withdraw("Acme", model, actor=LIBRARY) == 3
+    with pytest.raises(NotFound):
+        await ring.prices.find(PriceQuery(provider="acme", model=model))
+
+
+async def test_a_call_stays_explained_when_its_price_is_gone(
+    ring: Ring, project_id: ProjectId, model: str
+) -> None:
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    logged = await ring.usage.log(project_id, call(model))
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    found: Any = await ring.prices.explain(project_id, logged.log_id)
+    assert [(line.unit_price, line.amount) for line in found.lines] == [(2, 2)]
+
+
+async def test_a_price_of_a_transaction_that_was_undone_is_stored_by_the_next(
+    settings: Settings, project_id: ProjectId, model: str
+) -> None:
+    # One connection: asking for another inside the transaction would wait for ever.
+    alone = {"database_pool_size": 1, "database_pool_overflow": 0}
+    async with Ring.open(settings.model_copy(update=alone)) as ring:
+        await ring.prices.override(override(model, 2), actor=LIBRARY)
+        async with ring.db.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await ring.within(connection).usage.log(project_id, call(model))
+            await transaction.rollback()
+        logged = await ring.usage.log(project_id, call(model))
+        assert (await ring.prices.explain(project_id, logged.log_id)).price is not None

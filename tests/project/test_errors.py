@@ -1,0 +1,83 @@
+"""Error codes and messages: public, complete, and independent of class names and docstrings."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+
+# All modules that define errors.
+from llmring_server.db import embedded_postgres
+from llmring_server.errors import Code, RingError
+from llmring_server.receipts import signing_keys
+
+CODES = {
+    "BadKey": (503, "signing_key_error"),
+    "BadRequest": (400, "bad_request"),
+    "Conflict": (409, "conflict"),
+    "EmbeddedFailed": (500, "postgres_start_failed"),
+    "EmbeddedMissing": (500, "postgres_not_found"),
+    "Forbidden": (403, "forbidden"),
+    "HeadTooLarge": (431, "headers_too_large"),
+    "InProgress": (409, "request_in_progress"),
+    "Invalid": (422, "validation_error"),
+    "Locked": (503, "lock_timeout"),
+    "NotConfigured": (409, "receipts_not_configured"),
+    "NotFound": (404, "not_found"),
+    "NotMigrated": (503, "not_migrated"),
+    "Overloaded": (503, "overloaded"),
+    "RequestTimeout": (408, "request_timeout"),
+    "RingError": (500, "internal_error"),
+    "Sealed": (503, "decryption_failed"),
+    "Stale": (503, "registry_stale"),
+    "TargetTooLong": (414, "uri_too_long"),
+    "TooLarge": (413, "body_too_large"),
+    "TooMany": (429, "rate_limited"),
+    "Unauthenticated": (401, "unauthenticated"),
+    "Unavailable": (503, "unavailable"),
+    "UnsupportedMedia": (415, "unsupported_media_type"),
+}
+# Codes of single cases of an error.
+SPECIFIC = {
+    "idempotency_key_reused",
+    "invalid_template",
+    "missing_arguments",
+    "missing_variables",
+    "result_too_long",
+    "secrets_not_configured",
+}
+
+
+def classes(base: type[RingError] = RingError) -> Iterator[type[RingError]]:
+    if base.__module__.startswith("llmring_server"):
+        yield base
+    for each in base.__subclasses__():
+        yield from classes(each)
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    assert embedded_postgres.PostgresNotFound.code != signing_keys.SigningKeyError.code
+    found = {each.__name__: (each.status, each.code) for each in classes()}
+    assert found == CODES
+    codes = [code for _, code in CODES.values()]
+    assert len(set(codes)) == len(codes)
+    assert {*codes, *SPECIFIC} == set(get_args(Code))
+
+
+@pytest.mark.parametrize("error", list(classes()), ids=lambda error: error.__name__)
+def test_every_error_writes_out_its_code_and_its_detail(error: type[RingError]) -> None:
+    own = vars(error)
+    assert own["code"] == error.code
+    assert own["detail"].endswith(".")
+
+
+def test_details_do_not_depend_on_docstrings() -> None:
+    program = (
+        "from llmring_server.errors import NotFound, RingError; import sys;"
+        "print(NotFound.__doc__, NotFound(), RingError())"
+    )
+    done = subprocess.run(
+        (sys.executable, "-OO", "-c", program), check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "None Not found. Internal server error.\n"

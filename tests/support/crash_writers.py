@@ -1,0 +1,198 @@
+"""Eight clients who log until they are told to stop, and the judge of what they were told."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any, BinaryIO, NamedTuple, Self
+from uuid import uuid4
+
+import httpx
+import orjson
+
+from llmring_server import Ring
+from llmring_server.core.identity import ProjectId, project_of_key
+from llmring_server.usage.stats import StatsQuery, Totals
+
+API_KEY, LOG = "kill-writers", "/api/v1/log"
+WRITERS, PAUSE, PATIENCE = 8, 0.05, 5.0
+RETRIED = {409, 500, 503}
+
+CALLS = """
+SELECT id::text, id_at_origin, provider, model, alias, profile, status, cost,
+       input_tokens, output_tokens, cached_input_tokens
+FROM {{tables.usage_logs}} WHERE project_id = $1"""
+LABELS = ("provider", "model", "alias", "profile")
+COUNTS = ("cost", "input_tokens", "output_tokens", "cached_input_tokens")
+
+
+class Kept(NamedTuple):
+    """What the writers kept: the id that each key was given, and what should not have been."""
+
+    acknowledged: dict[str, str]
+    mismatches: int
+    failures: int
+
+    @classmethod
+    def of(cls, ledger: Path) -> Self:
+        lines = [orjson.loads(line) for line in ledger.read_bytes().splitlines()]
+        return cls(
+            {line["key"]: line["log_id"] for line in lines if "log_id" in line},
+            sum("mismatch" in line for line in lines),
+            sum("failure" in line for line in lines),
+        )
+
+
+class Verdict(NamedTuple):
+    """What became of the calls that were acknowledged."""
+
+    acknowledged: int
+    lost: int = 0
+    doubled: int = 0
+    mismatches: int = 0
+    failures: int = 0
+    wrong_sums: int = 0
+
+
+async def judge(ring: Ring, kept: Kept) -> Verdict:
+    rows = await ring.db.fetch_all(CALLS, project_of_key(API_KEY))
+    stored = {(row["id_at_origin"], row["id"]) for row in rows}
+    return Verdict(
+        acknowledged=len(kept.acknowledged),
+        lost=len(kept.acknowledged.items() - stored),
+        doubled=len(rows) - len({key for key, _ in stored}),
+        mismatches=kept.mismatches,
+        failures=kept.failures,
+        wrong_sums=await wrong_sums(ring, project_of_key(API_KEY)),
+    )
+
+
+async def wrong_sums(ring: Ring, project_id: ProjectId) -> int:
+    """Count the reports that are not what the calls add up to, by days and by quarter hours."""
+    rows, wrong = await ring.db.fetch_all(CALLS, project_id), 0
+    for grain in ("day", "hour"):
+        # Until then, nothing is ragged: all that is reported comes from sums.
+        window = StatsQuery(end_date=datetime.now(UTC).date() + timedelta(days=1), group_by=grain)
+        report = await ring.usage.stats(project_id, window)
+        assert report.summary.total_requests == len(rows)
+        wrong += sum(getattr(report, f"by_{label}") != sums(rows, label) for label in LABELS)
+    return wrong
+
+
+def sums(rows: list[dict[str, Any]], label: str) -> dict[str, Totals]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row[label], []).append(row)
+    return {value: totals(group) for value, group in groups.items()}
+
+
+def totals(rows: list[dict[str, Any]]) -> Totals:
+    errors = sum(row["status"] != "ok" for row in rows)
+    added = {name: sum(row[name] for row in rows) for name in COUNTS}
+    return Totals(requests=len(rows), errors=errors, **added)
+
+
+def writers(url: str, ledger: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Start them on the server at `url`; they stop at SIGTERM, or after `seconds`."""
+    command = (sys.executable, "-m", "tests.support.crash_writers", url, ledger, str(seconds))
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2])
+
+
+def call(key: str) -> dict[str, Any]:
+    """Make the call that `key` stands for: always the same one, and found by its key."""
+    n = int(key[:4], 16)
+    labels = {"provider": "openai", "model": f"gpt-{n % 3}", "alias": f"{n % 5}"}
+    counts = {"input_tokens": n, "output_tokens": n % 7, "cost": n / 1024}
+    return {"id_at_origin": key, **labels, **counts}
+
+
+def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
+    """Write a request: what a client library does to it would take longer than the server."""
+    data = orjson.dumps(body)
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\n"
+    head += f"Idempotency-Key: {key}\r\n" if key else ""
+    head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+async def answer(request: bytes, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> Any:
+    """Send `request` until nobody else is busy with its key; return what was answered."""
+    status = b"409"
+    while status == b"409":
+        to.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        body = await reader.readexactly(int(length[1]) if length else 0)
+        status = head.split()[1]
+    assert status == b"200", body
+    return orjson.loads(body)
+
+
+class Writer:
+    """A client: sends a key until it is acknowledged, keeps that on disk, and only then counts."""
+
+    def __init__(self, client: httpx.AsyncClient, ledger: BinaryIO, over: asyncio.Event) -> None:
+        self.client, self.ledger, self.over = client, ledger, over
+        self.acknowledged: list[tuple[str, str]] = []
+        self.chance = Random()  # noqa: S311, nobody guesses it
+
+    async def write(self) -> None:
+        while not self.over.is_set():
+            key = uuid4().hex
+            if log_id := await self.send(key):
+                self.keep(key=key, log_id=log_id)
+                self.acknowledged.append((key, log_id))
+            if self.acknowledged and self.chance.random() < 0.1:
+                await self.repeat(*self.chance.choice(self.acknowledged))
+
+    async def repeat(self, key: str, log_id: str) -> None:
+        if (again := await self.send(key)) not in (log_id, None):
+            self.keep(mismatch=again, key=key)
+
+    async def send(self, key: str) -> str | None:
+        """Send until there is an answer; None if it is over before."""
+        while not self.over.is_set():
+            if log_id := await self.attempt(key):
+                return log_id
+            await asyncio.sleep(PAUSE * self.chance.random())
+        return None
+
+    async def attempt(self, key: str) -> str | None:
+        headers = {"Idempotency-Key": key}
+        try:
+            answer = await self.client.post(LOG, json=call(key), headers=headers)
+        except httpx.TransportError:
+            return None
+        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            self.keep(failure=answer.text, key=key)
+        if answer.status_code in RETRIED:
+            return None
+        return str(answer.raise_for_status().json()["log_id"])
+
+    def keep(self, **line: str) -> None:
+        self.ledger.write(orjson.dumps(line) + b"\n")
+        self.ledger.flush()
+        os.fsync(self.ledger.fileno())
+
+
+async def main(url: str, ledger: str, seconds: str) -> None:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, over.set)
+    loop.call_later(float(seconds), over.set)
+    headers = {"X-API-Key": API_KEY}
+    with Path(ledger).open("ab") as file:  # noqa: ASYNC230, nothing counts before it is kept
+        async with (
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(WRITERS):
+                group.create_task(Writer(client, file, over).write())
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,225 @@
+"""Someone of another project, who asks for everything."""
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import orjson
+import pytest
+from pgdbm import AsyncDatabaseManager
+from starlette.routing import Route
+
+from llmring_server import Ring, Settings, build
+from llmring_server.access.keys import IssuedKey, KeyOptions
+from llmring_server.aliases.service import BindAlias
+from llmring_server.conversations.models import NewConversation, NewMessage
+from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, Caller, ProjectId
+from llmring_server.mcp.executions import NewExecution
+from llmring_server.mcp.models import PromptIn, RefreshRequest, ResourceIn, ToolIn
+from llmring_server.mcp.servers import NewServer
+from llmring_server.receipts.models import ReceiptRequest as Certified
+from llmring_server.templates.models import NewTemplate
+from llmring_server.usage.models import NewCall
+from tests.access.test_trusted_proxy import SECRETS, vouch
+from tests.conftest import CALL
+from tests.conversations.test_exchanges import SENT
+from tests.mcp.test_servers import SENT as SERVER
+from tests.support.signing import OLD, SEED, keyring
+from tests.templates.test_templates import NEW
+
+CANARY = f"canary-{uuid4().hex}"
+
+
+@dataclass
+class Victim:
+    """Another project, with one of everything."""
+
+    issued: IssuedKey
+    log_id: UUID
+    template_id: UUID
+    conversation_id: UUID
+    receipt_id: str
+    mcp: dict[str, UUID]
+
+    def id_for(self, route: Route) -> str:
+        """Return the id of something of theirs that `route` would find for them."""
+        ids = {
+            "logs": self.log_id,
+            "keys": self.issued.id,
+            "templates": self.template_id,
+            "conversations": self.conversation_id,
+            "receipts": self.receipt_id,
+        }
+        kinds = route.path.removeprefix("/api/v1").removeprefix("/mcp").split("/")
+        return str((ids | self.mcp)[kinds[1]])
+
+    async def everything(self, ring: Ring) -> list[Any]:
+        """Return what they have."""
+        mine = self.issued.project_id
+        return [
+            await ring.usage.logs(mine),
+            await ring.templates.get(mine, self.template_id),
+            await ring.aliases.list(mine),
+            await ring.receipts.list(mine),
+            await ring.receipts.uncertified(mine),
+            await ring.conversations.get(mine, self.conversation_id),
+            await ring.conversations.messages(mine, self.conversation_id),
+            await ring.mcp.servers.list(mine),
+            await ring.mcp.capabilities.get(mine, "tool", self.mcp["tools"]),
+            await ring.mcp.capabilities.stored(mine, "resource", self.mcp["resources"]),
+            await ring.mcp.capabilities.stored(mine, "prompt", self.mcp["prompts"]),
+            await ring.mcp.executions.history(mine, self.mcp["tools"]),
+        ]
+
+
+async def victim_of(ring: Ring) -> Victim:
+    """Make one."""
+    issued = await ring.keys.issue(
+        f"{CANARY} {uuid4()}", KeyOptions(f"{CANARY}", PROJECT_SCOPES), actor=LIBRARY
+    )
+    labels = dict.fromkeys(("model", "alias", "profile", "origin", "id_at_origin"), CANARY)
+    entry = NewCall.model_validate(CALL | labels | {"metadata": {CANARY: CANARY}})
+    log_id = (await ring.usage.log(issued.project_id, entry)).log_id
+    new = NewTemplate(name=CANARY, created_by=CANARY, system_prompt=CANARY)
+    template = await ring.templates.create(issued.project_id, new, actor=LIBRARY, may_share=True)
+    bind = BindAlias(alias="fast", model=f"openai:{CANARY}", metadata={CANARY: CANARY})
+    await ring.aliases.bind(issued.project_id, bind)
+    id = (await ring.conversations.create(issued.project_id, NewConversation(title=CANARY))).id
+    said = NewMessage(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
+    await ring.conversations.append(issued.project_id, id, [said])
+    signing = Ring(ring.db, Settings(), keyring()).receipts
+    wanted = Certified(log_ids=[log_id], description=CANARY, tags=[CANARY[:100]])
+    receipt = (await signing.generate(issued.project_id, wanted))["receipt"]
+    return Victim(
+        issued,
+        log_id,
+        template.id,
+        id,
+        receipt["receipt_id"],
+        await mcp_of(ring, issued.project_id),
+    )
+
+
+async def mcp_of(ring: Ring, project_id: ProjectId) -> dict[str, UUID]:
+    """Make a server with one of everything; return their ids, by kind."""
+    new = NewServer(name=CANARY, url=f"http://{CANARY}", transport_type="http")
+    server = await ring.mcp.servers.register(
+        project_id, new.model_copy(update={"capabilities": {}})
+    )
+    offers = RefreshRequest(
+        tools=[ToolIn(name=CANARY, description=CANARY, input_schema={CANARY: CANARY})],
+        resources=[ResourceIn(uri=CANARY, content=CANARY)],
+        prompts=[PromptIn(name=CANARY, content=CANARY)],
+    )
+    found = await ring.mcp.capabilities.refresh(project_id, server.id, offers)
+    [tool], [resource], [prompt] = found.tools, found.resources, found.prompts
+    done = NewExecution(input={CANARY: CANARY}, error=CANARY)
+    await ring.mcp.executions.record(project_id, tool.id, done)
+    return {
+        "servers": server.id,
+        "tools": tool.id,
+        "resources": resource.id,
+        "prompts": prompt.id,
+    }
+
+
+MODES = ("keys", "proxy", "parent")
+
+
+# What routes with a body take; a route without a line here takes none.
+BODIES: dict[str, Any] = {
+    "POST /api/v1/log": CALL,
+    "POST /api/v1/logs/batch": [CALL],
+    "POST /api/v1/conversations": {"title": "mine"},
+    "PATCH /api/v1/conversations/{id}": {"title": "mine"},
+    "POST /api/v1/conversations/log": SENT,
+    "POST /api/v1/conversations/{id}/messages": {"role": "user", "content": "mine"},
+    "POST /api/v1/conversations/{id}/messages/batch": {"messages": [{"role": "user"}]},
+    "POST /api/v1/keys": {},
+    "POST /api/v1/keys/{id}/rotate": {},
+    "POST /api/v1/templates": NEW,
+    "PUT /api/v1/templates/{id}": {"name": "mine"},
+    "PATCH /api/v1/templates/{id}": {"description": None},
+    "POST /api/v1/templates/{id}/render": {"variables": {"who": "me"}},
+    "POST /api/v1/aliases/bind": {"alias": "fast", "model": "openai:mine"},
+    "POST /api/v1/aliases/bulk_upsert": [{"alias": "fast", "model": "openai:mine"}],
+    "PUT /api/v1/aliases/{alias:path}": {"model": "openai:mine"},
+    "POST /api/v1/receipts": {"receipt": OLD},
+    "POST /api/v1/receipts/generate": {"since_last_receipt": True},
+    "POST /api/v1/receipts/preview": {"since_last_receipt": True},
+    "POST /api/v1/receipts/issue": {"log_id": str(uuid4())},
+    "POST /api/v1/mcp/servers": SERVER,
+    "PUT /api/v1/mcp/servers/{id}": {"name": "mine"},
+    "PATCH /api/v1/mcp/servers/{id}": {"name": "mine"},
+    "POST /api/v1/mcp/servers/{id}/refresh": {"tools": [{"name": "mine"}]},
+    "POST /api/v1/mcp/tools": {"server_id": str(uuid4()), "name": "mine"},
+    "POST /api/v1/mcp/tools/{id}/acknowledge": {"definition_sha256": "0" * 64},
+    "POST /api/v1/mcp/tools/{id}/execute": {"input": {}},
+    "PUT /api/v1/mcp/resources/{id}/content": {"content": "mine"},
+    "PUT /api/v1/mcp/prompts/{id}/content": {"content": "mine"},
+    "POST /api/v1/mcp/prompts/{id}/render": {},
+}
+
+
+QUERIES = {
+    "/api/v1/prices": "?provider=openai&model=gpt-4o",
+    "/api/v1/aliases/resolve": "?alias=fast",
+    **dict.fromkeys(("/conversations", "/api/v1/conversations"), f"?q={CANARY}"),
+}
+
+
+def named(route: Route) -> str:
+    return f"{min(route.methods or ())} {route.path}".replace("HEAD", "GET")
+
+
+@pytest.fixture(scope="module")
+async def victim(db: AsyncDatabaseManager) -> Victim:
+    """One for all tests of a module: each of them checks that it still has what it had."""
+    return await victim_of(Ring(db, Settings(conversation_content="full")))
+
+
+class Intruder:
+    """Someone of a project of their own, who may do anything there, in one of the modes."""
+
+    def __init__(self, db: AsyncDatabaseManager, mode: str, key: IssuedKey) -> None:
+        self.mode, self.key = mode, key
+        secrets = SECRETS if mode == "proxy" else ()
+        settings = Settings.model_validate(
+            {"auth": mode, "proxy_secrets": secrets, "receipts_private_key_b64": SEED}
+        )
+        caller = Caller(key.project_id, frozenset(PROJECT_SCOPES), "intruder")
+        word: Callable[[Any], Any] | None = (lambda _: caller) if mode == "parent" else None
+        transport = httpx.ASGITransport(app=build(db, settings, word))
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    async def ask(self, route: Route, id: str = "", log_id: UUID | None = None) -> httpx.Response:
+        name = named(route)
+        method, path = name.split(" ")
+        target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
+        target = target.replace("{log_id}", str(log_id))
+        target += QUERIES.get(path, "")
+        return await self.send(
+            method, target, orjson.dumps(BODIES[name]) if name in BODIES else b""
+        )
+
+    async def send(self, method: str, target: str, body: bytes = b"") -> httpx.Response:
+        headers = {"Content-Type": "application/json"}
+        if self.mode == "proxy":
+            headers |= vouch(method, target, body=body, project=str(self.key.project_id))
+        else:
+            headers |= {"X-API-Key": self.key.secret}
+        return await self.client.request(method, target, content=body, headers=headers)
+
+
+@pytest.fixture(params=MODES)
+async def intruder(
+    request: pytest.FixtureRequest, db: AsyncDatabaseManager, ring: Ring
+) -> AsyncIterator[Intruder]:
+    key = await ring.keys.issue(
+        f"project {uuid4()}", KeyOptions(scopes=PROJECT_SCOPES), actor=LIBRARY
+    )
+    intruder = Intruder(db, request.param, key)
+    async with intruder.client:
+        yield intruder

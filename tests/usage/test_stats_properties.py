@@ -1,0 +1,202 @@
+"""Whatever happens, in whatever order: statistics are what the calls add up to, digit for digit."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from llmring_server import Ring, Settings
+from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
+from llmring_server.errors import InvalidRequest, Unavailable
+from llmring_server.maintenance import maintain
+from llmring_server.pricing.rerating import RerateFilter
+from llmring_server.pricing.sources import PriceOverride
+from llmring_server.usage.models import NewCall
+from llmring_server.usage.stats import StatsQuery
+from tests.conftest import drop
+from tests.support.reference_ledger import Ledger
+
+NOW = datetime.now(UTC)
+TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
+
+MODELS = ["a", "b", "c"]
+
+costs = st.none() | st.decimals(0, 1000, places=10)
+tokens = st.integers(0, 2**53 - 1)
+entries = st.builds(
+    NewCall,
+    provider=st.sampled_from(["p", "q"]),
+    model=st.sampled_from(MODELS),
+    alias=st.none() | st.sampled_from(["x", "y"]),
+    input_tokens=tokens,
+    output_tokens=tokens,
+    cached_input_tokens=tokens,
+    cost=costs,
+    status=st.sampled_from(["ok", "error"]),
+    logged_at=st.timedeltas(timedelta(days=-380), timedelta(0)).map(lambda ago: NOW + ago),
+)
+keys = st.none() | st.sampled_from(["k1", "k2", "k3"])
+
+
+class Histories(RuleBasedStateMachine):
+    """A project's calls in the database, beside a model of them in memory."""
+
+    ring: Ring
+    runner: asyncio.Runner
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project_id: ProjectId = project_of_key(uuid4().hex)
+        self.ledger = Ledger()
+        self.keys: dict[str, Any] = {}
+        self.forgotten: datetime | None = None
+        for model in MODELS:
+            self.wait(self.ring.prices.withdraw("p", model, actor=LIBRARY))
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self.runner.run(work)
+
+    @rule(entry=entries, key=keys)
+    def log(self, entry: NewCall, key: str | None) -> None:
+        known = self.keys.get(key or "")
+        work = self.ring.usage.log(self.project_id, entry, key)
+        if known is not None and known != entry:
+            with pytest.raises(InvalidRequest):
+                self.wait(work)
+            return
+        assert self.wait(work).replayed == (known is not None)
+        if known is None:
+            self.remember(entry, key)
+
+    @rule(key=keys.filter(bool))
+    def send_again(self, key: str) -> None:
+        if key in self.keys:
+            assert self.wait(self.ring.usage.log(self.project_id, self.keys[key], key)).replayed
+
+    @rule(batch=st.lists(entries, min_size=1, max_size=5), spoilt=st.booleans())
+    def log_many(self, batch: list[NewCall], spoilt: bool) -> None:  # noqa: FBT001, hypothesis names it
+        if not spoilt:
+            self.wait(self.ring.usage.log_many(self.project_id, batch))
+            for entry in batch:
+                self.remember(entry, None)
+            return
+        bad = batch[0].model_copy(update={"model": "NUL \0"})
+        with pytest.raises(InvalidRequest):
+            self.wait(self.ring.usage.log_many(self.project_id, [*batch, bad]))
+
+    @rule(entry=entries, kept=st.booleans())
+    def log_within_a_transaction(self, entry: NewCall, kept: bool) -> None:  # noqa: FBT001, likewise
+        async def work() -> None:
+            async with self.ring.db.acquire() as connection:
+                transaction = connection.transaction()
+                await transaction.start()
+                await self.ring.within(connection).usage.log(self.project_id, entry)
+                await (transaction.commit() if kept else transaction.rollback())
+
+        self.wait(work())
+        if kept:
+            self.remember(entry, None)
+
+    @rule(entry=entries)
+    def lose_the_answer_of_a_commit(self, entry: NewCall) -> None:
+        combine, write = self.ring.usage._combine, self.ring.usage._combine._write
+
+        async def lost(items: Sequence[Any]) -> Any:
+            outcomes = await write(items)
+            if combine._write is lost:
+                combine._write = write
+                raise Unavailable
+            return outcomes
+
+        combine._write = lost
+        self.wait(self.ring.usage.log(self.project_id, entry))
+        self.remember(entry, None)
+
+    @rule(days=st.integers(40, 400))
+    def forget(self, days: int) -> None:
+        # From noon to now: whatever hour it is by now, that was on the same day.
+        noon = TODAY - timedelta(days=days, hours=-12)
+        self.wait(maintain(self.ring.db, datetime.now(UTC) - noon, actor=LIBRARY))
+        oldest = noon.replace(day=1, hour=0)
+        self.ledger.forget(oldest)
+        gone = [key for key, entry in self.keys.items() if entry.logged_at.date() < oldest.date()]
+        self.keys = {key: entry for key, entry in self.keys.items() if key not in gone}
+        self.forgotten = max(oldest, self.forgotten or oldest)
+
+    @rule(model=st.sampled_from(MODELS), price=st.decimals(0, Decimal("0.1"), places=6))
+    def rerate(self, model: str, price: Decimal) -> None:
+        rates = dict.fromkeys(("input", "cache_read", "output"), price)
+        override = PriceOverride(provider="p", model=model, rates=rates)
+        self.wait(self.ring.prices.override([override], actor=LIBRARY))
+        self.wait(
+            self.adjust(RerateFilter(NOW - timedelta(days=400), NOW + timedelta(hours=1), model))
+        )
+        self.ledger.set_price(model, price)
+
+    async def adjust(self, calls: RerateFilter) -> None:
+        await self.ring.rerating.run(calls, actor=LIBRARY)
+
+    def remember(self, entry: NewCall, key: str | None) -> None:
+        self.ledger.add(entry)
+        if key:
+            self.keys[key] = entry
+
+    @invariant()
+    def stats_are_what_the_calls_add_up_to(self) -> None:
+        self.check(TODAY - timedelta(days=390), NOW + timedelta(hours=1))
+
+    @rule(
+        a=st.timedeltas(timedelta(days=-380), timedelta(0)),
+        b=st.timedeltas(timedelta(days=-380), timedelta(0)),
+    )
+    def any_window_is_exact(self, a: timedelta, b: timedelta) -> None:
+        since, until = NOW + min(a, b), NOW + max(a, b)
+        if self.forgotten:
+            since = since.replace(hour=0, minute=0, second=0, microsecond=0)
+            until = max(until, self.forgotten + timedelta(days=1), since)
+        self.check(since, until)
+
+    def check(self, since: datetime, until: datetime) -> None:
+        window = StatsQuery(start_date=since, end_date=until)
+        stats = self.wait(self.ring.usage.stats(self.project_id, window))
+        calls = [call for call in self.ledger.calls if since <= call.logged_at <= until]
+        assert stats.summary.total_cost == self.ledger.total(calls)
+        assert stats.summary.total_requests == len(calls)
+        assert stats.summary.total_errors == sum(call.status != "ok" for call in calls)
+        unpriced = [call for call in calls if self.ledger.cost(call) is None]
+        assert stats.summary.unpriced_requests == len(unpriced)
+        assert stats.summary.total_tokens == sum(
+            call.input_tokens + call.output_tokens for call in calls
+        )
+        for label in ("model", "provider", "alias"):
+            counted = Counter(value for call in calls if (value := getattr(call, label)))
+            found = getattr(stats, f"by_{label}")
+            assert {value: totals.requests for value, totals in found.items()} == counted
+        days = Counter(f"{call.logged_at:%Y-%m-%d}" for call in calls)
+        assert {bucket.date: bucket.requests for bucket in stats.by_day} == days
+
+
+SETTINGS = settings(
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.slow
+def test_any_history_adds_up(owner_settings: Settings) -> None:
+    schema = f"history_{uuid4().hex[:8]}"
+    opened = Ring.open(owner_settings.model_copy(update={"database_schema": schema}))
+    with asyncio.Runner() as runner:
+        Histories.runner, Histories.ring = runner, runner.run(opened.__aenter__())
+        try:
+            run_state_machine_as_test(Histories, settings=SETTINGS)
+        finally:
+            runner.run(drop(Histories.ring.db, schema))
+            runner.run(opened.__aexit__(None, None, None))

@@ -1,0 +1,139 @@
+"""Answers and exports that end too early: nothing is told, nothing is kept, nothing looks whole."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Server, Settings, build
+from llmring_server.core.identity import ProjectId
+from llmring_server.usage.export import CHUNK
+from llmring_server.usage.models import Call, NewCall
+from llmring_server.web.middleware import ResponseAbortedError
+from tests.conftest import CALL
+
+SECRET = "sk-" + "secret"
+EXPORTS = ("/api/v1/logs/export", "/api/v1/logs/export?format=jsonl")
+
+
+@pytest.fixture
+async def calls(ring: Ring, project_id: ProjectId) -> None:
+    """As many calls as take more than one chunk of an export."""
+    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK))
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in every chunk of an export but the first."""
+    written: list[list[Call]] = []
+
+    def write(logs: list[Call]) -> bytes:
+        if written:
+            raise ValueError(SECRET)
+        written.append(logs)
+        return b"first\n"
+
+    monkeypatch.setattr("llmring_server.usage.export._csv", write)
+
+
+@pytest.mark.usefixtures("calls", "broken")
+async def test_our_own_server_breaks_an_answer_off_and_logs_no_text(
+    db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    headers = {"X-API-Key": key}
+    async with (
+        Server(Ring(db, Settings(auth="open")), port=0) as server,
+        httpx.AsyncClient(base_url=server.url, headers=headers) as client,
+    ):
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(EXPORTS[0])
+        assert (await client.get("/health/live")).status_code == 200
+    assert "ValueError" in caplog.text
+    assert "GET /api/v1/logs/export, request " in caplog.text
+    assert SECRET not in caplog.text
+    assert "Exception in ASGI application" not in caplog.text
+
+
+@pytest.mark.usefixtures("calls", "broken")
+async def test_for_other_servers_an_answer_fails_and_tells_no_text(
+    db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = httpx.ASGITransport(app=build(db, Settings(auth="open")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        with pytest.raises(ResponseAbortedError) as raised:
+            await client.get(EXPORTS[0], headers={"X-API-Key": key})
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+    assert "ValueError" in caplog.text
+    assert SECRET not in caplog.text + str(raised.value)
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep the generators that are left to the garbage collector: nobody closes them here."""
+    left: list[AsyncGenerator[Any]] = []
+    before = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=left.append)
+    try:
+        yield
+    finally:
+        sys.set_asyncgen_hooks(*before)
+
+
+def all_are_idle(db: AsyncDatabaseManager) -> bool:
+    """Tell if no transaction is open."""
+    assert db._pool
+    return db._pool.get_idle_size() == db._pool.get_size()
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("target", EXPORTS)
+@pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+async def test_an_export_ends_with_its_client(
+    db: AsyncDatabaseManager,
+    key: str,
+    target: str,
+    spec_version: str,
+) -> None:
+    """Since ASGI 2.4, a server says so by an OSError; before, by a message."""
+    left = asyncio.Event()
+    parts: list[Any] = [{"type": "http.request"}]
+
+    async def receive() -> Any:
+        if parts:
+            return parts.pop()
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            left.set()
+            if spec_version == "2.4":
+                raise OSError
+            await asyncio.Future()
+
+    path, _, query = target.partition("?")
+    scope = {
+        "type": "http", "method": "GET", "path": path, "http_version": "1.1", "root_path": "",
+        "query_string": query.encode(), "headers": [(b"host", b"a"), (b"x-api-key", key.encode())],
+        "asgi": {"version": "3.0", "spec_version": spec_version},
+    }  # fmt: skip
+    with without_collector():
+        await build(db, Settings(auth="open"))(scope, receive, send)
+        assert left.is_set()
+        assert all_are_idle(db)
+
+
+@pytest.mark.usefixtures("calls")
+async def test_an_export_of_the_library_ends_with_its_reader(
+    ring: Ring, db: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    with without_collector():
+        async with aclosing(ring.usage.export(project_id)) as logs:
+            await anext(logs)
+            assert not all_are_idle(db)
+        assert all_are_idle(db)

@@ -1,0 +1,122 @@
+"""What comes in from outside: bad input has its clear answer, and changes nothing."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llmring_server.core.strict_json import parse_json
+from llmring_server.errors import RingError
+from tests.conftest import CALL
+from tests.support.invalid_bodies import GOOD, INVALID, NOT_JSON, body, without
+
+
+async def posted(client: httpx.AsyncClient, data: bytes, **headers: str) -> httpx.Response:
+    headers = {"Content-Type": "application/json"} | headers
+    return await client.post("/api/v1/log", content=data, headers=headers)
+
+
+async def refused(client: httpx.AsyncClient, answer: httpx.Response, status: int) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json().keys() >= {"detail", "status", "title", "request_id"}
+    assert len(answer.json()["detail"]) < 300
+    assert (await client.get("/api/v1/logs")).json() == []
+
+
+@pytest.mark.parametrize("data", NOT_JSON.values(), ids=NOT_JSON)
+async def test_what_is_not_strict_json_is_a_400(client: httpx.AsyncClient, data: bytes) -> None:
+    await refused(client, await posted(client, data), 400)
+
+
+@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
+async def test_what_makes_no_sense_is_a_422(client: httpx.AsyncClient, data: bytes) -> None:
+    await refused(client, await posted(client, data), 422)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"Content-Encoding": "gzip"},
+        {"Content-Encoding": "br"},
+    ],
+)
+async def test_other_media_are_a_415(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    await refused(client, await posted(client, GOOD, **headers), 415)
+
+
+async def test_a_body_over_the_cap_is_a_413(client: httpx.AsyncClient) -> None:
+    huge = body(alias=json.dumps("x" * 300_000))
+    await refused(client, await posted(client, huge), 413)
+
+    async def in_chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(huge), 1000):
+            yield huge[start : start + 1000]
+
+    headers = {"Content-Type": "application/json"}
+    answer = await client.post("/api/v1/log", content=in_chunks(), headers=headers)
+    await refused(client, answer, 413)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        without("input_tokens", "9007199254740991"),
+        without("input_tokens", "2147483648"),
+        body(cached_input_tokens="-0"),
+        body(cached_input_tokens="2000"),  # more than input: a provider that leaves them out of it
+        body(cost="999999999"),
+        body(alias=r'"\\u0000"'),
+        body(alias=json.dumps("=HYPERLINK(1)'; DROP TABLE x; --\u202e\x1b[31m\r\n\u2028")),
+        body(metadata='{"cost": "abc"}'),
+        body(project_id='"x"', api_key_id='"y"', id="1", cost_source='"registry"'),
+    ],
+)
+async def test_odd_but_good_calls_are_stored(client: httpx.AsyncClient, data: bytes) -> None:
+    answer = await posted(client, data)
+    assert answer.status_code == 200, answer.text
+    [stored] = (await client.get("/api/v1/logs")).json()
+    assert stored["cost_source"] in {"client", "offline", "unpriced"}
+
+
+async def test_errors_do_not_repeat_what_they_complain_about(client: httpx.AsyncClient) -> None:
+    secret = "sk-123456"  # noqa: S105, a canary
+    for data in (
+        without("model", f'["{secret}"]'),
+        without("input_tokens", f'"{secret}"'),
+        f'{{"{secret}": 1, "{secret}": 2}}'.encode(),
+    ):
+        assert secret not in (await posted(client, data)).text
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda each: (
+        st.lists(each, max_size=3) | st.dictionaries(st.text(max_size=9), each, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*CALL, "cost", "metadata", "logged_at"]), anything))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
+async def test_no_call_is_ever_a_5xx(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+    data = json.dumps(CALL | fields).encode(errors="surrogatepass")
+    answer = await posted(client, data)
+    assert answer.status_code in {200, 400, 413, 422}, answer.text
+    answer.json()
+
+
+@given(st.binary())
+def test_no_bytes_break_the_parser(data: bytes) -> None:
+    try:
+        parse_json(data)
+    except RingError as exc:
+        assert exc.blames_caller  # noqa: PT017, other outcomes are fine

@@ -1,0 +1,73 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring, Settings, build
+from llmring_server.db.database import open_database
+from llmring_server.errors import NotMigrated
+
+
+@asynccontextmanager
+async def client_of(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
+    app = build(db, Settings(auth="open", acquire_timeout=0.1))
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    """One connection and no more."""
+    return settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
+
+
+async def test_root_says_what_this_is(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers={"X-API-Key": ""})
+    assert answer.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
+
+
+async def test_health_is_healthy(client: httpx.AsyncClient) -> None:
+    answer = (await client.get("/health", headers={"X-API-Key": ""})).json()
+    assert (answer["status"], answer["database"]) == ("healthy", "connected")
+    assert answer["version"] == version("llmring-server")
+
+
+async def test_live_and_ready_are_well(client: httpx.AsyncClient) -> None:
+    for path in ("/health/live", "/health/ready"):
+        assert (await client.get(path)).status_code == 200
+
+
+async def test_ready_tells_anyone_to_migrate_and_no_one_which_files_are_missing(
+    db: AsyncDatabaseManager,
+) -> None:
+    fresh = AsyncDatabaseManager(pool=db._pool, schema="never_migrated")
+    async with client_of(fresh) as client:
+        answer = await client.get("/health/ready")
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "not_migrated"
+        assert "llmring-server db migrate" in answer.json()["detail"]
+        assert ".sql" not in answer.text
+    with pytest.raises(NotMigrated, match=r"001_usage_logs\.sql"):
+        await Ring(fresh).ready()
+
+
+async def test_health_without_a_database_is_a_200_that_says_so(small: Settings) -> None:
+    async with open_database(small) as db:
+        pass
+    async with client_of(db) as client:
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.json()["status"]) == (200, "unhealthy")
+        assert answer.json()["database"] == "disconnected"
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.get("/health/ready")).status_code == 503
+
+
+async def test_health_does_not_wait_for_an_exhausted_pool(small: Settings) -> None:
+    async with open_database(small) as db, db.acquire(), client_of(db) as client:
+        assert (await client.get("/health")).json()["status"] == "unhealthy"
+        refused = await client.get("/api/v1/stats", headers={"X-API-Key": "k"})
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
