@@ -108,7 +108,7 @@ class Database:
         self.manager, self.schema = manager, manager.schema or "public"
         self.mcp_schema = settings.mcp_schema_beside(self.schema)
         # Longer than the database's own limit: for a server that does not answer at all.
-        self.timeout = settings.statement_timeout + 1
+        self.timeout: float | None = settings.statement_timeout + 1
         self._leases = ConnectionCache(manager, settings.acquire_timeout)
         self.held: Connection | None = None
         # True inside a transaction of the caller's, which ends when the caller says so.
@@ -162,6 +162,12 @@ class Database:
         async with self.connection() as connection:
             with translated(connection):
                 return await connection.fetch(text, *arguments, timeout=self.timeout)
+
+    async def execute(self, script: str) -> None:
+        """Run a script of one or more statements, without parameters."""
+        async with self.connection() as connection:
+            with translated(connection):
+                await connection.execute(script, timeout=self.timeout)
 
     async def aclose(self) -> None:
         """Give back to the pool the connections that are kept between uses."""

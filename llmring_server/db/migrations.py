@@ -11,9 +11,9 @@ from pgdbm.errors import MigrationError
 from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
+from llmring_server.db.partitions import Partitions
 from llmring_server.db.repository import SQL
 from llmring_server.errors import NotMigrated
-from llmring_server.maintenance import partition
 from llmring_server.settings import Settings
 
 FILES = SQL / "migrations"
@@ -116,7 +116,9 @@ async def migrate(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> li
             await _locked(connection, module)
             if missing:
                 applied += await _applied(connection, module, database.mcp_schema)
-        await partition(database, connection)
+        # A large default partition takes long to move.
+        inner.timeout = None
+        await Partitions(inner).create()
     return applied
 
 

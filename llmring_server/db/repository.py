@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from copy import copy
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,6 +16,7 @@ from llmring_server.core.retry import RETRY_SECONDS, Outcome, retry_while_discon
 from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
+from llmring_server.db.tables import Retention, Table
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it in a wheel.
@@ -49,9 +51,9 @@ def template(sql: str, mcp_schema: str) -> str:
 
 
 @cache
-def load(noun: str) -> Mapping[str, str]:
-    """Read the named blocks of `sql/<noun>.sql`."""
-    _, *parts = _NAME.split((SQL / f"{noun}.sql").read_text())
+def load(file: str) -> Mapping[str, str]:
+    """Read the named blocks of `sql/<file>.sql`."""
+    _, *parts = _NAME.split((SQL / f"{file}.sql").read_text())
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -69,13 +71,23 @@ async def _fetched(connection: Connection, cursor: Cursor) -> list[asyncpg.Recor
 
 
 class Repository:
-    """One noun's statements, ready to run."""
+    """The statements of one service, ready to run, and what it declares about its tables."""
 
-    noun: ClassVar[str]
+    # The files with its statements, below sql/, without their ending.
+    sql: ClassVar[str | tuple[str, ...]]
+    # The tables that it owns, in the order in which a project is erased.
+    tables: ClassVar[tuple[Table, ...]] = ()
+    # What `db maintain` deletes of them, in this order.
+    retention: ClassVar[tuple[Retention, ...]] = ()
+    # The statements that delete rows about calls before @oldest, whose months were dropped.
+    delete_with_calls: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = {name: bind(sql, database) for name, sql in load(self.noun).items()}
+        files = (self.sql,) if isinstance(self.sql, str) else self.sql
+        self._sql = {
+            name: bind(block, database) for file in files for name, block in load(file).items()
+        }
 
     def with_database(self, database: Database) -> Self:
         """Return this repository, and those that it uses, working on `database`."""
@@ -85,6 +97,15 @@ class Repository:
             if isinstance(value, Repository):
                 setattr(other, name, value.with_database(database))
         return other
+
+    async def delete_batch(self, statement: str, **params: Any) -> int:
+        """Run a declared statement that deletes a batch of rows; return how many it deleted."""
+        deleted: int = (await self._fetch_one(statement, **params))["deleted"]
+        return deleted
+
+    async def delete_stored_before(self, statement: str, oldest: datetime) -> None:
+        """Run one of `delete_with_calls`."""
+        await self._fetch_all(statement, oldest=oldest)
 
     async def _fetch_all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
         text, arguments = self._prepared(name, params)

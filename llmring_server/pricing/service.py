@@ -15,6 +15,7 @@ from llmring_server.core.identity import Action, Actor, Auditing, ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import NotFound
 from llmring_server.pricing import sources
 from llmring_server.pricing.models import CostExplanation, PriceDetail, PriceQuery, UnpricedModel
@@ -55,7 +56,8 @@ def _book(rows: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) -> PriceBo
 class Pricing(Repository):
     """The price book: first what the operator says, then the registry, then the offline book."""
 
-    noun = "pricing/prices"
+    sql = "pricing/prices"
+    tables = (Table("price_overrides", grants=("UPDATE", "DELETE")), Table("prices"))
 
     def __init__(self, database: Database, registry: Registering, audit: Auditing) -> None:
         super().__init__(database)

@@ -8,6 +8,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RingError
 from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook, Pricing
 from llmring_server.usage.call_record import CallRecord, prepare_call, prepare_calls
@@ -25,7 +26,9 @@ from llmring_server.usage.stats import Stats, StatsQuery
 class Usage(Repository):
     """The log of LLM calls of every project."""
 
-    noun = "usage/usage"
+    sql = "usage/usage"
+    tables = (Table("usage_logs", "calls", "erase_calls"),)
+    delete_with_calls = ("delete_unpartitioned",)
 
     def __init__(
         self,

@@ -164,7 +164,7 @@ async def test_partitions_take_back_what_the_default_one_caught(
         " 1, 1, 0, NULL, 1, 'client', 'ok', 'p', 'm', 'default', NULL, NULL, NULL, '{}')",
         now,
     )
-    assert f"usage_logs_{this_month}" in (await maintain(fresh, actor=LIBRARY)).made
+    assert f"usage_logs_{this_month}" in (await maintain(fresh, actor=LIBRARY)).created
     count = "SELECT count(*) FROM {{tables.usage_logs_%s}}"
     assert await fresh.fetch_value(count % this_month) == 1
     assert await fresh.fetch_value(count % "default") == 0
