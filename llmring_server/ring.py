@@ -14,7 +14,7 @@ from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.db.database import Database, open_database
-from llmring_server.db.migrations import migrate, pending
+from llmring_server.db.migrations import migrate, pending_migrations
 from llmring_server.db.repository import Repository
 from llmring_server.errors import NotMigrated
 from llmring_server.mcp.capabilities import McpCapabilities
@@ -144,5 +144,5 @@ class Ring:
 
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""
-        if missing := await pending(self.db, self.settings.mcp_schema):
+        if missing := await pending_migrations(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(missing)}.")

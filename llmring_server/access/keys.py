@@ -184,7 +184,7 @@ class ApiKeys(Repository):
         here before: it may refuse by raising.
         """
         given = key_digest(key)
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             # What is found in a transaction may never be committed: it is neither kept nor trusted.
             return (await self._find(key, given))[0]
         now = time.monotonic()

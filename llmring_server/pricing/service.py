@@ -67,7 +67,7 @@ class Pricing(Repository):
 
     async def book(self) -> PriceBook:
         """Return the book, at most five seconds old."""
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             return await self._restocked()
         if self._shelf.book and time.monotonic() < self._shelf.believed_until:
             return self._shelf.book
@@ -98,7 +98,7 @@ class Pricing(Repository):
             rows = orjson.dumps([PriceDetail.of(price) for price in new.values()]).decode()
             await self._retry(lambda: self._fetch_all("keep", prices=rows))
             # A transaction may take them back.
-            if not self._database.held:
+            if self._database.connection is None:
                 self._shelf.stored |= new.keys()
 
     async def find(self, sought: PriceQuery) -> list[PriceDetail]:

@@ -143,7 +143,7 @@ class Shelf(Repository):
         try:
             await self._look()
         except (Unavailable, Overloaded):
-            if self._memory.looked_at == NEVER or self._database.borrowed:
+            if self._memory.looked_at == NEVER or self._database.in_caller_transaction:
                 raise
         self._memory.asked_at = time.monotonic()
 

@@ -55,7 +55,7 @@ class Usage(Repository):
         call = prepare_call(project_id, entry, book, key or entry.idempotency_key)
         if call.quote.price:
             await self._prices.keep([call.quote.price])
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)
 
@@ -157,10 +157,10 @@ class Usage(Repository):
     async def _store(
         self, calls: Sequence[CallRecord], *, holds_keys: bool = False
     ) -> list[LogResult | RingError]:
-        if not self._database.borrowed:
+        if not self._database.in_caller_transaction:
             self._fold_if_due()
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
-        borrowed = self._database.borrowed
+        borrowed = self._database.in_caller_transaction
         rows = await self._fetch_all(
             "log", entries=entries, borrowed=borrowed, holds_keys=holds_keys
         )

@@ -207,9 +207,9 @@ async def test_every_repository_within_a_transaction_is_bound_to_it(ring: Ring) 
         assert len(inside.services) == len(ring.services) >= 17
         for service in inside.services:
             for name, each in [(type(service).__name__, service), *reachable(service)]:
-                assert each._database.held is connection, f"{type(service).__name__}.{name}"
-                assert each._database.borrowed
-    assert all(service._database.held is None for service in ring.services)
+                assert each._database.connection is connection, f"{type(service).__name__}.{name}"
+                assert each._database.in_caller_transaction
+    assert all(service._database.connection is None for service in ring.services)
 
 
 @pytest.fixture
