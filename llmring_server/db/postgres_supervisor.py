@@ -65,7 +65,8 @@ class DataDirectory:
     def answers(self) -> bool:
         """Tell whether a client can log in.
 
-        A connection alone proves nothing: during recovery, PostgreSQL accepts it to reject the login.
+        A connection alone proves nothing: during recovery, PostgreSQL accepts it and rejects the
+        login.
         """
         body = struct.pack("!i", 3 << 16) + f"user\0{USER}\0database\0postgres\0\0".encode()
         startup = struct.pack("!i", len(body) + 4) + body

@@ -1,5 +1,5 @@
--- Projects, and their end.
--- Across projects: a project is one, and its operator stands above all of them.
+-- Projects.
+-- Across projects: only the operator creates, lists, renames and erases them.
 
 -- name: create
 INSERT INTO <<tables.projects>> (project_id, name) VALUES (@project_id, @project)
@@ -9,23 +9,26 @@ RETURNING project_id;
 -- name: list
 SELECT
     project_id, name, created_at, retain_days,
-    (SELECT count(*) FROM <<tables.api_keys>> AS key
-     WHERE key.project_id = project.project_id AND revoked_at IS NULL
-       AND coalesce(expires_at, 'infinity') > now()) AS keys
+    (
+        SELECT count(*) FROM <<tables.api_keys>> AS key
+        WHERE key.project_id = project.project_id AND revoked_at IS NULL
+          AND coalesce(expires_at, 'infinity') > now()
+    ) AS keys
 FROM <<tables.projects>> AS project
 ORDER BY name;
 
--- name: find
+-- name: project_by_name
 SELECT project_id FROM <<tables.projects>> WHERE name = @project;
 
 -- name: rename
 UPDATE <<tables.projects>> SET name = @project WHERE project_id = @project_id RETURNING project_id;
 
--- name: retain
-UPDATE <<tables.projects>> SET retain_days = @days WHERE project_id = @project_id RETURNING project_id;
+-- name: set_retention
+UPDATE <<tables.projects>> SET retain_days = @days WHERE project_id = @project_id
+RETURNING project_id;
 
 -- name: delete_project
--- Its keys go with it, and none can be made for it.
+-- Its keys are deleted with it, and no key can be issued for it afterwards.
 DELETE FROM <<tables.projects>> WHERE project_id = @project_id;
 
 -- name: try_receipt_lock
