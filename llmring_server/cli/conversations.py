@@ -1,4 +1,4 @@
-"""`llmring-server conversations`: list, show and export conversations."""
+"""`llmring-server conversations`: what was said, as people like to read it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,16 +32,10 @@ def conversations() -> None:
 
 @conversations.command("list")
 @project_options
-@click.option("--search", "q", help="Only conversations with these words in title or messages.")
-@click.option(
-    "--limit",
-    default=20,
-    show_default=True,
-    type=click.IntRange(1, PAGE),
-    help="Maximum number of conversations.",
-)
+@click.option("--search", "q", help="Only those with these words in their title or messages.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
 def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
-    """List conversations, most recently updated first."""
+    """List conversations, the last to change first."""
 
     async def work(ring: Ring, project_id: ProjectId) -> list[Conversation]:
         return await ring.conversations.list(project_id, ConversationPage(**page))
@@ -56,15 +50,9 @@ def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
 @conversations.command()
 @project_options
 @click.argument("id", type=click.UUID)
-@click.option(
-    "--last",
-    default=PAGE,
-    show_default=True,
-    type=click.IntRange(1, 1000),
-    help="Number of messages, counted from the newest.",
-)
+@click.option("--last", default=PAGE, show_default=True, type=click.IntRange(1, 1000))
 def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
-    """Show the last messages of a conversation."""
+    """Show a conversation: its last messages, as a chat."""
 
     async def work(ring: Ring, project_id: ProjectId) -> tuple[Conversation, list[Message]]:
         page = MessagePage(limit=last, order="desc")
@@ -75,7 +63,7 @@ def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
     CONSOLE.print(conversation.title or "Untitled", style="bold")
     CONSOLE.print(f"{conversation.model_alias}, {_usd(conversation)} USD")
     if conversation.message_count > len(messages):
-        CONSOLE.print(f"{conversation.message_count - len(messages):,} earlier messages not shown.")
+        CONSOLE.print(f"{conversation.message_count - len(messages):,} messages before these.")
     for each in messages:
         CONSOLE.print()
         CONSOLE.print(f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
@@ -87,11 +75,11 @@ def _usd(conversation: Conversation) -> str:
 
 
 def readable(message: Message) -> str:
-    """Return the text of a message, with its tool calls and results as JSON."""
+    """Return what a message says: its text, and of the rest what it is."""
     lines = [_said(message.content)] if message.content else []
-    lines += [f"tool call {brief(call, PAGE)}" for call in message.tool_calls or ()]
-    lines += [f"tool result {brief(result, PAGE)}" for result in message.tool_results or ()]
-    return "\n".join(lines) or "(content not stored)"
+    lines += [f"calls {brief(call, PAGE)}" for call in message.tool_calls or ()]
+    lines += [f"gets {brief(result, PAGE)}" for result in message.tool_results or ()]
+    return "\n".join(lines) or "(content not kept)"
 
 
 def _said(content: Any) -> str:
@@ -110,17 +98,12 @@ def _part(part: Any) -> str:
 @project_options
 @click.argument("id", type=click.UUID)
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["jsonl", "markdown"]),
-    default="jsonl",
-    show_default=True,
-    help="Output format.",
+    "--format", "form", type=click.Choice(["jsonl", "markdown"]), default="jsonl", show_default=True
 )
 def export(env: str, data_dir: Path, project: str, id: UUID, form: str) -> None:
-    """Write a whole conversation to standard output.
+    """Write all of a conversation to standard output.
 
-    In the format jsonl, the first line is the conversation and each other line a message.
+    As JSON lines, the first is the conversation, and each of the others a message.
     """
 
     async def work(ring: Ring, project_id: ProjectId) -> None:

@@ -89,10 +89,10 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """
     with environment.open_environment(env, data_dir) as chosen:
         done = asyncio.run(_maintain(chosen.settings, retain))
-    for what, months in (("Created", done.made), ("Dropped", done.dropped)):
+    for what, months in (("Made", done.made), ("Dropped", done.dropped)):
         click.echo(f"{what}: {', '.join(months) or 'nothing'}")
     click.echo(
-        f"Deleted: {done.forgotten:,} messages, {done.executions:,} executions,"
+        f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions,"
         f" {done.capabilities:,} tools, resources and prompts"
     )
 
