@@ -42,7 +42,7 @@ data_dir = click.option(
     envvar="LLMRING_DATA_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
-    show_default="a folder in your home directory",
+    show_default="~/.local/share/llmring-server",
     help="Data directory of the embedded PostgreSQL.",
 )
 

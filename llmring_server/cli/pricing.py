@@ -194,7 +194,7 @@ async def _rerate(ring: Ring, calls: RerateFilter, *, dry_run: bool) -> CostDelt
 
 
 def _differences(found: CostDeltas) -> Table:
-    table = Table("day", "model", "calls", "unpriced before", "before", "after", "difference")
+    table = Table("day", "model", "calls", "unpriced", "before", "after", "difference")
     for (day, provider, model), each in sorted(found.items()):
         costs = (each.before, each.after, each.after - each.before)
         amounts = (f"{cost.normalize():f}" for cost in costs)
