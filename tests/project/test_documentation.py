@@ -270,3 +270,11 @@ def test_documented_settings_exist() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     documented = set(re.findall(r"^\| `LLMRING_(\w+)`", text, re.MULTILINE))
     assert documented - {"DATA_DIR"} <= {name.upper() for name in Settings.model_fields}
+
+
+def test_every_decision_is_listed() -> None:
+    readme = ROOT / "docs/decisions/README.md"
+    index = readme.read_text()
+    for path in {*readme.parent.glob("*.md")} - {readme}:
+        for title in re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE):
+            assert f"[{title}]({path.name}" in index, f"{path.name}: {title}"
