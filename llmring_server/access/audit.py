@@ -6,6 +6,7 @@ from datetime import datetime
 from llmring_server.core.identity import Action, Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 
 
 @dataclass(slots=True)
@@ -24,7 +25,9 @@ class AuditEvent:
 class AuditLog(Repository):
     """The events of a deployment, which are added and never changed."""
 
-    noun = "access/audit"
+    sql = "access/audit"
+    # The events of a project stay when it is erased.
+    tables = (Table("audit_events"),)
 
     async def record(
         self, actor: Actor, action: Action, target: str, project_id: ProjectId | None = None

@@ -22,6 +22,7 @@ from llmring_server.core.identity import (
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest
 
 # A revoked key is refused everywhere after this many seconds, without asking at each request.
@@ -101,7 +102,9 @@ DEFAULT_KEY_OPTIONS = KeyOptions()
 class ApiKeys(Repository):
     """The keys of every project."""
 
-    noun = "access/keys"
+    sql = "access/keys"
+    # A key is deleted with its project.
+    tables = (Table("api_keys", grants=("UPDATE",)),)
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)
@@ -181,7 +184,7 @@ class ApiKeys(Repository):
         here before: it may refuse by raising.
         """
         given = key_digest(key)
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             # What is found in a transaction may never be committed: it is neither kept nor trusted.
             return (await self._find(key, given))[0]
         now = time.monotonic()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -13,28 +13,10 @@ from llmring_server.core.identity import Actor, Auditing, ProjectId, project_nam
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict, InvalidRequest, NotFound
 
 MAX_RETENTION_DAYS = 36_500
-# The statements that erase a project, in their order, and what each deletes, as people are told.
-ERASE = {
-    "erase_logs": "calls",
-    "erase_adjustments": "cost adjustments",
-    "erase_keys_of_calls": "idempotency keys",
-    "erase_recent": "recent totals",
-    "erase_rollups": "totals",
-    "erase_messages": "messages",
-    "erase_conversations": "conversations",
-    "erase_executions": "MCP executions",
-    "erase_capabilities": "MCP capabilities",
-    "erase_servers": "MCP servers",
-    "erase_template_versions": "template versions",
-    "erase_templates": "templates",
-    "erase_aliases": "aliases",
-    "erase_receipt_calls": "receipt calls",
-    "erase_receipt_days": "receipt days",
-    "erase_receipts": "receipts",
-}
 # So few at a time that no one waits for the locks.
 BATCH_SIZE = 5000
 
@@ -42,7 +24,8 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 # A key is believed for five seconds after it is gone, and a call that it let in may be tried again
 # for five more.
-ERASE_GRACE_SECONDS, PAUSE = 11.0, 0.2
+ERASE_GRACE_SECONDS = 11.0
+LOCK_POLL_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -66,11 +49,14 @@ class ErasedRows(NamedTuple):
 class Projects(Repository):
     """The projects of a deployment."""
 
-    noun = "access/projects"
+    sql = "access/projects"
+    tables = (Table("projects", grants=("UPDATE",)),)
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)
         self._audit = audit
+        # The services of all domains, whose tables `erase` empties: set by the ring.
+        self.services: Sequence[Repository] = ()
 
     async def create(self, name: str, *, actor: Actor) -> ProjectId:
         """Make a project; Conflict if there is one of that name."""
@@ -126,30 +112,34 @@ class Projects(Repository):
         """
         async with self._database.transaction() as inside:
             here = self.with_database(inside)
-            await here._fetch_all("shut", project_id=project_id)
+            await here._fetch_all("delete_project", project_id=project_id)
             await here._audit.record(actor, "project.erase", str(project_id), project_id)
-        gone: Counter[str] = Counter()
-        await self._sweep(project_id, gone, progress)
+        erased: Counter[str] = Counter()
+        await self._erase_rows(project_id, erased, progress)
         await asyncio.sleep(ERASE_GRACE_SECONDS)
         async with self._database.transaction() as inside:
             here = self.with_database(inside)
             # Receipts are made for longer than that; the next one finds nothing to certify.
-            while not (await here._fetch_one("alone", project_id=project_id))["alone"]:  # noqa: ASYNC110, not ours
-                await asyncio.sleep(PAUSE)
-            await here._sweep(project_id, gone, progress)
-        return dict(gone)
+            while not (await here._fetch_one("try_receipt_lock", project_id=project_id))["locked"]:  # noqa: ASYNC110, the lock is PostgreSQL's
+                await asyncio.sleep(LOCK_POLL_SECONDS)
+            await here._erase_rows(project_id, erased, progress)
+        return dict(erased)
 
-    async def _sweep(
+    async def _erase_rows(
         self,
         project_id: ProjectId,
-        gone: Counter[str],
+        erased: Counter[str],
         progress: Callable[[ErasedRows], None] | None,
     ) -> None:
-        """Delete all rows of a project, batch by batch, and count them in `gone`."""
-        for statement, what in ERASE.items():
-            while rows := (
-                await self._fetch_one(statement, project_id=project_id, limit=BATCH_SIZE)
-            )["gone"]:
-                gone[what] += rows
-                if progress:
-                    progress(ErasedRows(what, rows))
+        """Delete all rows of a project, batch by batch, and count them in `erased`."""
+        for service in self.services:
+            bound = service.with_database(self._database)
+            for table in service.tables:
+                if table.erase is None:
+                    continue
+                while rows := await bound.delete_batch(
+                    table.erase, project_id=project_id, limit=BATCH_SIZE
+                ):
+                    erased[table.rows] += rows
+                    if progress:
+                        progress(ErasedRows(table.rows, rows))

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from llmring_server.core.identity import MODE_SCOPES, Caller, ProjectId
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import BadRequest, Unauthenticated
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def _sign(secret: str, told: bytes) -> bytes:
 class Nonces(Repository):
     """The nonces of the last minutes."""
 
-    noun = "access/nonces"
+    sql = "access/nonces"
+    tables = (Table("proxy_nonces", grants=("UPDATE", "DELETE")),)
 
     async def claim(self, nonce: bytes) -> bool:
         """Return True the first time."""

@@ -88,13 +88,11 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     history.
     """
     with environment.open_environment(env, data_dir) as chosen:
-        done = asyncio.run(_maintain(chosen.settings, retain))
-    for what, months in (("Made", done.made), ("Dropped", done.dropped)):
-        click.echo(f"{what}: {', '.join(months) or 'nothing'}")
-    click.echo(
-        f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions,"
-        f" {done.capabilities:,} tools, resources and prompts"
-    )
+        report = asyncio.run(_maintain(chosen.settings, retain))
+    click.echo(f"Created: {', '.join(report.created) or 'nothing'}")
+    click.echo(f"Dropped: {', '.join(report.dropped) or 'nothing'}")
+    deleted = [f"{rows:,} {kind}" for kind, rows in report.deleted.items()]
+    click.echo(f"Deleted: {', '.join(deleted)}")
 
 
 @db.command()

@@ -92,7 +92,7 @@ async def test_a_project_keeps_messages_as_long_as_it_says(
     done("projects", "retain", project, "30d", *PROD, **prod)
     assert "30d" in done("projects", "list", *PROD, **prod)
     assert run("projects", "retain", project, "0d", *PROD, **prod).returncode == 2
-    assert "Forgotten: " in done("db", "maintain", *PROD, **prod)
+    assert "Deleted: " in done("db", "maintain", *PROD, **prod)
     project_id = await ring.projects.find(project)
     assert len(await ring.conversations.messages(project_id, UUID(id))) == 3
     done("projects", "retain", project, "forever", *PROD, **prod)

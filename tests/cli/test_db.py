@@ -20,7 +20,8 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import build
 from llmring_server.db import admin
-from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
+from llmring_server.db.embedded_postgres import EmbeddedPostgres
+from llmring_server.db.postgres_supervisor import DataDirectory
 from tests.conftest import CALL
 from tests.db.test_migrations import names
 from tests.support.command_line import invoke
@@ -87,7 +88,7 @@ def data_dir() -> Iterator[Path]:
     make_cluster(folder / "home")
     with EmbeddedPostgres(folder / "home", linger=0):
         yield folder / "home"
-    wait_until_stopped(PostgresCluster(folder / "home"))
+    wait_until_stopped(DataDirectory(folder / "home"))
     shutil.rmtree(folder)
 
 
