@@ -94,7 +94,7 @@ class Router:
         """Return the first pattern with this method, or the methods of all patterns that match."""
         allowed: dict[str, Route] = {}
         for pattern, methods in self._patterns:
-            if match := pattern.match(path):
+            if match := pattern.fullmatch(path):
                 if method in methods:
                     return methods, match.groupdict()
                 allowed |= methods

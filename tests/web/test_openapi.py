@@ -73,15 +73,6 @@ def test_each_mode_says_how_to_say_who_calls(auth: str, ways: list[set[str]]) ->
     assert schemes.keys() == {name for way in ways for name in way}
 
 
-async def test_a_path_names_all_its_methods(client: httpx.AsyncClient) -> None:
-    for path, methods in (
-        ("/api/v1/keys", "GET, HEAD, POST"), ("/api/v1/keys/x", "DELETE, GET, HEAD"),
-        ("/api/v1/log", "POST"), ("/", "GET, HEAD"), ("/api/v1/conversations/log", "POST"),
-    ):  # fmt: skip
-        answer = await client.put(path)
-        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
-
-
 def test_a_body_that_may_be_absent_is_described_so() -> None:
     paths = document()["paths"]
     required = [
