@@ -245,7 +245,7 @@ class _OpenApiBuilder:
         """Return the name of the handler, and of its path if another path has the same handler."""
         name = route.handler.__name__
         if name in self._operation_ids:
-            name = "_".join(re.findall(r"\w+", f"{name}_at_{route.path_format}"))
+            name = "_".join([name, "at", *re.findall(r"\w+", route.path_format)])
         self._operation_ids.add(name)
         return name
 

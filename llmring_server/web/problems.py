@@ -1,10 +1,11 @@
 """Problem documents: errors as RFC 9457 has them. `detail` is also the field of the old API."""
 
 from http import HTTPStatus
-from typing import Any, NotRequired
+from typing import Annotated, Any, NotRequired, get_args
 from uuid import UUID
 
 import orjson
+from pydantic import Field
 from starlette.responses import Response
 from starlette.types import Scope
 from typing_extensions import TypedDict
@@ -24,6 +25,10 @@ MEDIA_TYPE = "application/problem+json"
 CLOSE_CONNECTION_AFTER = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
+# Listed as examples and not as an enumeration: a new code must not break a generated client.
+_Code = Annotated[str, Field(examples=[*get_args(Code)])]
+
+
 class Problem(TypedDict):
     """An error: `code` for programs, `detail` for people, `errors` for each invalid field."""
 
@@ -32,7 +37,7 @@ class Problem(TypedDict):
     status: int
     detail: str
     request_id: UUID
-    code: Code
+    code: _Code
     errors: NotRequired[list[dict[str, Any]]]
 
 
