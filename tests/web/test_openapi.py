@@ -11,7 +11,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from llmring_server import Ring, Server
+from llmring_server import NewCall, Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
 from llmring_server.routes import API_GROUPS, META_GROUPS
