@@ -24,7 +24,7 @@ class AuditEvent:
 class AuditLog(Repository):
     """The events of a deployment, which are added and never changed."""
 
-    noun = "access/audit"
+    sql = "access/audit"
 
     async def record(
         self, actor: Actor, action: Action, target: str, project_id: ProjectId | None = None

@@ -101,7 +101,7 @@ DEFAULT_KEY_OPTIONS = KeyOptions()
 class ApiKeys(Repository):
     """The keys of every project."""
 
-    noun = "access/keys"
+    sql = "access/keys"
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

@@ -66,7 +66,7 @@ class ErasedRows(NamedTuple):
 class Projects(Repository):
     """The projects of a deployment."""
 
-    noun = "access/projects"
+    sql = "access/projects"
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

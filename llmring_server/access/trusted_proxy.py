@@ -86,7 +86,7 @@ def _sign(secret: str, told: bytes) -> bytes:
 class Nonces(Repository):
     """The nonces of the last minutes."""
 
-    noun = "access/nonces"
+    sql = "access/nonces"
 
     async def claim(self, nonce: bytes) -> bool:
         """Return True the first time."""

@@ -98,7 +98,7 @@ class AliasBinding:
 class Aliases(Repository):
     """The alias bindings of every project."""
 
-    noun = "aliases/aliases"
+    sql = "aliases/aliases"
 
     async def bind(self, project_id: ProjectId, bind: BindAlias) -> AliasBinding:
         """Let an alias mean a model, whatever it meant before."""

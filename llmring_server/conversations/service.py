@@ -36,7 +36,7 @@ _FIRST = ConversationPage()
 class Conversations(Repository):
     """The conversations of every project; of their content, as much as `level` lets through."""
 
-    noun = "conversations/conversations"
+    sql = "conversations/conversations"
 
     def __init__(  # noqa: PLR0913, PLR0917, they are all of it
         self,

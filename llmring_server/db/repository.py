@@ -49,9 +49,9 @@ def template(sql: str, mcp_schema: str) -> str:
 
 
 @cache
-def load(noun: str) -> Mapping[str, str]:
-    """Read the named blocks of `sql/<noun>.sql`."""
-    _, *parts = _NAME.split((SQL / f"{noun}.sql").read_text())
+def load(file: str) -> Mapping[str, str]:
+    """Read the named blocks of `sql/<file>.sql`."""
+    _, *parts = _NAME.split((SQL / f"{file}.sql").read_text())
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -69,13 +69,16 @@ async def _fetched(connection: Connection, cursor: Cursor) -> list[asyncpg.Recor
 
 
 class Repository:
-    """One noun's statements, ready to run."""
+    """The statements of one file below `sql/`, or of several, ready to run."""
 
-    noun: ClassVar[str]
+    sql: ClassVar[str | tuple[str, ...]]
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = {name: bind(sql, database) for name, sql in load(self.noun).items()}
+        files = (self.sql,) if isinstance(self.sql, str) else self.sql
+        self._sql = {
+            name: bind(block, database) for file in files for name, block in load(file).items()
+        }
 
     def with_database(self, database: Database) -> Self:
         """Return this repository, and those that it uses, working on `database`."""

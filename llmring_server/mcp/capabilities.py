@@ -36,7 +36,7 @@ from llmring_server.mcp.servers import McpServer
 class McpCapabilities(Repository):
     """The tools, resources and prompts of every project's servers."""
 
-    noun = "mcp/capabilities"
+    sql = "mcp/capabilities"
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

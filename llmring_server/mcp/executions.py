@@ -93,7 +93,7 @@ class ToolStats:
 class McpExecutions(Repository):
     """The executions of every project's tools. We never execute any."""
 
-    noun = "mcp/executions"
+    sql = "mcp/executions"
 
     def __init__(self, database: Database, claims: IdempotencyKeys) -> None:
         super().__init__(database)

@@ -142,7 +142,7 @@ AT_ONCE = 500
 class McpServers(Repository):
     """The MCP servers of every project. We never call any of them."""
 
-    noun = "mcp/servers"
+    sql = "mcp/servers"
 
     def __init__(self, database: Database, audit: Auditing, settings: Settings) -> None:
         super().__init__(database)

@@ -63,7 +63,7 @@ class CostChange(NamedTuple):
 class Rerating(Repository):
     """Adjusts what the calls of all projects cost."""
 
-    noun = "pricing/rerating"
+    sql = "pricing/rerating"
 
     def __init__(self, database: Database, prices: Pricing, audit: Auditing) -> None:
         super().__init__(database)

@@ -55,7 +55,7 @@ def _book(rows: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) -> PriceBo
 class Pricing(Repository):
     """The price book: first what the operator says, then the registry, then the offline book."""
 
-    noun = "pricing/prices"
+    sql = "pricing/prices"
 
     def __init__(self, database: Database, registry: Registering, audit: Auditing) -> None:
         super().__init__(database)

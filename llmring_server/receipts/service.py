@@ -52,7 +52,7 @@ from llmring_verify.verify import TrustedKeys
 class Issuing(CallSelection):
     """Signs what is stored, if there are keys to sign with."""
 
-    noun = "receipts/receipts"
+    sql = "receipts/receipts"
 
     def __init__(self, database: Database, keys: KeyringSource, issuer: str) -> None:
         super().__init__(database)
@@ -180,7 +180,7 @@ _FIRST, _ALL = ReceiptPage(), OffsetPage()
 class Receipts(Issuing):
     """The receipts of every project, those that were signed elsewhere included."""
 
-    noun = "receipts/receipts"
+    sql = "receipts/receipts"
 
     async def get(self, project_id: ProjectId, id: str) -> Receipt:
         return (await self._get(project_id, id)).told()

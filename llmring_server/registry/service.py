@@ -87,7 +87,7 @@ def _file(row: asyncpg.Record) -> ProviderFile:
 class Shelf(Repository):
     """The files of the providers that the settings name: nobody's, and so everybody's."""
 
-    noun = "registry/registry"
+    sql = "registry/registry"
 
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__(database)
@@ -196,7 +196,7 @@ class FetchOutcome(NamedTuple):
 class Registry(Shelf):
     """Files that can be had at once, whatever becomes of the registry that they came from."""
 
-    noun = "registry/registry"
+    sql = "registry/registry"
 
     def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
         super().__init__(database, settings)

@@ -34,7 +34,7 @@ class Templates(Repository):
     in the audit log when a shared template changes.
     """
 
-    noun = "templates/templates"
+    sql = "templates/templates"
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

@@ -80,7 +80,7 @@ def require_same_request(first_use: FirstUse | None, claim: IdempotencyKey) -> F
 class IdempotencyKeys(Repository):
     """The keys of every project, on whatever route they are used."""
 
-    noun = "usage/idempotency"
+    sql = "usage/idempotency"
 
     async def take(
         self,

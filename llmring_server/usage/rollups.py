@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 class Rollups(Repository):
     """The sums of every project."""
 
-    noun = "usage/rollups"
+    sql = "usage/rollups"
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)

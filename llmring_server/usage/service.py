@@ -25,7 +25,7 @@ from llmring_server.usage.stats import Stats, StatsQuery
 class Usage(Repository):
     """The log of LLM calls of every project."""
 
-    noun = "usage/usage"
+    sql = "usage/usage"
 
     def __init__(
         self,
