@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from llmring_server.access.audit import AuditLog
 from llmring_server.access.key_format import PREFIX, key_digest, key_id, new_api_key
 from llmring_server.core.identity import (
     DEFAULT_SCOPES,
     SCOPES,
     Action,
     Actor,
-    Auditing,
     Caller,
     ProjectId,
     project_name,
@@ -103,7 +103,7 @@ class ApiKeys(Repository):
 
     sql = "access/keys"
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
         # Apart, so that bad keys, which anyone can make up, push out no good ones.

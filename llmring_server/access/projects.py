@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId, project_name
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId, project_name
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
@@ -68,7 +69,7 @@ class Projects(Repository):
 
     sql = "access/projects"
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
 
