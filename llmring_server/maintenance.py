@@ -106,7 +106,7 @@ async def maintain(
     database = Database(db, Settings(mcp_schema=mcp_schema))
     async with _step(database) as house:
         made = await house.run_each("missing", schema=database.schema)
-    await Rollups(database).fold()
+    await Rollups(database).move_to_rollups()
     dropped = await _forget(database, retain, actor) if retain else []
     forgotten = await _delete(database, "forget_messages", "messages.expire", actor)
     await _delete(database, "forget_conversations", "conversations.expire", actor)

@@ -53,13 +53,22 @@ class Ring:
         self.audit = AuditLog(self._database)
         self.registry = Registry(self._database, settings, self.audit)
         self.prices = Pricing(self._database, self.registry, self.audit)
-        bounds = GroupCommitLimits(settings.log_batch, settings.log_flights, settings.log_pending)
-        self.sums = Rollups(self._database)
-        self.claims = IdempotencyKeys(self._database)
-        self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due, self.claims)
+        limits = GroupCommitLimits(settings.log_batch, settings.log_flights, settings.log_pending)
+        self.rollups = Rollups(self._database)
+        self.idempotency_keys = IdempotencyKeys(self._database)
+        self.usage = Usage(
+            self._database,
+            limits,
+            self.prices,
+            self.rollups.move_in_background,
+            self.idempotency_keys,
+        )
         keys = keyring_source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
-        level, others = settings.conversation_content, (self.claims, self.audit, self.receipts)
+        level, others = (
+            settings.conversation_content,
+            (self.idempotency_keys, self.audit, self.receipts),
+        )
         self.conversations = Conversations(self._database, self.usage, *others, level)
         self.keys = ApiKeys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
@@ -70,7 +79,7 @@ class Ring:
         self.mcp = Mcp(
             McpServers(self._database, self.audit, settings),
             McpCapabilities(self._database, self.audit),
-            McpExecutions(self._database, self.claims),
+            McpExecutions(self._database, self.idempotency_keys),
         )
 
     @classmethod
@@ -112,7 +121,7 @@ class Ring:
         # them use connections.
         await self.registry.close()
         await self.usage.aclose()
-        await self.sums.aclose()
+        await self.rollups.aclose()
         await self._database.aclose()
 
     async def ping(self) -> None:

@@ -121,7 +121,7 @@ class Conversations(Repository):
         claim = IdempotencyKey.of(key, fingerprint("messages", to, *messages))
 
         async def work(inside: Self) -> AppendResult:
-            start, _ = await inside._claims.first(project_id, claim, first, to)
+            start, _ = await inside._claims.get_or_insert(project_id, claim, first, to)
             made = numbered(start, messages, to, level)
             if start == first:
                 await inside._append(project_id, to, made, level)
@@ -139,17 +139,17 @@ class Conversations(Repository):
         """
         to, first = exchange.conversation_id or new_id(), new_id()
         reply = UUID(int=first.int + exchange.reply_at)
-        call = await self._usage.rated(project_id, exchange.entry(to), reply)
+        call = await self._usage.price_call(project_id, exchange.entry(to), reply)
         claim = IdempotencyKey.of(key, fingerprint("exchange", exchange))
         said, sole = exchange.said(call.quote.cost), exchange.is_sole_report
 
         async def work(inside: Self) -> AppendResult:
-            start, at = await inside._claims.first(project_id, claim, first, to)
+            start, at = await inside._claims.get_or_insert(project_id, claim, first, to)
             made = numbered(start, said, at, self._level)
             if start == first:
                 await inside._store(project_id, exchange, to, made)
                 if sole:
-                    await inside._usage.store(call)
+                    await inside._usage.insert(call)
             receipt = await inside._receipts.certify(project_id, made[-1].id) if sole else None
             return AppendResult(at, made, start != first, receipt)
 

@@ -69,8 +69,8 @@ SELECT count(*) AS gone FROM gone;
 -- Before the rollups, where they may be moved to meanwhile.
 WITH gone AS (
     DELETE FROM <<tables.usage_recent>>
-    WHERE (project_id, bucket, labels, shard) IN (
-        SELECT project_id, bucket, labels, shard FROM <<tables.usage_recent>>
+    WHERE (project_id, bucket, labels_digest, caller_xid) IN (
+        SELECT project_id, bucket, labels_digest, caller_xid FROM <<tables.usage_recent>>
         WHERE project_id = @project_id LIMIT @limit
     )
     RETURNING 1
@@ -80,16 +80,16 @@ SELECT count(*) AS gone FROM gone;
 -- name: erase_rollups
 -- Locked in the order in which sums are moved there.
 WITH picked AS MATERIALIZED (
-    SELECT project_id, minutes, bucket, dimension, value, provider, shard
+    SELECT project_id, minutes, bucket, label_kind, label, provider
     FROM <<tables.usage_rollups>> WHERE project_id = @project_id
-    ORDER BY project_id, minutes, bucket, dimension COLLATE "default", value COLLATE "default",
+    ORDER BY project_id, minutes, bucket, label_kind COLLATE "default", label COLLATE "default",
         provider COLLATE "default"
     LIMIT @limit
     FOR UPDATE
 ),
 gone AS (
     DELETE FROM <<tables.usage_rollups>>
-    WHERE (project_id, minutes, bucket, dimension, value, provider, shard) IN (
+    WHERE (project_id, minutes, bucket, label_kind, label, provider) IN (
         SELECT * FROM picked
     )
     RETURNING 1
