@@ -11,7 +11,13 @@ from starlette.types import Scope
 
 from llmring_server.access import trusted_proxy
 from llmring_server.access.key_format import key_id
-from llmring_server.core.identity import MODE_SCOPES, Caller, ProjectId, digest_of_key, of_digest
+from llmring_server.core.identity import (
+    MODE_SCOPES,
+    Caller,
+    ProjectId,
+    digest_of_key,
+    project_of_digest,
+)
 from llmring_server.core.identity import ApiScope as Needed
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.web.request import client_network
@@ -75,7 +81,7 @@ async def _by_any_key(request: "Request") -> Caller:
 
 @lru_cache(1024)
 def _self_named(digest: bytes) -> Caller:
-    project_id = of_digest(digest)
+    project_id = project_of_digest(digest)
     return Caller(project_id, MODE_SCOPES["open"], str(project_id))
 
 

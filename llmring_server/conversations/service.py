@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
+from llmring_server.access.audit import AuditLog
 from llmring_server.conversations.exchange import Exchange, Recording
 from llmring_server.conversations.models import (
     LEVELS,
@@ -19,7 +20,7 @@ from llmring_server.conversations.models import (
     numbered,
     rows,
 )
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
@@ -52,7 +53,7 @@ class Conversations(Repository):
         database: Database,
         usage: Recording,
         claims: IdempotencyKeys,
-        audit: Auditing,
+        audit: AuditLog,
         receipts: Certifying,
         level: Level,
     ) -> None:

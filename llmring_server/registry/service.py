@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 
 import asyncpg
 
-from llmring_server.core.identity import Actor, Auditing
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -203,7 +204,7 @@ class Registry(Shelf):
         Table("registry_sources", grants=("UPDATE",)),
     )
 
-    def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
+    def __init__(self, database: Database, settings: Settings, audit: AuditLog) -> None:
         super().__init__(database, settings)
         self._audit = audit
         # Files belong to the deployment: they are stored at once, in no caller's transaction.
