@@ -34,7 +34,7 @@ from tests.support.served import ask, statuses
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 LOG = "/api/v1/log"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROGRAMS = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
 
 
@@ -252,3 +252,26 @@ async def test_serve_does_not_show_the_password_of_its_database(
     async with serve("--env", "prod", **prod) as server:
         assert await server.end(signal.SIGINT) == 0
         assert f":{urlsplit(secret).password}@" not in server.said()
+
+
+@pytest.mark.parametrize(
+    ("options", "is_logged"),
+    [
+        ((), True),
+        (("--no-access-log",), False),
+        (("--env", "prod"), False),
+        (("--env", "prod", "--access-log"), True),
+        (("--workers", "2"), True),
+    ],
+)
+async def test_serve_logs_requests_in_dev_or_when_told_to(
+    serve: Serve, db: AsyncDatabaseManager, url: str, options: tuple[str, ...], *, is_logged: bool
+) -> None:
+    prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    async with serve(*options, **(prod if "prod" in options else {})) as server:
+        answer = await server.client.get("/health/live?secret", headers={"X-API-Key": "canary"})
+        assert await server.end(signal.SIGINT) == 0
+        line = rf"^[\dT:.-]+Z GET /health/live 200 [\d.]+ ms {answer.headers['X-Request-ID']}$"
+        assert len(re.findall(line, server.said(), re.MULTILINE)) == is_logged
+        assert server.said().count("/health/live") == is_logged
+        assert "canary" not in server.said()
