@@ -14,6 +14,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams
 from llmring_server.core.strict_json import SmallJsonObject, dump_json
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 
 DEFAULT, MAX_BINDINGS = "default", 1_000
 
@@ -99,6 +100,7 @@ class Aliases(Repository):
     """The alias bindings of every project."""
 
     sql = "aliases/aliases"
+    tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
     async def bind(self, project_id: ProjectId, bind: BindAlias) -> AliasBinding:
         """Let an alias mean a model, whatever it meant before."""

@@ -50,7 +50,7 @@ async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[Recei
     """List receipts, the newest first, a page at a time, fewer where they are large."""
     found = await request.ring.receipts.list(request.project_id, query)
     if found["next"]:
-        request.says = link(query, found["next"])
+        request.response_headers = link(query, found["next"])
     return found
 
 
@@ -136,7 +136,7 @@ async def export_receipt(
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: Call}]:
     """Stream the calls that a receipt certifies, newest first: a line of JSON for each."""
     logs = request.ring.receipts.export(request.project_id, id)
-    return await jsonl_response(request, logs, "receipt.jsonl")
+    return await jsonl_response(logs, "receipt.jsonl", request)
 
 
 # A key is shown for a day before it signs.

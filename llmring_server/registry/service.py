@@ -15,6 +15,7 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import (
     InvalidRequest,
     NotFound,
@@ -143,7 +144,7 @@ class Shelf(Repository):
         try:
             await self._look()
         except (Unavailable, Overloaded):
-            if self._memory.looked_at == NEVER or self._database.borrowed:
+            if self._memory.looked_at == NEVER or self._database.in_caller_transaction:
                 raise
         self._memory.asked_at = time.monotonic()
 
@@ -198,6 +199,10 @@ class Registry(Shelf):
     """Files that can be had at once, whatever becomes of the registry that they came from."""
 
     sql = "registry/registry"
+    tables = (
+        Table("registry_files", grants=("UPDATE", "DELETE")),
+        Table("registry_sources", grants=("UPDATE",)),
+    )
 
     def __init__(self, database: Database, settings: Settings, audit: AuditLog) -> None:
         super().__init__(database, settings)

@@ -61,7 +61,7 @@ async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -
     """Log a call; exactly once if the request has an Idempotency-Key."""
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return log_response(result)
 
 
@@ -116,7 +116,7 @@ async def log_calls(
     else:
         results = await _log_all(request, values, key)
     if all(isinstance(result, LogResult) and result.replayed for result in results):
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return _batch_response(results)
 
 
@@ -198,7 +198,7 @@ async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call],
     """List calls, newest first."""
     calls = await request.ring.usage.logs(request.project_id, query)
     if len(calls) == query.limit:
-        request.says = link(query, query.next(request.project_id, calls[-1]))
+        request.response_headers = link(query, query.next(request.project_id, calls[-1]))
     return calls
 
 
@@ -219,14 +219,14 @@ async def export_calls(
     """Export calls, newest first, as a stream of CSV or JSON lines."""
     calls = request.ring.usage.export(request.project_id, query)
     if query.format == "jsonl":
-        return await jsonl_response(request, calls, "calls.jsonl")
+        return await jsonl_response(calls, "calls.jsonl", request)
     chunks = export.encode_in_chunks(calls, export.encode_csv)
     return await _file_response(
         request, chunks, "calls.csv", CSV_MEDIA_TYPE, header=export.CSV_HEADER
     )
 
 
-async def jsonl_response(request: Request, calls: AsyncGenerator[Call], name: str) -> Response:
+async def jsonl_response(calls: AsyncGenerator[Call], name: str, request: Request) -> Response:
     """Return a file of JSON lines, with one call in each."""
     chunks = export.encode_in_chunks(calls, export.encode_jsonl)
     return await _file_response(request, chunks, name, JSONL_MEDIA_TYPE)

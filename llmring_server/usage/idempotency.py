@@ -19,6 +19,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RequestInProgress
 from llmring_server.usage.models import NewCall
 
@@ -89,6 +90,8 @@ class IdempotencyKeys(Repository):
     """The idempotency keys of every project."""
 
     sql = "usage/idempotency"
+    tables = (Table("idempotency_keys", "idempotency keys", "erase_keys"),)
+    delete_with_calls = ("delete_old_keys",)
 
     async def insert(
         self,

@@ -7,6 +7,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RingError
 from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook
 from llmring_server.pricing.service import Pricing
@@ -26,6 +27,8 @@ class Usage(Repository):
     """The log of LLM calls of every project."""
 
     sql = ("usage/calls", "usage/stats")
+    tables = (Table("usage_logs", "calls", "erase_calls"),)
+    delete_with_calls = ("delete_unpartitioned",)
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Usage(Repository):
         record = prepare_call(project_id, call, book, key or call.idempotency_key)
         if record.quote.price:
             await self._prices.keep([record.quote.price])
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             return _raise_first_error(await self._insert_records([record]))[0]
         return await self._group_commit(record)
 
@@ -154,7 +157,7 @@ class Usage(Repository):
     async def _insert_records(
         self, records: Sequence[CallRecord], *, keys_inserted: bool = False
     ) -> list[LogResult | RingError]:
-        in_caller_transaction = self._database.borrowed
+        in_caller_transaction = self._database.in_caller_transaction
         if not in_caller_transaction:
             self._move_sums()
         rows = await self._fetch_all(

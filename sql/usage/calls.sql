@@ -96,3 +96,20 @@ WHERE project_id = @project_id
   AND (@last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id))
 ORDER BY logged_at DESC, id DESC
 LIMIT @limit OFFSET @offset;
+
+-- name: erase_calls
+-- By primary key: the `ctid` of a row is unique only within its partition.
+WITH deleted AS (
+    DELETE FROM <<tables.usage_logs>>
+    WHERE (project_id, logged_at, id) IN (
+        SELECT project_id, logged_at, id FROM <<tables.usage_logs>>
+        WHERE project_id = @project_id LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_unpartitioned
+-- Deletes calls older than the dropped months that were stored before their month had a partition.
+-- Across projects: they share the partitions.
+DELETE FROM <<tables.usage_logs_default>> WHERE logged_at < @oldest;
