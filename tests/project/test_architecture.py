@@ -36,6 +36,7 @@ MAY_IMPORT = {
         "llmring_server/web/*.py",
         "llmring_server/server/*.py",
         "llmring_server/*/api.py",
+        "llmring_server/usage/export.py",
         "llmring_server/access/authentication.py",
         "llmring_server/access/trusted_proxy.py",
         "llmring_server/asgi.py",
