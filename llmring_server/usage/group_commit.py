@@ -30,9 +30,9 @@ SLOW_COMMIT_SECONDS = 0.05
 class GroupCommitLimits(NamedTuple):
     """How many items a batch holds, how many batches run at once, and how many items may wait."""
 
-    max_batch_size: int = 500
-    max_concurrent_flushes: int = 2
-    max_waiting: int = 5000
+    batch_size: int = 500
+    concurrent_commits: int = 2
+    max_pending: int = 5000
 
 
 class GroupCommit(Generic[Item, Outcome]):
@@ -58,7 +58,7 @@ class GroupCommit(Generic[Item, Outcome]):
     #
     # `_start_flush` is called when an item arrives, when a flush ends, and when a batch has been
     # written for longer than SLOW_COMMIT_SECONDS. It starts a flush if items wait, fewer than
-    # `max_concurrent_flushes` run, and each of those is slow: usually there is one. A flush goes on
+    # `concurrent_commits` run, and each of those is slow: usually there is one. A flush goes on
     # to its next batch under the same condition on the others, so that after a slow moment there is
     # one again. Every item that waits is thus followed by one of those three calls, whatever fails.
 
@@ -75,7 +75,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def __call__(self, item: Item) -> Outcome:
         """Write `item` together with others; cancelling the caller cancels nothing else."""
-        if len(self._waiting) >= self._limits.max_waiting:
+        if len(self._waiting) >= self._limits.max_pending:
             raise Overloaded
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
@@ -88,7 +88,7 @@ class GroupCommit(Generic[Item, Outcome]):
             await asyncio.wait(self._flushes)
 
     def _start_flush(self) -> None:
-        has_room = len(self._flushes) < self._limits.max_concurrent_flushes
+        has_room = len(self._flushes) < self._limits.concurrent_commits
         if self._waiting and has_room and self._others_are_slow():
             # A task of its own, so that a caller who is cancelled cancels nobody else's commit.
             flush = asyncio.create_task(self._flush_loop())
@@ -122,7 +122,7 @@ class GroupCommit(Generic[Item, Outcome]):
         self._start_flush()
 
     def _take_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        size = min(len(self._waiting), self._limits.max_batch_size)
+        size = min(len(self._waiting), self._limits.batch_size)
         batch = [self._waiting.popleft() for _ in range(size)]
         return [(item, future) for item, future in batch if not future.cancelled()]
 

@@ -30,9 +30,9 @@ class Sink:
         return [item * 10 for item in items]
 
     def group_commit(
-        self, max_batch_size: int = 100, max_concurrent_flushes: int = 1, max_waiting: int = 100
+        self, batch_size: int = 100, concurrent_commits: int = 1, max_pending: int = 100
     ) -> GroupCommit[int, int]:
-        limits = GroupCommitLimits(max_batch_size, max_concurrent_flushes, max_waiting)
+        limits = GroupCommitLimits(batch_size, concurrent_commits, max_pending)
         return GroupCommit(self.write, limits)
 
 
@@ -72,7 +72,7 @@ async def test_a_slow_batch_gets_another_beside_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sink = Sink()
-    group_commit = sink.group_commit(max_concurrent_flushes=2)
+    group_commit = sink.group_commit(concurrent_commits=2)
     sink.unblocked.clear()
     slow = await start_blocked(group_commit, 1)
     waiting = asyncio.create_task(group_commit(2))
@@ -91,14 +91,14 @@ async def test_a_slow_batch_gets_another_beside_it(
 
 async def test_concurrent_flushes_write_everything() -> None:
     sink = Sink()
-    group_commit = sink.group_commit(max_batch_size=1, max_concurrent_flushes=2)
+    group_commit = sink.group_commit(batch_size=1, concurrent_commits=2)
     assert len(await write_all(group_commit, range(20))) == 20
     assert not group_commit._flushes
 
 
 async def test_a_batch_is_no_larger_than_its_limit() -> None:
     sink = Sink()
-    assert len(await write_all(sink.group_commit(max_batch_size=4), range(10))) == 10
+    assert len(await write_all(sink.group_commit(batch_size=4), range(10))) == 10
     assert [len(batch) for batch in sink.batches] == [4, 4, 2]
 
 
@@ -133,7 +133,7 @@ async def test_other_errors_are_raised_for_the_whole_batch_at_once(
 async def test_beyond_the_limit_of_waiting_items_a_caller_is_rejected_at_once() -> None:
     sink = Sink()
     sink.unblocked.clear()
-    group_commit = sink.group_commit(max_waiting=3)
+    group_commit = sink.group_commit(max_pending=3)
     waiting = [asyncio.create_task(group_commit(n)) for n in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
@@ -170,7 +170,7 @@ async def test_an_unforeseen_error_leaves_no_caller_waiting(
 async def test_items_behind_an_unforeseen_error_are_written() -> None:
     sink = Sink()
     sink.failures = [RuntimeError()]
-    group_commit = sink.group_commit(max_batch_size=1, max_concurrent_flushes=2)
+    group_commit = sink.group_commit(batch_size=1, concurrent_commits=2)
     async with asyncio.timeout(5):
         first, *others = await write_all(group_commit, [1, 2, 3])
     assert isinstance(first, RingError)
@@ -180,7 +180,7 @@ async def test_items_behind_an_unforeseen_error_are_written() -> None:
 async def test_items_behind_a_batch_of_cancelled_callers_are_written() -> None:
     sink = Sink()
     sink.unblocked.clear()
-    group_commit = sink.group_commit(max_batch_size=2)
+    group_commit = sink.group_commit(batch_size=2)
     callers = [asyncio.create_task(group_commit(number)) for number in range(5)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -195,7 +195,7 @@ async def test_items_behind_a_batch_of_cancelled_callers_are_written() -> None:
 
 async def test_items_behind_a_stuck_batch_are_written_though_no_other_arrives() -> None:
     sink = Sink()
-    group_commit = sink.group_commit(max_concurrent_flushes=2)
+    group_commit = sink.group_commit(concurrent_commits=2)
     sink.unblocked.clear()
     stuck = await start_blocked(group_commit, 1)
     held, sink.unblocked = sink.unblocked, asyncio.Event()
