@@ -38,7 +38,6 @@ MAY_IMPORT = {
         "llmring_server/*/api.py",
         "llmring_server/access/authentication.py",
         "llmring_server/asgi.py",
-        "llmring_server/routes.py",
         "llmring_server/cli/serve.py",
         # For the type checker only.
         "llmring_server/__init__.py",
