@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
 
+from llmring_server.access.audit import AuditLog
 from llmring_server.conversations.exchange import Exchange, Recording
 from llmring_server.conversations.models import (
     LEVELS,
@@ -19,7 +20,7 @@ from llmring_server.conversations.models import (
     numbered,
     rows,
 )
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
@@ -52,7 +53,7 @@ class Conversations(Repository):
         database: Database,
         usage: Recording,
         claims: IdempotencyKeys,
-        audit: Auditing,
+        audit: AuditLog,
         receipts: Certifying,
         level: Level,
     ) -> None:
@@ -129,7 +130,7 @@ class Conversations(Repository):
         claim = IdempotencyKey.of(key, fingerprint("messages", to, *messages))
 
         async def work(inside: Self) -> AppendResult:
-            start, _ = await inside._claims.first(project_id, claim, first, to)
+            start, _ = await inside._claims.get_or_insert(project_id, claim, first, to)
             made = numbered(start, messages, to, level)
             if start == first:
                 await inside._append(project_id, to, made, level)
@@ -147,17 +148,17 @@ class Conversations(Repository):
         """
         to, first = exchange.conversation_id or new_id(), new_id()
         reply = UUID(int=first.int + exchange.reply_at)
-        call = await self._usage.rated(project_id, exchange.entry(to), reply)
+        call = await self._usage.price_call(project_id, exchange.entry(to), reply)
         claim = IdempotencyKey.of(key, fingerprint("exchange", exchange))
         said, sole = exchange.said(call.quote.cost), exchange.is_sole_report
 
         async def work(inside: Self) -> AppendResult:
-            start, at = await inside._claims.first(project_id, claim, first, to)
+            start, at = await inside._claims.get_or_insert(project_id, claim, first, to)
             made = numbered(start, said, at, self._level)
             if start == first:
                 await inside._store(project_id, exchange, to, made)
                 if sole:
-                    await inside._usage.store(call)
+                    await inside._usage.insert(call)
             receipt = await inside._receipts.certify(project_id, made[-1].id) if sole else None
             return AppendResult(at, made, start != first, receipt)
 

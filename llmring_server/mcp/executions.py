@@ -115,7 +115,7 @@ class McpExecutions(Repository):
         async def once() -> tuple[Execution, bool]:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                id, _ = await inside._claims.first(project_id, claim, first, None)
+                id, _ = await inside._claims.get_or_insert(project_id, claim, first, None)
                 execution = Execution.made(id, tool_id, done)
                 if id == first:
                     await inside._record(project_id, execution)

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import moment_of, new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
@@ -41,7 +42,7 @@ class Templates(Repository):
         Table("templates", "templates", "erase_templates", ("UPDATE",)),
     )
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
 

@@ -35,34 +35,35 @@ stored AS (
 ),
 quarters AS (
     SELECT
-        project_id, date_bin('15 minutes', logged_at, 'epoch') AS bucket, dimension, value, maker,
+        project_id, date_bin('15 minutes', logged_at, 'epoch') AS bucket,
+        by_label.label_kind, by_label.label, by_label.provider,
         sum(amount) AS amount, count(*) FILTER (WHERE was_unpriced) AS priced
     FROM stored
-    JOIN <<tables.usage_logs>> USING (project_id, logged_at, id)
+    JOIN <<tables.usage_logs>> AS usage_logs USING (project_id, logged_at, id)
     CROSS JOIN LATERAL (
-        VALUES ('model', model, provider), ('alias', alias, ''),
+        VALUES ('model', model, usage_logs.provider), ('alias', alias, ''),
                ('profile', profile, ''), ('origin', origin, '')
-    ) AS label (dimension, value, maker)
-    WHERE value IS NOT NULL
+    ) AS by_label (label_kind, label, provider)
+    WHERE by_label.label IS NOT NULL
     GROUP BY 1, 2, 3, 4, 5
 ),
 deltas AS (
-    SELECT project_id, 15 AS minutes, bucket, dimension, value, maker, amount, priced
+    SELECT project_id, 15 AS minutes, bucket, label_kind, label, provider, amount, priced
     FROM quarters
     UNION ALL
-    SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value, maker,
+    SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), label_kind, label, provider,
            sum(amount), sum(priced)
     FROM quarters
     GROUP BY 1, 3, 4, 5, 6
 )
 INSERT INTO <<tables.usage_rollups>> AS sums (
-    project_id, minutes, bucket, dimension, value, provider, shard,
+    project_id, minutes, bucket, label_kind, label, provider,
     requests, errors, unpriced, cost, adjustment, input_tokens, output_tokens, cached_input_tokens
 )
-SELECT project_id, minutes, bucket, dimension, value, maker, 0, 0, 0, -priced, amount, amount, 0, 0, 0
+SELECT project_id, minutes, bucket, label_kind, label, provider, 0, 0, -priced, amount, amount, 0, 0, 0
 FROM deltas
 ORDER BY 1, 2, 3, 4, 5, 6
-ON CONFLICT (project_id, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
+ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE SET
     unpriced = sums.unpriced + excluded.unpriced,
     cost = sums.cost + excluded.cost,
     adjustment = sums.adjustment + excluded.adjustment;

@@ -17,7 +17,7 @@ from llmring_server.conversations.models import (
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import NotFound, RequestInProgress, Unavailable
 from tests.conversations.test_exchanges import TERMS, exchange
-from tests.usage.test_idempotency import kill
+from tests.support.connections import terminate_connections
 
 
 async def checked(ring: Ring, project_id: ProjectId) -> list[Conversation]:
@@ -44,7 +44,7 @@ async def test_connections_that_die_lose_and_double_nothing(
         running = [asyncio.create_task(each) for each in work]
         for _ in range(3):
             await asyncio.sleep(0.05)
-            await kill(settings)
+            await terminate_connections(settings)
         await asyncio.gather(*running)
     found = {each.id: each.message_count for each in await checked(ring, project_id)}
     assert found.pop(id) == 200

@@ -9,7 +9,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.errors import RequestInProgress
 from llmring_server.mcp.executions import ExecutionPage, NewExecution
 from tests.mcp.test_executions import tool_of
-from tests.usage.test_idempotency import kill
+from tests.support.connections import terminate_connections
 
 
 async def test_connections_that_die_lose_and_double_no_execution(
@@ -26,7 +26,7 @@ async def test_connections_that_die_lose_and_double_no_execution(
         running = [asyncio.create_task(each) for each in work]
         for _ in range(3):
             await asyncio.sleep(0.05)
-            await kill(settings)
+            await terminate_connections(settings)
         told = await asyncio.gather(*running)
     stored = await ring.mcp.executions.history(project_id, tool, ExecutionPage(limit=1000))
     assert sorted(each.input["n"] for each in stored) == list(range(80))

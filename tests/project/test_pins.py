@@ -31,10 +31,9 @@ from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_
 from llmring_server.receipts.models import ReceiptRequest, StoredReceipt
 from llmring_server.receipts.totals import ReceiptTotals, call_of
 from llmring_server.settings import Settings
-from llmring_server.usage.export import COLUMNS
 from llmring_server.usage.idempotency import batch_item_key, fingerprint, fingerprint_of_call
 from llmring_server.usage.idempotency import digest as digest_of_key
-from llmring_server.usage.models import CallPage, NewCall
+from llmring_server.usage.models import CALL_COLUMNS, CallPage, NewCall
 from llmring_verify import merkle, receipt
 from tests.support.signing import keyring
 
@@ -383,7 +382,7 @@ def test_a_secret_that_was_sealed_before_can_be_read() -> None:
 
 
 def test_columns_of_an_export() -> None:
-    assert ",".join(COLUMNS) == (
+    assert ",".join(CALL_COLUMNS) == (
         "id,logged_at,provider,model,alias,profile,origin,id_at_origin,status,latency_ms,"
         "input_tokens,output_tokens,cached_input_tokens,cost,cost_source,adjustment,first_cost,"
         "first_cost_source,details,metadata"

@@ -12,7 +12,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, build
 from llmring_server.core.identity import ProjectId
-from llmring_server.usage.export import CHUNK
+from llmring_server.usage.export import CHUNK_SIZE
 from llmring_server.usage.models import Call, NewCall
 from llmring_server.usage.service import Usage
 from llmring_server.web.middleware import ResponseAbortedError
@@ -25,7 +25,7 @@ EXPORTS = ("/api/v1/logs/export", "/api/v1/logs/export?format=jsonl")
 @pytest.fixture
 async def calls(ring: Ring, project_id: ProjectId) -> None:
     """As many calls as take more than one chunk of an export."""
-    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK))
+    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK_SIZE))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def broken_export(*args: Any, **options: Any) -> AsyncGenerator[Call]:
         async with aclosing(export(*args, **options)) as calls:
-            for _ in range(CHUNK):
+            for _ in range(CHUNK_SIZE):
                 yield await anext(calls)
         raise ValueError(SECRET)
 

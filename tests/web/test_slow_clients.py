@@ -116,7 +116,7 @@ async def keep_saying(connection: socket.socket) -> None:
 
 
 async def test_slow_is_not_too_slow(server: httpx.URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MIN_BYTES_PER_SECOND", 100)
+    monkeypatch.setattr(protocol, "SLOWEST", 100)
     said = sized(b"", size=len(GOOD))
     assert statuses(await sleeper(server, said, GOOD)) == [200]
 
