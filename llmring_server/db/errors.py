@@ -21,7 +21,7 @@ from llmring_server.errors import (
 CONSTRAINTS: dict[str, type[RingError]] = {
     "projects_name_key": Conflict,
     "api_keys_tenant_fkey": NotFound,
-    "messages_tenant_conversation_id_fkey": NotFound,
+    "messages_project_id_conversation_id_fkey": NotFound,
     "capabilities_tenant_server_id_fkey": NotFound,
     "executions_tenant_tool_id_fkey": NotFound,
 }
