@@ -12,7 +12,12 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import KeyOptions
 from llmring_server.cli.environment import open_environment
-from llmring_server.conversations.models import ConversationPage, Level, NewConversation, NewMessage
+from llmring_server.conversations import (
+    ContentLevel,
+    ConversationPage,
+    NewConversation,
+    NewMessage,
+)
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, ProjectId
 from llmring_server.maintenance import maintain
 from tests.conversations.test_conversations import ROOT, begun, said
@@ -68,7 +73,7 @@ async def test_search_finds_words_in_titles_and_contents(client: httpx.AsyncClie
 async def test_search_pages_by_cursor_whether_words_are_rare_or_common(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, many: int
 ) -> None:
-    monkeypatch.setattr("llmring_server.conversations.service.MANY", many)
+    monkeypatch.setattr("llmring_server.conversations.service.SEARCH_MATCH_LIMIT", many)
     await begun(client, title="no")
     await begun(client, title="Needle")
     for title in "abcde":
@@ -84,7 +89,11 @@ async def test_search_pages_by_cursor_whether_words_are_rare_or_common(
 @pytest.mark.parametrize("level", ["none", "metadata", "full"])
 @pytest.mark.parametrize("ceiling", ["none", "metadata", "full"])
 async def test_no_more_is_kept_than_server_and_client_allow(
-    db: AsyncDatabaseManager, key: str, project_id: ProjectId, ceiling: Level, level: Level
+    db: AsyncDatabaseManager,
+    key: str,
+    project_id: ProjectId,
+    ceiling: ContentLevel,
+    level: ContentLevel,
 ) -> None:
     async with client_of(db, key, auth="open", conversation_content=ceiling) as client:
         path = await begun(client, title="Tea")
