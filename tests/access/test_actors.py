@@ -130,7 +130,7 @@ ACTIONS: dict[str, Act] = {
     "template.create": lambda s, a: s.ring.templates.create(
         s.project, NewTemplate(name="t", created_by="ada", shared=True), actor=a, may_share=True
     ),
-    "template.change": lambda s, a: s.ring.templates.change(
+    "template.change": lambda s, a: s.ring.templates.replace(
         s.project, s.template, TemplateUpdate(name="x"), actor=a, may_share=True
     ),
     "messages.delete": lambda s, a: s.ring.conversations.delete_old_messages(s.project, 0, actor=a),

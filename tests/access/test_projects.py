@@ -55,7 +55,7 @@ async def filled(ring: Ring) -> ProjectId:
     template = await ring.templates.create(
         project_id, NewTemplate(name="t", created_by="ada"), actor=LIBRARY, may_share=True
     )
-    await ring.templates.change(
+    await ring.templates.replace(
         project_id, template.id, TemplateUpdate(model=model), actor=LIBRARY, may_share=True
     )
     await ring.aliases.bind(project_id, BindAlias(alias="fast", model=f"acme:{model}"))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmring_server.errors import InvalidRequest
-from llmring_server.templates.rendering import LONGEST, render_template
+from llmring_server.templates.rendering import MAX_RESULT_CHARACTERS, render_template
 
 VARIABLES: dict[str, Any] = {
     "name": "Ada", "user": {"name": "Bob", "tags": ["a", "b"], "items": 1}, "x": "{{ name }}",
@@ -106,6 +106,25 @@ def test_nothing_is_computed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("one\n{{ name\n}}\n{{ }}", "line 4: syntax error"),
+        ("one\n\n{{ name ~ name }}", "line 3: only {{ name }}, {{ name.member }}"),
+        ("{% if name %}{% endif %}", "line 1: only {{ name }}"),
+        ("one\n{{ 1e999 }}", "line 2: a constant cannot be represented in JSON"),
+        ("{{ " + "9" * 5000 + " }}", "a number has too many digits"),
+        ("{{ " + "not " * 2000 + "name }}", "nested too deeply"),
+        ("{{ name }}" * 2000, "more than 5,000 tokens"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_errors_give_the_line_and_the_reason(text: str, detail: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        render_template(text, VARIABLES)
+    assert str(caught.value).startswith(f"template: {detail}")
+
+
+@pytest.mark.parametrize(
     "constant", ["9" * 23, "-" + "9" * 23, "1e999", r'"\ud83d"', r'"a\x00"'], ids=str
 )
 @pytest.mark.parametrize("text", ["{{ %s }}", "{{ a | default(%s) }}"])
@@ -117,7 +136,7 @@ def test_a_constant_is_one_that_json_can_say(text: str, constant: str) -> None:
 
 def test_what_comes_out_is_bounded() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        render_template("{{ x }}" * 800, {"x": "x" * (LONGEST // 4)})
+        render_template("{{ x }}" * 800, {"x": "x" * (MAX_RESULT_CHARACTERS // 4)})
     assert caught.value.code == "result_too_long"
 
 

@@ -53,11 +53,11 @@ async def shared(ring: Ring, admin: IssuedKey) -> AsyncIterator[Template]:
         may_share=True,
     )
     change = TemplateUpdate(system_prompt="Hi {{ who }}", shared=True)
-    yield await ring.templates.change(
+    yield await ring.templates.replace(
         admin.project_id, first.id, change, actor=LIBRARY, may_share=True
     )
     # Other tests' lists are without it.
-    await ring.templates.change(
+    await ring.templates.replace(
         admin.project_id, first.id, TemplateUpdate(shared=False), actor=LIBRARY, may_share=True
     )
 
@@ -135,7 +135,7 @@ async def test_what_is_no_longer_shared_is_no_longer_there(
     for change in (TemplateUpdate(shared=False), TemplateUpdate(is_active=False)):
         template = await ring.templates.create(admin.project_id, new, actor=LIBRARY, may_share=True)
         assert await ring.templates.get(stranger.project_id, template.id)
-        await ring.templates.change(
+        await ring.templates.replace(
             admin.project_id, template.id, change, actor=LIBRARY, may_share=True
         )
         answer = await client.post(f"{URL}/{template.id}/use", headers=of(stranger))
@@ -159,11 +159,11 @@ async def test_an_actor_alone_may_not_share(ring: Ring, admin: IssuedKey, shared
     with pytest.raises(Forbidden):
         await ring.templates.create(admin.project_id, new, actor=LIBRARY)
     with pytest.raises(Forbidden):
-        await ring.templates.change(
+        await ring.templates.replace(
             admin.project_id, shared.id, TemplateUpdate(name="x"), actor=LIBRARY
         )
     with pytest.raises(Forbidden):
-        await ring.templates.amend(
+        await ring.templates.update(
             admin.project_id, shared.id, TemplateUpdate(name="x"), actor=LIBRARY
         )
     with pytest.raises(Forbidden):

@@ -11,7 +11,7 @@ from llmring_server.templates.models import NewTemplate, TemplateUpdate
 from tests.templates.test_templates import NEW, URL, made
 
 
-async def test_change_template_changes_what_is_given_and_not_null(
+async def test_replace_template_changes_fields_that_are_set_and_not_null(
     client: httpx.AsyncClient,
 ) -> None:
     first = await made(client)
@@ -44,7 +44,7 @@ async def test_get_version_is_as_it_was(client: httpx.AsyncClient) -> None:
         assert (await client.get(f"{url}/versions/{version}")).status_code == 404
 
 
-async def test_amend_template_clears_with_null_what_can_be_nothing(
+async def test_update_template_clears_nullable_fields_with_null(
     client: httpx.AsyncClient,
 ) -> None:
     url = f"{URL}/{(await made(client, description='d', max_tokens=5))['id']}"
@@ -63,7 +63,7 @@ async def test_two_changes_at_once_are_two_versions(ring: Ring, project_id: Proj
     changes = (TemplateUpdate(name=f"n{number}") for number in range(20))
     await asyncio.gather(
         *(
-            ring.templates.change(project_id, template.id, each, actor=LIBRARY, may_share=True)
+            ring.templates.replace(project_id, template.id, each, actor=LIBRARY, may_share=True)
             for each in changes
         )
     )
