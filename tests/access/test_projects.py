@@ -6,7 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError

@@ -9,7 +9,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.errors import NotFound
 

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import IssuedKey, KeyOptions
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewConversation, NewMessage
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, Caller, ProjectId
 from llmring_server.mcp.executions import NewExecution
