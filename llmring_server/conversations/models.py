@@ -61,7 +61,6 @@ def _check_metadata_size(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Text = Annotated[str, AfterValidator(check_json)]
 JsonList = Annotated[list[Any], AfterValidator(check_json)]
 Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
 MessageMetadata = Annotated[
@@ -69,8 +68,12 @@ MessageMetadata = Annotated[
     BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
     AfterValidator(_check_metadata_size),
 ]
-Role = Annotated[Text, Field(max_length=50, pattern=r"\S")]
-ModelAlias = Annotated[Text, Field(max_length=255, pattern=r"\S")]
+# A constraint behind the validator would be missing from the JSON schema.
+Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check_json)]
+ToolCallId = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
+Title = Annotated[str, Field(max_length=500), AfterValidator(check_json)]
+SystemPrompt = Annotated[str, Field(max_length=200_000), AfterValidator(check_json)]
+ModelAlias = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 
 _MONEY = TypeAdapter(Money)
@@ -83,7 +86,7 @@ class NewMessage(BaseModel, strict=True):
     content: Content = None
     tool_calls: JsonList | None = None
     tool_results: JsonList | None = None
-    tool_call_id: Annotated[Text, Field(max_length=255)] | None = None
+    tool_call_id: ToolCallId | None = None
     metadata: MessageMetadata = Field(default_factory=dict)
     input_tokens: Count | None = None
     output_tokens: Count | None = None
@@ -231,8 +234,8 @@ def _texts(content: Any) -> Iterator[str]:
 class NewConversation(BaseModel, strict=True):
     """A conversation to create, or the fields of one to change."""
 
-    title: Annotated[Text, Field(max_length=500)] | None = None
-    system_prompt: Annotated[Text, Field(max_length=200_000)] | None = None
+    title: Title | None = None
+    system_prompt: SystemPrompt | None = None
     model_alias: Annotated[
         ModelAlias,
         BeforeValidator(_default_alias_if_null, json_schema_input_type=ModelAlias | None),
