@@ -11,11 +11,11 @@ from llmring_server.aliases.models import (
     AliasPage,
     BindAlias,
     BindAliases,
-    Metadata,
     Model,
     Name,
     Profile,
 )
+from llmring_server.core.strict_json import SmallJsonObject
 from llmring_server.web.request import Request, link
 
 
@@ -35,7 +35,7 @@ class AliasUpdate(ProfileQuery, strict=True):
     """The `provider:model` to bind the alias in the path to."""
 
     model: Model
-    metadata: Metadata | None = None
+    metadata: SmallJsonObject | None = None
 
 
 class ResolvedAlias(TypedDict):

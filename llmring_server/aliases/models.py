@@ -11,11 +11,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams
-from llmring_server.core.strict_json import JsonObject, dump_bounded_json
+from llmring_server.core.strict_json import SmallJsonObject
 
 DEFAULT_PROFILE = "default"
 MAX_BINDINGS = 1_000
-MAX_METADATA_BYTES = 64 * 1024
 
 # The API has routes of these names below `/aliases/`, so aliases of these names could not be read.
 RESERVED_NAMES = ("bind", "bulk_upsert", "resolve")
@@ -31,11 +30,6 @@ def _default_profile_if_null(value: object) -> object:
     return DEFAULT_PROFILE if value is None else value
 
 
-def _check_metadata_size(value: dict[str, Any]) -> dict[str, Any]:
-    dump_bounded_json(value, "metadata", MAX_METADATA_BYTES)
-    return value
-
-
 Name = Annotated[str, Field(max_length=64, pattern=r"\S")]
 NewName = Annotated[
     Name,
@@ -49,7 +43,6 @@ Model = Annotated[
 Profile = Annotated[
     Name, BeforeValidator(_default_profile_if_null, json_schema_input_type=Name | None)
 ]
-Metadata = Annotated[JsonObject, AfterValidator(_check_metadata_size)]
 
 
 class BindAlias(BaseModel, strict=True):
@@ -58,7 +51,7 @@ class BindAlias(BaseModel, strict=True):
     alias: NewName
     model: Model
     profile: Profile = DEFAULT_PROFILE
-    metadata: Metadata | None = None
+    metadata: SmallJsonObject | None = None
 
 
 class BindAliases(RootModel[Annotated[list[BindAlias], Field(max_length=MAX_BINDINGS)]]):

@@ -15,10 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import check_json, dump_json, json_default
+from llmring_server.core.strict_json import SmallJsonObject, check_json, dump_json, json_default
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
-from llmring_server.usage.call_record import MAX_METADATA_BYTES
 from llmring_server.usage.models import Count, Money
 
 # How much of a message is stored: nothing, all but its content, or everything.
@@ -55,18 +54,10 @@ def _temperature(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
 
 
-def _check_metadata_size(value: dict[str, Any]) -> dict[str, Any]:
-    if len(dump_json(check_json(value), "message")) > MAX_METADATA_BYTES:
-        raise ValueError(f"must be at most {MAX_METADATA_BYTES // 1024} KiB of JSON")
-    return value
-
-
 JsonList = Annotated[list[Any], AfterValidator(check_json)]
 Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
 MessageMetadata = Annotated[
-    dict[str, Any],
-    BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
-    AfterValidator(_check_metadata_size),
+    SmallJsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
 ]
 # A constraint behind the validator would be missing from the JSON schema.
 Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check_json)]

@@ -8,15 +8,14 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import JsonObject, dump_bounded_json
+from llmring_server.core.strict_json import SmallJsonObject
 
 DEFAULT_MODEL = "claude-3-sonnet-20240229"
 DEFAULT_TEMPERATURE = Decimal("0.7")
-MAX_TOOL_CONFIG_BYTES = 64 * 1024
 
 # A change of any of these creates a version.
 VERSIONED_FIELDS = frozenset(
@@ -35,16 +34,10 @@ VERSIONED_FIELDS = frozenset(
 NULLABLE_FIELDS = frozenset({"description", "system_prompt", "max_tokens"})
 
 
-def _check_tool_config_size(value: dict[str, Any]) -> dict[str, Any]:
-    dump_bounded_json(value, "tool_config", MAX_TOOL_CONFIG_BYTES)
-    return value
-
-
 Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
 Text = Annotated[str, Field(max_length=200_000)]
 Temperature = Annotated[Decimal, Field(ge=0, le=2, strict=False)]
 MaxTokens = Annotated[int, Field(gt=0, lt=2**31)]
-ToolConfig = Annotated[JsonObject, AfterValidator(_check_tool_config_size)]
 
 
 class NewTemplate(BaseModel, strict=True):
@@ -57,7 +50,7 @@ class NewTemplate(BaseModel, strict=True):
     model: Label = DEFAULT_MODEL
     temperature: Temperature = DEFAULT_TEMPERATURE
     max_tokens: MaxTokens | None = None
-    tool_config: ToolConfig = {}
+    tool_config: SmallJsonObject = {}
     shared: bool = False
 
 
@@ -70,7 +63,7 @@ class TemplateUpdate(BaseModel, strict=True):
     model: Label | None = None
     temperature: Temperature | None = None
     max_tokens: MaxTokens | None = None
-    tool_config: ToolConfig | None = None
+    tool_config: SmallJsonObject | None = None
     is_active: bool | None = None
     shared: bool | None = None
 
