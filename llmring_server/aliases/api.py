@@ -20,7 +20,7 @@ from llmring_server.web.request import Request, link
 
 
 class ProfileQuery(BaseModel):
-    """`profile` is the profile of the alias."""
+    """`profile` is the profile that the alias is bound in."""
 
     profile: Profile = DEFAULT_PROFILE
 
@@ -61,7 +61,7 @@ async def list_aliases(request: Request, query: AliasPage) -> Annotated[list[Ali
     """List aliases, ordered by name."""
     bindings = await request.ring.aliases.list(request.project_id, query)
     if bindings:
-        request.says = link(query, query.next(request.project_id, bindings[-1]))
+        request.response_headers = link(query, query.next(request.project_id, bindings[-1]))
     return bindings
 
 

@@ -59,7 +59,7 @@ class BindAliases(RootModel[Annotated[list[BindAlias], Field(max_length=MAX_BIND
 
 
 class AliasPage(PageParams):
-    """`profile` returns only the aliases of this profile.
+    """With `profile`, only aliases of this profile.
 
     A page is shorter than `limit` if the metadata is large.
     """

@@ -7,12 +7,14 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 
 
 class Aliases(Repository):
     """The alias bindings of every project."""
 
-    noun = "aliases/aliases"
+    sql = "aliases/aliases"
+    tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
     async def bind(self, project_id: ProjectId, binding: BindAlias) -> AliasBinding:
         """Bind an alias to a model; an existing binding is replaced."""

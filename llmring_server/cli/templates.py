@@ -1,4 +1,4 @@
-"""`llmring-server aliases` and `llmring-server templates`: manage aliases, look at templates."""
+"""`llmring-server aliases` and `templates`: aliases of models, prompt templates."""
 
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,16 @@ from llmring_server.ring import Ring
 from llmring_server.templates.models import Template, TemplatePage
 
 profile_option = click.option(
-    "--profile", default=DEFAULT_PROFILE, show_default=True, help="dev, staging, prod."
+    "--profile",
+    default=DEFAULT_PROFILE,
+    show_default=True,
+    help="Profile, e.g. dev, staging or prod.",
 )
 
 
 @click.group()
 def aliases() -> None:
-    """Bind, resolve, list and delete aliases of models."""
+    """Bind, resolve, list and delete model aliases."""
 
 
 @aliases.command("bind")
@@ -56,7 +59,7 @@ def bind_alias(  # noqa: PLR0913, PLR0917, one per option
 @profile_option
 @click.argument("alias")
 def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
-    """Show the model of ALIAS; fail if it is not bound."""
+    """Print the model of ALIAS; exit with 1 if it is not bound."""
 
     async def get(ring: Ring, project_id: ProjectId) -> AliasBinding:
         return await ring.aliases.get(project_id, alias, profile)
@@ -74,10 +77,10 @@ def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) ->
         pages = partial(ring.aliases.list, project_id)
         return await all_pages(pages, project_id, AliasPage(profile=profile))
 
-    table = wrapping_table("alias", "profile", "model", "since")
+    table = wrapping_table("alias", "profile", "model", "updated")
     for binding in with_project(env, data_dir, project, read):
-        since = f"{binding.updated_at:%Y-%m-%d %H:%M}"
-        table.add_row(binding.alias, binding.profile, binding.model, since)
+        updated = f"{binding.updated_at:%Y-%m-%d %H:%M}"
+        table.add_row(binding.alias, binding.profile, binding.model, updated)
     CONSOLE.print(table)
 
 
@@ -86,7 +89,7 @@ def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) ->
 @profile_option
 @click.argument("alias")
 def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
-    """Delete ALIAS from a profile."""
+    """Delete ALIAS."""
 
     async def delete(ring: Ring, project_id: ProjectId) -> bool:
         return await ring.aliases.delete(project_id, alias, profile)
@@ -97,7 +100,7 @@ def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: st
 
 @click.group()
 def templates() -> None:
-    """List and show templates."""
+    """List and show prompt templates."""
 
 
 @templates.command("list")
@@ -120,7 +123,7 @@ def list_templates(env: str, data_dir: Path, project: str) -> None:
 @project_options
 @click.argument("id", type=click.UUID)
 def show_template(env: str, data_dir: Path, project: str, id: UUID) -> None:
-    """Show all fields of a template."""
+    """Show the details of a template."""
 
     async def get(ring: Ring, project_id: ProjectId) -> Template:
         return await ring.templates.get(project_id, id)

@@ -26,7 +26,7 @@ from llmring_server.web.request import IdempotencyKeyHeader, Request, link
 
 
 class RetentionQuery(BaseModel):
-    """How many days of messages to keep."""
+    """Messages of the last `retention_days` days are kept."""
 
     retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
 
@@ -56,7 +56,7 @@ class DeletedMessages(TypedDict):
 
 def _mark_replay(request: Request, result: AppendResult) -> None:
     if result.replayed:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
 
 
 async def create_conversation(request: Request, body: NewConversation) -> Conversation:
@@ -70,7 +70,7 @@ async def list_conversations(
     """List conversations, most recently updated first."""
     conversations = await request.ring.conversations.list(request.project_id, query)
     if conversations:
-        request.says = link(query, query.next(request.project_id, conversations[-1]))
+        request.response_headers = link(query, query.next(request.project_id, conversations[-1]))
     return conversations
 
 
@@ -104,7 +104,7 @@ async def list_messages(
     """List the messages of a conversation."""
     messages = await request.ring.conversations.messages(request.project_id, id, query)
     if messages:
-        request.says = link(query, query.next(request.project_id, messages[-1]))
+        request.response_headers = link(query, query.next(request.project_id, messages[-1]))
     return messages
 
 

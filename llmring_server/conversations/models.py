@@ -288,7 +288,7 @@ class AppendResult(NamedTuple):
 
 
 class ConversationPage(PageParams):
-    """`q` returns only conversations with all of these words in the title or in one message.
+    """With `q`, only conversations that match this search in the title or in one message.
 
     A page is shorter than `limit` if the conversations are large.
     """
@@ -302,7 +302,7 @@ class ConversationPage(PageParams):
 
 
 class MessagePage(PageParams):
-    """`order` is `asc`, oldest first, or `desc`, newest first.
+    """`order` is `asc` (oldest first) or `desc` (newest first).
 
     A page is shorter than `limit` if the messages are large.
     """
@@ -317,7 +317,7 @@ class MessagePage(PageParams):
 
 
 class MessageWindow(BaseModel):
-    """`message_limit` is the number of messages to return, the last ones, oldest first."""
+    """The last `message_limit` messages are included, unless `include_messages` is false."""
 
     include_messages: bool = True
     message_limit: int = Field(100, ge=1, le=1000)

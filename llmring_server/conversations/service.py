@@ -25,6 +25,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.receipts.service import Receipts
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 from llmring_server.usage.service import Usage
@@ -39,7 +40,15 @@ DELETE_BATCH_SIZE = 5000
 class Conversations(Repository):
     """The conversations of every project; `level` limits how much content is stored."""
 
-    noun = "conversations/conversations"
+    sql = "conversations/conversations"
+    tables = (
+        Table("messages", "messages", "erase_messages", ("DELETE",)),
+        Table("conversations", "conversations", "erase_conversations", ("UPDATE", "DELETE")),
+    )
+    retention = (
+        Retention("delete_expired_messages", "messages", "messages.expire"),
+        Retention("delete_expired_conversations", "conversations", "conversations.expire"),
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917, an exchange is stored with its call, key and receipt
         self,
@@ -186,10 +195,10 @@ class Conversations(Repository):
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._audit.record(actor, "messages.delete", str(project_id), project_id)
-            deleted = await inside._delete_batch(project_id, before)
+            deleted = await inside._delete_old_batch(project_id, before)
         total = deleted
         while deleted:
-            deleted = await self._delete_batch(project_id, before)
+            deleted = await self._delete_old_batch(project_id, before)
             total += deleted
         return total
 
@@ -245,9 +254,7 @@ class Conversations(Repository):
             await self._create(project_id, id, exchange.new_conversation())
         await self._append(project_id, id, messages, self._level)
 
-    async def _delete_batch(self, project_id: ProjectId, before: datetime) -> int:
-        row = await self._fetch_one(
+    async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
+        return await self.delete_batch(
             "delete_old_messages", project_id=project_id, before=before, limit=DELETE_BATCH_SIZE
         )
-        deleted: int = row["deleted"]
-        return deleted

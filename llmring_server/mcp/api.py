@@ -92,7 +92,7 @@ async def _listed(request: Request, kind: Kind, query: CapabilityPage) -> list[A
     found = await request.ring.mcp.capabilities.list(request.project_id, kind, query)
     # A page may end early where definitions are large.
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 
@@ -188,7 +188,7 @@ async def record_execution(
         request.project_id, id, body, key
     )
     if replayed:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return execution
 
 
@@ -198,7 +198,7 @@ async def list_executions(
     """List what a tool did, the newest first, a page at a time; fewer where they are large."""
     found = await request.ring.mcp.executions.history(request.project_id, id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 
@@ -228,7 +228,7 @@ async def list_servers(request: Request, query: ServerPage) -> Annotated[list[Mc
     """List MCP servers, the newest first, a page at a time; fewer where they are large."""
     found = await request.ring.mcp.servers.list(request.project_id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 

@@ -13,6 +13,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.errors import Conflict
 from llmring_server.mcp.models import (
     LONGEST,
@@ -32,11 +33,24 @@ from llmring_server.mcp.models import (
 from llmring_server.mcp.prompts import argument_specs, check_arguments, render_prompt
 from llmring_server.mcp.servers import McpServer
 
+# How long inactive capabilities are kept where the project sets no retention.
+INACTIVE_CAPABILITY_DAYS = 400
+
 
 class McpCapabilities(Repository):
     """The tools, resources and prompts of every project's servers."""
 
-    noun = "mcp/capabilities"
+    sql = "mcp/capabilities"
+    tables = (Table("capabilities", "MCP capabilities", "erase_capabilities", ("UPDATE",), "mcp"),)
+    # After the executions: a capability with a history is kept.
+    retention = (
+        Retention(
+            "delete_expired_capabilities",
+            "capabilities",
+            "capabilities.expire",
+            {"days": INACTIVE_CAPABILITY_DAYS},
+        ),
+    )
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

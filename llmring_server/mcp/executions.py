@@ -15,6 +15,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams, Position
 from llmring_server.core.strict_json import JsonObject, check_json, dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 from llmring_server.usage.models import Status
 
@@ -93,7 +94,9 @@ class ToolStats:
 class McpExecutions(Repository):
     """The executions of every project's tools. We never execute any."""
 
-    noun = "mcp/executions"
+    sql = "mcp/executions"
+    tables = (Table("executions", "MCP executions", "erase_executions", schema="mcp"),)
+    retention = (Retention("delete_expired_executions", "executions", "executions.expire"),)
 
     def __init__(self, database: Database, claims: IdempotencyKeys) -> None:
         super().__init__(database)

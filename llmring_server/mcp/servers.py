@@ -17,6 +17,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams, Position
 from llmring_server.core.strict_json import JsonObject, check_json, dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import DecryptionFailed, InvalidRequest
 from llmring_server.mcp.secrets import MAX_SECRET_BYTES, SecretBox
 from llmring_server.mcp.urls import host_of, is_public
@@ -142,7 +143,8 @@ AT_ONCE = 500
 class McpServers(Repository):
     """The MCP servers of every project. We never call any of them."""
 
-    noun = "mcp/servers"
+    sql = "mcp/servers"
+    tables = (Table("servers", "MCP servers", "erase_servers", ("UPDATE", "DELETE"), "mcp"),)
 
     def __init__(self, database: Database, audit: Auditing, settings: Settings) -> None:
         super().__init__(database)

@@ -23,7 +23,7 @@ VersionNumber = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class LimitQuery(BaseModel):
-    """`limit` is the maximum number of templates to return."""
+    """At most `limit` templates are returned."""
 
     limit: int = Field(20, ge=1, le=50)
 
@@ -58,7 +58,7 @@ async def list_templates(
     """List the project's own and the shared templates, newest first."""
     templates = await request.ring.templates.list(request.project_id, query)
     if templates:
-        request.says = link(query, query.next(request.project_id, templates[-1]))
+        request.response_headers = link(query, query.next(request.project_id, templates[-1]))
     return templates
 
 
@@ -110,7 +110,7 @@ async def list_versions(
     """List the versions of a template, newest first."""
     versions = await request.ring.templates.versions(request.project_id, id, query)
     if versions:
-        request.says = link(query, query.next(request.project_id, versions[-1], id))
+        request.response_headers = link(query, query.next(request.project_id, versions[-1], id))
     return versions
 
 

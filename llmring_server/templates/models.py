@@ -78,7 +78,7 @@ class TemplateUpdate(BaseModel, strict=True):
 
 
 class TemplatePage(PageParams):
-    """`created_by` returns only the project's own templates with this author.
+    """With `created_by`, only the project's own templates by this author.
 
     A page is shorter than `limit` if the templates are large.
     """

@@ -11,6 +11,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import Forbidden, NotFound
 from llmring_server.templates.models import (
     VERSIONED_FIELDS,
@@ -35,7 +36,11 @@ class Templates(Repository):
     records changes of shared templates with their `actor`.
     """
 
-    noun = "templates/templates"
+    sql = "templates/templates"
+    tables = (
+        Table("template_versions", "template versions", "erase_template_versions"),
+        Table("templates", "templates", "erase_templates", ("UPDATE",)),
+    )
 
     def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)

@@ -125,12 +125,12 @@ async def test_maintenance_deletes_what_is_older_than_a_project_s_retention(
         for days in (0, 29, 31):
             await create_old_conversation(maintainer, each, days)
     await maintainer.projects.retain(project_id, 30, actor=LIBRARY)
-    assert (await maintain(maintainer.db, actor=LIBRARY)).forgotten >= 7
+    assert (await maintain(maintainer.db, actor=LIBRARY)).deleted["messages"] >= 7
     conversations = await maintainer.conversations.list(project_id)
     assert [each.title for each in conversations] == ["0 days", "29 days"]
     assert len(await maintainer.conversations.list(other_project_id)) == 3
     await maintainer.projects.retain(project_id, None, actor=LIBRARY)
-    assert (await maintain(maintainer.db, actor=LIBRARY)).forgotten == 0
+    assert (await maintain(maintainer.db, actor=LIBRARY)).deleted["messages"] == 0
 
 
 async def test_delete_old_messages_needs_an_admin_and_affects_one_project(

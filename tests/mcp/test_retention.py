@@ -30,9 +30,9 @@ async def test_old_executions_are_forgotten_when_their_project_says_so(
     aged = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1 WHERE project_id = ANY ($2)"  # noqa: S608, our own
     await owner.execute(aged, at, project_ids)
     recent, _ = await ring.mcp.executions.record(project_ids[0], tools[0], NewExecution(input={}))
-    assert (await maintain(owner, actor=LIBRARY)).executions == 0
+    assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 0
     await ring.projects.retain(project_ids[0], 30, actor=LIBRARY)
-    assert (await maintain(owner, actor=LIBRARY)).executions == 5
+    assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 5
     assert await ring.mcp.executions.history(project_ids[0], tools[0]) == [recent]
     assert len(await ring.mcp.executions.history(project_ids[1], tools[1])) == 5
     assert moment_of(recent.id) == recent.executed_at
@@ -72,9 +72,9 @@ async def test_what_is_offered_no_longer_is_forgotten_unless_it_has_a_history(
         every = CapabilityPage(all=True)
         return [each.name for each in await ring.mcp.capabilities.list(project_id, "tool", every)]
 
-    assert (await maintain(owner, actor=LIBRARY)).capabilities == 1
+    assert (await maintain(owner, actor=LIBRARY)).deleted["capabilities"] == 1
     assert await names_of(project_ids[0]) == ["back", "there", "used"]
     assert await names_of(project_ids[1]) == ["back", "there", "unused", "used"]
     await ring.projects.retain(project_ids[1], 30, actor=LIBRARY)
-    assert (await maintain(owner, actor=LIBRARY)).capabilities == 1
+    assert (await maintain(owner, actor=LIBRARY)).deleted["capabilities"] == 1
     assert await names_of(project_ids[1]) == ["back", "there", "used"]

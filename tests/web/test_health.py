@@ -25,11 +25,6 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
 
 
-async def test_root_says_what_this_is(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/", headers={"X-API-Key": ""})
-    assert answer.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
-
-
 async def test_health_is_healthy(client: httpx.AsyncClient) -> None:
     answer = (await client.get("/health", headers={"X-API-Key": ""})).json()
     assert (answer["status"], answer["database"]) == ("healthy", "connected")

@@ -55,7 +55,7 @@ async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[h
     for name, seconds in {
         "BODY_GRACE_SECONDS": 1.0,
         "KEEP_ALIVE_SECONDS": 0.5,
-        "TICK": 0.1,
+        "CHECK_INTERVAL_SECONDS": 0.1,
     }.items():
         monkeypatch.setattr(protocol, name, seconds)
     async with Server(Ring(ring.db, Settings(auth="open")), port=0) as server:
@@ -154,7 +154,7 @@ async def test_bodies_share_what_room_there_is(
 
     headers = {"Content-Type": "application/json"}
     for left, status in {len(GOOD): 200, len(GOOD) - 1: 503}.items():
-        monkeypatch.setattr(request_limits._BodyMemory, "left", left)
+        monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
         answer = await client.post("/api/v1/log", content=in_parts(), headers=headers)
         assert answer.status_code == status
-        assert request_limits._BodyMemory.left == left
+        assert request_limits._PartialBodies.bytes_left == left
