@@ -8,7 +8,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
@@ -52,7 +53,7 @@ class McpCapabilities(Repository):
         ),
     )
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
 

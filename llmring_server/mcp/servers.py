@@ -11,7 +11,8 @@ import asyncpg
 import orjson
 from pydantic import AfterValidator, BaseModel, Field
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import moment_of, new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams, Position
 from llmring_server.core.strict_json import JsonObject, check_json, dump_bounded_json
@@ -146,7 +147,7 @@ class McpServers(Repository):
     sql = "mcp/servers"
     tables = (Table("servers", "MCP servers", "erase_servers", ("UPDATE", "DELETE"), "mcp"),)
 
-    def __init__(self, database: Database, audit: Auditing, settings: Settings) -> None:
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
         self._sealing = SecretBox(settings.sealing_keys)

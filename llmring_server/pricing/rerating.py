@@ -14,7 +14,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.database import Database
@@ -68,7 +69,7 @@ class Rerating(Repository):
     tables = (Table("usage_adjustments", "cost adjustments", "erase_adjustments"),)
     delete_with_calls = ("delete_old_adjustments",)
 
-    def __init__(self, database: Database, prices: Pricing, audit: Auditing) -> None:
+    def __init__(self, database: Database, prices: Pricing, audit: AuditLog) -> None:
         super().__init__(database)
         self._prices = prices
         self._audit = audit

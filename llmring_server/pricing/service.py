@@ -11,7 +11,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from llmring_server.core.identity import Action, Actor, Auditing, ProjectId
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Action, Actor, ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
@@ -59,7 +60,7 @@ class Pricing(Repository):
     sql = "pricing/prices"
     tables = (Table("price_overrides", grants=("UPDATE", "DELETE")), Table("prices"))
 
-    def __init__(self, database: Database, registry: Registering, audit: Auditing) -> None:
+    def __init__(self, database: Database, registry: Registering, audit: AuditLog) -> None:
         super().__init__(database)
         self._registry = registry
         self._audit = audit

@@ -11,7 +11,8 @@ from typing import NamedTuple, Self
 
 import asyncpg
 
-from llmring_server.core.identity import Actor, Auditing
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -35,7 +36,7 @@ from llmring_server.registry.models import (
     RegistrySnapshot,
     parse_provider_file,
 )
-from llmring_server.settings import NOWHERE, Settings
+from llmring_server.settings import NO_REGISTRY, Settings
 
 # How often the database is asked what other processes have found, and how many files of each
 # provider are kept in memory.
@@ -203,7 +204,7 @@ class Registry(Shelf):
         Table("registry_sources", grants=("UPDATE",)),
     )
 
-    def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
+    def __init__(self, database: Database, settings: Settings, audit: AuditLog) -> None:
         super().__init__(database, settings)
         self._audit = audit
         # Files belong to the deployment: they are stored at once, in no caller's transaction.
@@ -235,7 +236,7 @@ class Registry(Shelf):
 
     async def refresh(self) -> list[FetchOutcome]:
         """Fetch every provider's file now, and wait for what becomes of it."""
-        if self._settings.registry_url == NOWHERE:
+        if self._settings.registry_url == NO_REGISTRY:
             raise InvalidRequest("LLMRING_REGISTRY_URL is none: there is no registry to ask.")
         return await self._outside()._sweep(ttl=0)
 
@@ -270,13 +271,17 @@ class Registry(Shelf):
 
     def _age(self, provider: str) -> float:
         source = self._memory.sources.get(provider)
-        if not source or source.checked is None or self._settings.registry_url == NOWHERE:
+        if not source or source.checked is None or self._settings.registry_url == NO_REGISTRY:
             return 0
         return source.checked + time.monotonic() - self._memory.looked_at
 
     def _is_due(self) -> bool:
         memory, settings, now = self._memory, self._settings, time.monotonic()
-        if settings.registry_url == NOWHERE or self._sweeps or now - memory.swept_at < CACHE_TTL:
+        if (
+            settings.registry_url == NO_REGISTRY
+            or self._sweeps
+            or now - memory.swept_at < CACHE_TTL
+        ):
             return False
         tried = [memory.sources.get(provider) for provider in settings.registry_providers]
         ages = [each.tried + now - memory.looked_at if each else math.inf for each in tried]

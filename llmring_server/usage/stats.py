@@ -11,9 +11,9 @@ from llmring_server.core.time_range import (
     QUARTER_HOUR,
     TimeRange,
     ceil,
+    check_time_zone,
     floor,
     is_utc,
-    zone,
 )
 
 DAY = timedelta(days=1)
@@ -24,7 +24,7 @@ class StatsQuery(TimeRange):
     """The span, at most 400 days (31 by hour), grain and IANA time zone of a report."""
 
     group_by: Literal["hour", "day", "week", "month"] = "day"
-    tz: Annotated[str, AfterValidator(zone)] = "UTC"
+    tz: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
 
     @model_validator(mode="after")
     def _is_reasonable(self) -> Self:
