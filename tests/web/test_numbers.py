@@ -5,7 +5,7 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from tests.conversations.test_exchanges import SENT
+from tests.support.conversations import EXCHANGE
 from tests.support.isolation import CANARY, mcp_of
 
 NUMBERS = "-9223372036854775809", "18446744073709551616", "-1e999", "1e400"
@@ -15,7 +15,7 @@ FIELDS = {
         "provider": "p", "model": "m", "input_tokens": 1, "output_tokens": 1,
         "metadata": {"n": HOLE},
     },
-    "/api/v1/conversations/log": SENT | {"messages": [{"role": "user", "content": [HOLE]}]},
+    "/api/v1/conversations/log": EXCHANGE | {"messages": [{"role": "user", "content": [HOLE]}]},
     "/api/v1/conversations/{conversation}/messages": {"role": "user", "tool_results": [HOLE]},
     "/api/v1/templates": {"name": "n", "created_by": "c", "tool_config": {"n": HOLE}},
     "/api/v1/templates/{template}/render": {"variables": {"n": HOLE}},
