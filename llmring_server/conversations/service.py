@@ -61,7 +61,7 @@ class Conversations(Repository):
     ) -> None:
         super().__init__(database)
         self._usage = usage
-        self._claims = claims
+        self._idempotency_keys = claims
         self._audit = audit
         self._receipts = receipts
         self._level: ContentLevel = level
@@ -142,7 +142,9 @@ class Conversations(Repository):
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                first_id, _ = await inside._claims.get_or_insert(project_id, claim, new_first_id, id)
+                first_id, _ = await inside._idempotency_keys.get_or_insert(
+                    project_id, claim, new_first_id, id
+                )
                 stored = with_consecutive_ids(messages, first_id, id, level)
                 replayed = first_id != new_first_id
                 if not replayed:
@@ -163,14 +165,16 @@ class Conversations(Repository):
         new_conversation_id = exchange.conversation_id or new_id()
         new_first_id = new_id()
         reply_id = UUID(int=new_first_id.int + exchange.reply_index)
-        call = await self._usage.price_call(project_id, exchange.new_call(new_conversation_id), reply_id)
+        call = await self._usage.price_call(
+            project_id, exchange.new_call(new_conversation_id), reply_id
+        )
         messages = exchange.new_messages(call.quote.cost)
         claim = IdempotencyKey.of(key, fingerprint("exchange", exchange))
 
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                first_id, conversation_id = await inside._claims.get_or_insert(
+                first_id, conversation_id = await inside._idempotency_keys.get_or_insert(
                     project_id, claim, new_first_id, new_conversation_id
                 )
                 stored = with_consecutive_ids(messages, first_id, conversation_id, self._level)

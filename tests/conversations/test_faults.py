@@ -11,8 +11,8 @@ from llmring_server import Ring, Settings
 from llmring_server.conversations import Conversation, ConversationPage, MessagePage, NewMessage
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import NotFound, RequestInProgress, Unavailable
-from tests.support.conversations import METADATA, exchange
 from tests.support.connections import terminate_connections
+from tests.support.conversations import METADATA, exchange
 
 
 async def checked_conversations(ring: Ring, project_id: ProjectId) -> list[Conversation]:
