@@ -1,4 +1,4 @@
-"""The description of the API: complete, and of what is really there."""
+"""OpenAPI document: complete, true to what is served, and stable in its public names."""
 
 import asyncio
 import os
@@ -48,14 +48,14 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
         assert answer.status_code == status
 
 
-def test_money_is_a_number_but_in_statistics() -> None:
+def test_money_is_a_number_except_in_statistics() -> None:
     schemas = document()["components"]["schemas"]
     for name, kind in (
         ("LogResponse", "number"), ("Call", "number"), ("CostLine", "number"), ("Totals", "string"),
         ("Bucket", "string"), ("OriginTotals", "number"),
     ):  # fmt: skip
-        told = schemas[name]["properties"]
-        assert told.get("cost", told.get("amount"))["type"] == kind
+        properties = schemas[name]["properties"]
+        assert properties.get("cost", properties.get("amount"))["type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_money_is_a_number_but_in_statistics() -> None:
         ("parent", []),
     ],
 )
-def test_each_mode_says_how_to_say_who_calls(auth: str, ways: list[set[str]]) -> None:
+def test_each_mode_has_its_security_schemes(auth: str, ways: list[set[str]]) -> None:
     described = document(auth)
     assert [{*each} for each in described["paths"]["/api/v1/stats"]["get"]["security"]] == ways
     schemes = described["components"]["securitySchemes"]
     assert schemes.keys() == {name for way in ways for name in way}
 
 
-def test_a_body_that_may_be_absent_is_described_so() -> None:
+def test_an_optional_body_is_described_as_such() -> None:
     paths = document()["paths"]
     required = [
         paths[f"/api/v1/aliases/{name}"]["post"]["requestBody"]["required"]
@@ -84,10 +84,10 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
     assert "/api/v1/aliases/{alias}" in paths
 
 
-def configured(config: Path, given: dict[str, str]) -> Path:
-    """Write a configuration that names what is there: dictionaries know no environment."""
+def configured(config: Path, variables: dict[str, str]) -> Path:
+    """Write a configuration with these values: its dictionaries cannot read the environment."""
     text = (HERE / config.name).read_text()
-    for name, value in given.items():
+    for name, value in variables.items():
         if name != "LLMRING_TEST_KEY":
             text = text.replace(f"${{{name}}}", value)
     config.write_text(text)
@@ -101,11 +101,11 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"auth": "keys", "failed_auth_limit": 0, "acquire_timeout": 30}
     changes["receipts_private_key_b64"] = SecretStr(SEED)
     changes["sealing_keys"] = (SecretStr("a" * 64),)
-    given = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
+    variables = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
     for kind, id in (await mcp_of(alone, key.project_id)).items():
-        given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
-    config = configured(tmp_path / "schemathesis.toml", given)
-    environment = os.environ | given | {"PYTHONPATH": str(HERE.parents[1])}
+        variables[f"LLMRING_TEST_{kind.upper()}"] = str(id)
+    config = configured(tmp_path / "schemathesis.toml", variables)
+    environment = os.environ | variables | {"PYTHONPATH": str(HERE.parents[1])}
     async with (
         Ring.open(alone.settings.model_copy(update=changes)) as served,
         Server(served, port=0) as server,

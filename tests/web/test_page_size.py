@@ -1,4 +1,4 @@
-"""Lists of what may be large: bounded in bytes, however many there are, and read on by `Link`."""
+"""Page size: lists of large items are bounded in bytes, and continue at `Link`."""
 
 from typing import Any
 
@@ -42,20 +42,21 @@ async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
 
 async def pages(client: httpx.AsyncClient, path: str, query: str = "") -> list[list[Any]]:
     """Return all pages of a list, but for the empty one at its end."""
-    found, at = list[list[Any]](), f"{API}{path}{query}"
+    listed: list[list[Any]] = []
+    target = f"{API}{path}{query}"
     while True:
-        answer = await client.get(at)
+        answer = await client.get(target)
         assert answer.status_code == 200, answer.text
         if not answer.json():
-            return found
+            return listed
         assert len(answer.content) < MAX_BYTES + 25_000
-        found.append(answer.json())
-        at = f"{API}{path}{answer.links['next']['url']}"
+        listed.append(answer.json())
+        target = f"{API}{path}{answer.links['next']['url']}"
 
 
-def check(found: list[list[Any]], name: str, expected: list[Any]) -> None:
-    assert [len(page) for page in found] == [3, 3]
-    assert [each[name] for page in found for each in page] == expected
+def check(listed: list[list[Any]], name: str, expected: list[Any]) -> None:
+    assert [len(page) for page in listed] == [3, 3]
+    assert [each[name] for page in listed for each in page] == expected
 
 
 @pytest.mark.parametrize("text", [LARGE, CONTROLS])
@@ -76,8 +77,8 @@ async def test_versions(client: httpx.AsyncClient) -> None:
     path = f"/templates/{(await post(client, '/templates', name='a', created_by='b'))['id']}"
     for _ in range(ITEMS - 1):
         await client.put(f"{API}{path}", json={"system_prompt": LARGE})
-    found = await pages(client, f"{path}/versions")
-    assert [[each["version"] for each in page] for page in found] == [[6, 5, 4], [3, 2, 1]]
+    listed = await pages(client, f"{path}/versions")
+    assert [[each["version"] for each in page] for page in listed] == [[6, 5, 4], [3, 2, 1]]
     cursor = {"cursor": "x"}
     assert (await client.get(f"{API}{path}/versions", params=cursor)).status_code == 422
 
@@ -96,8 +97,8 @@ async def test_aliases_of_many_profiles_are_read_on_where_the_page_ended(
 ) -> None:
     for profile in "abc":
         await post(client, "/aliases/bind", alias="a", model="a:b", profile=profile)
-    found = await pages(client, "/aliases", "?limit=1")
-    assert [page[0]["profile"] for page in found] == ["a", "b", "c"]
+    listed = await pages(client, "/aliases", "?limit=1")
+    assert [page[0]["profile"] for page in listed] == ["a", "b", "c"]
 
 
 async def test_servers(client: httpx.AsyncClient) -> None:
