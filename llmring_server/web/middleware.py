@@ -63,8 +63,10 @@ class RequestMiddleware:
             if started or not isinstance(exc, RingError):
                 log_exception(exc, scope)
             if not started:
-                error = exc if isinstance(exc, RingError) else RingError()
-                await problem(scope, error)(scope, receive, send_with_headers)
+                # No variable may refer to `exc` after this: with its traceback that would be a
+                # cycle, which keeps the body of a rejected request until the next collection.
+                response = problem(scope, exc if isinstance(exc, RingError) else RingError())
+                await response(scope, receive, send_with_headers)
         # Not in the except clause: the traceback would then contain the text of `exc`.
         if failed and started and not complete:
             _abort(scope)
