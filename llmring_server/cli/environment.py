@@ -12,7 +12,6 @@ from urllib.parse import quote
 import rich_click as click
 from pydantic import ValidationError
 
-from llmring_server.cli import environment
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
@@ -166,7 +165,7 @@ def project_options(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="Its name, its project, or (mode open) the key that names it.",
     )
-    return environment.options(project(command))
+    return options(project(command))
 
 
 def with_project(
@@ -177,7 +176,7 @@ def with_project(
     async def working(ring: Ring) -> Result:
         return await work(ring, await _project_id(ring, project))
 
-    return environment.with_ring(env, data_dir, working)
+    return with_ring(env, data_dir, working)
 
 
 async def all_pages(

@@ -20,7 +20,6 @@ PACKAGE = Path(llmring_server.__file__).parent
 ROOT = PACKAGE.parent
 VERIFIER = ROOT / "llmring_verify"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *VERIFIER.rglob("*.py")])
-TESTS = sorted(Path(__file__).parents[1].rglob("*.py"))
 STATEMENTS = [
     (noun, name, sql)
     for file in sorted(SQL.glob("*/*.sql"))
@@ -50,13 +49,6 @@ def functions(source: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def handler_of(route: Route) -> str:
     return f"{route.handler.__module__}.{route.handler.__name__}"
-
-
-def test_every_route_has_a_test() -> None:
-    tests = [function.name for test in TESTS for function in functions(test)]
-    for route in API + META:
-        name = route.handler.__name__
-        assert any(test.startswith(f"test_{name}") for test in tests), name
 
 
 def test_every_route_is_described() -> None:

@@ -16,6 +16,7 @@ from llmring_server import Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
 from llmring_server.routes import API_GROUPS, META_GROUPS
+from llmring_server.usage.models import NewCall
 from llmring_server.web.openapi import SchemaRegistry, openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
@@ -101,7 +102,12 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"auth": "keys", "failed_auth_limit": 0, "acquire_timeout": 30}
     changes["receipts_private_key_b64"] = SecretStr(SEED)
     changes["sealing_keys"] = (SecretStr("a" * 64),)
-    variables = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
+    call = await alone.usage.log(key.project_id, NewCall(**CALL))
+    variables = {
+        "LLMRING_TEST_KEY": key.secret,
+        "LLMRING_TEST_CONVERSATION": conversation,
+        "LLMRING_TEST_CALL": str(call.log_id),
+    }
     for kind, id in (await mcp_of(alone, key.project_id)).items():
         variables[f"LLMRING_TEST_{kind.upper()}"] = str(id)
     config = configured(tmp_path / "schemathesis.toml", variables)
