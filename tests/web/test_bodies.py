@@ -14,7 +14,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.strict_json import parse_json
 from llmring_server.errors import RingError
 from tests.conftest import CALL
-from tests.conversations.test_exchanges import SENT
+from tests.support.conversations import EXCHANGE
 from tests.support.invalid_bodies import GOOD, INVALID, NOT_JSON, body, without
 from tests.support.isolation import CANARY, mcp_of
 
@@ -26,7 +26,7 @@ FIELDS = {
         "provider": "p", "model": "m", "input_tokens": 1, "output_tokens": 1,
         "metadata": {"n": HOLE},
     },
-    "/api/v1/conversations/log": SENT | {"messages": [{"role": "user", "content": [HOLE]}]},
+    "/api/v1/conversations/log": EXCHANGE | {"messages": [{"role": "user", "content": [HOLE]}]},
     "/api/v1/conversations/{conversation}/messages": {"role": "user", "tool_results": [HOLE]},
     "/api/v1/templates": {"name": "n", "created_by": "c", "tool_config": {"n": HOLE}},
     "/api/v1/templates/{template}/render": {"variables": {"n": HOLE}},
