@@ -1,4 +1,4 @@
-"""`llmring-server mcp`: MCP servers, what they offer, and what their tools did."""
+"""`llmring-server mcp`: MCP servers, their capabilities and tool executions."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,14 +22,14 @@ PAGE, LONGEST = 1000, 200
 
 @click.group()
 def mcp() -> None:
-    """List and show MCP servers, and what their tools did."""
+    """List MCP servers, their capabilities and tool executions."""
 
 
 @mcp.command("list")
 @project_options
-@click.option("--all", "every", is_flag=True, help="Also those that are not active.")
+@click.option("--all", "every", is_flag=True, help="Include inactive servers.")
 def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
-    """List MCP servers, the newest first."""
+    """List MCP servers, newest first."""
     page = ServerPage(limit=PAGE, all=every)
     for each in with_project(
         env,
@@ -46,7 +46,10 @@ def list_(env: str, data_dir: Path, project: str, *, every: bool) -> None:
 @project_options
 @click.argument("id", type=click.UUID)
 def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
-    """Show an MCP server, and all that it offers; what has changed asks to be acknowledged."""
+    """Show an MCP server and its tools, resources and prompts.
+
+    A tool marked `changed` no longer matches the definition that was reviewed.
+    """
 
     async def work(ring: Ring, project_id: ProjectId) -> tuple[McpServer, list[Capability]]:
         server, offered = await ring.mcp.servers.get(project_id, id), list[Capability]()
@@ -66,9 +69,15 @@ def show(env: str, data_dir: Path, project: str, id: UUID) -> None:
 @mcp.command()
 @project_options
 @click.argument("tool_id", type=click.UUID)
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, PAGE),
+    help="Maximum number of executions.",
+)
 def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
-    """Show what a tool did, the newest first, and what that adds up to."""
+    """Show the executions of a tool, newest first, and their statistics."""
 
     async def work(ring: Ring, project_id: ProjectId) -> tuple[ToolStats, list[Execution]]:
         executions = ring.mcp.executions
@@ -76,10 +85,9 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
         return await executions.stats(project_id, tool_id), found
 
     summary, found = with_project(env, data_dir, project, work)
+    counts = f"{summary.count:,} executions, {summary.errors:,} errors"
     times = f"p50 {_ms(summary.p50_ms)}, p95 {_ms(summary.p95_ms)}"
-    CONSOLE.print(
-        f"{summary.days} days: {summary.count:,} times, {summary.errors:,} errors, {times}"
-    )
+    CONSOLE.print(f"Last {summary.days} days: {counts}, {times}")
     for each in found:
         title = f"{each.executed_at:%Y-%m-%d %H:%M:%S}, {each.status}, {_ms(each.duration_ms)}"
         entry(
@@ -92,14 +100,17 @@ def history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -
 @mcp.command()
 @environment.options
 def reseal(env: str, data_dir: Path) -> None:
-    """Seal with the first of LLMRING_SEALING_KEYS what the others sealed; serving goes on."""
+    """Encrypt all credentials with the first key of LLMRING_SEALING_KEYS.
+
+    The server can keep running.
+    """
     actor = environment.operator()
     resealed, stuck = environment.with_ring(
         env, data_dir, lambda ring: ring.mcp.servers.reseal(actor=actor)
     )
-    click.echo(f"Sealed again: {resealed:,}")
+    click.echo(f"Encrypted again: {resealed:,}")
     if stuck:
-        raise click.ClickException(f"No key opens {stuck:,} others.")
+        raise click.ClickException(f"No key decrypts {stuck:,} others.")
 
 
 def _facts(server: McpServer) -> Iterator[str]:
@@ -109,14 +120,14 @@ def _facts(server: McpServer) -> Iterator[str]:
     known = (server.capabilities or {}).items()
     yield from (f"{n} {kind}" for kind, n in known if isinstance(n, int))
     if server.auth_config:
-        yield "with a secret"
+        yield "with credentials"
     if server.refreshed_at:
         yield f"refreshed {server.refreshed_at:%Y-%m-%d %H:%M}"
 
 
 def _state(capability: Capability) -> str:
     if not capability.is_active:
-        return "gone"
+        return "inactive"
     changed = isinstance(capability, Tool) and capability.definition_changed_at
     return "changed" if changed else ""
 

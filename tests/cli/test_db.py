@@ -115,14 +115,14 @@ def test_prod_creates_its_database_once(nowhere: str) -> None:
     assert created.startswith("Created")
     assert created.endswith(f"Applied: {files}\n")
     assert done("db", "create", "--env", "prod", **prod).startswith("Found")
-    assert "nothing to apply" in done("db", "migrate", "--env", "prod", **prod)
+    assert "up to date" in done("db", "migrate", "--env", "prod", **prod)
     assert "pending" not in done("db", "status", "--env", "prod", **prod)
 
 
 def test_dev_without_a_server_has_one_of_its_own(data_dir: Path) -> None:
     dev = {"LLMRING_DATA_DIR": str(data_dir)}
     assert str(data_dir) in done("db", "create", **dev)
-    assert "nothing to apply" in done("db", "migrate", "--env", "dev", **dev)
+    assert "up to date" in done("db", "migrate", "--env", "dev", **dev)
     assert "pending" not in done("db", "status", **dev)
 
 
@@ -166,7 +166,7 @@ async def test_a_key_is_good_from_its_issue_to_its_revocation(
     key = (await keys("issue", "--project", project)).strip()
     id = key.removeprefix("llmr_k1_")[:8]
     assert await status_with(db, key) == 200
-    assert f"{id} is revoked" in await keys("revoke", id)
+    assert f"{id} was revoked" in await keys("revoke", id)
     assert await status_with(db, key) == 401
     [listed] = (line for line in (await keys("list")).splitlines() if id in line)
     assert project in listed

@@ -60,7 +60,7 @@ async def test_a_server_is_shown_with_what_has_changed(
         assert told in shown
     assert "\x1b" not in shown
     await ring.mcp.capabilities.refresh(project_id, id, RefreshRequest())
-    assert "gone" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    assert "inactive" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
     assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
 
@@ -92,7 +92,7 @@ async def test_a_tool_s_history_is_shown(
         project_id, tool, NewExecution(input={}, error="Broke " + "x" * 300)
     )
     shown = done("mcp", "history", str(tool), "--project", name, *PROD, **prod)
-    assert "2 times, 1 errors, p50 1,234 ms" in shown
+    assert "2 executions, 1 errors, p50 1,234 ms" in shown
     for told in ("error", '{"a":1}', "Broke"):
         assert told in shown
     last = done("mcp", "history", str(tool), "--limit", "1", "--project", name, *PROD, **prod)
