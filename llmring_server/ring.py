@@ -110,7 +110,7 @@ class Ring:
         """
         # In this order: the first two write, a write of calls may begin to move sums, and all of
         # them use connections.
-        await self.registry.close()
+        await self.registry.aclose()
         await self.usage.aclose()
         await self.sums.aclose()
         await self._database.aclose()

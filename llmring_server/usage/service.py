@@ -9,7 +9,8 @@ from llmring_server.core.pagination import Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.errors import InvalidRequest, LockTimeout, RingError
-from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook, Pricing
+from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook
+from llmring_server.pricing.service import Pricing
 from llmring_server.usage.call_record import CallRecord, prepare_call, prepare_calls
 from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits
 from llmring_server.usage.idempotency import (
@@ -51,7 +52,7 @@ class Usage(Repository):
         book = EMPTY_PRICE_BOOK if entry.cost is not None else await self._prices.book()
         call = prepare_call(project_id, entry, book, key or entry.idempotency_key)
         if call.quote.price:
-            await self._prices.keep([call.quote.price])
+            await self._prices.insert_prices([call.quote.price])
         if self._database.borrowed:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)
@@ -135,7 +136,7 @@ class Usage(Repository):
 
     async def _keep(self, calls: Iterable[CallRecord]) -> None:
         if prices := [call.quote.price for call in calls if call.quote.price]:
-            await self._prices.keep(prices)
+            await self._prices.insert_prices(prices)
 
     async def _store_together(self, calls: Sequence[CallRecord]) -> list[LogResult]:
         async with self._database.transaction() as inside:

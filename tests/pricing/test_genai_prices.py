@@ -36,7 +36,7 @@ THEIRS = {
 def models() -> list[tuple[Provider, ModelInfo]]:
     return [
         (provider, model)
-        for provider in sources.providers()
+        for provider in sources.genai_providers()
         for model in provider.models
         if provider.find_model(model.id) is model
     ]
@@ -94,7 +94,7 @@ def cases(count: int) -> Iterator[tuple[Provider, ModelInfo, str | None, datetim
         provider, model = chance.choice(known)
         tier = chance.choice([None, None, "batch", "flex", "priority", "fast"])
         when = END - timedelta(minutes=chance.randrange(400 * 24 * 60))
-        [*offers] = BOOK.offers(provider.id, model.id, tier)
+        offers = BOOK.histories(provider.id, model.id, tier)
         price = offers[0].at(when) if offers else None
         if price and price.rates.keys() - {"request"}:
             count -= 1
@@ -107,7 +107,7 @@ def test_costs_are_those_of_the_book_itself() -> None:
         usage = random_usage(chance, kinds)
         theirs = genai_prices.calc_price(
             genai_prices.Usage(**usage), model.id, provider_id=provider.id,
-            genai_request_timestamp=when, price_context=sources.context(tier),
+            genai_request_timestamp=when, price_context=sources.price_context(tier),
         )  # fmt: skip
         call = ours(provider.id, usage)
         found = BOOK.quote(provider.id, model.id, tier, used(call), when)

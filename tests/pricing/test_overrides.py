@@ -26,7 +26,7 @@ def model() -> str:
         {"rates": {"inputs": 1}},
         {"rates": {"input": {"base": 1, "above": {"0": 2}}}},
         {"provider": ""},
-        {"since": "2026-01-01T00:00:00"},
+        {"valid_from": "2026-01-01T00:00:00"},
         {"tier": "batch"},
     ],
     ids=str,

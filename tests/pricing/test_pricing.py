@@ -120,7 +120,9 @@ async def test_an_override_goes_before_the_book_from_its_date_on(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, "1.5"), actor=LIBRARY)
-    await ring.prices.override(override(model, 2, since=NOW - timedelta(days=1)), actor=LIBRARY)
+    await ring.prices.override(
+        override(model, 2, valid_from=NOW - timedelta(days=1)), actor=LIBRARY
+    )
     await ring.prices.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
     entries = [
         call(model),

@@ -28,9 +28,9 @@ DAY = datetime(2026, 11, 30, tzinfo=UTC)
 USD = "dollars_per_million_tokens_"
 
 
-def file(since: datetime, version: int = 1, **models: dict[str, Any]) -> ProviderFile:
+def file(valid_from: datetime, version: int = 1, **models: dict[str, Any]) -> ProviderFile:
     named = {f"openai:{name}": model for name, model in models.items()}
-    return ProviderFile(version, "openai", version, since, since, named, b"")
+    return ProviderFile(version, "openai", version, valid_from, valid_from, named, b"")
 
 
 def quote(book: PriceBook, model: str, when: datetime = NOW, **tokens: int) -> PricedCall:
@@ -40,7 +40,7 @@ def quote(book: PriceBook, model: str, when: datetime = NOW, **tokens: int) -> P
 
 async def test_costs_are_what_the_client_reckons() -> None:
     chance = random.Random(6)  # noqa: S311, for its repetition
-    files = builtin.files(("openai", "anthropic", "google"), DAY.date())
+    files = builtin.builtin_files(("openai", "anthropic", "google"), DAY.date())
     book = PriceBook([sources.registry_source(files.values())])
     known = [model for each in files.values() for model in each.models.values()]
     able = [
@@ -123,7 +123,10 @@ def test_a_long_prompt_without_a_long_price_of_its_cache_is_left_to_others() -> 
     book = PriceBook([sources.registry_source([file(EPOCH, m=model)])])
     assert quote(book, "m", input_tokens=1000, cached_input_tokens=500).cost == Decimal("0.00075")
     assert quote(book, "m", input_tokens=1001, output_tokens=1).cost == Decimal("0.01003")
-    assert quote(book, "m", input_tokens=1001, cached_input_tokens=1).lacking == "cache_read"
+    assert (
+        quote(book, "m", input_tokens=1001, cached_input_tokens=1).unpriced_reason
+        == "no rate for cache_read"
+    )
 
 
 async def test_a_registry_that_was_fetched_goes_before_the_offline_book(

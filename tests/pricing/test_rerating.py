@@ -98,7 +98,7 @@ async def test_one_rerating_at_a_time(ring: Ring, project_id: ProjectId, model: 
     await ring.usage.log(project_id, call(model))
     async with ring.db.acquire() as connection, connection.transaction():
         inside = ring.within(connection)
-        await inside.rerating.with_database(inside._database)._fetch_one("claim")
+        await inside.rerating.with_database(inside._database)._fetch_one("lock_rerating")
         with pytest.raises(Conflict):
             await rerate(ring, model)
 
@@ -121,11 +121,11 @@ async def test_prices_that_were_taken_back_are_stored_again(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)
-    [offer] = (await ring.prices.book()).offers("acme", model, None)
+    [offer] = (await ring.prices.book()).histories("acme", model, None)
     price: Any = offer.at(NOW)
     with suppress(Conflict):
         async with ring._database.transaction() as inside:
-            await ring.prices.with_database(inside).keep([price])
+            await ring.prices.with_database(inside).insert_prices([price])
             raise Conflict
     logged = await ring.usage.log(project_id, call(model))
     assert (await ring.prices.explain(project_id, logged.log_id)).price

@@ -47,7 +47,7 @@ async def test_processes_ask_once_per_ttl_and_share_what_they_learn(
     assert fake.asked == {f"/{provider}/models.json": 1 for provider in PROVIDERS}
     # It survives a restart, and is not asked for again.
     assert (await ring.registry.snapshot()).files.keys() == set(PROVIDERS)
-    assert not ring.registry._sweeps
+    assert not ring.registry._refreshes
 
 
 async def test_pools_that_sweep_at_once_sweep_once(settings: Settings, fake: FakeRegistry) -> None:
@@ -62,13 +62,13 @@ async def test_pools_that_sweep_at_once_sweep_once(settings: Settings, fake: Fak
 async def test_no_request_waits_for_a_registry_that_hangs(
     client: httpx.AsyncClient, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.mode, callers, fetch = "hang", [], registry_client.fetch_provider_file
+    fake.mode, callers, fetch = "hang", [], registry_client.fetch_provider_files
 
     async def watched(*where: Any) -> Any:
         callers.append(asyncio.current_task())
         return await fetch(*where)
 
-    monkeypatch.setattr(registry_client, "fetch_provider_file", watched)
+    monkeypatch.setattr(registry_client, "fetch_provider_files", watched)
     async with asyncio.timeout(LONGEST):
         for path in ("/registry", "/registry/openai/models.json", "/api/v1/stats"):
             assert (await client.get(path)).status_code == 200
@@ -87,7 +87,7 @@ async def test_a_ring_that_closes_leaves_off_fetching(
     fake.mode = "hang"
     async with Ring.open(settings) as ring:
         await ring.registry.snapshot()
-        [sweep] = ring.registry._sweeps
+        [sweep] = ring.registry._refreshes
     assert sweep.cancelled()
 
 
@@ -102,19 +102,19 @@ async def test_a_database_that_is_away_takes_nothing_from_memory(
     ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ring.registry.refresh()
-    known = await ring.registry.known()
+    known = await ring.registry.cached_snapshot()
     monkeypatch.setattr(ring._database._leases, "_timeout", 0.01)
     async with AsyncExitStack() as stack:
         for _ in range(4):
             await stack.enter_async_context(ring.db.acquire())
-        ring.registry._memory.asked_at = NEVER
-        assert await ring.registry.known() is known
+        ring.registry._cache.checked_at = NEVER
+        assert await ring.registry.cached_snapshot() is known
 
 
 async def test_a_registry_that_is_none_is_never_asked(db: AsyncDatabaseManager) -> None:
     ring = Ring(db)
     await ring.registry.snapshot()
-    assert not ring.registry._sweeps
+    assert not ring.registry._refreshes
     with pytest.raises(InvalidRequest, match="none"):
         await ring.registry.refresh()
 
@@ -126,8 +126,8 @@ async def test_listing_says_if_it_is_stale(
     file = document("openai")
     await db.execute(
         "INSERT INTO {{tables.registry_files}}"
-        " (provider, version, content, since, fetched_at, state)"
-        " VALUES ('openai', 7, $1, now(), now(), 'good')",
+        " (provider, version, content, valid_from, fetched_at, state)"
+        " VALUES ('openai', 7, $1, now(), now(), 'accepted')",
         json.dumps(file).encode(),
     )
     await db.execute(

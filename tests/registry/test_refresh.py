@@ -15,7 +15,7 @@ from tests.support.fake_registry import BAD, DOUBTFUL, PROVIDERS, FakeRegistry, 
 
 LONGEST = 20
 
-SILENT = {"hang": "in time", "drip": "in time", "endless": "too much", "down": "no connection"}
+SILENT = {"hang": "in time", "drip": "in time", "endless": "too large", "down": "no connection"}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def test_what_is_fetched_is_kept_word_for_word(ring: Ring, fake: FakeRegis
     assert fake.asked == {f"/{provider}/models.json": 1 for provider in PROVIDERS}
     for provider, file in files.items():
         assert file.content == fake.content(provider)
-        assert (file.version, file.since.replace(microsecond=0)) == (
+        assert (file.version, file.valid_from.replace(microsecond=0)) == (
             7, datetime(2026, 8, 17, 12, tzinfo=UTC)
         )  # fmt: skip
     model = files["openai"].models["openai:model-0"]
@@ -49,7 +49,7 @@ async def test_a_bad_answer_changes_nothing_and_is_told(
     ring: Ring, fake: FakeRegistry, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ring.registry.refresh()
-    before = (await ring.registry.known()).files
+    before = (await ring.registry.cached_snapshot()).files
     fake.mode = mode
     if mode in {"hang", "drip"}:
         monkeypatch.setattr(registry_client, "TOTAL_TIMEOUT", 0.3)
@@ -62,17 +62,17 @@ async def test_a_bad_answer_changes_nothing_and_is_told(
         assert outcome.text.startswith("failed: ")
         assert because in outcome.text
         assert fake.url not in outcome.text
-    told = {source.provider: source.outcome for source in await ring.registry.sources()}
+    told = {source.provider: source.outcome for source in await ring.registry.status()}
     assert told == {outcome.provider: outcome.text for outcome in outcomes}
-    assert (await ring.registry.known()).files == before
+    assert (await ring.registry.cached_snapshot()).files == before
     assert "/elsewhere" not in fake.asked
 
 
 async def test_one_bad_provider_harms_no_other(ring: Ring, fake: FakeRegistry) -> None:
     fake.files["openai"]["version"] = -1
-    good = {outcome.provider: outcome.good for outcome in await ring.registry.refresh()}
+    good = {outcome.provider: outcome.succeeded for outcome in await ring.registry.refresh()}
     assert good == {"openai": False, "anthropic": True, "google": True}
-    assert (await ring.registry.known()).files.keys() == {"anthropic", "google"}
+    assert (await ring.registry.cached_snapshot()).files.keys() == {"anthropic", "google"}
 
 
 @pytest.mark.parametrize("mode", DOUBTFUL)
@@ -80,23 +80,23 @@ async def test_a_doubtful_file_waits_until_it_is_accepted(
     ring: Ring, fake: FakeRegistry, mode: str
 ) -> None:
     await ring.registry.refresh()
-    before = (await ring.registry.known()).files
+    before = (await ring.registry.cached_snapshot()).files
     fake.mode = mode
     for _ in range(2):
         [*outcomes] = await ring.registry.refresh()
         assert all(DOUBTFUL[mode][1] in outcome.text for outcome in outcomes)
-    assert (await ring.registry.known()).files == before
-    doubtful = {each.file.provider: each.file for each in await ring.registry.doubtful()}
+    assert (await ring.registry.cached_snapshot()).files == before
+    doubtful = {each.file.provider: each.file for each in await ring.registry.quarantined()}
     assert doubtful.keys() == set(PROVIDERS)
     with pytest.raises(NotFound):
         await ring.registry.edition(doubtful["openai"].id)
     id = await ring.registry.accept(doubtful["openai"].id, actor=LIBRARY)
-    assert (await ring.registry.edition(id)).of("openai").content == doubtful["openai"].content
+    assert (await ring.registry.edition(id)).file_of("openai").content == doubtful["openai"].content
     with pytest.raises(NotFound, match="quarantined"):
         await ring.registry.accept(doubtful["openai"].id, actor=LIBRARY)
     fake.mode = "good"
     await ring.registry.refresh()
-    assert [each.file.provider for each in await ring.registry.doubtful()] == (
+    assert [each.file.provider for each in await ring.registry.quarantined()] == (
         ["openai"] if "gone" not in mode else []
     )
 
@@ -108,7 +108,7 @@ async def test_a_first_file_is_doubted_if_the_offline_book_says_otherwise(
     fake.files["openai"]["models"] = {"openai:gpt-4o": prices}
     outcomes = {outcome.provider: outcome for outcome in await ring.registry.refresh()}
     assert "openai:gpt-4o" in outcomes["openai"].text
-    assert (await ring.registry.current()).of("openai").id == 0
+    assert (await ring.registry.current()).file_of("openai").id == 0
 
 
 async def test_a_file_holds_from_when_it_says_if_that_can_be(
@@ -117,8 +117,8 @@ async def test_a_file_holds_from_when_it_says_if_that_can_be(
     for version, said in enumerate(("2026-08-18T10:00", "2026-08-17", "2999-01-01", None, "x"), 1):
         fake.files["openai"] = document("openai", version) | {"updated_at": said}
         await ring.registry.refresh()
-    history = (await ring.registry.known()).history
-    times = [file.since for file in history if file.provider == "openai"]
+    history = (await ring.registry.cached_snapshot()).history
+    times = [file.valid_from for file in history if file.provider == "openai"]
     assert times == sorted(times, reverse=True)
     assert times[-1] == datetime(2026, 8, 18, 10, tzinfo=UTC)
     assert times[:-1] == [file.fetched_at for file in history if file.provider == "openai"][:-1]
@@ -130,6 +130,8 @@ async def test_a_return_to_an_older_file_is_a_new_edition(ring: Ring, fake: Fake
         fake.files["openai"] = file
         await ring.registry.refresh()
     versions = [
-        file.version for file in (await ring.registry.known()).history if file.provider == "openai"
+        file.version
+        for file in (await ring.registry.cached_snapshot()).history
+        if file.provider == "openai"
     ]
     assert versions == [7, 8, 7]
