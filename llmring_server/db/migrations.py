@@ -85,7 +85,7 @@ async def _created(connection: Connection, schema: str) -> None:
         ) from exc
 
 
-async def _applied(connection: Connection, module: SchemaModule, mcp_schema: str) -> list[str]:
+async def _applied(connection: Connection, module: SchemaModule) -> list[str]:
     await _created(connection, module.schema)
     held = AsyncDatabaseManager(
         pool=cast("Any", _SingleConnectionPool(connection)), schema=module.schema
@@ -115,7 +115,7 @@ async def migrate(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> li
         for module in _modules(database):
             await _locked(connection, module)
             if missing:
-                applied += await _applied(connection, module, database.mcp_schema)
+                applied += await _applied(connection, module)
         await partition(database, connection)
     return applied
 

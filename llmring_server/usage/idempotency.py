@@ -1,7 +1,7 @@
 """Idempotency keys: a key is used once, for one request, and repeats get the first answer again.
 
-Every key is stored in `idempotency_keys`, as a digest, with a fingerprint of the request that it was
-first sent with and the id that the request was given.
+Every key is stored in `idempotency_keys`, as a digest, with a fingerprint of the request that it
+was first sent with and the id that the request was given.
 """
 
 from collections.abc import Iterable

@@ -175,10 +175,10 @@ async def test_a_key_is_good_from_its_issue_to_its_revocation(
 
 @pytest.mark.parametrize("command", ["db create", "db status", "keys list"])
 def test_no_command_shows_the_password_of_its_database(prod: dict[str, str], command: str) -> None:
-    secret = with_password(prod["LLMRING_DATABASE_URL"], "canary")
+    secret = with_password(prod["LLMRING_DATABASE_URL"], "pass-canary")
     for url in (secret, secret.replace("//", "//nobody")):
         ran = run(*command.split(), "--env", "prod", **prod | {"LLMRING_DATABASE_URL": url})
-        assert "canary" not in ran.stdout + ran.stderr
+        assert "pass-canary" not in ran.stdout + ran.stderr
         assert "Traceback" not in ran.stderr
 
 

@@ -128,6 +128,8 @@ async def test_a_connection_that_is_lost_between_rows(
     entries = [NewCall(**CALL)] * (PREFETCH + 1)
     await ring.usage.log_many(project_id, entries)
     pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'llmring-server'"
+    # Other tests share the server: only what is connected to the database of this one.
+    pids += " AND datname = current_database() AND usename = current_user"
     async with aclosing(own.usage.export(project_id)) as logs:
         await anext(logs)
         for row in await ring.db.fetch_all(pids):
@@ -169,9 +171,9 @@ async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
 @pytest.mark.parametrize(
     ("values", "violation"),
     [
-        ("project, id || '-', digest", asyncpg.CheckViolationError),
-        ("project, id, digest", asyncpg.UniqueViolationError),
-        ("project, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
+        ("project_id, id || '-', digest", asyncpg.CheckViolationError),
+        ("project_id, id, digest", asyncpg.UniqueViolationError),
+        ("project_id, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
     ],
 )
 async def test_a_row_that_no_request_should_make_is_a_bug(
@@ -180,8 +182,8 @@ async def test_a_row_that_no_request_should_make_is_a_bug(
     table = db.prepare_query("{{tables.api_keys}}")
     with pytest.raises(violation):
         await ring._database.fetch(
-            f"INSERT INTO {table} (project_id, id, digest)"  # noqa: S608, no one else's
-            f" SELECT {values} FROM {table} WHERE id = $1",
+            f"INSERT INTO {table} (project_id, id, digest, scopes)"  # noqa: S608, no one else's
+            f" SELECT {values}, '{{}}' FROM {table} WHERE id = $1",
             issued.id,
         )
 

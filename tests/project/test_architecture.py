@@ -54,13 +54,6 @@ def handler_of(route: object) -> str:
     return f"{handler.__module__.rpartition('.')[2]}.{handler.__name__}"
 
 
-def test_every_route_has_a_test() -> None:
-    tests = [function.name for test in TESTS for function in functions(test)]
-    for route in API + META:
-        _, name = handler_of(route).split(".")
-        assert any(test.startswith(f"test_{name}") for test in tests), name
-
-
 def test_every_route_is_described() -> None:
     for route in API + META:
         check_description(route)

@@ -15,6 +15,7 @@ from llmring_server import Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
 from llmring_server.routes import API, META
+from llmring_server.usage.models import NewCall
 from llmring_server.web.openapi import openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
@@ -38,7 +39,7 @@ async def test_openapi_is_for_anyone_and_tells_where_it_is(client: httpx.AsyncCl
 
 
 async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None:
-    described = document()["components"]["schemas"]["Entry"]
+    described = document()["components"]["schemas"]["NewCall"]
     assert described["required"] == ["provider", "model", "input_tokens", "output_tokens"]
     cost, _null = described["properties"]["cost"]["anyOf"]
     assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
@@ -50,7 +51,7 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
 def test_money_is_a_number_but_in_statistics() -> None:
     schemas = document()["components"]["schemas"]
     for name, kind in (
-        ("Answer", "number"), ("Log", "number"), ("Line", "number"), ("Totals", "string"),
+        ("LogResponse", "number"), ("Call", "number"), ("CostLine", "number"), ("Totals", "string"),
         ("Bucket", "string"), ("OriginTotals", "number"),
     ):  # fmt: skip
         told = schemas[name]["properties"]
@@ -109,7 +110,12 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"auth": "keys", "failed_auth_limit": 0, "acquire_timeout": 30}
     changes["receipts_private_key_b64"] = SecretStr(SEED)
     changes["sealing_keys"] = (SecretStr("a" * 64),)
-    given = {"LLMRING_TEST_KEY": key.secret, "LLMRING_TEST_CONVERSATION": conversation}
+    call = await alone.usage.log(key.project_id, NewCall(**CALL))
+    given = {
+        "LLMRING_TEST_KEY": key.secret,
+        "LLMRING_TEST_CONVERSATION": conversation,
+        "LLMRING_TEST_CALL": str(call.log_id),
+    }
     for kind, id in (await mcp_of(alone, key.project_id)).items():
         given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
     config = configured(tmp_path / "schemathesis.toml", given)
