@@ -94,19 +94,6 @@ class TokenUsage(NamedTuple):
     units: dict[str, int]
 
 
-class PricedUnits(NamedTuple):
-    """Units of one kind, and the price of their tier, which begins above `prompt_above` tokens."""
-
-    kind: str
-    quantity: int
-    prompt_above: int
-    unit_price: Decimal
-
-    @property
-    def amount(self) -> Decimal:
-        return self.unit_price * self.quantity / UNITS_PER_PRICE[self.kind]
-
-
 @dataclass(slots=True)
 class CostLine:
     """One line of a cost: `quantity` units at `unit_price` USD for `per` of them."""
@@ -186,8 +173,11 @@ def reasoning_on_top(output_tokens: int, details: Mapping[str, Any]) -> int:
     return reasoning if reasoning > output_tokens else 0
 
 
-def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[PricedUnits]:
-    """Yield the usage with its prices; MissingRate names a kind that has none."""
+def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, int, int, Decimal]]:
+    """Yield each kind, its quantity, the threshold of its tier, and its unit price.
+
+    MissingRate names a kind that has no price.
+    """
     for kind, quantity in usage.units.items():
         if not quantity:
             continue
@@ -197,7 +187,7 @@ def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[PricedUnits]:
             rate = rates.get("output")
         threshold, price = rate.tier(usage.prompt_tokens) if rate else (0, None)
         if price is not None:
-            yield PricedUnits(kind, quantity, threshold, price)
+            yield kind, quantity, threshold, price
         elif kind != "request":
             # Few models have a price for the request itself.
             raise MissingRate(kind)
@@ -205,7 +195,10 @@ def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[PricedUnits]:
 
 def cost(rates: Rates, usage: TokenUsage) -> Decimal:
     """Return the cost of a usage, rounded half-even."""
-    amounts = (units.amount for units in priced_units(rates, usage))
+    amounts = (
+        unit_price * quantity / UNITS_PER_PRICE[kind]
+        for kind, quantity, _, unit_price in priced_units(rates, usage)
+    )
     return sum(amounts, _ZERO).quantize(COST_QUANTUM)
 
 
@@ -213,12 +206,12 @@ def cost_lines(rates: Rates, usage: TokenUsage) -> list[CostLine]:
     """Return the cost of a usage, one line for each kind."""
     return [
         CostLine(
-            kind=units.kind,
-            quantity=units.quantity,
-            unit_price=units.unit_price,
-            per=UNITS_PER_PRICE[units.kind],
-            prompt_above=units.prompt_above,
-            amount=units.amount,
+            kind=kind,
+            quantity=quantity,
+            unit_price=unit_price,
+            per=UNITS_PER_PRICE[kind],
+            prompt_above=threshold,
+            amount=unit_price * quantity / UNITS_PER_PRICE[kind],
         )
-        for units in priced_units(rates, usage)
+        for kind, quantity, threshold, unit_price in priced_units(rates, usage)
     ]
