@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
     "dear": (priced("10000.01"), "dollars_per_million_tokens_input"),
     "text": (priced('"2.5"'), "dollars_per_million_tokens_input"),
 }
-DOUBTFUL: dict[str, tuple[Callable[[str], bytes], str]] = {
+SUSPICIOUS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "1000 times dearer": (told(dearer), "goes from 10.0 to 10000.0 and 3 more"),
     "for nothing": (priced("0"), "goes from 2.5 to 0"),
     "half of it gone": (told(poorer), "3 of 4 models are gone"),
@@ -152,7 +152,7 @@ class FakeRegistry:
         elif self.mode == "good":
             writer.write(answer(self.content(provider)))
         else:
-            writer.write((BAD | DOUBTFUL)[self.mode][0](provider))
+            writer.write((BAD | SUSPICIOUS)[self.mode][0](provider))
 
     async def _go_on(self, writer: asyncio.StreamWriter) -> None:
         """Say nothing, little, or no end of it."""
