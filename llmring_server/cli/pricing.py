@@ -215,7 +215,7 @@ async def _rerate(ring: Ring, calls: RerateFilter, *, dry_run: bool) -> CostDelt
 
 
 def _delta_table(deltas: CostDeltas) -> Table:
-    table = Table("day", "model", "calls", "unpriced before", "before", "after", "difference")
+    table = Table("day", "model", "calls", "unpriced", "before", "after", "difference")
     for (day, provider, model), delta in sorted(deltas.items()):
         table.add_row(
             f"{day}",
