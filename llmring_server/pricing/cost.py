@@ -30,7 +30,7 @@ USAGE_FIELDS: dict[str, dict[str, int]] = {
     "audio_input_tokens": {"input": -1, "input_audio": 1},
     "image_input_tokens": {"input": -1, "input_image": 1},
     "video_input_tokens": {"input": -1, "input_video": 1},
-    # Cached audio is counted as audio and as cached: it is given back to the input once.
+    # Cached audio counts as audio and as cached, so it was subtracted from the input twice.
     "cached_audio_input_tokens": {
         "input": 1,
         "input_audio": -1,

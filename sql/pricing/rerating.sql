@@ -19,7 +19,7 @@ LIMIT @limit;
 
 -- name: insert_adjustments
 -- Inserts the adjustments and adds them to the rollups, in the order of their primary key.
-WITH given AS (
+WITH adjustments AS (
     SELECT * FROM json_to_recordset(@changes::text::json) AS change (
         project_id uuid, logged_at timestamptz, id uuid, run uuid, amount numeric,
         was_unpriced boolean, cost numeric, cost_source text, price uuid
@@ -30,7 +30,7 @@ stored AS (
         project_id, logged_at, id, run, amount, was_unpriced, cost, cost_source, price
     )
     SELECT project_id, logged_at, id, run, amount, was_unpriced, cost, cost_source, price
-    FROM given
+    FROM adjustments
     RETURNING project_id, logged_at, id, amount, was_unpriced
 ),
 quarters AS (

@@ -1,4 +1,4 @@
-"""A registry on this machine, as it should be and as it should not."""
+"""A model registry on this machine that responds well, badly, or not at all."""
 
 import asyncio
 import gzip
@@ -80,7 +80,7 @@ def poorer(file: dict[str, Any]) -> None:
 
 GOOD = json.dumps(document("openai", 8)).encode()
 
-# What must be refused, and what is said of it.
+# Responses that must be rejected, and what the outcome says.
 BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
     "redirect": (
         lambda _: answer(b"", "302 Found", "Location: /elsewhere"),
