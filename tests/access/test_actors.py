@@ -83,12 +83,12 @@ async def stage(alone: Ring) -> Stage:
     [tool] = (await ring.mcp.capabilities.refresh(project, server.id, changed)).tools
     file = await ring.db.fetch_value(
         "INSERT INTO {{tables.registry_files}}"
-        " (provider, version, content, since, fetched_at, state, reason)"
+        " (provider, version, content, valid_from, fetched_at, state, reason)"
         " VALUES ('openai', 7, $1, now(), now(), 'quarantined', 'doubts') RETURNING id",
         b"{}",
     )
     await ring.db.execute(
-        "INSERT INTO {{tables.registry_sources}} (provider, tried_at) VALUES ('openai', now())"
+        "INSERT INTO {{tables.registry_sources}} (provider, attempted_at) VALUES ('openai', now())"
     )
     # Two keys: the first has not encrypted anything yet.
     ring = Ring(alone.db, Settings.model_validate({"sealing_keys": KEYS[::-1]}))
