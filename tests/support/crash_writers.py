@@ -33,7 +33,7 @@ LABELS = ("provider", "model", "alias", "profile")
 COUNTS = ("cost", "input_tokens", "output_tokens", "cached_input_tokens")
 
 
-class Kept(NamedTuple):
+class WriterRecord(NamedTuple):
     """The writers' record: the id of each acknowledged key, and errors that should not happen."""
 
     acknowledged: dict[str, str]
@@ -50,7 +50,7 @@ class Kept(NamedTuple):
         )
 
 
-class Verdict(NamedTuple):
+class CrashReport(NamedTuple):
     """Whether the acknowledged calls are stored, once and with right totals."""
 
     acknowledged: int
@@ -58,23 +58,23 @@ class Verdict(NamedTuple):
     doubled: int = 0
     mismatches: int = 0
     failures: int = 0
-    wrong_sums: int = 0
+    wrong_totals: int = 0
 
 
-async def judge(ring: Ring, kept: Kept) -> Verdict:
+async def check(ring: Ring, record: WriterRecord) -> CrashReport:
     rows = await ring.db.fetch_all(CALLS, project_of_key(API_KEY))
     stored = {(row["id_at_origin"], row["id"]) for row in rows}
-    return Verdict(
-        acknowledged=len(kept.acknowledged),
-        lost=len(kept.acknowledged.items() - stored),
+    return CrashReport(
+        acknowledged=len(record.acknowledged),
+        lost=len(record.acknowledged.items() - stored),
         doubled=len(rows) - len({key for key, _ in stored}),
-        mismatches=kept.mismatches,
-        failures=kept.failures,
-        wrong_sums=await wrong_sums(ring, project_of_key(API_KEY)),
+        mismatches=record.mismatches,
+        failures=record.failures,
+        wrong_totals=await wrong_totals(ring, project_of_key(API_KEY)),
     )
 
 
-async def wrong_sums(ring: Ring, project_id: ProjectId) -> int:
+async def wrong_totals(ring: Ring, project_id: ProjectId) -> int:
     """Count reports that differ from the sums of the calls, from daily and quarter-hour totals."""
     rows, wrong = await ring.db.fetch_all(CALLS, project_id), 0
     for grain in ("day", "hour"):
