@@ -93,9 +93,17 @@ async def stage(alone: Ring) -> Stage:
     # Two keys: the first has not encrypted anything yet.
     ring = Ring(alone.db, Settings.model_validate({"sealing_keys": KEYS[::-1]}))
     return Stage(
-        ring, project, issued.id, conversation.id, template.id, server.id,
-        tool.id, tool.definition_sha256, model, file,
-    )  # fmt: skip
+        ring=ring,
+        project=project,
+        key=issued.id,
+        conversation=conversation.id,
+        template=template.id,
+        server=server.id,
+        tool=tool.id,
+        sha256=tool.definition_sha256,
+        model=model,
+        file=file,
+    )
 
 
 def everything() -> RerateFilter:
@@ -146,7 +154,7 @@ async def contents(db: AsyncDatabaseManager) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmring_server.access.projects.ERASE_GRACE_SECONDS", 0)
 
 
