@@ -63,8 +63,8 @@ class RequestMiddleware:
             if started or not isinstance(exc, RingError):
                 log_exception(exc, scope)
             if not started:
-                # Without a variable, which would keep the exception in a cycle with this frame, and
-                # the body with it, until the garbage collector runs.
+                # Without a name of its own, which would keep the exception in a cycle with this
+                # frame, and the body with it, until the garbage collector runs.
                 await problem(scope, exc if isinstance(exc, RingError) else RingError())(
                     scope, receive, send_with_headers
                 )

@@ -11,11 +11,10 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from llmring_server import Ring, Server
+from llmring_server import NewCall, Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
 from llmring_server.routes import API_GROUPS, META_GROUPS
-from llmring_server.usage.models import NewCall
 from llmring_server.web.openapi import openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
