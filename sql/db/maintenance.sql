@@ -103,7 +103,7 @@ WITH gone AS (
         SELECT project_id, id
         FROM <<mcp.capabilities>> AS capability
         LEFT JOIN <<tables.projects>> USING (project_id)
-        WHERE gone_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
+        WHERE removed_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
           AND NOT EXISTS (
               SELECT FROM <<mcp.executions>> AS execution
               WHERE execution.project_id = capability.project_id AND tool_id = capability.id

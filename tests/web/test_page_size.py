@@ -7,9 +7,8 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp.executions import ExecutionPage, NewExecution
-from tests.mcp.test_executions import tool_of
-from tests.mcp.test_servers import SENT
+from llmring_server.mcp import ExecutionPage, NewExecution
+from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
 MODULES = (
@@ -100,14 +99,14 @@ async def test_aliases_of_many_profiles_are_read_on_where_the_page_ended(
 
 
 async def test_servers(client: httpx.AsyncClient) -> None:
-    fields = SENT | {"capabilities": {"a": LARGE}}
+    fields = SERVER | {"capabilities": {"a": LARGE}}
     ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(MANY)]
     check(await pages(client, "/mcp/servers"), "id", ids[::-1])
 
 
 @pytest.mark.parametrize("large", [{"description": LARGE}, {"inputSchema": {"a": LARGE}}])
 async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
-    server = (await post(client, "/mcp/servers", **SENT))["id"]
+    server = (await post(client, "/mcp/servers", **SERVER))["id"]
     names = [f"t{n}" for n in range(MANY)]
     tools = [{"name": name} | large for name in names]
     await post(client, f"/mcp/servers/{server}/refresh", tools=tools)
@@ -116,7 +115,7 @@ async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("large", [{"output": {"a": LARGE}}, {"error": LARGE}, {"error": CONTROLS}])
 async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectId) -> None:
-    tool, history = await tool_of(ring, project_id), ring.mcp.executions.history
+    tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
     for _ in range(MANY):
         await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))
     first = await history(project_id, tool)
