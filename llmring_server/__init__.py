@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING
 
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.core.identity import LIBRARY, Actor
+from llmring_server.core.identity import LIBRARY, Actor, Caller
 from llmring_server.db.migrations import migrate
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
+from llmring_server.usage.models import NewCall
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = [
     "LIBRARY",
     "Actor",
+    "Caller",
+    "NewCall",
     "Ring",
     "Server",
     "Settings",
-    "app",
     "build",
     "create_app",
     "migrate",

@@ -1,7 +1,7 @@
-"""One app, two owners: it opens its own database, or borrows its parent's."""
+"""ASGI app: wires the routes, the middleware and a Ring, which the app opens or borrows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -10,21 +10,19 @@ from pgdbm import AsyncDatabaseManager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmring_server.access.authentication import Authenticate
+from llmring_server.access.authentication import Authenticate, Authentication
 from llmring_server.db.migrations import migrate
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
-from llmring_server.routes import API, META
+from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
-from llmring_server.web.problems import HANDLERS
 from llmring_server.web.rate_limits import RateLimits
-from llmring_server.web.router import Exact
+from llmring_server.web.request import Authenticator
+from llmring_server.web.router import RouteGroup, Router
 
 CORS_REQUEST_HEADERS = (
     "Authorization",
@@ -34,37 +32,53 @@ CORS_REQUEST_HEADERS = (
     "If-None-Match",
 )
 CORS_RESPONSE_HEADERS = (
-    "Link", "X-Request-ID", "Retry-After", "Idempotent-Replayed", "ETag", "X-Registry-Stale",
-)  # fmt: skip
+    "Link",
+    "X-Request-ID",
+    "Retry-After",
+    "Idempotent-Replayed",
+    "ETag",
+    "X-Registry-Stale",
+)
 
 
 class MigrateOnFirstRequest:
-    """Brings the schema up to date before the first request, once; tries again if it fails."""
+    """Migrates the schema before the first request; after a failure, before the next one."""
 
     def __init__(self, app: ASGIApp, ring: Ring) -> None:
         self.app = app
         self.ring = ring
-        self._done = False
-        self._one_at_a_time = asyncio.Lock()
+        self._is_migrated = False
+        self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._done:
-            async with self._one_at_a_time:
-                if not self._done:
+        if not self._is_migrated:
+            async with self._lock:
+                if not self._is_migrated:
                     await migrate(self.ring.db, self.ring.settings.mcp_schema)
-                    self._done = True
+                    self._is_migrated = True
         await self.app(scope, receive, send)
 
 
 class _App(Starlette):
-    """Starlette without its own last resort: that is Edge, which keeps the connection."""
+    """A Starlette app with our router, and with our middleware in place of its error handling.
 
-    # Also in `state`, for everybody else: to look there twice a request costs 1 µs.
+    The attributes are what endpoints need (`web.request.App`). They are not in `state`, where a
+    look-up costs 1 µs for each request.
+    """
+
     ring: Ring
     limits: RateLimits
+    authenticator: Authenticator
+    openapi: Callable[[str], bytes]
+
+    def __init__(self, groups: list[RouteGroup], middleware: list[Middleware]) -> None:
+        super().__init__(middleware=middleware)
+        self._groups = groups
 
     def build_middleware_stack(self) -> ASGIApp:
-        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        routes = [route for group in self._groups for route in group.routes]
+        # Starlette's own router has no routes; it runs the lifespan.
+        app: ASGIApp = Router(routes, self.router)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
         return app
@@ -82,13 +96,13 @@ class ASGIFactory:
             raise ValueError("auth=parent and authenticate=... belong together")
 
     def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
-        """Return an app that borrows `db`. There is nothing to start, and nothing to stop."""
+        """Return an app that borrows `db`. It needs no startup and no shutdown."""
         return self.around(Ring(db, self.settings, self.keyring), run_migrations=run_migrations)
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
         """Return an app that serves an open `ring`."""
-        app = self._app(*[Middleware(MigrateOnFirstRequest, ring)] * run_migrations)
-        self._give(app, ring)
+        app = self._app([Middleware(MigrateOnFirstRequest, ring)] if run_migrations else [])
+        _set_ring(app, ring)
         app.state.mode, app.state.external_db = "library", True
         return app
 
@@ -98,32 +112,26 @@ class ASGIFactory:
         @asynccontextmanager
         async def lifespan(app: _App) -> AsyncIterator[None]:
             async with Ring.open(self.settings, self.keyring) as ring:
-                self._give(app, ring)
+                _set_ring(app, ring)
                 yield
 
-        app = self._app()
+        app = self._app([])
         app.router.lifespan_context = lifespan
         app.state.mode, app.state.external_db = "standalone", False
         return app
 
-    def _app(self, *inner: Middleware) -> _App:
-        routes = API + META if self.include_meta_routes else API
-        # Edge answers errors, so CORS stands before it: a browser may read those, too.
-        middleware = [
-            *self._cors(),
-            Middleware(RequestMiddleware),
-            *inner,
-            Middleware(Exact, routes),
-        ]
-        app = _App(middleware=middleware, exception_handlers=HANDLERS)
-        app.router = Router(routes, redirect_slashes=False)
-        app.state.settings, app.state.authenticate = self.settings, self.authenticate
-        app.limits = app.state.limits = RateLimits(self.settings)
-        app.state.describe = lru_cache(4)(partial(openapi_document, routes, self.settings.auth))
+    def _app(self, inner: list[Middleware]) -> _App:
+        groups = [*API_GROUPS, *META_GROUPS] if self.include_meta_routes else API_GROUPS
+        # CORS is outside, so that browsers may read error responses, too.
+        app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
+        app.limits = RateLimits(self.settings)
+        app.authenticator = Authentication(self.settings, app.limits, self.authenticate)
+        app.openapi = lru_cache(4)(partial(openapi_document, groups, self.settings.auth))
+        app.state.settings, app.state.limits = self.settings, app.limits
         return app
 
     def _cors(self) -> list[Middleware]:
-        # A parent says itself who may call.
+        # Mounted apps have none by default: CORS is up to the parent.
         if not self.settings.cors_origins:
             return []
         return [
@@ -136,7 +144,8 @@ class ASGIFactory:
             )
         ]
 
-    def _give(self, app: _App, ring: Ring) -> None:
-        app.ring = app.state.ring = ring
-        app.state.db = ring.db
-        app.state.schema = ring.db.schema
+
+def _set_ring(app: _App, ring: Ring) -> None:
+    app.ring = app.state.ring = ring
+    app.state.db = ring.db
+    app.state.schema = ring.db.schema

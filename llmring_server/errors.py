@@ -5,7 +5,7 @@ docstrings are gone under `python -OO`.
 """
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Literal
 
@@ -15,6 +15,7 @@ Code = Literal[
     "unauthenticated",
     "forbidden",
     "not_found",
+    "method_not_allowed",
     "request_timeout",
     "conflict",
     "receipts_not_configured",
@@ -99,6 +100,18 @@ class NotFound(RingError):
     status = 404
     code: Code = "not_found"
     detail = "Not found."
+
+
+class MethodNotAllowed(RingError):
+    """The path does not support the request method."""
+
+    status = 405
+    code: Code = "method_not_allowed"
+    detail = "This path does not support the request method; see the Allow header."
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__()
+        self.allowed = sorted(allowed)
 
 
 class RequestTimeout(RingError):

@@ -14,7 +14,7 @@ from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.db.database import Database, open_database
-from llmring_server.db.migrations import migrate, pending
+from llmring_server.db.migrations import migrate, pending_migrations
 from llmring_server.db.repository import Repository
 from llmring_server.errors import NotMigrated
 from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
@@ -50,14 +50,24 @@ class Ring:
         self.audit = AuditLog(self._database)
         self.registry = Registry(self._database, settings, self.audit)
         self.prices = Pricing(self._database, self.registry, self.audit)
-        bounds = GroupCommitLimits(settings.log_batch, settings.log_flights, settings.log_pending)
-        self.sums = Rollups(self._database)
-        self.claims = IdempotencyKeys(self._database)
-        self.usage = Usage(self._database, bounds, self.prices, self.sums.fold_if_due, self.claims)
+        limits = GroupCommitLimits(
+            settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
+        )
+        self.rollups = Rollups(self._database)
+        self.idempotency_keys = IdempotencyKeys(self._database)
+        self.usage = Usage(
+            self._database, limits, self.prices, self.rollups.fold_if_due, self.idempotency_keys
+        )
         keys = keyring_source(settings, keyring)
         self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
-        level, others = settings.conversation_content, (self.claims, self.audit, self.receipts)
-        self.conversations = Conversations(self._database, self.usage, *others, level)
+        self.conversations = Conversations(
+            self._database,
+            self.usage,
+            self.idempotency_keys,
+            self.audit,
+            self.receipts,
+            settings.conversation_content,
+        )
         self.keys = ApiKeys(self._database, self.audit)
         self.projects = Projects(self._database, self.audit)
         self.nonces = Nonces(self._database)
@@ -67,8 +77,21 @@ class Ring:
         self.mcp = Mcp(
             McpServers(self._database, self.audit, settings),
             McpCapabilities(self._database, self.audit),
-            McpExecutions(self._database, self.claims),
+            McpExecutions(self._database, self.idempotency_keys),
         )
+        # Erasing a project concerns every domain, also those that know of projects.
+        self.projects.services = self.services
+
+    @property
+    def services(self) -> tuple[Repository, ...]:
+        """Every service, in the order in which a project is erased and expired data are deleted."""
+        services: list[Repository] = []
+        for value in vars(self).values():
+            if isinstance(value, Repository):
+                services.append(value)
+            elif isinstance(value, Mcp):
+                services += value.services
+        return tuple(services)
 
     @classmethod
     @asynccontextmanager
@@ -109,7 +132,7 @@ class Ring:
         # them use connections.
         await self.registry.close()
         await self.usage.aclose()
-        await self.sums.aclose()
+        await self.rollups.aclose()
         await self._database.aclose()
 
     async def ping(self) -> None:
@@ -118,5 +141,5 @@ class Ring:
 
     async def ready(self) -> None:
         """Return if requests can be served; NotMigrated names the files that are missing."""
-        if missing := await pending(self.db, self.settings.mcp_schema):
+        if missing := await pending_migrations(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(missing)}.")

@@ -125,9 +125,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     receipt_keys: SecretStr | None = Field(None, repr=False)
     receipts_private_key_b64: SecretStr | None = Field(None, repr=False)
     receipts_public_key_b64: str | None = None
-    log_batch: int = Field(500, ge=1, le=10_000)
-    log_flights: int = Field(2, ge=1, le=64)
-    log_pending: int = Field(5000, ge=1)
+    log_batch_size: int = Field(500, ge=1, le=10_000)
+    log_concurrent_commits: int = Field(2, ge=1, le=64)
+    log_max_pending: int = Field(5000, ge=1)
 
     @model_validator(mode="after")
     def _can_tell_who_calls(self) -> Self:

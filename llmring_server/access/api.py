@@ -1,4 +1,4 @@
-"""Keys of one's own project, for keys with the scope `admin`."""
+"""HTTP API of access: a project's API keys, and the registration of the `llmring` client."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -14,9 +14,17 @@ from llmring_server.core.identity import DEFAULT_SCOPES, ApiScope
 from llmring_server.errors import Forbidden
 from llmring_server.web.request import Request
 
+DAY_SECONDS = 86_400
+MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
+
+REGISTRATION_CLOSED = (
+    "The operator of this server issues its keys, with `llmring-server keys issue`: ask them for"
+    " one."
+)
+
 
 class NewKey(BaseModel, strict=True):
-    """A key to issue: what it is called, what it may do, until when."""
+    """Label, scopes and expiry of a new API key."""
 
     label: Annotated[str, Field(max_length=128)] = ""
     scopes: list[ApiScope] = list(DEFAULT_SCOPES)
@@ -24,13 +32,13 @@ class NewKey(BaseModel, strict=True):
 
 
 class KeyRotation(BaseModel, strict=True):
-    """How many seconds the old key stays good: a day, unless it says otherwise."""
+    """How many seconds the old key stays valid; a day by default."""
 
-    overlap: Annotated[int, Field(ge=0, le=30 * 86_400)] = 86_400
+    overlap: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS)] = DAY_SECONDS
 
 
 class IssuedKeyResponse(TypedDict):
-    """A key, shown once and never again."""
+    """A new API key. It cannot be shown again."""
 
     id: str
     project_id: UUID
@@ -38,79 +46,76 @@ class IssuedKeyResponse(TypedDict):
 
 
 class RevokedKey(TypedDict):
-    """Since when a key is refused."""
+    """A revoked API key, and when it was revoked."""
 
     id: str
     revoked_at: datetime
 
 
-def _shown_once(issued: IssuedKey) -> IssuedKeyResponse:
-    return {"id": issued.id, "project_id": issued.project_id, "key": issued.secret}
-
-
-def _must_have(request: Request, scopes: Iterable[str]) -> None:
-    if more := set(scopes) - request.caller.scopes:
-        raise Forbidden(
-            f"Your key cannot grant scopes it does not have: {', '.join(sorted(more))}."
-        )
-
-
 async def list_keys(request: Request) -> list[ApiKey]:
-    """List the keys of your project."""
+    """List the API keys of your project."""
     return await request.ring.keys.list(request.project_id)
 
 
 async def get_key(request: Request, id: str) -> ApiKey:
-    """Show a key, without its secret."""
+    """Get an API key, without its secret."""
     return await request.ring.keys.get(id, request.project_id)
 
 
 async def issue_key(request: Request, body: NewKey) -> IssuedKeyResponse:
-    """Issue a key for your project; its secret is shown now and never again."""
-    _must_have(request, body.scopes)
-    wanted = KeyOptions(body.label, body.scopes, body.expires_at)
-    return _shown_once(
-        await request.ring.keys.issue_for(request.project_id, wanted, actor=request.actor)
-    )
+    """Issue an API key for your project. The response is the only place that shows it."""
+    _require_all(request, body.scopes)
+    options = KeyOptions(body.label, body.scopes, body.expires_at)
+    issued = await request.ring.keys.issue_for(request.project_id, options, actor=request.actor)
+    return _issued_key_response(issued)
 
 
 async def rotate_key(request: Request, id: str, body: KeyRotation) -> IssuedKeyResponse:
-    """Issue a key like this one, which stays good for a while."""
-    _must_have(request, (await request.ring.keys.get(id, request.project_id)).scopes)
-    overlap, has = timedelta(seconds=body.overlap), request.caller.scopes
-    return _shown_once(
-        await request.ring.keys.rotate(id, overlap, request.project_id, has, actor=request.actor)
+    """Issue a replacement for an API key, which stays valid for `overlap` seconds."""
+    key = await request.ring.keys.get(id, request.project_id)
+    _require_all(request, key.scopes)
+    issued = await request.ring.keys.rotate(
+        id,
+        timedelta(seconds=body.overlap),
+        request.project_id,
+        request.caller.scopes,
+        actor=request.actor,
     )
+    return _issued_key_response(issued)
 
 
 async def revoke_key(request: Request, id: str) -> RevokedKey:
-    """Refuse a key from now on, for ever."""
-    return {
-        "id": id,
-        "revoked_at": await request.ring.keys.revoke(id, request.project_id, actor=request.actor),
-    }
+    """Revoke an API key, permanently."""
+    revoked_at = await request.ring.keys.revoke(id, request.project_id, actor=request.actor)
+    return {"id": id, "revoked_at": revoked_at}
 
 
-Name = Annotated[str, Field(max_length=320)]
+def _require_all(request: Request, scopes: Iterable[str]) -> None:
+    """Raise Forbidden unless the caller has all of these scopes."""
+    if missing := set(scopes) - request.caller.scopes:
+        raise Forbidden(
+            f"Your key cannot grant scopes it does not have: {', '.join(sorted(missing))}."
+        )
 
 
-CLOSED = (
-    "Keys are issued here by whoever runs this server: ask them for one, made with"
-    " `llmring-server keys issue`."
-)
+def _issued_key_response(issued: IssuedKey) -> IssuedKeyResponse:
+    return {"id": issued.id, "project_id": issued.project_id, "key": issued.secret}
+
+
+Text = Annotated[str, Field(max_length=320)]
 
 
 class RegistrationRequest(BaseModel, strict=True):
-    """Who asks for a key. Nothing of it is kept."""
+    """A request for an API key. None of this is stored."""
 
-    email: Annotated[Name, Field(min_length=1)]
-    organization: Name | None = None
-    project_name: Name | None = None
+    email: Annotated[Text, Field(min_length=1)]
+    organization: Text | None = None
+    project_name: Text | None = None
     accept_terms: Literal[True]
 
 
 class RegistrationResponse(TypedDict):
-    """A key, which names a project of its own; `dashboard_url` is what clients print."""
+    """An API key for a project of its own. Clients print `dashboard_url`."""
 
     api_key: str
     api_key_active: bool
@@ -118,11 +123,12 @@ class RegistrationResponse(TypedDict):
 
 
 async def register(
-    request: Request, body: RegistrationRequest
-) -> Annotated[RegistrationResponse, Forbidden]:  # noqa: ARG001
-    """Make up a key for mode `open`; in the others, keys are not to be had for the asking."""
+    request: Request,
+    body: RegistrationRequest,  # noqa: ARG001, it is validated
+) -> Annotated[RegistrationResponse, Forbidden]:
+    """Get an API key in mode `open`. In other modes, the operator issues keys: 403."""
     if request.ring.settings.auth != "open":
-        raise Forbidden(CLOSED)
+        raise Forbidden(REGISTRATION_CLOSED)
     return {
         "api_key": f"llmr_pk_{token_hex(16)}",
         "api_key_active": True,

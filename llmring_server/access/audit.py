@@ -1,4 +1,4 @@
-"""The audit: who did what that only few may do, kept with the act itself."""
+"""Audit log: who performed which privileged action, recorded in the transaction of the action."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,11 +6,12 @@ from datetime import datetime
 from llmring_server.core.identity import Action, Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 
 
 @dataclass(slots=True)
 class AuditEvent:
-    """Something that was done; the act's values are not in it."""
+    """A privileged action. The values that it set are not recorded."""
 
     at: datetime
     actor: str
@@ -22,16 +23,18 @@ class AuditEvent:
 
 
 class AuditLog(Repository):
-    """The events of a deployment, which are added and never changed."""
+    """The audit events of a deployment. They are added and never changed."""
 
-    noun = "access/audit"
+    sql = "access/audit"
+    # The events of a project stay when it is erased.
+    tables = (Table("audit_events"),)
 
     async def record(
         self, actor: Actor, action: Action, target: str, project_id: ProjectId | None = None
     ) -> None:
         """Record an action; call this in the transaction of the action."""
         await self._fetch_all(
-            "record",
+            "insert_event",
             id=new_id(),
             actor=actor.name,
             remote=actor.remote,
@@ -44,6 +47,6 @@ class AuditLog(Repository):
     async def events(
         self, since: datetime, project_id: ProjectId | None = None, limit: int = 1000
     ) -> list[AuditEvent]:
-        """Return what was done since then, the newest first."""
+        """Return the events since then, newest first: of one project, or of the deployment."""
         rows = await self._fetch_all("events", since=since, project_id=project_id, limit=limit)
         return [AuditEvent(*row) for row in rows]

@@ -1,4 +1,4 @@
-"""API keys: issued once, kept as digests, believed for a few seconds at a time."""
+"""API keys: issued, rotated, revoked; stored as digests; looked up through a short-lived cache."""
 
 import hmac
 import time
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from llmring_server.access.key_format import PREFIX, key_digest, key_id, new_api_key
+from llmring_server.access.audit import AuditLog
+from llmring_server.access.key_format import ID_LENGTH, PREFIX, key_digest, key_id, new_api_key
 from llmring_server.core.identity import (
     DEFAULT_SCOPES,
     SCOPES,
     Action,
     Actor,
-    Auditing,
     Caller,
     ProjectId,
     project_name,
@@ -22,41 +22,51 @@ from llmring_server.core.identity import (
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest
 
-# A revoked key is refused everywhere after this many seconds, without asking at each request.
-CACHE_TTL, NEGATIVE_CACHE_TTL = 5.0, 1.0
+# A key that was found valid is accepted for so many seconds without another lookup: a revoked key
+# is rejected everywhere after that time.
+CACHE_TTL = 5.0
+# A key that was found invalid is rejected for so many seconds without another lookup.
+NEGATIVE_CACHE_TTL = 1.0
 CACHE_SIZE = 10_000
 
 
-class _Known:
-    """What was found for keys, by their digests: those used longest ago are forgotten first."""
+class _CachedCaller(NamedTuple):
+    """The result of a lookup: the owner of a key, or None, and until when to trust it."""
+
+    expires: float
+    caller: Caller | None
+
+
+class _CallerCache:
+    """Results of lookups by the digests of the keys; the least recently used are dropped first."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[bytes, tuple[float, Caller | None]] = OrderedDict()
+        self._entries: OrderedDict[bytes, _CachedCaller] = OrderedDict()
 
-    def get(self, digest: bytes) -> tuple[float, Caller | None] | None:
-        """Return until when something is believed, and what it is."""
-        found = self._found.get(digest)
-        if found:
-            self._found.move_to_end(digest)
-        return found
+    def get(self, digest: bytes) -> _CachedCaller | None:
+        entry = self._entries.get(digest)
+        if entry:
+            self._entries.move_to_end(digest)
+        return entry
 
-    def put(self, digest: bytes, until: float, caller: Caller | None) -> None:
-        self._found[digest] = until, caller
-        self._found.move_to_end(digest)
-        if len(self._found) > CACHE_SIZE:
-            self._found.popitem(last=False)
+    def put(self, digest: bytes, entry: _CachedCaller) -> None:
+        self._entries[digest] = entry
+        self._entries.move_to_end(digest)
+        if len(self._entries) > CACHE_SIZE:
+            self._entries.popitem(last=False)
 
     def drop(self, digest: bytes) -> None:
-        self._found.pop(digest, None)
+        self._entries.pop(digest, None)
 
     def clear(self) -> None:
-        self._found.clear()
+        self._entries.clear()
 
 
 class IssuedKey(NamedTuple):
-    """A new key: `secret` is shown now and never again."""
+    """A new key. Its `secret` is not stored and cannot be shown again."""
 
     secret: str
     id: str
@@ -65,7 +75,7 @@ class IssuedKey(NamedTuple):
 
 @dataclass(slots=True)
 class ApiKey:
-    """A key as its owner sees it; it was last used within the hour before `last_used_at`."""
+    """An API key, without its secret. `last_used_at` is exact to the hour."""
 
     id: str
     project: str
@@ -79,19 +89,20 @@ class ApiKey:
 
 
 class KeyOptions(NamedTuple):
-    """What a new key is for."""
+    """Label, scopes and expiry of a new key."""
 
     label: str = ""
     scopes: Iterable[str] = DEFAULT_SCOPES
     expires_at: datetime | None = None
 
-    def checked(self) -> dict[str, Any]:
+    def validated(self) -> dict[str, Any]:
+        """Return the options as parameters of a statement; InvalidRequest if they are invalid."""
         if unknown := set(self.scopes) - set(SCOPES):
             raise InvalidRequest(
-                f"scopes: unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}"
+                f"scopes: unknown: {', '.join(sorted(unknown))}. Known: {', '.join(SCOPES)}."
             )
         if self.expires_at and self.expires_at <= datetime.now(UTC):
-            raise InvalidRequest("expires_at: lies in the past")
+            raise InvalidRequest("expires_at: must be in the future")
         return self._asdict() | {"scopes": sorted(set(self.scopes))}
 
 
@@ -99,36 +110,38 @@ DEFAULT_KEY_OPTIONS = KeyOptions()
 
 
 class ApiKeys(Repository):
-    """The keys of every project."""
+    """The API keys of all projects. Where a `project_id` is optional, None means any project."""
 
-    noun = "access/keys"
+    sql = "access/keys"
+    # A key is deleted with its project.
+    tables = (Table("api_keys", grants=("UPDATE",)),)
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
-        # Apart, so that bad keys, which anyone can make up, push out no good ones.
-        self._good, self._bad = _Known(), _Known()
+        # Separate caches, so that invalid keys, which anyone can make up, evict no valid ones.
+        self._valid = _CallerCache()
+        self._invalid = _CallerCache()
 
     async def issue(
-        self, project: str, wanted: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
+        self, project: str, options: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
     ) -> IssuedKey:
-        """Make a key for `project`, and the project itself if it is new."""
-        project_id = new_id()
-        return await self._make(
-            "issue",
+        """Issue a key for the project with this name, which is created if it does not exist."""
+        return await self._issue(
+            "insert_key_and_project",
             "key.issue",
             actor,
             project=project_name(project),
-            project_id=project_id,
-            **wanted.checked(),
+            project_id=new_id(),
+            **options.validated(),
         )
 
     async def issue_for(
-        self, project_id: ProjectId, wanted: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
+        self, project_id: ProjectId, options: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
     ) -> IssuedKey:
-        """Make another key for a project that is there."""
-        return await self._make(
-            "issue_for", "key.issue", actor, project_id=project_id, **wanted.checked()
+        """Issue a key for an existing project."""
+        return await self._issue(
+            "insert_key", "key.issue", actor, project_id=project_id, **options.validated()
         )
 
     async def rotate(
@@ -140,22 +153,26 @@ class ApiKeys(Repository):
         *,
         actor: Actor,
     ) -> IssuedKey:
-        """Make a key like this one, which stays good for `overlap`.
+        """Issue a key with the options of an existing one, which stays valid for `overlap`.
 
-        NotFound if it is not good, or has a scope that is not among `scopes`.
+        NotFound if that key is not valid, or has a scope that is not among `scopes`.
         """
-        params = {"id": id, "project_id": project_id, "scopes": list(scopes)}
-        issued = await self._make(
-            "rotate", "key.rotate", actor, target=id, overlap=overlap.total_seconds(), **params
+        issued = await self._issue(
+            "rotate",
+            "key.rotate",
+            actor,
+            rotated_id=id,
+            id=id,
+            project_id=project_id,
+            scopes=list(scopes),
+            overlap=overlap.total_seconds(),
         )
-        self._good.clear()
+        self._valid.clear()
         return issued
 
     async def list(self, project_id: ProjectId | None = None) -> list[ApiKey]:
-        """Return the keys of a project, or of all."""
-        return [
-            ApiKey(**row) for row in await self._fetch_all("list", project_id=project_id, id=None)
-        ]
+        rows = await self._fetch_all("list", project_id=project_id, id=None)
+        return [ApiKey(**row) for row in rows]
 
     async def get(self, id: str, project_id: ProjectId | None = None) -> ApiKey:
         return ApiKey(**await self._fetch_one("list", project_id=project_id, id=id))
@@ -163,65 +180,70 @@ class ApiKeys(Repository):
     async def revoke(
         self, id: str, project_id: ProjectId | None = None, *, actor: Actor
     ) -> datetime:
-        """Refuse this key from now on (elsewhere, within seconds); return since when."""
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            row = await here._fetch_one("revoke", id=id, project_id=project_id)
-            await here._audit.record(actor, "key.revoke", id, row["project_id"])
-        self._good.clear()
+        """Revoke a key: this process rejects it at once, others within CACHE_TTL seconds.
+
+        Return when it was revoked, which is earlier if it already had been.
+        """
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            row = await inside._fetch_one("revoke", id=id, project_id=project_id)
+            await inside._audit.record(actor, "key.revoke", id, row["project_id"])
+        self._valid.clear()
         revoked_at: datetime = row["revoked_at"]
         return revoked_at
 
     async def caller(
         self, key: str, before_lookup: Callable[[], None] | None = None
     ) -> Caller | None:
-        """Return whose key this is; None if it was never issued, has expired or is revoked.
+        """Return the owner of a key; None if it was never issued, has expired or is revoked.
 
-        `before_lookup` is called before the database is asked about a key that was not found good
-        here before: it may refuse by raising.
+        `before_lookup` is called before the database is queried for a key that was not recently
+        found valid. It may reject the request by raising.
         """
-        given = key_digest(key)
-        if self._database.borrowed:
-            # What is found in a transaction may never be committed: it is neither kept nor trusted.
-            return (await self._find(key, given))[0]
+        digest = key_digest(key)
+        if self._database.in_caller_transaction:
+            # A key that was issued in this transaction may be rolled back: it must not be cached.
+            return (await self._look_up(key, digest)).caller
         now = time.monotonic()
-        good = self._good.get(given)
-        if good and good[0] > now:
-            return good[1]
-        bad = None if good else self._bad.get(given)
-        if bad and bad[0] > now:
+        valid = self._valid.get(digest)
+        if valid and valid.expires > now:
+            return valid.caller
+        invalid = None if valid else self._invalid.get(digest)
+        if invalid and invalid.expires > now:
             return None
-        if before_lookup and not good and key_id(key):
+        if before_lookup and not valid and key_id(key):
             before_lookup()
-        return await self._learn(key, given)
+        entry = await self._look_up(key, digest)
+        if entry.caller:
+            self._valid.put(digest, entry)
+            self._invalid.drop(digest)
+        else:
+            self._invalid.put(digest, entry)
+            self._valid.drop(digest)
+        return entry.caller
 
-    async def _learn(self, key: str, given: bytes) -> Caller | None:
-        caller, seconds = await self._find(key, given)
-        known, other = (self._good, self._bad) if caller else (self._bad, self._good)
-        known.put(given, time.monotonic() + seconds, caller)
-        other.drop(given)
-        return caller
-
-    async def _find(self, key: str, given: bytes) -> tuple[Caller | None, float]:
-        """Return whose key this is, and for how many seconds that can be believed."""
+    async def _look_up(self, key: str, digest: bytes) -> _CachedCaller:
+        """Query the database for the owner of a key."""
         id = key_id(key)
-        rows = await self._fetch_all("find", id=id, digest=given) if id else []
-        known = rows[0]["digest"] if rows else b""
-        # Compared also where there is nothing to compare with: both take the same time.
-        if not hmac.compare_digest(known, given) or not id:
-            return None, NEGATIVE_CACHE_TTL
-        caller = Caller(rows[0]["project_id"], frozenset(rows[0]["scopes"]), id)
-        return caller, min(CACHE_TTL, rows[0]["seconds_left"] or CACHE_TTL)
+        rows = await self._fetch_all("key_by_id", id=id, digest=digest) if id else []
+        now = time.monotonic()
+        stored_digest = rows[0]["digest"] if rows else b""
+        # The comparison takes the same time if there is no such id.
+        if not hmac.compare_digest(stored_digest, digest) or not id:
+            return _CachedCaller(now + NEGATIVE_CACHE_TTL, None)
+        [row] = rows
+        caller = Caller(row["project_id"], frozenset(row["scopes"]), id)
+        return _CachedCaller(now + min(CACHE_TTL, row["seconds_left"] or CACHE_TTL), caller)
 
-    async def _make(
-        self, statement: str, action: Action, actor: Actor, target: str = "", **params: Any
+    async def _issue(
+        self, statement: str, action: Action, actor: Actor, rotated_id: str = "", **params: Any
     ) -> IssuedKey:
+        """Store a new key with one of three statements, and record it in the audit log."""
         secret = new_api_key()
-        new_id = secret[len(PREFIX) :][:8]
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            row = await here._fetch_one(
-                statement, new_id=new_id, digest=key_digest(secret), **params
-            )
-            await here._audit.record(actor, action, f"{target} {new_id}".strip(), row["project_id"])
-        return IssuedKey(secret, new_id, row["project_id"])
+        id = secret.removeprefix(PREFIX)[:ID_LENGTH]
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            row = await inside._fetch_one(statement, new_id=id, digest=key_digest(secret), **params)
+            target = f"{rotated_id} {id}".strip()
+            await inside._audit.record(actor, action, target, row["project_id"])
+        return IssuedKey(secret, id, row["project_id"])

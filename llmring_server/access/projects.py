@@ -1,53 +1,36 @@
-"""Projects: what owns data, and how all of it goes."""
+"""Projects: the owners of data. They are created, listed, renamed and erased."""
 
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from llmring_server.core.identity import Actor, Auditing, ProjectId, project_name
+from llmring_server.access.audit import AuditLog
+from llmring_server.core.identity import Actor, ProjectId, project_name
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict, InvalidRequest, NotFound
 
 MAX_RETENTION_DAYS = 36_500
-# The statements that erase a project, in their order, and what each deletes, as people are told.
-ERASE = {
-    "erase_logs": "calls",
-    "erase_adjustments": "cost adjustments",
-    "erase_keys_of_calls": "idempotency keys",
-    "erase_recent": "recent totals",
-    "erase_rollups": "totals",
-    "erase_messages": "messages",
-    "erase_conversations": "conversations",
-    "erase_executions": "MCP executions",
-    "erase_capabilities": "MCP capabilities",
-    "erase_servers": "MCP servers",
-    "erase_template_versions": "template versions",
-    "erase_templates": "templates",
-    "erase_aliases": "aliases",
-    "erase_receipt_calls": "receipt calls",
-    "erase_receipt_days": "receipt days",
-    "erase_receipts": "receipts",
-}
-# So few at a time that no one waits for the locks.
+# Rows are deleted in batches so small that nobody waits for their locks.
 BATCH_SIZE = 5000
+# A cached key is accepted for five seconds after it was deleted, and a call that was accepted with
+# it may be retried for five more.
+ERASE_GRACE_SECONDS = 11.0
+LOCK_POLL_SECONDS = 0.2
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-# A key is believed for five seconds after it is gone, and a call that it let in may be tried again
-# for five more.
-ERASE_GRACE_SECONDS, PAUSE = 11.0, 0.2
 
 
 @dataclass(slots=True)
 class Project:
-    """A project, how many of its keys are good, and for how long it keeps messages."""
+    """A project, the number of its valid keys, and how many days it keeps messages."""
 
     project_id: ProjectId
     name: str
@@ -57,59 +40,63 @@ class Project:
 
 
 class ErasedRows(NamedTuple):
-    """How many rows of a kind are gone."""
+    """The kind and number of rows in a batch that was deleted."""
 
-    what: str
+    kind: str
     rows: int
 
 
 class Projects(Repository):
     """The projects of a deployment."""
 
-    noun = "access/projects"
+    sql = "access/projects"
+    tables = (Table("projects", grants=("UPDATE",)),)
 
-    def __init__(self, database: Database, audit: Auditing) -> None:
+    def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
+        # The services of all domains, whose tables `erase` empties: set by the ring.
+        self.services: Sequence[Repository] = ()
 
     async def create(self, name: str, *, actor: Actor) -> ProjectId:
-        """Make a project; Conflict if there is one of that name."""
-        async with self._database.transaction() as inside:
-            project_id = ProjectId(new_id())
-            here = self.with_database(inside)
-            if not await here._fetch_all(
-                "create", project_id=project_id, project=project_name(name)
-            ):
+        """Create a project; Conflict if the name is taken."""
+        project_id = ProjectId(new_id())
+        name = project_name(name)
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            if not await inside._fetch_all("create", project_id=project_id, project=name):
                 raise Conflict("A project with this name already exists.")
-            await here._audit.record(actor, "project.create", str(project_id), project_id)
+            await inside._audit.record(actor, "project.create", str(project_id), project_id)
         return project_id
 
     async def list(self) -> list[Project]:
         return [Project(**row) for row in await self._fetch_all("list")]
 
     async def find(self, name: str) -> ProjectId:
-        """Return the project that is named, by its project's name or by itself (mode `open`)."""
+        """Return the id of the project with this name; a UUID is returned as it is."""
         if _UUID.fullmatch(name):
             return ProjectId(UUID(name))
-        rows = await self._fetch_all("find", project=name)
+        rows = await self._fetch_all("project_by_name", project=name)
         if not rows:
             raise NotFound("No project has this name.")
         return ProjectId(rows[0]["project_id"])
 
     async def rename(self, project_id: ProjectId, name: str, *, actor: Actor) -> None:
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            await here._fetch_one("rename", project_id=project_id, project=project_name(name))
-            await here._audit.record(actor, "project.rename", str(project_id), project_id)
+        """Rename a project; Conflict if the name is taken."""
+        name = project_name(name)
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._fetch_one("rename", project_id=project_id, project=name)
+            await inside._audit.record(actor, "project.rename", str(project_id), project_id)
 
     async def retain(self, project_id: ProjectId, days: int | None, *, actor: Actor) -> None:
-        """Keep messages for so many days, or for ever; `maintain` deletes what is older."""
+        """Set the retention: `maintain` deletes messages and tool executions older than `days`."""
         if days is not None and not 1 <= days <= MAX_RETENTION_DAYS:
-            raise InvalidRequest(f"days: give 1 to {MAX_RETENTION_DAYS:,}")
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            await here._fetch_one("retain", project_id=project_id, days=days)
-            await here._audit.record(actor, "project.retain", str(project_id), project_id)
+            raise InvalidRequest(f"days: must be between 1 and {MAX_RETENTION_DAYS:,}")
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._fetch_one("set_retention", project_id=project_id, days=days)
+            await inside._audit.record(actor, "project.retain", str(project_id), project_id)
 
     async def erase(
         self,
@@ -118,38 +105,46 @@ class Projects(Repository):
         actor: Actor,
         progress: Callable[[ErasedRows], None] | None = None,
     ) -> dict[str, int]:
-        """Delete everything of a project; return how many rows of each kind are gone.
+        """Delete all data of a project; return the number of deleted rows by kind.
 
-        Its keys go first, so that nobody adds to it; only the audit log keeps its id. Rows are
-        deleted in batches, each committed by itself, and `progress` is called after each batch. An
-        erasure that was interrupted can be started again.
+        Its keys are deleted first, so that nobody adds data. Only its events in the audit log stay.
+        Rows are deleted in batches that commit on their own, and `progress` is called after each.
+        An erasure that was interrupted can be started again.
         """
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            await here._fetch_all("shut", project_id=project_id)
-            await here._audit.record(actor, "project.erase", str(project_id), project_id)
-        gone: Counter[str] = Counter()
-        await self._sweep(project_id, gone, progress)
+        erased: Counter[str] = Counter()
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._fetch_all("delete_project", project_id=project_id)
+            await inside._audit.record(actor, "project.erase", str(project_id), project_id)
+        await self._erase_rows(project_id, erased, progress)
         await asyncio.sleep(ERASE_GRACE_SECONDS)
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            # Receipts are made for longer than that; the next one finds nothing to certify.
-            while not (await here._fetch_one("alone", project_id=project_id))["alone"]:  # noqa: ASYNC110, not ours
-                await asyncio.sleep(PAUSE)
-            await here._sweep(project_id, gone, progress)
-        return dict(gone)
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            # Making a receipt may take longer than that. The next one finds no calls to certify.
+            while not await inside._try_receipt_lock(project_id):  # noqa: ASYNC110, the lock is PostgreSQL's
+                await asyncio.sleep(LOCK_POLL_SECONDS)
+            await inside._erase_rows(project_id, erased, progress)
+        return dict(erased)
 
-    async def _sweep(
+    async def _try_receipt_lock(self, project_id: ProjectId) -> bool:
+        locked: bool = (await self._fetch_one("try_receipt_lock", project_id=project_id))["locked"]
+        return locked
+
+    async def _erase_rows(
         self,
         project_id: ProjectId,
-        gone: Counter[str],
+        erased: Counter[str],
         progress: Callable[[ErasedRows], None] | None,
     ) -> None:
-        """Delete all rows of a project, batch by batch, and count them in `gone`."""
-        for statement, what in ERASE.items():
-            while rows := (
-                await self._fetch_one(statement, project_id=project_id, limit=BATCH_SIZE)
-            )["gone"]:
-                gone[what] += rows
-                if progress:
-                    progress(ErasedRows(what, rows))
+        """Delete all rows of a project in batches, and count them in `erased`."""
+        for service in self.services:
+            inside = service.with_database(self._database)
+            for table in service.tables:
+                if table.erase is None:
+                    continue
+                while rows := await inside.delete_batch(
+                    table.erase, project_id=project_id, limit=BATCH_SIZE
+                ):
+                    erased[table.rows] += rows
+                    if progress:
+                        progress(ErasedRows(table.rows, rows))

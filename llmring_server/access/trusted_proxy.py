@@ -1,7 +1,7 @@
-"""Identity that a proxy in front of us vouches for, request by request, with an HMAC.
+"""Trusted proxy: identity headers that a proxy in front signs for each request, with an HMAC.
 
 `X-Proxy-Signature: v1,t=<unix time>,n=<32 hex digits>,s=<64 hex digits>`, where s is the
-HMAC-SHA-256 of the lines v1, method, raw path, query, user, project, SHA-256 of the body, t, n.
+HMAC-SHA-256 of these lines: v1, method, raw path, query, user, project, SHA-256 of the body, t, n.
 """
 
 import hmac
@@ -13,81 +13,84 @@ from uuid import UUID
 
 from llmring_server.core.identity import MODE_SCOPES, Caller, ProjectId
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import BadRequest, Unauthenticated
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # Nonces are part of Ring, which needs no web framework
     from llmring_server.web.request import Request
 
+USER_HEADER = b"x-user-id"
+PROJECT_HEADER = b"x-project-id"
+SIGNATURE_HEADER = b"x-proxy-signature"
 
-USER, PROJECT, SIGNATURE = b"x-user-id", b"x-project-id", b"x-proxy-signature"
+# How far the clocks of the proxy and this server may be apart.
+MAX_CLOCK_SKEW_SECONDS = 60
 
-
-WINDOW = 60
-
-
-SAFE = {"GET", "HEAD"}
-
+# Methods that change nothing, so that a replay is harmless and needs no nonce.
+SAFE_METHODS = {"GET", "HEAD"}
 
 _SIGNATURE = re.compile(rb"v1,t=(\d{1,12}),n=([0-9a-f]{32}),s=([0-9a-f]{64})")
-
-
 _UUID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-async def caller(request: "Request") -> Caller:
-    """Return whom the proxy names, if it is the proxy who says so, now, about this request."""
-    user, project = _id(request, USER), _id(request, PROJECT)
-    proof = _SIGNATURE.fullmatch(request.headers.get(SIGNATURE, b""))
-    if not proof:
-        raise Unauthenticated("X-Proxy-Signature: this is no proof of a proxy.")
-    moment, nonce, signature = proof.groups()
-    told = await _told(request, user, project, moment, nonce)
+async def identify(request: "Request") -> Caller:
+    """Return the caller that the proxy names, if its signature is valid, recent and unused."""
+    user, project = _id(request, USER_HEADER), _id(request, PROJECT_HEADER)
+    match = _SIGNATURE.fullmatch(request.headers.get(SIGNATURE_HEADER, b""))
+    if not match:
+        raise Unauthenticated("X-Proxy-Signature is malformed.")
+    timestamp, nonce, signature = match.groups()
+    message = await _signed_message(request, user, project, timestamp, nonce)
     secrets = request.ring.settings.proxy_secrets
-    # Each is tried, so that the time taken does not tell which.
-    good = [
-        hmac.compare_digest(_sign(each.get_secret_value(), told), signature) for each in secrets
+    # All secrets are tried, so that the time taken does not reveal which one matches.
+    matches = [
+        hmac.compare_digest(_sign(secret.get_secret_value(), message), signature)
+        for secret in secrets
     ]
-    if not any(good):
-        raise Unauthenticated("X-Proxy-Signature: it does not sign this request.")
-    if abs(time.time() - int(moment)) > WINDOW:
-        raise Unauthenticated("X-Proxy-Signature: made over a minute ago; check both clocks.")
-    if request.scope["method"] not in SAFE and not await request.ring.nonces.claim(nonce):
-        raise Unauthenticated("X-Proxy-Signature: used before.")
+    if not any(matches):
+        raise Unauthenticated("X-Proxy-Signature does not match this request.")
+    if abs(time.time() - int(timestamp)) > MAX_CLOCK_SKEW_SECONDS:
+        raise Unauthenticated(
+            f"X-Proxy-Signature differs from this server's clock by more than"
+            f" {MAX_CLOCK_SKEW_SECONDS} seconds; check both clocks."
+        )
+    if request.scope["method"] not in SAFE_METHODS and not await request.ring.nonces.claim(nonce):
+        raise Unauthenticated("X-Proxy-Signature has been used before.")
     return Caller(
         ProjectId(UUID(project.decode())), MODE_SCOPES["proxy"], f"user {UUID(user.decode())}"
     )
 
 
 def _id(request: "Request", name: bytes) -> bytes:
-    given = request.headers.get(name, b"")
-    if not given:
+    value = request.headers.get(name, b"")
+    if not value:
         raise Unauthenticated("Send X-User-ID, X-Project-ID and X-Proxy-Signature.")
-    if not _UUID.fullmatch(given):
+    if not _UUID.fullmatch(value):
         raise BadRequest(f"{name.decode().title()}: must be a UUID.")
-    return given
+    return value
 
 
-async def _told(
-    request: "Request", user: bytes, project: bytes, moment: bytes, nonce: bytes
+async def _signed_message(
+    request: "Request", user: bytes, project: bytes, timestamp: bytes, nonce: bytes
 ) -> bytes:
     scope = request.scope
-    path = scope.get("raw_path") or scope["path"].encode()
-    body = sha256(await request.body()).hexdigest().encode()
     method = scope["method"].encode()
-    return b"\n".join(
-        (b"v1", method, path, scope["query_string"], user, project, body, moment, nonce)
-    )
+    path = scope.get("raw_path") or scope["path"].encode()
+    query = scope["query_string"]
+    body_hash = sha256(await request.body()).hexdigest().encode()
+    return b"\n".join((b"v1", method, path, query, user, project, body_hash, timestamp, nonce))
 
 
-def _sign(secret: str, told: bytes) -> bytes:
-    return hmac.digest(secret.encode(), told, "sha256").hex().encode()
+def _sign(secret: str, message: bytes) -> bytes:
+    return hmac.digest(secret.encode(), message, "sha256").hex().encode()
 
 
 class Nonces(Repository):
-    """The nonces of the last minutes."""
+    """The nonces that were used lately: each is good for one request that changes something."""
 
-    noun = "access/nonces"
+    sql = "access/nonces"
+    tables = (Table("proxy_nonces", grants=("UPDATE", "DELETE")),)
 
     async def claim(self, nonce: bytes) -> bool:
-        """Return True the first time."""
+        """Return True the first time that a nonce is used."""
         return bool(await self._fetch_all("claim", nonce=nonce))

@@ -61,7 +61,7 @@ async def list_aliases(request: Request, query: AliasPage) -> Annotated[list[Ali
     """List what aliases mean, in the order of their names, a page at a time; fewer where large."""
     found = await request.ring.aliases.list(request.project_id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 

@@ -12,8 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams
-from llmring_server.core.strict_json import JsonObject, dump_json
+from llmring_server.core.strict_json import SmallJsonObject, dump_json
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 
 DEFAULT, MAX_BINDINGS = "default", 1_000
 
@@ -49,7 +50,7 @@ class BindAlias(BaseModel, strict=True):
     alias: Free
     model: Model
     profile: Profile = DEFAULT
-    metadata: JsonObject | None = None
+    metadata: SmallJsonObject | None = None
 
 
 class BindAliases(RootModel[Annotated[list[BindAlias], Field(max_length=MAX_BINDINGS)]]):
@@ -98,7 +99,8 @@ class AliasBinding:
 class Aliases(Repository):
     """The alias bindings of every project."""
 
-    noun = "aliases/aliases"
+    sql = "aliases/aliases"
+    tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
     async def bind(self, project_id: ProjectId, bind: BindAlias) -> AliasBinding:
         """Let an alias mean a model, whatever it meant before."""

@@ -1,4 +1,4 @@
-"""The command line: every command is a client of Ring."""
+"""The command line: every command is a client of `Ring`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from llmring_server.errors import RingError
 
 class Group(click.RichGroup):
     def invoke(self, ctx: click.Context) -> Any:
-        """Say what went wrong in a sentence, not in a traceback."""
+        """Report an expected error as one sentence instead of a traceback."""
         try:
             return super().invoke(ctx)
         except RingError as exc:
@@ -28,7 +28,18 @@ class Group(click.RichGroup):
 @click.group(cls=Group)
 @click.version_option(package_name="llmring-server")
 def main() -> None:
-    """Record every LLM call exactly once, with an exact cost."""
+    """Record every LLM call exactly once, with an exact cost.
+
+    The option --env selects the database that a command works on:
+
+    \b
+    dev   LLMRING_DATABASE_URL if set, else the embedded PostgreSQL (default)
+    test  a temporary database on the server that TEST_DB_HOST, TEST_DB_PORT,
+          TEST_DB_USER and TEST_DB_PASSWORD name, else on the embedded one
+    prod  LLMRING_DATABASE_URL; an error if it is not set
+
+    The embedded PostgreSQL stores its data in --data-dir (LLMRING_DATA_DIR).
+    """
 
 
 main.add_command(serve)

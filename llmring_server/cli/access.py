@@ -1,4 +1,4 @@
-"""`llmring-server keys`: who may call."""
+"""`llmring-server keys`, `projects` and `audit`: access to the server."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ class Duration(click.ParamType[timedelta]):
         if isinstance(value, timedelta):
             return value
         if not re.fullmatch(r"\d{1,5}[dhm]", value):
-            self.fail("write a number of days, hours or minutes: 90d, 24h, 30m", *at)
+            self.fail("expected a number of days, hours or minutes, such as 90d, 24h or 30m", *at)
         return timedelta(**{UNITS[value[-1]]: int(value[:-1])})
 
 
@@ -36,10 +36,12 @@ def keys() -> None:
     """Issue, list, rotate and revoke API keys."""
 
 
-@keys.command()
+@keys.command("issue")
 @environment.options
-@click.option("--project", default="default", show_default=True, help="Made if there is none.")
-@click.option("--label", default="", help="What the key is for.")
+@click.option(
+    "--project", default="default", show_default=True, help="Created if it does not exist."
+)
+@click.option("--label", default="", help="Purpose of the key.")
 @click.option(
     "--scope",
     "scopes",
@@ -47,11 +49,13 @@ def keys() -> None:
     type=click.Choice(SCOPES),
     default=DEFAULT_SCOPES,
     show_default=True,
-    help="What it may do; once for each.",
+    help="Scope of the key; repeat for more.",
 )
-@click.option("--expires", type=Duration(), help="How long it is good: 90d, 24h.")
+@click.option(
+    "--expires", type=Duration(), help="Lifetime of the key, e.g. 90d or 24h; default: no expiry."
+)
 def issue_key(env: str, data_dir: Path, project: str, **given: Any) -> None:
-    """Issue a key for a project. It is shown now and never again."""
+    """Issue a key for a project. The key is shown only once."""
     expires_at = datetime.now(UTC) + given["expires"] if given["expires"] else None
     wanted = KeyOptions(given["label"], given["scopes"], expires_at)
     actor = environment.operator()
@@ -64,17 +68,20 @@ def issue_key(env: str, data_dir: Path, project: str, **given: Any) -> None:
 
 def _show_once(issued: IssuedKey) -> None:
     click.echo(issued.secret)
-    click.echo(f"Key {issued.id} of project {issued.project_id}. Keep it safe.", err=True)
+    click.echo(
+        f"Key {issued.id} of project {issued.project_id}. Store it now; it is not shown again.",
+        err=True,
+    )
 
 
 @keys.command("list")
 @environment.options
-@click.option("--project", help="Of this project only.")
+@click.option("--project", help="Only keys of this project.")
 def list_keys(env: str, data_dir: Path, project: str | None) -> None:
     """List keys, without their secrets."""
     found = environment.with_ring(env, data_dir, lambda ring: ring.keys.list())
     table = wrapping_table(
-        "key", "project", "label", "scopes", "created", "last used", "good until"
+        "key", "project", "label", "scopes", "created", "last used", "valid until"
     )
     for key in found:
         if project in {None, key.project}:
@@ -97,11 +104,11 @@ def _day(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
-@keys.command()
+@keys.command("show")
 @environment.options
 @click.argument("id")
 def show_key(env: str, data_dir: Path, id: str) -> None:
-    """Show all about a key but its secret."""
+    """Show the details of a key, without its secret."""
     key = environment.with_ring(env, data_dir, lambda ring: ring.keys.get(id))
     table = Table(show_header=False)
     for name in ApiKey.__slots__:
@@ -109,7 +116,7 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
     CONSOLE.print(table)
 
 
-@keys.command()
+@keys.command("rotate")
 @environment.options
 @click.argument("id")
 @click.option(
@@ -117,10 +124,10 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
     type=Duration(),
     default="24h",
     show_default=True,
-    help="How long the old key stays good.",
+    help="How long the old key remains valid, e.g. 24h.",
 )
 def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
-    """Issue a key like this one, which stays good for a while."""
+    """Issue a new key with the same project, label and scopes; the old one expires."""
     actor = environment.operator()
     _show_once(
         environment.with_ring(
@@ -129,28 +136,31 @@ def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     )
 
 
-@keys.command()
+@keys.command("revoke")
 @environment.options
 @click.argument("id")
 def revoke_key(env: str, data_dir: Path, id: str) -> None:
-    """Refuse the key with this id (8 characters, after llmr_k1_), everywhere within 5 seconds."""
+    """Revoke the key with this ID (the 8 characters after llmr_k1_).
+
+    Every process rejects it within 5 seconds.
+    """
     actor = environment.operator()
     revoked_at = environment.with_ring(
         env, data_dir, lambda ring: ring.keys.revoke(id, actor=actor)
     )
-    click.echo(f"Key {id} is revoked since {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")
+    click.echo(f"Key {id} was revoked at {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")
 
 
 @click.group()
 def projects() -> None:
-    """Create, list, rename and erase projects."""
+    """Create, list, rename and erase projects, and set their retention."""
 
 
-@projects.command()
+@projects.command("create")
 @environment.options
 @click.argument("name")
 def create_project(env: str, data_dir: Path, name: str) -> None:
-    """Make a project; its keys: keys issue --project NAME."""
+    """Create a project and print its id. `keys issue --project NAME` issues keys for it."""
     actor = environment.operator()
     click.echo(
         environment.with_ring(env, data_dir, lambda ring: ring.projects.create(name, actor=actor))
@@ -160,8 +170,8 @@ def create_project(env: str, data_dir: Path, name: str) -> None:
 @projects.command("list")
 @environment.options
 def list_projects(env: str, data_dir: Path) -> None:
-    """List projects, and how many of their keys are good."""
-    table = Table("project", "project_id", "created", "keys", "keeps messages")
+    """List projects with their number of valid keys."""
+    table = Table("project", "id", "created", "keys", "retention")
     for each in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
         kept = f"{each.retain_days}d" if each.retain_days else "forever"
         created = f"{each.created_at:%Y-%m-%d}"
@@ -169,12 +179,12 @@ def list_projects(env: str, data_dir: Path) -> None:
     CONSOLE.print(table)
 
 
-@projects.command()
+@projects.command("rename")
 @environment.options
 @click.argument("project")
 @click.argument("name")
 def rename_project(env: str, data_dir: Path, project: str, name: str) -> None:
-    """Give PROJECT (its name or project) the NAME."""
+    """Rename PROJECT (a name or an id) to NAME."""
     actor = environment.operator()
 
     async def work(ring: Ring) -> None:
@@ -190,18 +200,18 @@ class RetentionDays(click.ParamType[int | None]):
 
     def convert(self, value: str, *at: Any) -> int | None:
         if not re.fullmatch(r"[1-9]\d{0,4}d|forever", value):
-            self.fail("write a number of days, such as 30d, or forever", *at)
+            self.fail("expected a number of days, such as 30d, or forever", *at)
         return None if value == "forever" else int(value.removesuffix("d"))
 
 
-@projects.command()
+@projects.command("retain")
 @environment.options
 @click.argument("project")
 @click.argument("days", type=RetentionDays())
 def retain_messages(env: str, data_dir: Path, project: str, days: int | None) -> None:
-    """Keep PROJECT's messages and executions of tools for so many DAYS (30d), or forever.
+    """Set how long PROJECT keeps messages and tool executions: DAYS such as 30d, or forever.
 
-    `db maintain` deletes what is older, with the conversations in which nothing has happened since.
+    `db maintain` deletes older ones, and conversations without activity since then.
     """
     actor = environment.operator()
 
@@ -211,16 +221,17 @@ def retain_messages(env: str, data_dir: Path, project: str, days: int | None) ->
     environment.with_ring(env, data_dir, work)
 
 
-@projects.command()
+@projects.command("erase")
 @environment.options
 @click.argument("project")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def erase_project(env: str, data_dir: Path, project: str, *, yes: bool) -> None:
-    """Delete PROJECT (its name or project), its keys and all of its data, for ever."""
+    """Permanently delete PROJECT (a name or an id), its keys and all its data."""
     if not yes:
-        click.confirm(f"Delete everything of {project}, for ever?", abort=True)
+        click.confirm(f"Permanently delete the project {project} and all its data?", abort=True)
     click.echo(
-        f"Erasing; latecomers are waited for: {ERASE_GRACE_SECONDS:.0f} s or more.", err=True
+        f"Erasing takes at least {ERASE_GRACE_SECONDS:.0f} s: processes may cache the keys.",
+        err=True,
     )
     gone = environment.with_ring(env, data_dir, lambda ring: _erase(ring, project))
     for what, rows in gone.items():
@@ -234,11 +245,17 @@ async def _erase(ring: Ring, project: str) -> dict[str, int]:
 
 @click.command()
 @environment.options
-@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 400))
+@click.option(
+    "--days",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1, 400),
+    help="Number of past days to show.",
+)
 def audit(env: str, data_dir: Path, days: int) -> None:
-    """Show who did what that only few may do."""
+    """Show the audit log of privileged actions."""
     since = datetime.now(UTC) - timedelta(days=days)
-    table = wrapping_table("at", "actor", "action", "target", "project_id", "from", "request")
+    table = wrapping_table("at", "actor", "action", "target", "project id", "remote", "request")
     for each in environment.with_ring(env, data_dir, lambda ring: ring.audit.events(since)):
         at = f"{each.at:%Y-%m-%d %H:%M:%S}"
         row = (

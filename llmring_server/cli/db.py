@@ -24,7 +24,10 @@ def db() -> None:
 @db.command()
 @environment.options
 def create(env: str, data_dir: Path) -> None:
-    """Create the database and its tables; with --env test, a throw-away one that stays."""
+    """Create the database and its tables.
+
+    With --env test, create a temporary database and keep it; `db drop-test` drops it.
+    """
     if env == "test":
         with environment.server_for_tests(data_dir) as server:
             click.echo(admin.display_location(asyncio.run(_create_throwaway(server))))
@@ -38,7 +41,7 @@ def create(env: str, data_dir: Path) -> None:
 @db.command()
 @environment.options
 def migrate(env: str, data_dir: Path) -> None:
-    """Bring the tables up to date. Running it twice, or twice at once, is harmless."""
+    """Apply pending migrations. Repeated and concurrent runs are safe."""
     with environment.open_environment(env, data_dir) as chosen:
         _report(asyncio.run(_migrate(chosen.settings)))
 
@@ -46,7 +49,7 @@ def migrate(env: str, data_dir: Path) -> None:
 @db.command()
 @environment.options
 def status(env: str, data_dir: Path) -> None:
-    """List the migrations with the times when they were applied."""
+    """List the migrations and when each was applied."""
     with environment.open_environment(env, data_dir) as chosen:
         steps = asyncio.run(_steps(chosen.settings))
         table = Table(
@@ -65,43 +68,44 @@ class RetentionDays(click.ParamType[timedelta]):
 
     def convert(self, value: str, _: object, __: object) -> timedelta:
         if not re.fullmatch(r"[1-9]\d{0,4}d", value):
-            self.fail("write a number of days, such as 400d")
+            self.fail("expected a number of days, such as 400d")
         return timedelta(days=int(value.removesuffix("d")))
 
 
 @db.command()
 @environment.options
 @click.option(
-    "--retain", type=RetentionDays(), help="Forget calls of months that ended so long ago: 400d."
+    "--retain",
+    type=RetentionDays(),
+    help="Drop monthly partitions of calls that ended this long ago, e.g. 400d.",
 )
 def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
-    """Make the tables of months to come; with --retain, drop those of months gone by. Run it daily.
+    """Create future partitions; with --retain, drop old ones. Run daily.
 
-    What dropped calls add up to stays in the statistics, by UTC day. Messages and executions of
-    tools are deleted when they are older than their project keeps them: `projects retain`. So is
-    what MCP servers offer no longer, or else after 400 days, unless it has a history.
+    Daily totals of dropped calls remain in the statistics. Messages and tool executions older
+    than the retention of their project (`projects retain`) are deleted, and so are MCP
+    capabilities that have been inactive for that long, or else for 400 days, unless they have a
+    history.
     """
     with environment.open_environment(env, data_dir) as chosen:
-        done = asyncio.run(_maintain(chosen.settings, retain))
-    for what, months in (("Made", done.made), ("Dropped", done.dropped)):
-        click.echo(f"{what}: {', '.join(months) or 'nothing'}")
-    click.echo(
-        f"Forgotten: {done.forgotten:,} messages, {done.executions:,} executions,"
-        f" {done.capabilities:,} tools, resources and prompts"
-    )
+        report = asyncio.run(_maintain(chosen.settings, retain))
+    click.echo(f"Created: {', '.join(report.created) or 'nothing'}")
+    click.echo(f"Dropped: {', '.join(report.dropped) or 'nothing'}")
+    deleted = [f"{rows:,} {kind}" for kind, rows in report.deleted.items()]
+    click.echo(f"Deleted: {', '.join(deleted)}")
 
 
 @db.command()
 @environment.data_dir
 def drop_test(data_dir: Path) -> None:
-    """Drop the throw-away databases that `db create --env test` left on the test server."""
+    """Drop the temporary databases that `db create --env test` created."""
     with environment.server_for_tests(data_dir) as server:
         dropped = asyncio.run(_drop_throwaways(server))
     click.echo(f"Dropped: {', '.join(dropped)}" if dropped else "There are no test databases.")
 
 
 def _report(applied: list[str]) -> None:
-    click.echo(f"Applied: {', '.join(applied)}" if applied else "Up to date: nothing to apply.")
+    click.echo(f"Applied: {', '.join(applied)}" if applied else "The database is up to date.")
 
 
 async def _migrate(settings: Settings) -> list[str]:

@@ -1,4 +1,4 @@
-"""Environments: which database a command works on, and with which settings."""
+"""Environments and shared options: the database, settings and project of a command."""
 
 import asyncio
 import os
@@ -12,7 +12,6 @@ from urllib.parse import quote
 import rich_click as click
 from pydantic import ValidationError
 
-from llmring_server.cli import environment
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
@@ -26,12 +25,12 @@ Result = TypeVar("Result")
 NAMES = ("dev", "test", "prod")
 
 
-# How it is on one's own machine.
-AT_HOME = {"auth": "open", "conversation_content": "full"}
+# Settings that suit a server on one's own machine.
+LOCAL_DEFAULTS = {"auth": "open", "conversation_content": "full"}
 
 
 class Environment(NamedTuple):
-    """The settings of an environment, and for people where its data lives."""
+    """The settings of an environment, and where its data is stored, in words."""
 
     name: str
     settings: Settings
@@ -43,26 +42,25 @@ data_dir = click.option(
     envvar="LLMRING_DATA_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
-    show_default="a folder of this user's",
-    help="Where the PostgreSQL of our own keeps its data, if no other is named.",
+    show_default="~/.local/share/llmring-server",
+    help="Data directory of the embedded PostgreSQL.",
 )
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the caller choose the environment of a command."""
+    """Add --env and --data-dir to a command."""
     env = click.option(
         "--env",
         type=click.Choice(NAMES),
         default="dev",
         show_default=True,
-        help="dev: llmring_dev, or what LLMRING_DATABASE_URL names; test: a throw-away database;"
-        " prod: only what LLMRING_DATABASE_URL names.",
+        help="Environment; see llmring-server --help.",
     )
     return env(data_dir(command))
 
 
 def read(environ: Mapping[str, str], **defaults: str) -> Settings:
-    """Read settings from `environ`; what is wrong there is the caller's mistake."""
+    """Read settings from `environ`; report an invalid one as a usage error."""
     defaults = {PREFIX + name.upper(): value for name, value in defaults.items()}
     try:
         return Settings.from_env({**defaults, **environ})
@@ -76,7 +74,7 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
 def open_environment(
     env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Environment]:
-    """Yield the environment of this name, its database there for as long as it is used."""
+    """Yield the environment of this name; its database exists for as long as it is used."""
     with {"dev": _dev, "test": _test, "prod": _prod}[env](data_dir, environ) as environment:
         yield environment
 
@@ -87,10 +85,10 @@ def operator() -> Actor:
 
 
 def with_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
-    """Do `work` on the environment's ring, migrated unless it is production's."""
+    """Run `work` on the environment's ring; migrate the database first, except in production."""
 
     async def working() -> Result:
-        # In production, migrating is a step of its own.
+        # In production, migrating is a separate step (`db migrate`).
         update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
         async with Ring.open(environment.settings.model_copy(update=update)) as ring:
             return await work(ring)
@@ -111,7 +109,7 @@ def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 
 @contextmanager
 def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
-    settings = read(environ, **AT_HOME)
+    settings = read(environ, **LOCAL_DEFAULTS)
     if settings.database_url:
         yield Environment("dev", settings, admin.display_location(settings.database_url))
         return
@@ -119,7 +117,7 @@ def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
         url = server.url("llmring_dev")
         asyncio.run(admin.create_database(url))
         settings = settings.model_copy(update={"database_url": url})
-        yield Environment("dev", settings, f"{data_dir} (PostgreSQL of our own)")
+        yield Environment("dev", settings, f"{data_dir} (embedded PostgreSQL)")
 
 
 @contextmanager
@@ -127,7 +125,7 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     with server_for_tests(data_dir, environ) as server:
         url = admin.throwaway_url(server)
         asyncio.run(admin.create_database(url, throwaway=True))
-        settings = read(environ, **AT_HOME).model_copy(update={"database_url": url})
+        settings = read(environ, **LOCAL_DEFAULTS).model_copy(update={"database_url": url})
         try:
             yield Environment("test", settings, admin.display_location(url))
         finally:
@@ -136,7 +134,7 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 
 @contextmanager
 def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Yield the URL of the server for tests: what TEST_DB_* names, or one of our own."""
+    """Yield the URL of the server for tests: the one in TEST_DB_*, else an embedded one."""
     given = {
         part: quote(environ.get(f"TEST_DB_{part}") or default, safe="")
         for part, default in (("USER", "postgres"), ("PASSWORD", ""), ("HOST", "localhost"))
@@ -147,7 +145,7 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
         return
     port = environ.get("TEST_DB_PORT") or "5432"
     if not port.isdecimal():
-        raise click.UsageError("TEST_DB_PORT: write a number")
+        raise click.UsageError("TEST_DB_PORT must be a number")
     yield f"postgresql://{given['USER']}:{given['PASSWORD']}@{given['HOST']}:{port}/postgres"
 
 
@@ -159,31 +157,31 @@ def embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def project_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the caller choose the project, beside the database."""
+    """Add --project to the options of a command, beside --env and --data-dir."""
     project = click.option(
         "--project",
         default="default",
         show_default=True,
-        help="Its name, its project, or (mode open) the key that names it.",
+        help="Name or id of the project; in mode open, also an API key.",
     )
-    return environment.options(project(command))
+    return options(project(command))
 
 
 def with_project(
     env: str, data_dir: Path, project: str, work: Callable[[Ring, ProjectId], Awaitable[Result]]
 ) -> Result:
-    """Do `work` for a project that is named."""
+    """Run `work` for the project with this name or id."""
 
     async def working(ring: Ring) -> Result:
         return await work(ring, await _project_id(ring, project))
 
-    return environment.with_ring(env, data_dir, working)
+    return with_ring(env, data_dir, working)
 
 
 async def all_pages(
     pages: Callable[[Any], Awaitable[list[Any]]], project_id: ProjectId, page: Any
 ) -> list[Any]:
-    """Return all of a list, from `page` on."""
+    """Return all items of a list, from `page` on."""
     found: list[Any] = []
     while some := await pages(page):
         found += some

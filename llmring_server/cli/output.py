@@ -1,4 +1,4 @@
-"""What is shown on a screen of any width, whoever wrote it."""
+"""Console output: safe for any terminal, and readable at any width."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 from llmring_server.core.strict_json import json_default
 
-# What moves a terminal's cursor or colours, its owner has not said.
+# Control characters in data must not move the cursor or change colours of the terminal.
 _HARMLESS = dict.fromkeys(
     (*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}"
 )
@@ -21,12 +21,12 @@ class _SafeConsole(Console):
         return super().render_str(text.translate(_HARMLESS), **options)
 
 
-# What callers wrote is text, and never markup.
+# Data is text, never markup.
 CONSOLE = _SafeConsole(markup=False, emoji=False, highlight=False)
 
 
 def entry(id: object, title: str, *facts: str) -> None:
-    """Print one thing of a list: its id in one piece, to be copied, then what it is."""
+    """Print one item of a list: its id on one line, to be copied, then title and facts."""
     CONSOLE.print(f"{id}", style="cyan", soft_wrap=True)
     CONSOLE.print(Padding(title or "Untitled", (0, 0, 0, 2)), style="bold")
     if facts:
@@ -35,11 +35,11 @@ def entry(id: object, title: str, *facts: str) -> None:
 
 
 def brief(value: Any, most: int) -> str:
-    """Write JSON in one line of at most so many characters, and how many there are if it is cut."""
+    """Return JSON on one line, cut after `most` characters; if cut, with its length."""
     text = orjson.dumps(value, json_default).decode()
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def wrapping_table(*names: str) -> Table:
-    """Return a table that folds what is too long, and cuts nothing: an id must be all there."""
+    """Return a table that wraps long cells and cuts nothing: an id must be complete."""
     return Table(*(Column(name, overflow="fold") for name in names))

@@ -1,4 +1,4 @@
-"""`llmring-server prices`: what models cost, and what calls should have cost."""
+"""`llmring-server prices`: show, override and check prices; re-rate calls."""
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ from llmring_server.pricing.rerating import CostChange, CostDelta, CostDeltas, R
 from llmring_server.pricing.sources import OVERRIDES, PriceOverride
 from llmring_server.ring import Ring
 
-UNITS = {10**6: "a million tokens", 10**3: "a thousand"}
+UNITS = {10**6: "1,000,000 tokens", 10**3: "1,000 requests"}
 
 
 class Utc(click.DateTime):
@@ -33,17 +33,17 @@ DATE = Utc(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
 
 @click.group()
 def prices() -> None:
-    """Show, set and check what models cost; rate calls again."""
+    """Show, override and check prices; re-rate calls."""
 
 
 @prices.command()
 @environment.options
 @click.argument("provider")
 @click.argument("model")
-@click.option("--tier", "service_tier", help="The service tier: batch, flex, priority ...")
-@click.option("--at", type=DATE, help="At a time (UTC), rather than now.")
+@click.option("--tier", "service_tier", help="Service tier, such as batch, flex or priority.")
+@click.option("--at", type=DATE, help="Show the prices at this time (UTC) instead of now.")
 def show(env: str, data_dir: Path, **sought: Any) -> None:
-    """Show what a model costs: each price in the book, the one that goes first first."""
+    """Show the prices of a model from every source, in order of precedence."""
     wanted = PriceQuery(**sought)
     for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.find(wanted)):
         _print(price)
@@ -53,7 +53,7 @@ def _print(price: PriceDetail) -> None:
     tier = f", {price.service_tier}" if price.service_tier else ""
     since = f", since {price.since:%Y-%m-%d}" if price.since else ""
     click.echo(f"{price.provider} {price.model}{tier}, {price.source}: {price.version}{since}")
-    table = Table("kind", "USD", "for")
+    table = Table("kind", "USD", "per")
     for kind, rate in price.rates.items():
         table.add_row(kind, _rate(rate), UNITS[UNITS_PER_PRICE[kind]])
     CONSOLE.print(table)
@@ -68,7 +68,7 @@ def _rate(rate: Any) -> str:
 
 def _kinds(command: Any) -> Any:
     for kind in reversed(UNITS_PER_PRICE):
-        help = f"USD for {UNITS[UNITS_PER_PRICE[kind]]}."
+        help = f"USD per {UNITS[UNITS_PER_PRICE[kind]]}."
         option = click.option(f"--{kind.replace('_', '-')}", metavar="USD", help=help)
         command = option(command)
     return command
@@ -78,21 +78,25 @@ def _kinds(command: Any) -> Any:
 @environment.options
 @click.argument("provider", required=False)
 @click.argument("model", required=False)
-@click.option("--tier", help="For this service tier only.")
-@click.option("--since", type=DATE, help="For calls from then on (UTC), rather than for all.")
-@click.option("--file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--remove", is_flag=True, help="Take back what was set for the model.")
+@click.option("--tier", help="Only for this service tier.")
+@click.option("--since", type=DATE, help="Only for calls from this time (UTC) on.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="JSON file with a list of overrides.",
+)
+@click.option("--remove", is_flag=True, help="Remove the overrides of the model.")
 @_kinds
 def override(env: str, data_dir: Path, **given: Any) -> None:
-    """Set what a model costs here, before what anyone else says; without a model, list what is set.
+    """Set prices of a model that take precedence; without arguments, list all overrides.
 
-    --file takes a JSON list of {provider, model, service_tier, since, rates}, where a rate may be
-    {"base": "1.25", "above": {"200000": "2.50"}} for longer prompts.
+    --file reads a JSON list of {provider, model, service_tier, since, rates}. A rate is an amount
+    or, for longer prompts, {"base": "1.25", "above": {"200000": "2.50"}}.
     """
     named = given["provider"], given["model"]
     actor = environment.operator()
     if given["remove"] and not all(named):
-        raise click.UsageError("Name the provider and the model whose price to take back.")
+        raise click.UsageError("--remove needs a provider and a model.")
     if given["remove"]:
         count = environment.with_ring(
             env, data_dir, lambda ring: ring.prices.withdraw(*named, actor=actor)
@@ -101,8 +105,8 @@ def override(env: str, data_dir: Path, **given: Any) -> None:
     elif given["file"] or all(named):
         wanted = _overrides(given)
         environment.with_ring(env, data_dir, lambda ring: ring.prices.override(wanted, actor=actor))
-        click.echo(f"Set: {len(wanted)}. In force everywhere within 5 seconds.")
-        click.echo("Calls of the past keep their cost until: prices rerate", err=True)
+        click.echo(f"Set: {len(wanted)}. Every process uses the new prices within 5 seconds.")
+        click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
     else:
         for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.overrides()):
             _print(price)
@@ -127,9 +131,15 @@ def _overrides(given: dict[str, Any]) -> list[PriceOverride]:
 
 @prices.command()
 @environment.options
-@click.option("--days", default=30, show_default=True, type=click.IntRange(1, 400))
+@click.option(
+    "--days",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1, 400),
+    help="Number of past days to check.",
+)
 def check(env: str, data_dir: Path, days: int) -> None:
-    """List the models whose calls have no price; exit with 1 if there are any."""
+    """List the models of unpriced calls; exit with 1 if there are any."""
     since = datetime.now(UTC) - timedelta(days=days)
     found = environment.with_ring(env, data_dir, lambda ring: ring.prices.unpriced(since))
     if not found:
@@ -140,34 +150,34 @@ def check(env: str, data_dir: Path, days: int) -> None:
         times = (f"{at:%Y-%m-%d %H:%M}" for at in (each.first_at, each.last_at))
         table.add_row(each.provider, each.model, f"{each.calls:,}", *times)
     CONSOLE.print(table)
-    click.echo("Set a price with prices override, then: prices rerate", err=True)
+    click.echo("Set a price with prices override, then run: prices rerate", err=True)
     raise SystemExit(1)
 
 
 @prices.command()
 @environment.options
-@click.option("--since", type=DATE, required=True, help="From then on (UTC).")
-@click.option("--until", type=DATE, help="Until then, rather than now.")
-@click.option("--model", help="Of this model only.")
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--since", type=DATE, required=True, help="Start time (UTC).")
+@click.option("--until", type=DATE, help="End time (UTC); default: now.")
+@click.option("--model", help="Only calls of this model.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 def rerate(env: str, data_dir: Path, **given: Any) -> None:
-    """Rate calls again by the prices of their time as they are known today.
+    """Re-rate past calls with the prices that are known today for their time.
 
-    Costs that clients gave stay. What a call was recorded with stays, too: the difference is added
-    as an adjustment, which statistics show apart.
+    Costs that clients reported are not changed, and calls are never edited: the difference is
+    stored as an adjustment, which statistics show separately.
     """
     calls = RerateFilter(given["since"], given["until"] or datetime.now(UTC), given["model"])
     dry_run = given["dry_run"]
     found = environment.with_ring(env, data_dir, lambda ring: _rerate(ring, calls, dry_run=dry_run))
     if found:
         CONSOLE.print(_differences(found))
-    click.echo("Nothing was changed." if dry_run or not found else "Adjusted.", err=True)
+    click.echo("Nothing was changed." if dry_run or not found else "Adjustments stored.", err=True)
 
 
 async def _rerate(ring: Ring, calls: RerateFilter, *, dry_run: bool) -> CostDeltas:
     found: CostDeltas = defaultdict(CostDelta)
     with Progress(
-        SpinnerColumn(), TextColumn("{task.completed:,.0f} calls cost something else")
+        SpinnerColumn(), TextColumn("{task.completed:,.0f} calls with a different cost")
     ) as progress:
         task = progress.add_task("", total=None)
 
@@ -184,7 +194,7 @@ async def _rerate(ring: Ring, calls: RerateFilter, *, dry_run: bool) -> CostDelt
 
 
 def _differences(found: CostDeltas) -> Table:
-    table = Table("day", "model", "calls", "of these unpriced", "before", "after", "difference")
+    table = Table("day", "model", "calls", "unpriced", "before", "after", "difference")
     for (day, provider, model), each in sorted(found.items()):
         costs = (each.before, each.after, each.after - each.before)
         amounts = (f"{cost.normalize():f}" for cost in costs)

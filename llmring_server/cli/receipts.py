@@ -1,4 +1,4 @@
-"""`llmring-server receipts`: the keys that sign, and what they have signed."""
+"""`llmring-server receipts`: signing keys and receipts."""
 
 import json
 import os
@@ -24,30 +24,32 @@ file = click.option(
     envvar="LLMRING_RECEIPT_KEY_FILE",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file of the keys; LLMRING_RECEIPT_KEY_FILE names it, too.",
+    help="Key file; default: LLMRING_RECEIPT_KEY_FILE.",
 )
 
 
 @click.group()
 def receipts() -> None:
-    """Make and rotate the keys of receipts; make, list and show receipts."""
+    """Create and rotate signing keys; generate, list, show and verify receipts."""
 
 
 @receipts.command()
 @file
 def keygen(path: Path) -> None:
-    """Make a file with a first key, which signs at once. Keep a copy of it in a safe place."""
+    """Create a key file with a first key, which signs at once. Keep a backup of the file."""
     _announce(signing_keys.create_key_file(path))
-    click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} where the server runs.", err=True)
+    click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} for the server.", err=True)
 
 
 @receipts.command()
 @file
-@click.option("--compromised", is_flag=True, help="Give up all private keys of the file, at once.")
+@click.option(
+    "--compromised", is_flag=True, help="Mark all private keys of the file as compromised, at once."
+)
 def rotate(path: Path, *, compromised: bool) -> None:
-    """Announce the next key; a day later, run again, let it sign in place of the one that does.
+    """Announce the next signing key; a day later, run again to activate it.
 
-    Servers read the file again by themselves, and publish what is in it.
+    Running servers read the file again and publish its public keys.
     """
     _announce(
         signing_keys.compromise_key(path) if compromised else signing_keys.rotate_key_file(path)
@@ -56,14 +58,14 @@ def rotate(path: Path, *, compromised: bool) -> None:
 
 def _announce(key: StoredKey) -> None:
     click.echo(key.kid)
-    since = f" It may sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
+    since = f" It can sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
     click.echo(f"The key {key.kid} is {key.state}.{since}", err=True)
 
 
 @receipts.command()
 @file
 def keys(path: Path) -> None:
-    """List the keys of a file, without their secrets."""
+    """List the keys of a key file, without private keys."""
     table = wrapping_table("key", "state", "public key", "signs from", "retired", "compromised")
     for key in signing_keys.read_key_file(path).keys:
         times = key.not_before, key.retired_at, key.compromised_at
@@ -77,33 +79,41 @@ def _time(moment: datetime | None) -> str:
 
 @receipts.command()
 @project_options
-@click.option("--description", help="What it is for.")
-@click.option("--tag", "tags", multiple=True, help="Once for each.")
+@click.option("--description", help="Description of the receipt.")
+@click.option("--tag", "tags", multiple=True, help="Tag of the receipt; repeat for more.")
 def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
-    """Certify all calls of a project that no receipt has certified yet."""
+    """Certify all calls of a project that no receipt certifies yet."""
     tags = [*given["tags"]]
     try:
         wanted = ReceiptRequest(
             since_last_receipt=True, description=given["description"], tags=tags
         )
     except ValidationError as exc:
-        raise click.UsageError("at most 1,000 characters, and 50 tags of 100") from exc
+        raise click.UsageError(
+            "a description has at most 1,000 characters; at most 50 tags of 100 characters"
+        ) from exc
     made = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, wanted)
     )
     click.echo(made["receipt"]["receipt_id"])
     click.echo(f"Calls: {made['certified_count']:,}", err=True)
     if made["more"]:
-        click.echo("There are more: run it again.", err=True)
+        click.echo("More calls are uncertified: run the command again.", err=True)
     if made["uncountable"]:
-        click.echo(f"Left out, of 2^53 tokens or more: {made['uncountable']:,}", err=True)
+        click.echo(f"Skipped calls with 2^53 tokens or more: {made['uncountable']:,}", err=True)
 
 
 @receipts.command("list")
 @project_options
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="Maximum number of receipts.",
+)
 def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
-    """List receipts, the newest first."""
+    """List receipts, newest first."""
     page = ReceiptPage(limit=limit)
     found = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.list(project_id, page)
@@ -118,7 +128,7 @@ def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
 @project_options
 @click.argument("id")
 def show(env: str, data_dir: Path, project: str, id: str) -> None:
-    """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
+    """Print a receipt as JSON. `llmring-verify` reads this form, too."""
     found = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.get(project_id, id)
     )
@@ -128,9 +138,9 @@ def show(env: str, data_dir: Path, project: str, id: str) -> None:
 @receipts.command()
 @click.argument("receipt", type=click.File("rb"))
 def verify(receipt: BinaryIO) -> None:
-    """Judge a receipt by the keys of this server; exit with 1 if it is not genuine.
+    """Verify a receipt with the keys of this server; exit with 1 if it is not genuine.
 
-    Who does not trust this server asks llmring-verify, with keys that were kept.
+    To verify without trusting this server, use llmring-verify with a saved key file.
     """
     keys = signing_keys.keyring_source(environment.read(os.environ))()
     try:
@@ -139,5 +149,5 @@ def verify(receipt: BinaryIO) -> None:
         raise click.ClickException(str(exc)) from exc
     if not found["valid"]:
         raise click.ClickException(f"Not genuine: {found['reason']}")
-    alone = " Its 13 fields alone were proved." if found["form"] == "fields" else ""
+    alone = " Only its 13 signed fields are proved." if found["form"] == "fields" else ""
     click.echo(f"Genuine: signed with the key {found['kid']}.{alone}")

@@ -1,4 +1,4 @@
-"""`llmring-server registry`: the models that there are, and what they cost."""
+"""`llmring-server registry`: models and prices from the public registry."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -23,20 +23,20 @@ class Status(NamedTuple):
 
 @click.group()
 def registry() -> None:
-    """Models and prices: where they come from, how they change."""
+    """Inspect and refresh the model registry; accept quarantined files."""
 
 
 @registry.command()
 @environment.options
 def status(env: str, data_dir: Path) -> None:
-    """Tell what is served, since when, and how the last attempt to renew it went."""
+    """Show what is served for each provider, and the outcome of the last refresh."""
     found = environment.with_ring(env, data_dir, _status)
     table = Table("provider", "models", "version", "since", title=f"Edition {found.edition.id}")
-    for name in ("last good", "last try"):
+    for name in ("last success", "last attempt"):
         table.add_column(name, no_wrap=True)
-    table.add_column("which was", ratio=1)
+    table.add_column("outcome", ratio=1)
     for file in found.edition.files:
-        version = str(file.version) if file.id else "offline"
+        version = str(file.version) if file.id else "built-in"
         tried = _tried(found.sources.get(file.provider))
         table.add_row(file.provider, str(len(file.models)), version, f"{file.since:%F}", *tried)
     CONSOLE.print(table)
@@ -67,18 +67,18 @@ async def _status(ring: Ring) -> Status:
 
 
 def _tell_doubts(doubtful: list[QuarantinedFile]) -> None:
-    table = Table("file", "provider", "models", "version", "why", title="Quarantined")
+    table = Table("file", "provider", "models", "version", "reason", title="Quarantined")
     for file, reason in doubtful:
         told = [str(len(file.models)), str(file.version), reason]
         table.add_row(str(file.id), file.provider, *told)
     CONSOLE.print(table)
-    click.echo("Look at one with `registry diff`; `registry accept FILE` takes it for good.")
+    click.echo("Review a file with `registry diff`; accept it with `registry accept FILE`.")
 
 
 @registry.command()
 @environment.options
 def refresh(env: str, data_dir: Path) -> None:
-    """Ask the registry for news now."""
+    """Refresh all providers from the registry now."""
     outcomes = environment.with_ring(env, data_dir, lambda ring: ring.registry.refresh())
     table = Table("provider", "outcome")
     for outcome in outcomes:
@@ -92,10 +92,10 @@ def refresh(env: str, data_dir: Path) -> None:
 @environment.options
 @click.argument("file", type=int)
 def accept(env: str, data_dir: Path, file: int) -> None:
-    """Take a quarantined file for good, everywhere within 5 seconds."""
+    """Accept the quarantined FILE. Every process uses it within 5 seconds."""
     actor = environment.operator()
     id = environment.with_ring(env, data_dir, lambda ring: ring.registry.accept(file, actor=actor))
-    click.echo(f"File {file} is accepted, as edition {id}.")
+    click.echo(f"Accepted file {file} as edition {id}.")
 
 
 @registry.command()
@@ -103,11 +103,11 @@ def accept(env: str, data_dir: Path, file: int) -> None:
 @click.argument("before", type=int, required=False)
 @click.argument("after", type=int, required=False)
 def diff(env: str, data_dir: Path, before: int | None, after: int | None) -> None:
-    """Show how one edition differs from another.
+    """Show the differences between two editions, BEFORE and AFTER.
 
-    They are named by their numbers: 0 is the offline book, a quarantined file's is what would be
-    if it was accepted. Unless named, AFTER is such a file, or else the newest edition, and BEFORE
-    the edition that it follows.
+    Editions are numbers: 0 is the built-in price book, and the number of a quarantined file is
+    the edition that accepting it would create. By default, AFTER is the latest quarantined file,
+    or else the newest edition, and BEFORE is the edition that precedes it.
     """
 
     async def work(ring: Ring) -> tuple[str, RegistryDiff]:
@@ -128,7 +128,7 @@ async def _pair(ring: Ring, before: int | None, after: int | None) -> tuple[int,
 
 def _show(title: str, difference: RegistryDiff) -> None:
     if not any(difference):
-        click.echo(f"{title}: no model and no price differs.")
+        click.echo(f"{title}: no differences.")
         return
     table = Table("model", "USD per million tokens", "before", "after", title=title)
     for key in difference.added:

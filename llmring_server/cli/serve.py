@@ -1,4 +1,4 @@
-"""`llmring-server serve`: the server, and a PostgreSQL for it if none is named."""
+"""`llmring-server serve`: run the server, with an embedded PostgreSQL if none is configured."""
 
 import asyncio
 import gc
@@ -12,12 +12,14 @@ from pathlib import Path
 import rich_click as click
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from llmring_server.asgi import ASGIFactory
 from llmring_server.cli import environment
 from llmring_server.cli.environment import Environment
 from llmring_server.ring import Ring
+from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
 from llmring_server.settings import Settings
 
@@ -33,48 +35,74 @@ llmring-server {version}
 Log a call:
 
   curl {url}/api/v1/log -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
-    -d '{{"provider":"openai","model":"gpt-4o","input_tokens":10,"output_tokens":5,"cost":0.001}}'
+    -d '{{"provider":"openai","model":"gpt-4o-mini","input_tokens":1200,"output_tokens":300}}'
 
-See what it adds up to:
+Read the statistics:
 
   curl {url}/api/v1/stats -H 'X-API-Key: {key}'
 """
 
 AUTH = {
-    "open": ("open: any API key will do, and names a project of its own", "my-project"),
-    "keys": ("issued keys only: llmring-server keys issue", "llmr_k1_..."),
-    "proxy": ("none: a proxy vouches for each request (docs/access.md)", "..."),
+    "open": ("open: any API key is accepted and names its own project", "my-app"),
+    "keys": ("issued keys only; issue one with llmring-server keys issue", "llmr_k1_..."),
+    "proxy": ("none: a trusted proxy signs each request (docs/access.md)", "..."),
 }
 
 
 @click.command()
 @environment.options
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 picks a free port.",
 )
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--reload", is_flag=True, help="Start again when a source file changes.")
-def serve(env: str, data_dir: Path, host: str, port: int, workers: int, reload: bool) -> None:  # noqa: FBT001, PLR0913, PLR0917, they are the options
-    """Serve the API until Ctrl-C."""
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of server processes.",
+)
+@click.option("--reload", is_flag=True, help="Restart when a source file changes.")
+@click.option(
+    "--access-log/--no-access-log",
+    default=None,
+    help="Write a line to stdout for each request.  [default: with --env dev only]",
+)
+def serve(  # noqa: PLR0913, PLR0917, they are the options
+    env: str,
+    data_dir: Path,
+    host: str,
+    port: int,
+    workers: int,
+    reload: bool,  # noqa: FBT001
+    access_log: bool | None,  # noqa: FBT001
+) -> None:
+    """Serve the API until Ctrl-C; migrate the database first."""
     with environment.open_environment(env, data_dir) as chosen:
         if chosen.settings.auth == "open" and host not in LOOPBACK:
             raise click.UsageError(
-                f"Mode open believes any key, so it is not served on {host}:"
+                f"Mode open accepts any key, so it cannot be served on {host}:"
                 " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
             )
         if chosen.settings.auth == "parent":
-            raise click.UsageError("Mode parent is for an application that mounts build(db).")
+            raise click.UsageError(
+                "Mode parent needs an application that mounts build(db, authenticate=...)."
+            )
         asyncio.run(_prepare(chosen.settings))
-        # Ctrl-C is how it ends, whenever it comes; uvicorn says once more what stopped it.
+        # Ctrl-C is the normal end, whenever it comes; uvicorn raises it again after stopping.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):
             banner = _banner(chosen, url_of(listener))
-            _run(_config(chosen, workers), listener, banner, reload=reload)
+            config = _config(chosen, workers, access_log=access_log)
+            _run(config, listener, banner, reload=reload)
     click.echo("Stopped.", err=True)
 
 
 async def _prepare(settings: Settings) -> None:
-    """Find out before anything is served whether the database is there, and migrate it."""
+    """Check that the database is reachable and migrate it, before anything is served."""
     async with Ring.open(settings) as ring:
         await ring.ready()
 
@@ -95,15 +123,19 @@ def _banner(chosen: Environment, url: str) -> str:
     )
 
 
-def _config(chosen: Environment, workers: int) -> uvicorn.Config:
+def _config(chosen: Environment, workers: int, *, access_log: bool | None) -> uvicorn.Config:
+    is_dev = chosen.name == "dev"
+    if access_log is None:
+        access_log = is_dev
     return uvicorn.Config(
-        partial(application, chosen.settings),
+        partial(logged_application if access_log else application, chosen.settings),
         factory=True,
         workers=workers,
         # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
         timeout_worker_healthcheck=60,
-        access_log=chosen.name == "dev",
-        log_level="info" if chosen.name == "dev" else "warning",
+        # The application has an access log of its own, which costs a tenth of uvicorn's.
+        access_log=False,
+        log_level="info" if is_dev else "warning",
         **uvicorn_options(chosen.settings),
     )
 
@@ -125,8 +157,13 @@ def application(settings: Settings) -> Starlette:
     return app
 
 
+def logged_application(settings: Settings) -> ASGIApp:
+    """Return the standalone app with an access log on standard output."""
+    return AccessLog(application(settings))
+
+
 class _BannerServer(uvicorn.Server):
-    """A server that says so when it is up, and not before: then Ctrl-C finds it listening."""
+    """A server that prints the banner once it listens, so that Ctrl-C then stops it cleanly."""
 
     banner: str
 

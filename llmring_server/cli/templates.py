@@ -1,4 +1,4 @@
-"""`llmring-server aliases`: what aliases mean."""
+"""`llmring-server aliases` and `templates`: aliases of models, prompt templates."""
 
 from functools import partial
 from pathlib import Path
@@ -14,21 +14,23 @@ from llmring_server.cli.environment import all_pages, project_options, with_proj
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
 from llmring_server.templates.models import Template, TemplatePage
 
-profile = click.option("--profile", default=DEFAULT, show_default=True, help="dev, staging, prod.")
+profile = click.option(
+    "--profile", default=DEFAULT, show_default=True, help="Profile, e.g. dev, staging or prod."
+)
 
 
 @click.group()
 def aliases() -> None:
-    """Bind, resolve, list and delete aliases of models."""
+    """Bind, resolve, list and delete model aliases."""
 
 
-@aliases.command()
+@aliases.command("bind")
 @project_options
 @profile
 @click.argument("alias")
 @click.argument("model")
 def bind_alias(env: str, data_dir: Path, project: str, **given: Any) -> None:
-    """Let ALIAS mean MODEL (provider:model)."""
+    """Bind ALIAS to MODEL (provider:model)."""
     try:
         bound = BindAlias(**given)
     except ValidationError as exc:
@@ -39,12 +41,12 @@ def bind_alias(env: str, data_dir: Path, project: str, **given: Any) -> None:
     )
 
 
-@aliases.command()
+@aliases.command("resolve")
 @project_options
 @profile
 @click.argument("alias")
 def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
-    """Show what ALIAS means; fail if it means nothing."""
+    """Print the model of ALIAS; exit with 1 if it is not bound."""
     binding = with_project(
         env,
         data_dir,
@@ -56,11 +58,11 @@ def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: s
 
 @aliases.command("list")
 @project_options
-@click.option("--profile", help="Of this profile only.")
+@click.option("--profile", help="Only aliases of this profile.")
 def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) -> None:
-    """List aliases, and what they mean."""
+    """List aliases and their models."""
     wanted = AliasPage(profile=profile)
-    table = wrapping_table("alias", "profile", "model", "since")
+    table = wrapping_table("alias", "profile", "model", "updated")
     for each in with_project(
         env,
         data_dir,
@@ -73,30 +75,30 @@ def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) ->
     CONSOLE.print(table)
 
 
-@aliases.command()
+@aliases.command("delete")
 @project_options
 @profile
 @click.argument("alias")
 def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
-    """Let ALIAS mean nothing."""
+    """Delete ALIAS."""
     if not with_project(
         env,
         data_dir,
         project,
         lambda ring, project_id: ring.aliases.delete(project_id, alias, profile),
     ):
-        raise click.ClickException("There is no such alias in this profile.")
+        raise click.ClickException("This profile has no such alias.")
 
 
 @click.group()
 def templates() -> None:
-    """List templates, and show one."""
+    """List and show prompt templates."""
 
 
 @templates.command("list")
 @project_options
 def list_templates(env: str, data_dir: Path, project: str) -> None:
-    """List templates, the newest first."""
+    """List templates, newest first."""
     page = TemplatePage(limit=100)
     for each in with_project(
         env,
@@ -110,11 +112,11 @@ def list_templates(env: str, data_dir: Path, project: str) -> None:
         entry(each.id, each.name, each.model, *counts, *["shared"] * each.shared)
 
 
-@templates.command()
+@templates.command("show")
 @project_options
 @click.argument("id", type=click.UUID)
 def show_template(env: str, data_dir: Path, project: str, id: UUID) -> None:
-    """Show all about a template."""
+    """Show the details of a template."""
     found = with_project(
         env, data_dir, project, lambda ring, project_id: ring.templates.get(project_id, id)
     )

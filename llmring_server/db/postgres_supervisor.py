@@ -1,4 +1,8 @@
-"""Keep a PostgreSQL running while anyone shares a lock: run as a file, imports nothing of ours."""
+"""Supervisor of the embedded PostgreSQL: keeps it running while any process holds a shared lock.
+
+It runs as a file, in a process of its own, and imports nothing of this package: it must start fast
+and outlive the process that started it.
+"""
 
 import ctypes
 import fcntl
@@ -17,50 +21,71 @@ from pathlib import Path
 from typing import Any
 
 USER = "llmring"
-SOCKET = ".s.PGSQL.5432"
+SOCKET_NAME = ".s.PGSQL.5432"
 SETTINGS = (
-    *("listen_addresses=", "shared_buffers=128MB", "max_connections=100"),
-    *("wal_level=minimal", "max_wal_senders=0", "log_checkpoints=off"),
-    # A statement that fails would write its caller's values into the log.
+    "listen_addresses=",
+    "shared_buffers=128MB",
+    "max_connections=100",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "log_checkpoints=off",
+    # The log entry of a failed statement would contain its caller's values.
     "log_min_messages=log",
 )
-# No PG* setting and no secret of ours is for PostgreSQL to see; not every macOS has C.UTF-8.
+# PostgreSQL must see neither PG* variables nor secrets. Not every macOS has C.UTF-8.
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
-ATTEMPTS = 5
+# How often PostgreSQL may end before it has ever answered.
+MAX_FAILED_STARTS = 5
+MAX_RESTART_PAUSE_SECONDS = 5.0
+POLL_SECONDS = 0.1
+SHUTDOWN_TIMEOUT_SECONDS = 30.0
+LOGIN_TIMEOUT_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1
-# Where there is none, a server outlives its guardian until the next one ends it.
+# Where this does not exist, a server outlives its supervisor until the next one stops it.
 PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
 
 
 class DataDirectory:
-    """What lies where in the data folder."""
+    """The files in the data directory of an embedded PostgreSQL."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data = path / "data"
         self.log = path / "server.log"
-        self.clients = path / "clients.lock"
-        self.guardian = path / "guardian.lock"
+        # Every client holds a shared lock of this file.
+        self.clients_lock = path / "clients.lock"
+        # The supervisor holds an exclusive lock of this file, and writes its process id into it.
+        self.supervisor_lock = path / "supervisor.lock"
 
     @property
     def sockets(self) -> Path:
-        """Follow the link to a shorter place, where a socket's name could not be that long."""
+        """The directory of the socket: a link to a shorter path if the name would be too long."""
         return (self.path / "sock").resolve()
 
     def answers(self) -> bool:
-        """Log in as any client does: a server that recovers accepts connections, to refuse them."""
+        """Tell whether a client can log in.
+
+        A connection alone proves nothing: during recovery, PostgreSQL accepts it and rejects the
+        login.
+        """
         body = struct.pack("!i", 3 << 16) + f"user\0{USER}\0database\0postgres\0\0".encode()
+        startup = struct.pack("!i", len(body) + 4) + body
+        terminate = b"X\0\0\0\4"
         with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
-            client.settimeout(2)
-            client.connect(str(self.sockets / SOCKET))
-            client.sendall(struct.pack("!i", len(body) + 4) + body + b"X\0\0\0\4")
-            return client.makefile("rb").read().startswith(b"R")
+            client.settimeout(LOGIN_TIMEOUT_SECONDS)
+            client.connect(str(self.sockets / SOCKET_NAME))
+            client.sendall(startup + terminate)
+            authentication = b"R"
+            return client.makefile("rb").read().startswith(authentication)
         return False
 
 
-def take(lock: Path, kind: int) -> int | None:
-    """Lock a file until the descriptor is closed, by us and by whoever inherits it."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+def lock_file(path: Path, kind: int) -> int | None:
+    """Lock a file and return its descriptor; None if another process holds the lock.
+
+    The lock lasts until every copy of the descriptor is closed, also those that children inherit.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with suppress(BlockingIOError):
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         return descriptor
@@ -68,34 +93,38 @@ def take(lock: Path, kind: int) -> int | None:
     return None
 
 
-def unprivileged() -> pwd.struct_passwd | None:
-    """Choose who PostgreSQL runs as: oneself, unless one is root, whom it refuses."""
+def postgres_user() -> pwd.struct_passwd | None:
+    """Return the user to run PostgreSQL as; None: the current one. PostgreSQL rejects root."""
     if os.geteuid() != 0:
         return None
     for name in (os.environ.get("LLMRING_PG_OS_USER", ""), "postgres", "nobody"):
         with suppress(KeyError):
             return pwd.getpwnam(name)
-    raise PermissionError("PostgreSQL refuses root: name a user with LLMRING_PG_OS_USER")
+    raise PermissionError("PostgreSQL cannot run as root: name a user with LLMRING_PG_OS_USER")
 
 
-def launched(program: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
-    """Start one of PostgreSQL's programs as the user that it may run as."""
-    if user := unprivileged():
+def spawn(program: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program as the user that PostgreSQL runs as."""
+    if user := postgres_user():
         options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}
     options |= {"cwd": "/", "env": ENVIRONMENT, "umask": 0o077, "stdin": subprocess.DEVNULL}
-    return subprocess.Popen((program, *arguments), **options)  # noqa: S603 - a shell is not asked
+    return subprocess.Popen((program, *arguments), **options)  # noqa: S603 - no shell is involved
 
 
-def give(folder: Path) -> None:
-    if user := unprivileged():
+def chown_to_postgres(folder: Path) -> None:
+    if user := postgres_user():
         os.chown(folder, user.pw_uid, user.pw_gid)
 
 
-def barrier(folder: Path) -> Path | None:
-    """Find what keeps the server's user out of `folder`."""
-    enter = partial(launched, Path("/bin/sh"), "-c", 'cd "$0"', stderr=subprocess.DEVNULL)
-    ways = filter(Path.is_dir, (*reversed(folder.parents), folder))
-    return next((each for each in ways if enter(each).wait()), None)
+def inaccessible_ancestor(folder: Path) -> Path | None:
+    """Return the first directory on the way to `folder` that PostgreSQL's user cannot enter."""
+    for ancestor in (*reversed(folder.parents), folder):
+        if not ancestor.is_dir():
+            continue
+        shell = spawn(Path("/bin/sh"), "-c", 'cd "$0"', ancestor, stderr=subprocess.DEVNULL)
+        if shell.wait() != 0:
+            return ancestor
+    return None
 
 
 def command_of(process: int) -> str:
@@ -103,97 +132,115 @@ def command_of(process: int) -> str:
         with suppress(OSError):
             return os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes()).replace("\0", " ")
         return ""
-    ps = launched(Path("/bin/ps"), "-wwocommand=", f"-p{process}", stdout=subprocess.PIPE)
-    return os.fsdecode(ps.communicate()[0])
+    ps = spawn(Path("/bin/ps"), "-wwocommand=", f"-p{process}", stdout=subprocess.PIPE)
+    output, _ = ps.communicate()
+    return os.fsdecode(output)
 
 
-def is_server(process: int, data: Path) -> bool:
-    """Tell a PostgreSQL on `data` from a stranger who has its old number."""
+def is_postgres_on(process: int, data: Path) -> bool:
+    """Tell whether a process is a PostgreSQL on `data`: its id may have been reused."""
     program, _, arguments = command_of(process).strip().partition(" -D ")
     return program.endswith("postgres") and f"{arguments} ".startswith(f"{data} ")
 
 
-def end(process: int, lives: Callable[[], bool]) -> None:
-    """Ask for a fast shutdown, then for an immediate one."""
+def stop(process: int, is_running: Callable[[], bool]) -> None:
+    """Request a fast shutdown, and if that takes too long, an immediate one."""
     for request in (signal.SIGINT, signal.SIGQUIT):
         with suppress(ProcessLookupError):
             os.kill(process, request)
-        deadline = time.monotonic() + 30
-        while lives() and time.monotonic() < deadline:
+        deadline = time.monotonic() + SHUTDOWN_TIMEOUT_SECONDS
+        while is_running() and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
 class Supervisor:
-    def __init__(self, home: DataDirectory, programs: Path, linger: float) -> None:
-        self.home, self.programs, self.linger = home, programs, linger
-        self.clients = os.open(home.clients, os.O_RDWR)
-        self.seen, self.over = time.monotonic(), False
+    """Runs one PostgreSQL, restarts it when it ends, and stops it when no client is left."""
+
+    def __init__(self, directory: DataDirectory, programs: Path, linger: float) -> None:
+        self.directory = directory
+        self.programs = programs
+        # How long PostgreSQL keeps running without clients, in seconds.
+        self.linger = linger
+        self.clients_lock = os.open(directory.clients_lock, os.O_RDWR)
+        self.last_client_at = time.monotonic()
+        self.is_stopping = False
         for request in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(request, self.finish)
+            signal.signal(request, self.request_stop)
 
-    def finish(self, *_: object) -> None:
-        self.over = True
+    def request_stop(self, *_: object) -> None:
+        self.is_stopping = True
 
-    def wanted(self) -> bool:
-        """Look for clients; without any keep the lock, so that none joins a server that stops."""
+    def has_clients(self) -> bool:
+        """Tell whether to go on. Once not, keep the lock: no client may join a stopping server."""
         try:
-            fcntl.flock(self.clients, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.clients_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.seen = time.monotonic()
+            self.last_client_at = time.monotonic()
         else:
-            self.over = self.over or time.monotonic() - self.seen > self.linger
-            if not self.over:
-                fcntl.flock(self.clients, fcntl.LOCK_UN)
-        return not self.over
+            if time.monotonic() - self.last_client_at > self.linger:
+                self.is_stopping = True
+            if not self.is_stopping:
+                fcntl.flock(self.clients_lock, fcntl.LOCK_UN)
+        return not self.is_stopping
 
-    def settle(self) -> None:
-        """End the server of an earlier guardian; its number alone may be a stranger's by now."""
-        file = self.home.data / "postmaster.pid"
-        if not file.exists():
+    def stop_orphan(self) -> None:
+        """Stop the server of an earlier supervisor, if it still runs."""
+        pid_file = self.directory.data / "postmaster.pid"
+        if not pid_file.exists():
             return
-        number = file.read_text(errors="replace").partition("\n")[0]
-        if number.isdigit() and is_server(int(number), self.home.data):
-            end(int(number), lambda: is_server(int(number), self.home.data))
-        # PostgreSQL still finds whoever uses these data, by the shared memory.
-        file.unlink(missing_ok=True)
+        line = pid_file.read_text(errors="replace").partition("\n")[0]
+        if line.isdigit():
+            process = int(line)
+            is_orphan = partial(is_postgres_on, process, self.directory.data)
+            if is_orphan():
+                stop(process, is_orphan)
+        # PostgreSQL still detects another server on these data by its shared memory.
+        pid_file.unlink(missing_ok=True)
 
     def start(self) -> subprocess.Popen[bytes]:
-        self.settle()
-        settings = (*SETTINGS, f"unix_socket_directories={self.home.sockets}")
-        options = [each for setting in settings for each in ("-c", setting)]
-        tie = PRCTL and partial(PRCTL, PR_SET_PDEATHSIG, signal.SIGINT)
-        server = self.programs / "postgres"
-        return launched(server, "-D", self.home.data, *options, preexec_fn=tie)
+        self.stop_orphan()
+        settings = (*SETTINGS, f"unix_socket_directories={self.directory.sockets}")
+        options = [option for setting in settings for option in ("-c", setting)]
+        # A supervisor that is killed takes its server with it.
+        die_with_parent = PRCTL and partial(PRCTL, PR_SET_PDEATHSIG, signal.SIGINT)
+        program = self.programs / "postgres"
+        return spawn(program, "-D", self.directory.data, *options, preexec_fn=die_with_parent)
 
     def watch(self, server: subprocess.Popen[bytes]) -> bool:
-        """Stay until the server has ended; say whether it ever answered."""
+        """Wait until the server has ended; return whether it ever answered."""
         answered = False
         while server.poll() is None:
-            answered = answered or self.home.answers()
-            if not self.wanted():
-                end(server.pid, lambda: server.poll() is None)
-            time.sleep(0.1)
+            answered = answered or self.directory.answers()
+            if not self.has_clients():
+                stop(server.pid, lambda: server.poll() is None)
+            time.sleep(POLL_SECONDS)
         return answered
 
-    def guard(self) -> None:
-        proven, failures = False, 0
-        while self.wanted():
-            answered = self.watch(self.start())
-            proven, failures = proven or answered, 0 if answered else failures + 1
-            if failures == ATTEMPTS and not proven:
+    def run(self) -> None:
+        """Keep PostgreSQL running while there are clients."""
+        has_ever_answered = False
+        failures = 0
+        while self.has_clients():
+            if self.watch(self.start()):
+                has_ever_answered = True
+                failures = 0
+            else:
+                failures += 1
+            if failures == MAX_FAILED_STARTS and not has_ever_answered:
                 sys.exit(f"PostgreSQL ended {failures} times before it answered: giving up")
-            time.sleep(min(5, 0.05 * 2**failures))
+            time.sleep(min(MAX_RESTART_PAUSE_SECONDS, 0.05 * 2**failures))
 
 
-def main(linger: str, home: str, programs: str) -> None:
-    # Whoever starts us need not stay to reap us.
+def main(linger: str, path: str, programs: str) -> None:
+    # The process that starts the supervisor need not stay to reap it.
     if os.fork():
         return
-    guardian = Supervisor(DataDirectory(Path(home)), Path(programs), float(linger))
-    guardian.home.guardian.write_text(f"{os.getpid()}\n")
-    guardian.guard()
+    directory = DataDirectory(Path(path))
+    supervisor = Supervisor(directory, Path(programs), float(linger))
+    directory.supervisor_lock.write_text(f"{os.getpid()}\n")
+    supervisor.run()
     with suppress(OSError):
-        guardian.home.sockets.rmdir()
+        directory.sockets.rmdir()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Hand-written SQL, named in files, bound once to a schema, run on a pool or in a transaction."""
+"""Repository: the hand-written SQL of a service, loaded from `sql/`, bound to a schema and run."""
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from copy import copy
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -15,70 +16,81 @@ from llmring_server.core.retry import RETRY_SECONDS, Outcome, retry_while_discon
 from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
+from llmring_server.db.tables import Retention, Table
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it in a wheel.
 SQL = next(path for path in (_PACKAGE / "sql", _PACKAGE.parent / "sql") if path.is_dir())
 
-PREFETCH = 500
-# A reader may take its time between two of our questions to the database.
-PATIENT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+# How many rows of a stream are fetched at once.
+FETCH_ROWS = 500
+# The reader of a stream may pause between two fetches.
+STREAM_TIMEOUT = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_COMMENT = re.compile(r"--.*")
 _TABLE = re.compile(r"<<(tables|mcp)\.(\w+)>>")
 _PARAM = re.compile(r"@([a-z_]+)")
 
 
 class Statement(NamedTuple):
-    """One statement as PostgreSQL takes it, and the names of its parameters in order."""
+    """A statement with numbered parameters, and the names of these in order."""
 
     text: str
     params: tuple[str, ...]
 
-    def arguments(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
-        if given.keys() != set(self.params):
-            msg = f"statement takes {sorted(self.params)}, got {sorted(given)}"
-            raise TypeError(msg)
-        return tuple(given[name] for name in self.params)
-
-
-def template(sql: str, mcp_schema: str) -> str:
-    """Spell our `<<tables.x>>` and `<<mcp.x>>` the way pgdbm expects."""
-    places = {"tables": "tables", "mcp": f"tables.{mcp_schema}"}
-    return _TABLE.sub(lambda match: f"{{{{{places[match[1]]}.{match[2]}}}}}", sql)
+    def arguments(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the values in the order of the parameters; TypeError unless they match."""
+        if values.keys() != set(self.params):
+            raise TypeError(f"statement takes {sorted(self.params)}, got {sorted(values)}")
+        return tuple(values[name] for name in self.params)
 
 
 @cache
-def load(noun: str) -> Mapping[str, str]:
-    """Read the named blocks of `sql/<noun>.sql`."""
-    _, *parts = _NAME.split((SQL / f"{noun}.sql").read_text())
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+def load(file: str) -> Mapping[str, str]:
+    """Return the named blocks of `sql/<file>.sql`."""
+    _, *parts = _NAME.split((SQL / f"{file}.sql").read_text())
+    names, blocks = parts[::2], parts[1::2]
+    return dict(zip(names, blocks, strict=True))
 
 
 def bind(block: str, database: Database) -> Statement:
-    """Resolve tables and number the `@parameters` of one block, once."""
-    text = re.sub(r"--.*", "", block).strip().removesuffix(";")
+    """Resolve the tables of a block and number its @parameters."""
+    text = _COMMENT.sub("", block).strip().removesuffix(";")
     params = tuple(dict.fromkeys(_PARAM.findall(text)))
     text = _PARAM.sub(lambda match: f"${params.index(match[1]) + 1}", text)
-    return Statement(database.manager.prepare_query(template(text, database.mcp_schema)), params)
+    # pgdbm knows the schema of {{tables.x}}, and takes another one in {{tables.schema.x}}.
+    prefixes = {"tables": "tables", "mcp": f"tables.{database.mcp_schema}"}
+    text = _TABLE.sub(lambda match: f"{{{{{prefixes[match[1]]}.{match[2]}}}}}", text)
+    return Statement(database.manager.prepare_query(text), params)
 
 
-async def _fetched(connection: Connection, cursor: Cursor) -> list[asyncpg.Record]:
+async def _fetch_rows(connection: Connection, cursor: Cursor) -> list[asyncpg.Record]:
     with translated(connection):
-        return await cursor.fetch(PREFETCH)
+        return await cursor.fetch(FETCH_ROWS)
 
 
 class Repository:
-    """One noun's statements, ready to run."""
+    """The statements of one service, ready to run, and what it declares about its tables."""
 
-    noun: ClassVar[str]
+    # The files with its statements, below sql/, without their ending.
+    sql: ClassVar[str | tuple[str, ...]]
+    # The tables that it owns, in the order in which a project is erased.
+    tables: ClassVar[tuple[Table, ...]] = ()
+    # What `db maintain` deletes of them, in this order.
+    retention: ClassVar[tuple[Retention, ...]] = ()
+    # The statements that delete rows about calls before @oldest, whose months were dropped.
+    delete_with_calls: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._sql = {name: bind(sql, database) for name, sql in load(self.noun).items()}
+        files = (self.sql,) if isinstance(self.sql, str) else self.sql
+        self._sql = {
+            name: bind(block, database) for file in files for name, block in load(file).items()
+        }
 
     def with_database(self, database: Database) -> Self:
-        """Return this repository, and those that it uses, working on `database`."""
+        """Return a copy of this repository, and of those that it uses, that runs on `database`."""
         other = copy(self)
         other._database = database
         for name, value in vars(self).items():
@@ -86,33 +98,45 @@ class Repository:
                 setattr(other, name, value.with_database(database))
         return other
 
+    async def delete_batch(self, statement: str, **params: Any) -> int:
+        """Run a declared statement that deletes a batch of rows; return how many it deleted."""
+        deleted: int = (await self._fetch_one(statement, **params))["deleted"]
+        return deleted
+
+    async def delete_stored_before(self, statement: str, oldest: datetime) -> None:
+        """Run one of `delete_with_calls`."""
+        await self._fetch_all(statement, oldest=oldest)
+
     async def _fetch_all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
-        text, arguments = self._prepared(name, params)
+        """Run a statement and return its rows."""
+        text, arguments = self._prepare(name, params)
         return await self._database.fetch(text, *arguments)
 
     async def _fetch_one(self, name: str, /, **params: Any) -> asyncpg.Record:
+        """Run a statement and return its first row; NotFound if it has none."""
         rows = await self._fetch_all(name, **params)
         if not rows:
             raise errors.NotFound
         return rows[0]
 
     async def _retry(self, work: Callable[[], Awaitable[Outcome]]) -> Outcome:
-        """Do `work` again while the connection is lost: twice must be harmless."""
-        # A transaction is lost with its connection: who began it may begin again.
-        return await retry_while_disconnected(work, 0 if self._database.held else RETRY_SECONDS)
+        """Do `work`, and again while the connection is lost. Doing it twice must be harmless."""
+        # A transaction is lost with its connection: only whoever began it can begin it again.
+        in_transaction = self._database.connection is not None
+        return await retry_while_disconnected(work, 0 if in_transaction else RETRY_SECONDS)
 
     async def _stream(self, name: str, /, **params: Any) -> AsyncGenerator[asyncpg.Record]:
-        """Yield rows through a cursor of the server's, so that no number of them fills memory."""
-        text, arguments = self._prepared(name, params)
-        async with self._database.transaction() as inside, inside.connection() as connection:
+        """Yield rows through a cursor, so that their number does not matter to memory."""
+        text, arguments = self._prepare(name, params)
+        async with self._database.transaction() as inside, inside.acquire() as connection:
             with translated(connection):
-                if not self._database.borrowed:
-                    await connection.execute(PATIENT)
+                if not self._database.in_caller_transaction:
+                    await connection.execute(STREAM_TIMEOUT)
                 cursor = await connection.cursor(text, *arguments)
-            while rows := await _fetched(connection, cursor):
+            while rows := await _fetch_rows(connection, cursor):
                 for row in rows:
                     yield row
 
-    def _prepared(self, name: str, params: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    def _prepare(self, name: str, params: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         statement = self._sql[name]
         return statement.text, statement.arguments(params)

@@ -7,6 +7,7 @@ executes no tool: clients do, and report what they found.
 from dataclasses import dataclass
 
 from llmring_server.db.database import Database
+from llmring_server.db.repository import Repository
 from llmring_server.mcp.capabilities import McpCapabilities
 from llmring_server.mcp.executions import McpExecutions
 from llmring_server.mcp.models import (
@@ -72,6 +73,11 @@ class Mcp:
     servers: McpServers
     capabilities: McpCapabilities
     executions: McpExecutions
+
+    @property
+    def services(self) -> tuple[Repository, ...]:
+        """The services, in the order in which a project is erased."""
+        return self.executions, self.capabilities, self.servers
 
     def with_database(self, database: Database) -> "Mcp":
         """Return these services working on `database`."""

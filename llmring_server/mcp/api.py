@@ -113,7 +113,7 @@ async def list_servers(request: Request, query: ServerPage) -> Annotated[list[Mc
     """List MCP servers, newest first. A page of large servers ends early."""
     servers = await request.ring.mcp.servers.list(request.project_id, query)
     if servers:
-        request.says = link(query, query.next(request.project_id, servers[-1]))
+        request.response_headers = link(query, query.next(request.project_id, servers[-1]))
     return servers
 
 
@@ -158,7 +158,7 @@ async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -
     capabilities = await request.ring.mcp.capabilities.list(request.project_id, kind, query)
     # Also after a page that is not full: it may have ended early.
     if capabilities:
-        request.says = link(query, query.next(request.project_id, capabilities[-1]))
+        request.response_headers = link(query, query.next(request.project_id, capabilities[-1]))
     return capabilities
 
 
@@ -265,7 +265,7 @@ async def record_execution(
         request.project_id, id, body, key
     )
     if is_replay:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return execution
 
 
@@ -275,7 +275,7 @@ async def list_executions(
     """List a tool's executions, newest first. A page of large executions ends early."""
     executions = await request.ring.mcp.executions.history(request.project_id, id, query)
     if executions:
-        request.says = link(query, query.next(request.project_id, executions[-1]))
+        request.response_headers = link(query, query.next(request.project_id, executions[-1]))
     return executions
 
 

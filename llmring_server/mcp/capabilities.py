@@ -23,6 +23,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json, json_default
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.errors import Conflict, InvalidRequest
 from llmring_server.mcp.models import (
     MAX_CAPABILITIES,
@@ -44,6 +45,9 @@ from llmring_server.mcp.prompts import argument_spec, check_arguments, render_pr
 MAX_DEFINITION_BYTES = 64 * 1024
 MAX_CONTENT_BYTES = 2 * 1024 * 1024
 
+# How long inactive capabilities are kept where the project sets no retention.
+INACTIVE_CAPABILITY_DAYS = 400
+
 # Larger integers are not exact as 64-bit floating-point numbers, which JSON readers use.
 _MAX_EXACT_INTEGER = 2**53
 
@@ -51,7 +55,17 @@ _MAX_EXACT_INTEGER = 2**53
 class McpCapabilities(Repository):
     """The tools, resources and prompts of every project's servers."""
 
-    noun = "mcp/capabilities"
+    sql = "mcp/capabilities"
+    tables = (Table("capabilities", "MCP capabilities", "erase_capabilities", ("UPDATE",), "mcp"),)
+    # After the executions: a capability with a history is kept.
+    retention = (
+        Retention(
+            "delete_expired_capabilities",
+            "capabilities",
+            "capabilities.expire",
+            {"days": INACTIVE_CAPABILITY_DAYS},
+        ),
+    )
 
     def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)

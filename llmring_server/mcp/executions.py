@@ -12,6 +12,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Retention, Table
 from llmring_server.mcp.models import Execution, ExecutionPage, NewExecution, ToolStats
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 
@@ -22,7 +23,9 @@ MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 class McpExecutions(Repository):
     """The executions of every project's tools. This server never executes a tool."""
 
-    noun = "mcp/executions"
+    sql = "mcp/executions"
+    tables = (Table("executions", "MCP executions", "erase_executions", schema="mcp"),)
+    retention = (Retention("delete_expired_executions", "executions", "executions.expire"),)
 
     def __init__(self, database: Database, idempotency_keys: IdempotencyKeys) -> None:
         super().__init__(database)

@@ -13,6 +13,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import DecryptionFailed, InvalidRequest
 from llmring_server.mcp.models import (
     SECRET_PLACEHOLDER,
@@ -32,7 +33,8 @@ REENCRYPT_BATCH_SIZE = 500
 class McpServers(Repository):
     """The MCP servers of every project. This server never connects to any of them."""
 
-    noun = "mcp/servers"
+    sql = "mcp/servers"
+    tables = (Table("servers", "MCP servers", "erase_servers", ("UPDATE", "DELETE"), "mcp"),)
 
     def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)

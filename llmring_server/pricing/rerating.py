@@ -19,6 +19,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict
 from llmring_server.pricing.cost import usage_of_row
 from llmring_server.pricing.price_book import EVER, PriceBook, PricedCall, Pricing
@@ -63,7 +64,9 @@ class CostChange(NamedTuple):
 class Rerating(Repository):
     """Adjusts what the calls of all projects cost."""
 
-    noun = "pricing/rerating"
+    sql = "pricing/rerating"
+    tables = (Table("usage_adjustments", "cost adjustments", "erase_adjustments"),)
+    delete_with_calls = ("delete_old_adjustments",)
 
     def __init__(self, database: Database, prices: Pricing, audit: Auditing) -> None:
         super().__init__(database)

@@ -15,6 +15,7 @@ from llmring_server.core.identity import Action, Actor, Auditing, ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import NotFound
 from llmring_server.pricing import sources
 from llmring_server.pricing.models import CostExplanation, PriceDetail, PriceQuery, UnpricedModel
@@ -55,7 +56,8 @@ def _book(rows: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) -> PriceBo
 class Pricing(Repository):
     """The price book: first what the operator says, then the registry, then the offline book."""
 
-    noun = "pricing/prices"
+    sql = "pricing/prices"
+    tables = (Table("price_overrides", grants=("UPDATE", "DELETE")), Table("prices"))
 
     def __init__(self, database: Database, registry: Registering, audit: Auditing) -> None:
         super().__init__(database)
@@ -65,7 +67,7 @@ class Pricing(Repository):
 
     async def book(self) -> PriceBook:
         """Return the book, at most five seconds old."""
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             return await self._restocked()
         if self._shelf.book and time.monotonic() < self._shelf.believed_until:
             return self._shelf.book
@@ -96,7 +98,7 @@ class Pricing(Repository):
             rows = orjson.dumps([PriceDetail.of(price) for price in new.values()]).decode()
             await self._retry(lambda: self._fetch_all("keep", prices=rows))
             # A transaction may take them back.
-            if not self._database.held:
+            if self._database.connection is None:
                 self._shelf.stored |= new.keys()
 
     async def find(self, sought: PriceQuery) -> list[PriceDetail]:

@@ -49,7 +49,7 @@ async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[Recei
     """List receipts, the newest first, a page at a time, fewer where they are large."""
     found = await request.ring.receipts.list(request.project_id, query)
     if found["next"]:
-        request.says = link(query, found["next"])
+        request.response_headers = link(query, found["next"])
     return found
 
 

@@ -96,7 +96,7 @@ Rows = Sequence[asyncpg.Record]
 class CallSelection(Repository):
     """Finds what is to be certified."""
 
-    noun = "receipts/receipts"
+    sql = "receipts/receipts"
 
     async def _read(
         self, project_id: ProjectId, wanted: ReceiptRequest, take: Callable[[Rows], Awaitable[None]]

@@ -13,6 +13,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of, new_id
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.database import Database
+from llmring_server.db.tables import Table
 from llmring_server.errors import (
     BadRequest,
     Conflict,
@@ -52,7 +53,7 @@ from llmring_verify.verify import TrustedKeys
 class Issuing(CallSelection):
     """Signs what is stored, if there are keys to sign with."""
 
-    noun = "receipts/receipts"
+    sql = "receipts/receipts"
 
     def __init__(self, database: Database, keys: KeyringSource, issuer: str) -> None:
         super().__init__(database)
@@ -180,7 +181,12 @@ _FIRST, _ALL = ReceiptPage(), OffsetPage()
 class Receipts(Issuing):
     """The receipts of every project, those that were signed elsewhere included."""
 
-    noun = "receipts/receipts"
+    sql = "receipts/receipts"
+    tables = (
+        Table("receipt_calls", "receipt calls", "erase_receipt_calls"),
+        Table("receipt_days", "receipt days", "erase_receipt_days", ("UPDATE",)),
+        Table("receipts", "receipts", "erase_receipts"),
+    )
 
     async def get(self, project_id: ProjectId, id: str) -> Receipt:
         return (await self._get(project_id, id)).told()

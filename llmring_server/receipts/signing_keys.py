@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
 from llmring_server.errors import Code, RingError
-from llmring_server.receipts import signing_keys
 from llmring_server.settings import Settings
 from llmring_verify.canonical_json import NotVerified
 from llmring_verify.keys import TrustedKey, is_valid_signature, key_id, load_public_key
@@ -109,10 +108,10 @@ class StoredKey(BaseModel, extra="forbid", hide_input_in_errors=True):
     @property
     def public(self) -> bytes:
         """Return the public key; BadKey if it is not the one of its id and its private key."""
-        key = signing_keys.decode_public_key(self.x)
+        key = decode_public_key(self.x)
         if key_id(key) != self.kid:
             raise SigningKeyError(f"the key {self.kid[:8]} does not belong to its kid")
-        if self.d and signing_keys.public_of(signing_keys.decode_private_key(self.d)) != key:
+        if self.d and public_of(decode_private_key(self.d)) != key:
             raise SigningKeyError(f"the private key of {self.kid} is another key's")
         return key
 
@@ -151,7 +150,7 @@ class SigningKey:
 
     @cached_property
     def pem(self) -> str:
-        return signing_keys.pem(self.public)
+        return pem(self.public)
 
     @property
     def jwk(self) -> dict[str, str]:
@@ -169,7 +168,7 @@ class SigningKey:
 
     @cached_property
     def opened(self) -> Ed25519PublicKey:
-        return signing_keys.load_private_key(self.public)
+        return load_private_key(self.public)
 
     def signed(self, data: bytes, signature: bytes) -> bool:
         return is_valid_signature(self.opened, data, signature)
@@ -223,7 +222,7 @@ def keyring_from(held: Sequence[StoredKey]) -> Keyring:
     [seed, *_] = [each.d for each in held if each.state == "active"] or [None]
     if not seed:
         raise SigningKeyError("no key of receipts is active and comes with its private key")
-    private = signing_keys.decode_private_key(seed)
+    private = decode_private_key(seed)
 
     async def sign(data: bytes) -> bytes:
         return private.sign(data)
@@ -233,8 +232,8 @@ def keyring_from(held: Sequence[StoredKey]) -> Keyring:
 
 def stored_key(private: Any, state: State, **times: datetime) -> StoredKey:
     """Return a private key as a document has it."""
-    key = signing_keys.public_of(private)
-    x, d = base64url(key), signing_keys.encode_private_key(private)
+    key = public_of(private)
+    x, d = base64url(key), encode_private_key(private)
     return StoredKey(kid=key_id(key), x=x, d=d, state=state, **times)
 
 
@@ -261,9 +260,9 @@ def _given(settings: Settings) -> Keyring | None:
         return keyring_from(KeyDocument.read(settings.receipt_keys.get_secret_value()).keys)
     if not settings.receipts_private_key_b64:
         return None
-    private = signing_keys.decode_private_key(settings.receipts_private_key_b64.get_secret_value())
+    private = decode_private_key(settings.receipts_private_key_b64.get_secret_value())
     told = settings.receipts_public_key_b64
-    if told and signing_keys.decode_public_key(told) != signing_keys.public_of(private):
+    if told and decode_public_key(told) != public_of(private):
         raise SigningKeyError("receipts_public_key_b64 is not the key of receipts_private_key_b64")
     return keyring_from([stored_key(private, "active")])
 
@@ -309,7 +308,7 @@ def read_key_file(path: Path) -> KeyDocument:
 
 def create_key_file(path: Path) -> StoredKey:
     """Make a file with a first key, which signs at once: nobody knows another."""
-    first = stored_key(signing_keys.new_private_key(), "active", not_before=datetime.now(UTC))
+    first = stored_key(new_private_key(), "active", not_before=datetime.now(UTC))
     with _written(path, KeyDocument(keys=[first])) as file:
         try:
             os.link(file, path)
@@ -327,7 +326,7 @@ def rotate_key_file(path: Path) -> StoredKey:
 def _rotated(keys: KeyDocument, now: datetime) -> StoredKey:
     waiting = keys.of("next")
     if waiting is None:
-        waiting = stored_key(signing_keys.new_private_key(), "next", not_before=now + NOTICE)
+        waiting = stored_key(new_private_key(), "next", not_before=now + NOTICE)
         keys.keys.append(waiting)
     elif waiting.not_before and waiting.not_before > now:
         raise SigningKeyError(
@@ -343,7 +342,7 @@ def _rotated(keys: KeyDocument, now: datetime) -> StoredKey:
 def compromise_key(path: Path) -> StoredKey:
     """Give up every key that signs with this file, and return a new one, which does so at once."""
     now = datetime.now(UTC)
-    fresh = stored_key(signing_keys.new_private_key(), "active", not_before=now)
+    fresh = stored_key(new_private_key(), "active", not_before=now)
     with _changing(path) as keys:
         for each in keys.keys:
             if each.d:

@@ -14,6 +14,7 @@ import asyncpg
 from llmring_server.core.identity import Actor, Auditing
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import (
     InvalidRequest,
     NotFound,
@@ -87,7 +88,7 @@ def _file(row: asyncpg.Record) -> ProviderFile:
 class Shelf(Repository):
     """The files of the providers that the settings name: nobody's, and so everybody's."""
 
-    noun = "registry/registry"
+    sql = "registry/registry"
 
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__(database)
@@ -142,7 +143,7 @@ class Shelf(Repository):
         try:
             await self._look()
         except (Unavailable, Overloaded):
-            if self._memory.looked_at == NEVER or self._database.borrowed:
+            if self._memory.looked_at == NEVER or self._database.in_caller_transaction:
                 raise
         self._memory.asked_at = time.monotonic()
 
@@ -196,7 +197,11 @@ class FetchOutcome(NamedTuple):
 class Registry(Shelf):
     """Files that can be had at once, whatever becomes of the registry that they came from."""
 
-    noun = "registry/registry"
+    sql = "registry/registry"
+    tables = (
+        Table("registry_files", grants=("UPDATE", "DELETE")),
+        Table("registry_sources", grants=("UPDATE",)),
+    )
 
     def __init__(self, database: Database, settings: Settings, audit: Auditing) -> None:
         super().__init__(database, settings)

@@ -1,4 +1,4 @@
-"""HTTP inside a running program: `async with Server(ring, port=0) as server: server.url`."""
+"""In-process server: `async with Server(ring, port=0) as server: server.url`."""
 
 import asyncio
 import socket
@@ -16,22 +16,22 @@ from llmring_server.settings import Settings
 
 
 class _Config(uvicorn.Config):
-    """A configuration that leaves logging to the program that it is for."""
+    """A configuration that leaves logging to the program."""
 
     def configure_logging(self) -> None:
         pass
 
 
 class _InProcessServer(uvicorn.Server):
-    """A server that leaves the signals to the program that it runs in, and says when it is up."""
+    """A server that leaves signals to the program, and sets an event once it is listening."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.up = asyncio.Event()
+        self.is_up = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.up.set()
+        self.is_up.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -39,20 +39,20 @@ class _InProcessServer(uvicorn.Server):
 
 
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
-    """Return the options of uvicorn that `serve` and `Server` have in common."""
+    """Return the options of uvicorn that `serve` and `Server` share."""
     return {
         "http": BoundedHttpProtocol,
         "ws": "none",
         "server_header": False,
         "timeout_graceful_shutdown": 15,
-        # Named in any case: otherwise uvicorn trusts what FORWARDED_ALLOW_IPS says.
+        # Always set: otherwise uvicorn would trust the environment variable FORWARDED_ALLOW_IPS.
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the socket to serve on; OSError if the address is taken."""
+    """Open the socket to serve on; raise OSError if the address is in use."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=2048)
 
@@ -63,7 +63,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 class Server:
-    """Serves `ring` until stopped. Port 0 takes a free one; the ring stays open afterwards."""
+    """Serves `ring` until stopped. Port 0 picks a free port; the ring stays open afterwards."""
 
     def __init__(self, ring: Ring, host: str = "127.0.0.1", port: int = 8000) -> None:
         self._address = host, port
@@ -73,7 +73,7 @@ class Server:
         self.url = ""
 
     async def start(self) -> None:
-        """Listen and serve; return when the first request can be answered."""
+        """Start to serve; return when the server is listening."""
         if self._running:
             return
         listener = listen(*self._address)
@@ -81,10 +81,10 @@ class Server:
         config = _Config(self._app, log_config=None, log_level=None, **self._options)
         server = _InProcessServer(config)
         self._running = server, asyncio.create_task(server.serve(sockets=[listener]))
-        await server.up.wait()
+        await server.is_up.wait()
 
     async def stop(self) -> None:
-        """Finish the requests that are running, for up to 15 seconds, then close."""
+        """Finish the running requests, for at most 15 seconds, then close."""
         if self._running:
             (server, task), self._running = self._running, None
             server.should_exit = True

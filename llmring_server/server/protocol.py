@@ -1,7 +1,16 @@
-"""HTTP/1.1 as our own server speaks it: uvicorn's httptools protocol, bounded in size and time.
+"""HTTP/1.1 protocol: uvicorn's httptools protocol, with limits on size and time.
 
-Only here can be seen what never becomes a request, or what looks like one and is none: heads that
-do not end, trailers, senders that fall asleep. `guard.py` does the rest, for every server.
+Only the protocol sees what never becomes a request, or does not belong to one: heads that do not
+end, trailers, clients that stop sending or reading. `web/request_limits.py` does the rest, for
+every server.
+
+uvicorn documents none of what this module builds on. It overrides these methods of
+`HttpToolsProtocol`: `connection_made`, `connection_lost`, `data_received`, `on_headers_complete`,
+`on_body`, `on_message_complete`, `on_response_complete` and `_should_upgrade`. It uses its
+attributes `cycle` (`keep_alive`, `response_started`, `response_complete`), `flow` (`read_paused`,
+`resume_reading`), `headers`, `loop`, `parser`, `pipeline`, `scope`, `server_state`
+(`total_requests`), `transport` and `url`; and `STATUS_LINE`. `tests/server/test_protocol.py` fails
+if one of them is gone or takes other parameters.
 """
 
 import asyncio
@@ -21,11 +30,12 @@ from llmring_server.errors import (
     RingError,
     UriTooLong,
 )
-from llmring_server.web.middleware import HEADERS
+from llmring_server.web.middleware import DEFAULT_HEADERS
 from llmring_server.web.problems import problem
 from llmring_server.web.request_limits import (
     BODY_GRACE_SECONDS,
     BOUNDED,
+    KIB,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
     MAX_TARGET_BYTES,
@@ -33,23 +43,39 @@ from llmring_server.web.request_limits import (
     check_size,
 )
 
-# How long a client that is refused in the middle of a sentence may take to hear it.
+# How long a client that is rejected while it sends has to read the response.
 LINGER_SECONDS = 1.0
 
+# How often a connection is checked: one timer serves all of its requests.
+CHECK_INTERVAL_SECONDS = 1.0
 
-# What begins and ends so has no body yet: an answer that is whole goes by.
-_HEAD, _END = b"HTTP/1.1 ", b"\r\n\r\n"
+# How long a connection may be idle, before its first request and between two.
+KEEP_ALIVE_SECONDS = 5.0
+
+# How many requests of a connection may be queued; uvicorn has no limit.
+MAX_PIPELINED = 100
+
+# How much of a request that is answered already is read and dropped, so that its client gets to
+# read the response.
+MAX_UNREAD_BODY_BYTES = 64 * KIB
+
+_EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
+
+# A write that starts and ends like this is a head without a body.
+_HEAD_START = b"HTTP/1.1 "
+_HEAD_END = b"\r\n\r\n"
 
 
 class CoalescingTransport:
-    """A transport that keeps the head of an answer until its body is written, in this turn.
+    """A transport that writes the head of a response together with its body.
 
-    uvicorn writes them apart, and each write is a system call: an eighth of a whole request.
+    uvicorn writes them separately, and each write is a system call: an eighth of the cost of a
+    whole request. A head is kept until the body follows, or else until the loop's next iteration.
     """
 
-    def __init__(self, transport: asyncio.Transport, is_talking: Callable[[], bool]) -> None:
+    def __init__(self, transport: asyncio.Transport, is_receiving: Callable[[], bool]) -> None:
         self._transport = transport
-        self._is_talking = is_talking
+        self._is_receiving = is_receiving
         self.is_closing = transport.is_closing
         self._loop = asyncio.get_running_loop()
         self._head = b""
@@ -57,25 +83,26 @@ class CoalescingTransport:
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(_HEAD) and data.endswith(_END):
+        elif data.startswith(_HEAD_START) and data.endswith(_HEAD_END):
             self._head = data
             self._loop.call_soon(self._flush)
             return
         self._transport.write(data)
 
     def close(self) -> None:
-        """Close now, or, while the client is still talking, when it has had time to hear us.
+        """Close the connection; if the client is still sending, linger first.
 
-        To close on what is unread resets the connection, and the client may lose its answer.
+        To close a socket with unread data resets the connection, and the client may lose the
+        response.
         """
         if self.is_closing():
             return
         self._flush()
-        if not self._is_talking():
+        if not self._is_receiving():
             self._transport.close()
             return
         self.is_closing = lambda: True
-        self.write = lambda data: None  # type: ignore[method-assign]  # noqa: ARG005, its name
+        self.write = lambda data: None  # type: ignore[method-assign]  # noqa: ARG005, the name is the interface's
         self._transport.pause_reading()
         self._transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)
@@ -89,159 +116,152 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
 
-# How often a connection is looked at: one timer for all its requests.
-TICK = 1.0
-
-
-# How many requests of a connection may wait in line; uvicorn would take them without end.
-MAX_PIPELINED = 100
-
-
-# How long a client may say nothing, before its first request and between two.
-KEEP_ALIVE_SECONDS = 5.0
-
-
-# What is read, and dropped, of a request that is answered already: its client can then hear it.
-SPARE = 64 * 1024
-
-
-_EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
-
-
-def _answer(exc: RingError) -> bytes:
-    """Write a whole answer, for requests that never became one."""
-    request_id = str(uuid_utils.uuid7())
-    told = problem({"llmring.request_id": request_id, "http_version": "1.1"}, exc)
-    told.headers["connection"] = "close"
-    headers = [*HEADERS, (b"x-request-id", request_id.encode()), *told.raw_headers]
-    lines = b"".join(b"%b: %b\r\n" % each for each in headers)
-    return STATUS_LINE[exc.status] + lines + b"\r\n" + bytes(told.body)
-
-
-def _is_ours(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
-    """Tell if a target that is no path is a URL of the host that is meant."""
-    hosts = [value.lower() for name, value in headers if name == b"host"]
-    return hosts == [urlsplit(target).netloc.lower()]
-
-
 class BoundedHttpProtocol(HttpToolsProtocol):
-    # uvicorn narrows what asyncio gives; what we give has all that uvicorn calls.
+    # The type of `transport` is narrower in uvicorn than in asyncio; ours has all that it calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(CoalescingTransport(transport, lambda: self._arriving))  # type: ignore[arg-type]
-        self._arriving = self._in_body = False
-        # Bytes of this request: all; since its last sense; that may follow its answer. And unsent.
-        self._size = self._raw = self._spare = self._unsent = 0
-        # When the client last did what we wait for.
-        self._since = self.loop.time()
-        self._timer = self.loop.call_later(TICK, self._watch)
+        super().connection_made(CoalescingTransport(transport, lambda: self._is_receiving))  # type: ignore[arg-type]
+        # Whether a request has begun and is incomplete; whether its head is complete.
+        self._is_receiving = False
+        self._is_in_body = False
+        # Bytes of the current request.
+        self._request_bytes = 0
+        # Bytes since its last progress: since its beginning, its head, or a part of its body.
+        self._overhead_bytes = 0
+        # How much of its body may still follow after its response.
+        self._unread_budget = 0
+        # Bytes of responses that the client had not read at the last check.
+        self._unsent_bytes = 0
+        # When the client last did what the server waits for.
+        self._progress_at = self.loop.time()
+        self._timer = self.loop.call_later(CHECK_INTERVAL_SECONDS, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._arriving:
-            self._arriving, self._since = True, self.loop.time()
-        self._size += len(data)
+        self._begin_request()
+        self._request_bytes += len(data)
         for start in range(0, len(data), MAX_HEADER_BYTES):
             if self.transport.is_closing():
                 return
             part = data[start : start + MAX_HEADER_BYTES]
-            self._raw += len(part)
+            self._overhead_bytes += len(part)
             try:
                 self.parser.feed_data(part)
             except httptools.HttpParserUpgrade:
-                pass  # which we need not do; the request is one all the same
+                pass  # an upgrade is optional; the request is served without it
             except httptools.HttpParserError as exc:
                 cause = exc.__context__
-                self._refuse(cause if isinstance(cause, RingError) else BadRequest())
+                self._reject(cause if isinstance(cause, RingError) else BadRequest())
                 return
-            if self._raw > MAX_HEADER_BYTES:
-                self._refuse(self._too_much())
+            if self._overhead_bytes > MAX_HEADER_BYTES:
+                self._reject(self._size_error())
 
-    def _too_much(self) -> RingError:
-        if self._in_body:
-            return BadRequest("The body has more frame than content.")
+    def _begin_request(self) -> None:
+        if not self._is_receiving:
+            self._is_receiving = True
+            self._progress_at = self.loop.time()
+
+    def _size_error(self) -> RingError:
+        if self._is_in_body:
+            return BadRequest("Chunk overhead exceeds the allowed limit.")
         return UriTooLong() if len(self.url) > MAX_TARGET_BYTES else HeadersTooLarge()
 
     def on_headers_complete(self) -> None:
-        if self.url[:1] != b"/" and not _is_ours(self.url, self.headers):
-            raise BadRequest("Ask for a path of this server.")
-        if self._raw > MAX_TARGET_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
+        if self.url[:1] != b"/" and not _is_own_url(self.url, self.headers):
+            raise BadRequest("The request target is for another host.")
+        if self._overhead_bytes > MAX_TARGET_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
             check_size(self.headers, self.url)
         self.scope["extensions"] = _EXTENSIONS
         if len(self.pipeline) == MAX_PIPELINED:
-            raise Overloaded  # they are answered, then the connection ends
+            raise Overloaded  # those in the queue are answered, then the connection is closed
         super().on_headers_complete()
-        # What still calls itself a header is a trailer, and must not join those that are judged.
+        # From here on, header fields are trailers. They must not join the checked ones.
         self.headers = []
-        if not self._arriving:  # it came together with the one before
-            self._arriving, self._since = True, self.loop.time()
-        self._in_body, self._raw, self._spare = True, 0, SPARE
+        self._begin_request()  # if it came in one packet with the request before
+        self._is_in_body = True
+        self._overhead_bytes = 0
+        self._unread_budget = MAX_UNREAD_BODY_BYTES
 
     def on_body(self, body: bytes) -> None:
-        self._raw = 0
+        self._overhead_bytes = 0
         super().on_body(body)
         if self.cycle.response_complete:
-            self._spare -= len(body)
-            if self._spare < 0:
+            self._unread_budget -= len(body)
+            if self._unread_budget < 0:
                 self.transport.close()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._arriving = self._in_body = False
-        self._size = self._raw = 0
+        self._is_receiving = self._is_in_body = False
+        self._request_bytes = self._overhead_bytes = 0
 
     def on_response_complete(self) -> None:
-        self._since = self.loop.time()
+        self._progress_at = self.loop.time()
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
         else:
-            # As uvicorn does, but for its timer until the next request: `_watch` is there already.
+            # As uvicorn does, without its keep-alive timer: `_check` does that.
             self.server_state.total_requests += 1
             self.flow.resume_reading()
 
     def _should_upgrade(self) -> bool:
         return False
 
-    def _refuse(self, exc: RingError) -> None:
-        """Answer what cannot be read, unless that would look like the answer to something else."""
+    def _reject(self, exc: RingError) -> None:
+        """Respond to what cannot be read, unless the client would take it for another response."""
         cycle = self.cycle
-        if self._in_body and (cycle.response_started or self.pipeline):
+        if self._is_in_body and (cycle.response_started or self.pipeline):
             self.transport.close()
-        elif self._in_body or cycle is None or cycle.response_complete:
-            self.transport.write(_answer(exc))
+        elif self._is_in_body or cycle is None or cycle.response_complete:
+            self.transport.write(_response(exc))
             self.transport.close()
         else:
-            cycle.keep_alive = False  # the last that is answered here
+            cycle.keep_alive = False  # a response is due to the request before; then it closes
 
-    def _watch(self) -> None:
-        """End what waits for its client in vain."""
+    def _check(self) -> None:
+        """Close the connection if the server has waited too long for its client."""
         unsent, now = self.transport.get_write_buffer_size(), self.loop.time()
-        if unsent != self._unsent or (self._is_our_turn() and not unsent):
-            self._unsent, self._since = unsent, now
-        if now - self._since > self._patience():
-            self._give_up()
-        self._timer = self.loop.call_later(TICK, self._watch)
+        if unsent != self._unsent_bytes or (self._is_servers_turn() and not unsent):
+            self._unsent_bytes = unsent
+            self._progress_at = now
+        if now - self._progress_at > self._timeout():
+            self._time_out()
+        self._timer = self.loop.call_later(CHECK_INTERVAL_SECONDS, self._check)
 
-    def _is_our_turn(self) -> bool:
+    def _is_servers_turn(self) -> bool:
         cycle = self.cycle
-        answering = cycle is not None and not cycle.response_complete and not self._arriving
-        return answering or self.flow.read_paused
+        is_responding = cycle is not None and not cycle.response_complete and not self._is_receiving
+        return is_responding or self.flow.read_paused
 
-    def _patience(self) -> float:
-        if self._unsent or self.transport.is_closing():
+    def _timeout(self) -> float:
+        if self._unsent_bytes or self.transport.is_closing():
             return BODY_GRACE_SECONDS
-        return (
-            BODY_GRACE_SECONDS + self._size / MIN_BYTES_PER_SECOND
-            if self._arriving
-            else KEEP_ALIVE_SECONDS
-        )
+        if self._is_receiving:
+            return BODY_GRACE_SECONDS + self._request_bytes / MIN_BYTES_PER_SECOND
+        return KEEP_ALIVE_SECONDS
 
-    def _give_up(self) -> None:
-        if self._unsent or self.transport.is_closing():
-            self.transport.abort()  # to close it would be to wait for them
-        elif self._arriving:
-            self._refuse(RequestTimeout())
+    def _time_out(self) -> None:
+        if self._unsent_bytes or self.transport.is_closing():
+            self.transport.abort()  # close() would wait until the client has read
+        elif self._is_receiving:
+            self._reject(RequestTimeout())
         else:
             self.transport.close()
+
+
+def _response(exc: RingError) -> bytes:
+    """Return a complete response, for what never became a request."""
+    request_id = str(uuid_utils.uuid7())
+    response = problem({"llmring.request_id": request_id, "http_version": "1.1"}, exc)
+    response.headers["connection"] = "close"
+    headers = [*DEFAULT_HEADERS, (b"x-request-id", request_id.encode()), *response.raw_headers]
+    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return STATUS_LINE[exc.status] + lines + b"\r\n" + bytes(response.body)
+
+
+def _is_own_url(target: bytes, headers: list[tuple[bytes, bytes]]) -> bool:
+    """Tell if a target that is not a path is a URL of the host in the Host header."""
+    hosts = [value.lower() for name, value in headers if name == b"host"]
+    return hosts == [urlsplit(target).netloc.lower()]

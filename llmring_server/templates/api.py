@@ -58,7 +58,7 @@ async def list_templates(
     """List yours and the shared ones, newest first, a page at a time; fewer where large."""
     found = await request.ring.templates.list(request.project_id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 
@@ -110,7 +110,7 @@ async def list_versions(
     """List what a template said, the newest first, a page at a time; fewer where it is large."""
     found = await request.ring.templates.versions(request.project_id, id, query)
     if found:
-        request.says = link(query, query.next(request.project_id, found[-1], id))
+        request.response_headers = link(query, query.next(request.project_id, found[-1], id))
     return found
 
 

@@ -10,6 +10,7 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import Forbidden, NotFound
 from llmring_server.templates.models import (
     CONTENT,
@@ -34,7 +35,11 @@ class Templates(Repository):
     in the audit log when a shared template changes.
     """
 
-    noun = "templates/templates"
+    sql = "templates/templates"
+    tables = (
+        Table("template_versions", "template versions", "erase_template_versions"),
+        Table("templates", "templates", "erase_templates", ("UPDATE",)),
+    )
 
     def __init__(self, database: Database, audit: Auditing) -> None:
         super().__init__(database)

@@ -53,7 +53,7 @@ async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -
     """Record a call, exactly once if it brings an Idempotency-Key."""
     logged = await request.ring.usage.log(request.project_id, body, key)
     if logged.replayed:
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return log_response(logged)
 
 
@@ -61,7 +61,7 @@ async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call],
     """List calls, newest first, a page at a time."""
     found = await request.ring.usage.logs(request.project_id, query)
     if len(found) == query.limit:
-        request.says = link(query, query.next(request.project_id, found[-1]))
+        request.response_headers = link(query, query.next(request.project_id, found[-1]))
     return found
 
 
@@ -129,7 +129,7 @@ async def log_calls(
         _each(request, values, key) if query.partial else _together(request, values, key)
     )
     if all(isinstance(each, LogResult) and each.replayed for each in outcomes):
-        request.says = REPLAYED
+        request.response_headers = REPLAYED
     return _report(outcomes)
 
 

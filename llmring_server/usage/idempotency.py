@@ -1,7 +1,7 @@
 """Idempotency keys: a key is used once, for one request, and repeats get the first answer again.
 
-Every key is stored in `idempotency_keys`, as a digest, with a fingerprint of the request that it was
-first sent with and the id that the request was given.
+Every key is stored in `idempotency_keys`, as a digest, with a fingerprint of the request that it
+was first sent with and the id that the request was given.
 """
 
 from collections.abc import Iterable
@@ -18,6 +18,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RequestInProgress
 from llmring_server.usage.models import NewCall
 
@@ -80,7 +81,9 @@ def require_same_request(first_use: FirstUse | None, claim: IdempotencyKey) -> F
 class IdempotencyKeys(Repository):
     """The keys of every project, on whatever route they are used."""
 
-    noun = "usage/idempotency"
+    sql = "usage/idempotency"
+    tables = (Table("idempotency_keys", "idempotency keys", "erase_keys"),)
+    delete_with_calls = ("delete_old_keys",)
 
     async def take(
         self,

@@ -6,6 +6,7 @@ import time
 
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import traceback_without_values
 
 BATCH_SIZE = 500
@@ -18,7 +19,12 @@ _logger = logging.getLogger(__name__)
 class Rollups(Repository):
     """The sums of every project."""
 
-    noun = "usage/rollups"
+    sql = "usage/rollups"
+    tables = (
+        Table("usage_recent", "recent totals", "erase_recent", ("UPDATE", "DELETE")),
+        Table("usage_rollups", "totals", "erase_rollups", ("UPDATE",)),
+    )
+    delete_with_calls = ("delete_quarter_hours",)
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)

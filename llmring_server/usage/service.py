@@ -8,6 +8,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
+from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RingError
 from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook, Pricing
 from llmring_server.usage.call_record import CallRecord, prepare_call, prepare_calls
@@ -25,7 +26,9 @@ from llmring_server.usage.stats import Stats, StatsQuery
 class Usage(Repository):
     """The log of LLM calls of every project."""
 
-    noun = "usage/usage"
+    sql = "usage/usage"
+    tables = (Table("usage_logs", "calls", "erase_calls"),)
+    delete_with_calls = ("delete_unpartitioned",)
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Usage(Repository):
         call = prepare_call(project_id, entry, book, key or entry.idempotency_key)
         if call.quote.price:
             await self._prices.keep([call.quote.price])
-        if self._database.borrowed:
+        if self._database.in_caller_transaction:
             return _granted(await self._store([call]))[0]
         return await self._combine(call)
 
@@ -154,10 +157,10 @@ class Usage(Repository):
     async def _store(
         self, calls: Sequence[CallRecord], *, holds_keys: bool = False
     ) -> list[LogResult | RingError]:
-        if not self._database.borrowed:
+        if not self._database.in_caller_transaction:
             self._fold_if_due()
         entries = f"[{b','.join(call.row for call in calls).decode()}]"
-        borrowed = self._database.borrowed
+        borrowed = self._database.in_caller_transaction
         rows = await self._fetch_all(
             "log", entries=entries, borrowed=borrowed, holds_keys=holds_keys
         )

@@ -1,4 +1,4 @@
-"""The microframework: a handler's parameters say what it reads, its result is what is sent."""
+"""Endpoints: a handler's parameters declare what it reads, its return type what it answers."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,101 +10,111 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmring_server.access.authentication import admit_again, authenticate
-from llmring_server.access.keys import CACHE_TTL
-from llmring_server.core.identity import ApiScope as Needed
+from llmring_server.core.identity import ApiScope
 from llmring_server.errors import NotFound
 from llmring_server.web.request import Request, render
 from llmring_server.web.request_limits import JSON
 
 Handler = Callable[..., Awaitable[Any]]
 
-# Parameters that are not parts of the path.
-READ = "query", "body", "key"
+# A credential is checked again after a body that took longer than this: it may have expired or
+# been revoked meanwhile.
+REAUTHENTICATE_AFTER_SECONDS = 5.0
 
 
-def notes(annotation: Any) -> tuple[Any, ...]:
-    """Return what is noted with a type."""
+def annotations_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the metadata of an `Annotated` type."""
     return get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
 
 
-def by_media(annotation: Any) -> Mapping[str, Any]:
-    """Return what is sent as each media type: JSON, unless it is noted otherwise."""
-    noted = [note for note in notes(annotation) if isinstance(note, dict)]
-    return noted[0] if noted else {JSON: annotation}
+def media_types(annotation: Any) -> Mapping[str, Any]:
+    """Return the type that is read or sent as each media type: JSON, unless annotated otherwise."""
+    mappings = [each for each in annotations_of(annotation) if isinstance(each, dict)]
+    return mappings[0] if mappings else {JSON: annotation}
 
 
 class Endpoint:
-    """An ASGI app of one handler: finds out who is calling, and answers with the handler's result.
+    """An ASGI app of one handler: authenticates the caller, reads the request, sends the result.
 
-    `needs` is the scope that a caller must have, or None: then anyone may call. The handler's
-    parameters are read from the request: `query`, `body` (`Model | None`: it may be absent), `key`
-    (the Idempotency-Key), parts of the path. `web/openapi.py` describes them, with what is noted
-    with the result's type: `{media: type}` unless it is JSON, names of headers, and errors that
-    its parameters do not suggest.
+    `required_scope` is the scope that the caller needs; None admits everyone. The parameters of
+    the handler are read from the request: `query`, `body` (`Model | None` if it is optional),
+    `key` (the Idempotency-Key) and the parameters of the path. Annotations of the return type
+    complete the description in the OpenAPI document: `{media type: type}` unless it is JSON,
+    names of response headers, and errors that the parameters do not imply.
     """
 
-    def __init__(self, handler: Handler, needs: Needed | None, cap: int) -> None:
+    def __init__(
+        self, handler: Handler, required_scope: ApiScope | None, max_body_bytes: int
+    ) -> None:
         self.handler = handler
-        self.needs = needs
-        self.cap = cap
-        takes = get_annotations(handler)
-        self.gives = takes.pop("return")
-        self.query, self.body, self.key = (takes.pop(name, None) for name in READ)
-        self.parts = {name: kind for name, kind in takes.items() if kind is not Request}
-        # `Model | None`: None is no body at all.
-        self.optional = NoneType in get_args(self.body)
-        if self.optional:
-            self.body = get_args(self.body)[0]
-        self._raw = () if isinstance(self.body, type) else tuple(by_media(self.body))
-        self._parts = [(name, TypeAdapter[Any](kind)) for name, kind in self.parts.items()]
+        self.required_scope = required_scope
+        self.max_body_bytes = max_body_bytes
+        parameters = get_annotations(handler)
+        self.response_type = parameters.pop("return")
+        self.query_model = parameters.pop("query", None)
+        self.body_type = parameters.pop("body", None)
+        self.key_type = parameters.pop("key", None)
+        self.path_params = {name: kind for name, kind in parameters.items() if kind is not Request}
+        self.is_body_optional = NoneType in get_args(self.body_type)
+        if self.is_body_optional:
+            self.body_type = get_args(self.body_type)[0]
+        # A body that is not a model is parsed by the handler itself.
+        self._raw_media_types: tuple[str, ...] = ()
+        if not isinstance(self.body_type, type):
+            self._raw_media_types = tuple(media_types(self.body_type))
+        self._path_adapters = [
+            (name, TypeAdapter[Any](kind)) for name, kind in self.path_params.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = Request(scope, receive, self.cap)
-        if self.needs:
-            call.caller = await authenticate(call, self.needs)
-        given = self._given(call)
-        if self.body:
-            began = time.monotonic()
-            given["body"] = await (self._read_if_any if self.optional else self._read)(call)
-            # A body may take its time: who was let in may have been shut out meanwhile.
-            if self.needs and time.monotonic() - began > CACHE_TTL:
-                call.caller = await admit_again(call, self.needs)
-        result = await self.handler(call, **given)
+        request = Request(scope, receive, self.max_body_bytes)
+        if self.required_scope:
+            authenticate = request.app.authenticator.authenticate
+            request.caller = await authenticate(request, self.required_scope)
+        arguments = self._arguments(request)
+        if self.body_type:
+            started = time.monotonic()
+            arguments["body"] = await self._read_body(request)
+            duration = time.monotonic() - started
+            if self.required_scope and duration > REAUTHENTICATE_AFTER_SECONDS:
+                reauthenticate = request.app.authenticator.reauthenticate
+                request.caller = await reauthenticate(request, self.required_scope)
+        result = await self.handler(request, **arguments)
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            await _answer(render(result), call.says, send)
+            await _send_json(render(result), request.response_headers, send)
 
-    def _read(self, request: Request) -> Awaitable[Any]:
-        return request.raw(*self._raw) if self._raw else request.read(self.body)
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        arguments = {}
+        for name, adapter in self._path_adapters:
+            arguments[name] = _path_param(request, name, adapter)
+        if self.query_model:
+            arguments["query"] = request.query(self.query_model)
+        if self.key_type:
+            arguments["key"] = request.idempotency_key
+        return arguments
 
-    async def _read_if_any(self, request: Request) -> Any:
-        return await self._read(request) if await request.body() else None
-
-    def _given(self, request: Request) -> dict[str, Any]:
-        given = {}
-        for name, kind in self._parts:
-            given[name] = _part(request, name, kind)
-        if self.query:
-            given["query"] = request.query(self.query)
-        if self.key:
-            given["key"] = request.idempotency_key
-        return given
+    async def _read_body(self, request: Request) -> Any:
+        if self.is_body_optional and not await request.body():
+            return None
+        if self._raw_media_types:
+            return await request.raw(*self._raw_media_types)
+        return await request.read(self.body_type)
 
 
-def _part(request: Request, name: str, kind: TypeAdapter[Any]) -> Any:
-    """Read a part of the path: what cannot be an id is the id of nothing."""
+def _path_param(request: Request, name: str, adapter: TypeAdapter[Any]) -> Any:
+    """Read a parameter of the path. A value that cannot be an id identifies nothing: 404."""
     try:
-        return kind.validate_strings(request.scope["path_params"][name])
+        return adapter.validate_strings(request.scope["path_params"][name])
     except ValidationError as exc:
         raise NotFound from exc
 
 
-async def _answer(content: bytes, says: Mapping[bytes, bytes], send: Send) -> None:
+async def _send_json(content: bytes, response_headers: Mapping[bytes, bytes], send: Send) -> None:
     length = b"%d" % len(content)
     headers = [(b"content-type", b"application/json"), (b"content-length", length)]
-    if says:
-        headers += says.items()
+    if response_headers:
+        headers += response_headers.items()
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": content})

@@ -1,27 +1,19 @@
-"""Is it there, is it well, what is it: for people, load balancers and the client's `init`."""
+"""Health checks: a summary for people and clients, liveness and readiness for load balancers."""
 
 import asyncio
-from importlib.metadata import version
 from typing import Literal
 
 from typing_extensions import TypedDict
 
 from llmring_server.errors import NotMigrated, Overloaded, Unavailable
+from llmring_server.web.about import VERSION
 from llmring_server.web.request import Request
 
-VERSION = version("llmring-server")
-HEALTH_TIMEOUT = 2.0
-
-
-class About(TypedDict):
-    """Which server this is."""
-
-    name: str
-    version: str
+TIMEOUT_SECONDS = 2.0
 
 
 class Health(TypedDict):
-    """How it is."""
+    """Whether the server is healthy."""
 
     status: Literal["healthy", "unhealthy"]
     database: Literal["connected", "disconnected"]
@@ -29,26 +21,22 @@ class Health(TypedDict):
 
 
 class Liveness(TypedDict):
-    """It is there."""
+    """The server runs."""
 
     status: Literal["alive"]
 
 
 class Readiness(TypedDict):
-    """It can serve."""
+    """The server can serve requests."""
 
     status: Literal["ready"]
 
 
-async def get_root(_: Request) -> About:
-    """Tell what this is."""
-    return {"name": "LLMRing Server", "version": VERSION}
-
-
 async def get_health(request: Request) -> Health:
-    """Is it well? Always 200, as clients and containers expect it: the body tells."""
+    """Summarize the health of the server; always 200."""
+    # Clients and containers expect 200 and read the body.
     try:
-        async with asyncio.timeout(HEALTH_TIMEOUT):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await request.ring.ping()
     except (Unavailable, Overloaded, TimeoutError):
         return {"status": "unhealthy", "database": "disconnected", "version": VERSION}
@@ -56,18 +44,18 @@ async def get_health(request: Request) -> Health:
 
 
 async def get_liveness(_: Request) -> Liveness:
-    """Does it run?"""
+    """Probe liveness."""
     return {"status": "alive"}
 
 
 async def get_readiness(request: Request) -> Readiness:
-    """Can it serve? 503 until it can."""
+    """Probe readiness: 503 until the database is reachable and migrated."""
     try:
-        async with asyncio.timeout(HEALTH_TIMEOUT):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await request.ring.ready()
     except TimeoutError as exc:
         raise Unavailable from exc
     except NotMigrated as exc:
-        # Anyone may ask: which migrations are missing is for operators (`db status`).
+        # The names of the missing migrations are for operators (`db status`); this is public.
         raise NotMigrated from exc
     return {"status": "ready"}

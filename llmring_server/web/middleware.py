@@ -1,4 +1,12 @@
-"""The outermost layer: an id for every request, headers for every answer, an answer for a crash."""
+"""Request middleware: the outermost layer of the app, below CORS.
+
+For every HTTP request it
+- assigns a request id, which is in the response, in problem documents, in logs and in audit events;
+- removes a trailing slash from the path;
+- rejects heads that are too large or ambiguous, and gives a slow body a deadline;
+- adds the default headers to the response;
+- turns exceptions into problem documents, and logs those that are bugs or failures of ours.
+"""
 
 import logging
 
@@ -14,29 +22,12 @@ _logger = logging.getLogger(__name__)
 
 Headers = list[tuple[bytes, bytes]]
 
-HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-OURS = {*dict(HEADERS), b"x-request-id"}
-
-
-def without_trailing_slash(scope: Scope) -> str:
-    """`/log/` is `/log`: no redirect, so no client drops a body or a header on the way."""
-    path: str = scope["path"]
-    if not path.endswith("/"):
-        return path
-    is_root = len(path) <= len(scope.get("root_path", "")) + 1
-    return path if is_root else path[:-1]
-
-
-def with_default_headers(given: Headers, ours: Headers) -> Headers:
-    """Add what of `ours` an answer does not say by itself."""
-    said = dict(given)
-    if not said.keys().isdisjoint(OURS):
-        ours = [header for header in ours if header[0] not in said]
-    return [*ours, *given]
+DEFAULT_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+_DEFAULT_NAMES = {*dict(DEFAULT_HEADERS), b"x-request-id"}
 
 
 class ResponseAbortedError(Exception):
-    """The answer failed after it had begun; the log tells why."""
+    """The response failed after it had begun; the log has the reason."""
 
 
 class RequestMiddleware:
@@ -48,10 +39,10 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         request_id = str(uuid_utils.uuid7())
-        headers = [*HEADERS, (b"x-request-id", request_id.encode())]
+        headers = [*DEFAULT_HEADERS, (b"x-request-id", request_id.encode())]
         started = complete = failed = False
 
-        async def answer(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started, complete
             if message["type"] == "http.response.start":
                 started = True
@@ -63,32 +54,58 @@ class RequestMiddleware:
         scope = {**scope, "path": without_trailing_slash(scope), "llmring.request_id": request_id}
         try:
             scope["llmring.headers"] = request_limits.check_head(scope)
-            await self.app(scope, request_limits.receive_with_deadline(scope, receive), answer)
+            receive_in_time = request_limits.receive_with_deadline(scope, receive)
+            await self.app(scope, receive_in_time, send_with_headers)
         except ClientDisconnect:
-            return  # there is nobody left to answer
-        except Exception as exc:  # noqa: BLE001, the last line: a bug of ours must not cost the connection
+            return  # nobody is left to receive a response
+        except Exception as exc:  # noqa: BLE001, a bug must not cost the client its response
             failed = True
             if started or not isinstance(exc, RingError):
                 log_exception(exc, scope)
             if not started:
-                error = exc if isinstance(exc, RingError) else RingError()
-                await problem(scope, error)(scope, receive, answer)
-        # Not above: what is raised there would have the text of `exc` in its trace.
+                # Without a name of its own, which would keep the exception in a cycle with this
+                # frame, and the body with it, until the garbage collector runs.
+                await problem(scope, exc if isinstance(exc, RingError) else RingError())(
+                    scope, receive, send_with_headers
+                )
+        # Not in the except clause: the traceback would then contain the text of `exc`.
         if failed and started and not complete:
             _abort(scope)
 
 
-def _abort(scope: Scope) -> None:
-    """End an answer that has begun and cannot be completed: its connection must be closed.
+def without_trailing_slash(scope: Scope) -> str:
+    """Return the path without a trailing slash: `/log/` is `/log`.
 
-    Our own server closes it when the app returns too early. Others, and middleware in front, might
-    end the answer as if it was complete: for them it must fail, with an error that tells nothing.
+    There is no redirect, on which a client might drop its body or its headers.
     """
-    if request_limits.BOUNDED not in scope.get("extensions", ()):
-        raise ResponseAbortedError
+    path: str = scope["path"]
+    if not path.endswith("/"):
+        return path
+    is_root = len(path) <= len(scope.get("root_path", "")) + 1
+    return path if is_root else path[:-1]
+
+
+def with_default_headers(headers: Headers, defaults: Headers) -> Headers:
+    """Add the default headers that a response does not set itself."""
+    names = dict(headers).keys()
+    if not names.isdisjoint(_DEFAULT_NAMES):
+        defaults = [header for header in defaults if header[0] not in names]
+    return [*defaults, *headers]
 
 
 def log_exception(exc: Exception, scope: Scope) -> None:
+    """Log an exception with the route rather than the path, which may contain a client's values."""
     route = getattr(scope.get("route"), "path", "?")
     request = scope["method"], route, scope["llmring.request_id"]
     _logger.error("%s %s, request %s, failed: %s", *request, traceback_without_values(exc))
+
+
+def _abort(scope: Scope) -> None:
+    """Abort a response that has begun and cannot be completed, by closing its connection.
+
+    Our own server closes it if the app returns too early. Other servers, and middleware in front,
+    might end the response as if it were complete, so there the app raises an error, which says
+    nothing of the cause.
+    """
+    if request_limits.BOUNDED not in scope.get("extensions", ()):
+        raise ResponseAbortedError

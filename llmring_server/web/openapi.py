@@ -1,15 +1,14 @@
-"""The API described to programs (OpenAPI 3.1): made of the routes, and of what handlers declare."""
+"""OpenAPI document (3.1): generated from the route table and the annotations of the handlers."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import getdoc
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 from starlette.responses import Response
-from starlette.routing import Route
 
 from llmring_server.errors import (
     BadRequest,
@@ -25,260 +24,320 @@ from llmring_server.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from llmring_server.web.endpoint import Endpoint, by_media, notes
-from llmring_server.web.health import VERSION
+from llmring_server.web.about import NAME, VERSION
+from llmring_server.web.endpoint import Endpoint, annotations_of, media_types
 from llmring_server.web.problems import MEDIA_TYPE, Problem
 from llmring_server.web.request import Request, render
 from llmring_server.web.request_limits import JSON
+from llmring_server.web.router import Route, RouteGroup
 
 Schema = dict[str, Any]
 
+INTRODUCTION = """Records LLM calls exactly once, with exact costs, and returns usage statistics.
 
-Mode = JsonSchemaMode
+In addition to the schemas: text is UTF-8 without U+0000. A parameter without a value counts as
+absent. Unknown fields and parameters are ignored. Integers are written without a decimal point, no
+number is 2^64 or larger, and JSON is nested at most 32 levels deep. A trailing slash in a path is
+ignored.
+"""
 
+TEXT: Schema = {"type": "string"}
+SECONDS: Schema = {"type": "integer", "minimum": 0}
 
-_REF = "#/components/schemas/{model}"
+# Response headers: description and schema.
+HEADERS: Mapping[str, tuple[str, Schema]] = {
+    "X-Request-ID": ("The id of the request, as in the server's log.", TEXT | {"format": "uuid"}),
+    "Retry-After": ("Seconds to wait before a retry.", SECONDS),
+    "Idempotent-Replayed": ("`true` if this is the stored response to an earlier request.", TEXT),
+    "Link": ('The next page, if there is one: `<?...>; rel="next"`.', TEXT),
+    "ETag": ("The version of the response, for `If-None-Match`.", TEXT),
+    "X-Registry-Stale": ("Seconds since the data became stale; absent if fresh.", SECONDS),
+}
 
+# Ways to authenticate, by mode. In mode `parent` the application around this one decides.
+_API_KEY = (
+    {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
+    {"Bearer": {"type": "http", "scheme": "bearer"}},
+)
+_PROXY_HEADERS = ("X-User-ID", "X-Project-ID", "X-Proxy-Signature")
+SECURITY_SCHEMES: Mapping[str, Sequence[Schema]] = {
+    "keys": _API_KEY,
+    "open": _API_KEY,
+    "proxy": [{name: {"type": "apiKey", "in": "header", "name": name} for name in _PROXY_HEADERS}],
+    "parent": [],
+}
 
+_REF_TEMPLATE = "#/components/schemas/{model}"
 _NULL = {"type": "null"}
 
 
-class _JsonSchema(GenerateJsonSchema):
-    """Decimals are numbers, as `render` writes them; those of models are text."""
+async def get_openapi(request: Request) -> Annotated[Response, {JSON: dict[str, Any]}]:
+    """Show this document."""
+    content = request.app.openapi(request.scope.get("root_path", ""))
+    return Response(content, media_type=JSON)
 
-    _in_model = False
+
+def openapi_document(groups: Sequence[RouteGroup], auth: str, prefix: str) -> bytes:
+    """Describe an app with these routes, mounted under `prefix`."""
+    builder = _OpenApiBuilder(SECURITY_SCHEMES[auth], groups)
+    document = {
+        "openapi": "3.1.0",
+        "info": {"title": NAME, "version": VERSION, "description": INTRODUCTION},
+        "servers": [{"url": prefix or "/"}],
+        "tags": [{"name": group.tag, "description": group.description} for group in groups],
+        "paths": builder.paths(),
+        "components": builder.components(),
+    }
+    return render(document)
+
+
+class _JsonSchema(GenerateJsonSchema):
+    """The schemas of models as `render` writes them.
+
+    Decimals are numbers, but strings in serialized models. A component has the name of its class;
+    only where two classes share a name, the name of the package comes before it.
+    """
+
+    _is_in_model = False
+
+    def normalize_name(self, name: str) -> str:
+        parts = name.split(".")
+        if len(parts) > 1:
+            # A qualified name: `llmring_server.<package>.<module>.<class>`.
+            name = parts[1].capitalize() + parts[-1]
+        return super().normalize_name(name)
 
     def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        outer, self._in_model = self._in_model, True
+        outer, self._is_in_model = self._is_in_model, True
         try:
             return super().model_schema(schema)
         finally:
-            self._in_model = outer
+            self._is_in_model = outer
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
         described = super().decimal_schema(schema)
         if self.mode == "validation":
             number: JsonSchemaValue = described["anyOf"][0]
             return number
-        return described if self._in_model else {"type": "number"}
+        return described if self._is_in_model else {"type": "number"}
 
-    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001, as pydantic has it
-        """What has a default is always written, though it need not be read."""
-        written = self.mode == "serialization" and field["type"] != "typed-dict-field"
-        return written or super().field_is_required(field, total)
+    def field_is_required(self, field: Any, total: bool) -> bool:  # noqa: FBT001, pydantic's signature
+        """Mark fields with a default as required in responses: they are always written."""
+        is_written = self.mode == "serialization" and field["type"] != "typed-dict-field"
+        return is_written or super().field_is_required(field, total)
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, a name needs no title
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002, pydantic's signature
         return False
 
 
 class SchemaRegistry:
-    """Schemas by reference: those that have a name are kept under it."""
+    """The schemas of all types of an API, generated together so that their names are unique."""
 
-    def __init__(self) -> None:
-        self.named: Schema = {}
-
-    def of(self, kind: Any, mode: Mode = "serialization") -> Schema:
-        schema = TypeAdapter[Any](kind).json_schema(
-            mode=mode, ref_template=_REF, schema_generator=_JsonSchema
+    def __init__(self, types: Iterable[tuple[Any, JsonSchemaMode]]) -> None:
+        # By identity: types need not be hashable, and different types may look the same.
+        inputs = {
+            (id(kind), mode): (id(kind), mode, TypeAdapter[Any](kind)) for kind, mode in types
+        }
+        self._schemas, definitions = TypeAdapter.json_schemas(
+            inputs.values(), ref_template=_REF_TEMPLATE, schema_generator=_JsonSchema
         )
-        for name, inner in schema.pop("$defs", {}).items():
-            self._keep(name, inner)
-        return self._keep(schema["title"], schema) if "title" in schema else schema
+        self.components: Schema = definitions.get("$defs", {})
 
-    def _keep(self, name: str, schema: Schema) -> Schema:
-        if self.named.setdefault(name, schema) != schema:
-            raise ValueError(f"two different things are called {name}")
-        return {"$ref": _REF.format(model=name)}
+    def schema(self, kind: Any, mode: JsonSchemaMode) -> Schema:
+        """Return the schema of a type, by reference if it is a component."""
+        # A copy, since callers add to it.
+        return dict(self._schemas[id(kind), mode])
 
 
 def parameters(model: type[BaseModel]) -> list[Schema]:
-    """Describe the parameters of a query."""
+    """Describe the parameters of a query string."""
     schema = model.model_json_schema(schema_generator=_JsonSchema)
     required = schema.get("required", ())
-    return [_parameter(name, each, name in required) for name, each in schema["properties"].items()]
+    return [
+        _query_parameter(name, property_schema, is_required=name in required)
+        for name, property_schema in schema["properties"].items()
+    ]
 
 
-def _parameter(name: str, schema: Schema, required: bool) -> Schema:  # noqa: FBT001, as it is said
-    said = {"name": name, "in": "query", "required": required, "schema": without_null(schema)}
+def _query_parameter(name: str, schema: Schema, *, is_required: bool) -> Schema:
+    parameter = {
+        "name": name,
+        "in": "query",
+        "required": is_required,
+        "schema": without_null(schema),
+    }
     if schema.get("type") != "array":
-        return said | {"allowEmptyValue": not required}
-    # a,b: in one parameter, with commas between; said twice is said once.
+        return parameter | {"allowEmptyValue": not is_required}
+    # A list is one parameter, with commas between its items; duplicates are allowed.
     schema.pop("uniqueItems", None)
-    return said | {"style": "form", "explode": False}
+    return parameter | {"style": "form", "explode": False}
 
 
 def without_null(schema: Schema) -> Schema:
-    """Describe a parameter that is given: then it is not null."""
-    kinds = [kind for kind in schema.pop("anyOf", []) if kind != _NULL]
-    schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+    """Describe an optional parameter when it is present: then it is not null."""
+    alternatives = [each for each in schema.pop("anyOf", []) if each != _NULL]
+    if len(alternatives) == 1:
+        schema |= alternatives[0]
+    elif alternatives:
+        schema["anyOf"] = alternatives
     if schema.get("default", ...) is None:
         del schema["default"]
     return schema
 
 
-INTRODUCTION = """Records LLM calls exactly once, with exact costs, and adds them up.
-
-What no schema says: text is UTF-8 without U+0000. A parameter without a value is as good as absent.
-Fields and parameters that are not known are ignored. Whole numbers are written without a point, no
-number is 2^64 or larger, and JSON is nested 32 deep at most. A slash at a path's end is ignored.
-"""
-
-
-TEXT: Schema = {"type": "string"}
-
-
-SECONDS: Schema = {"type": "integer", "minimum": 0}
-
-
-# Headers of answers: what they tell, and how.
-HEADERS: Mapping[str, tuple[str, Schema]] = {
-    "X-Request-ID": ("Names this request, in the server's log, too.", TEXT | {"format": "uuid"}),
-    "Retry-After": ("Seconds to wait before another try.", SECONDS),
-    "Idempotent-Replayed": ("`true`: this is the answer that was given before.", TEXT),
-    "Link": ('The next page, if there may be one: `<?...>; rel="next"`.', TEXT),
-    "ETag": ("Names what is answered; `If-None-Match` asks for anything else.", TEXT),
-    "X-Registry-Stale": ("Seconds by which this is older than it should be, if it is.", SECONDS),
-}
-
-
-# How to say who is calling, by mode. In mode `parent`, the application around us decides.
-_KEYS = (
-    {"X-API-Key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
-    {"Bearer": {"type": "http", "scheme": "bearer"}},
-)
-
-
-_PROOF = "X-User-ID", "X-Project-ID", "X-Proxy-Signature"
-
-
-SCHEMES: Mapping[str, Sequence[Schema]] = {
-    "keys": _KEYS,
-    "open": _KEYS,
-    "proxy": [{name: {"type": "apiKey", "in": "header", "name": name} for name in _PROOF}],
-    "parent": [],
-}
-
-
-async def get_openapi(request: Request) -> Annotated[Response, {JSON: dict[str, Any]}]:
-    """Describe this API: this document."""
-    content = request.scope["app"].state.describe(request.scope.get("root_path", ""))
-    return Response(content, media_type=JSON)
-
-
-def openapi_document(routes: Iterable[Route], auth: str, prefix: str) -> bytes:
-    """Describe `routes` as they are found under `prefix`."""
-    description, paths = _OpenApiBuilder(SCHEMES[auth]), dict[str, Schema]()
-    for route in routes:
-        paths.setdefault(route.path_format, {}).update(description.of(route))
-    document = {
-        "openapi": "3.1.0",
-        "info": {"title": "LLMRing Server", "version": VERSION, "description": INTRODUCTION},
-        "servers": [{"url": prefix or "/"}],
-        "paths": paths,
-        "components": description.components(),
-    }
-    return render(document)
-
-
 class _OpenApiBuilder:
-    """Routes described one by one, and what their descriptions share."""
+    """Describes routes one by one, and collects the components that they share."""
 
-    def __init__(self, schemes: Sequence[Schema]) -> None:
-        self._schemes = schemes
-        self._schemas = SchemaRegistry()
-        self._problem = {MEDIA_TYPE: {"schema": self._schemas.of(Problem)}}
+    def __init__(self, security_schemes: Sequence[Schema], groups: Sequence[RouteGroup]) -> None:
+        self._security_schemes = security_schemes
+        self._groups = groups
+        endpoints = [route.endpoint for group in groups for route in group.routes]
+        types = [each for endpoint in endpoints for each in _types(endpoint)]
+        self._schemas = SchemaRegistry([(Problem, "serialization"), *types])
+        problem = self._schemas.schema(Problem, "serialization")
+        self._problem_content = {MEDIA_TYPE: {"schema": problem}}
         self._errors: Schema = {}
+        self._operation_ids: set[str] = set()
 
-    def of(self, route: Route) -> Schema:
-        endpoint = cast("Endpoint", route.app)
-        method = min(set(route.methods or ()) - {"HEAD"}).lower()
+    def paths(self) -> dict[str, Schema]:
+        paths: dict[str, Schema] = {}
+        for group in self._groups:
+            for route in group.routes:
+                operation = self._operation(route, group.tag)
+                paths.setdefault(route.path_format, {})[route.method.lower()] = operation
+        return paths
+
+    def components(self) -> Schema:
+        return {
+            "schemas": self._schemas.components,
+            "responses": self._errors,
+            "headers": {
+                name: {"description": description, "schema": schema}
+                for name, (description, schema) in HEADERS.items()
+            },
+            "securitySchemes": {
+                name: scheme for way in self._security_schemes for name, scheme in way.items()
+            },
+        }
+
+    def _operation(self, route: Route, tag: str) -> Schema:
+        endpoint = route.endpoint
+        scope = endpoint.required_scope
         operation = {
-            "operationId": "_".join(re.findall(r"\w+", method + route.path_format)),
-            "tags": [endpoint.handler.__module__.rpartition(".")[2]],
-            "summary": getdoc(endpoint.handler),
-            "description": _words(endpoint),
+            "operationId": self._operation_id(route),
+            "tags": [tag],
+            "summary": summary(route),
+            "description": _description(endpoint),
             "security": [
-                {name: [endpoint.needs] for name in way} for way in self._schemes if endpoint.needs
+                {name: [scope] for name in way} for way in self._security_schemes if scope
             ],
             "parameters": [*self._parameters(endpoint)],
             "responses": self._responses(endpoint),
         }
-        if endpoint.body:
-            content = self._content(endpoint.body, "validation")
-            operation["requestBody"] = {"required": not endpoint.optional, "content": content}
-        return {method: operation}
+        if endpoint.body_type:
+            operation["requestBody"] = {
+                "required": not endpoint.is_body_optional,
+                "content": self._content(endpoint.body_type, "validation"),
+            }
+        return operation
 
-    def components(self) -> Schema:
-        return {
-            "schemas": self._schemas.named,
-            "responses": self._errors,
-            "headers": {
-                name: {"description": text, "schema": schema}
-                for name, (text, schema) in HEADERS.items()
-            },
-            "securitySchemes": {name: each for way in self._schemes for name, each in way.items()},
-        }
+    def _operation_id(self, route: Route) -> str:
+        """Return the name of the handler, and of its path if another path has the same handler."""
+        name = route.handler.__name__
+        if name in self._operation_ids:
+            name = "_".join([name, "at", *re.findall(r"\w+", route.path_format)])
+        self._operation_ids.add(name)
+        return name
 
     def _parameters(self, endpoint: Endpoint) -> Iterator[Schema]:
-        for name, kind in endpoint.parts.items():
-            schema = self._schemas.of(kind, "validation")
+        for name, kind in endpoint.path_params.items():
+            schema = self._schemas.schema(kind, "validation")
             yield {"name": name, "in": "path", "required": True, "schema": schema}
-        if endpoint.query:
-            yield from parameters(endpoint.query)
-        if endpoint.key:
-            schema = self._schemas.of(endpoint.key, "validation")
+        if endpoint.query_model:
+            yield from parameters(endpoint.query_model)
+        if endpoint.key_type:
+            schema = self._schemas.schema(endpoint.key_type, "validation")
             yield {"name": "Idempotency-Key", "in": "header", "schema": without_null(schema)}
-        if "ETag" in notes(endpoint.gives):
+        if "ETag" in annotations_of(endpoint.response_type):
             yield {"name": "If-None-Match", "in": "header", "schema": TEXT}
 
-    def _content(self, annotation: Any, mode: Mode = "serialization") -> Schema:
+    def _content(self, annotation: Any, mode: JsonSchemaMode) -> Schema:
         return {
-            media: {"schema": self._schemas.of(kind, mode)}
-            for media, kind in by_media(annotation).items()
+            media: {"schema": self._schemas.schema(kind, mode)}
+            for media, kind in media_types(annotation).items()
         }
 
     def _responses(self, endpoint: Endpoint) -> Schema:
-        noted = notes(endpoint.gives)
-        names = [note for note in noted if isinstance(note, str)]
-        names += ["Idempotent-Replayed"] * bool(endpoint.key) + ["X-Request-ID"]
-        done = {"description": "Done.", "headers": _headers(names)}
-        same = {"304": done | {"description": "As it was."}} if "ETag" in noted else {}
-        answers = {"200": done | {"content": self._content(endpoint.gives)}} | same
-        return answers | {str(error.status): self._error(error) for error in _errors(endpoint)}
+        annotations = annotations_of(endpoint.response_type)
+        names = [each for each in annotations if isinstance(each, str)]
+        if endpoint.key_type:
+            names.append("Idempotent-Replayed")
+        headers = _header_refs([*names, "X-Request-ID"])
+        content = self._content(endpoint.response_type, "serialization")
+        responses = {"200": {"description": "Success.", "headers": headers, "content": content}}
+        if "ETag" in annotations:
+            responses["304"] = {"description": "Not modified.", "headers": headers}
+        for error in _errors(endpoint):
+            responses[str(error.status)] = self._error(error)
+        return responses
 
     def _error(self, error: type[RingError]) -> Schema:
-        names = ["X-Request-ID"] + ["Retry-After"] * (error.retry_after or error is RateLimited)
+        names = ["X-Request-ID"]
+        if error.retry_after or error is RateLimited:
+            names.append("Retry-After")
         self._errors[error.__name__] = {
             "description": error.detail,
-            "headers": _headers(names),
-            "content": self._problem,
+            "headers": _header_refs(names),
+            "content": self._problem_content,
         }
         return {"$ref": f"#/components/responses/{error.__name__}"}
 
 
-def _words(endpoint: Endpoint) -> str:
-    who = f"Needs the scope `{endpoint.needs}`." if endpoint.needs else "For anyone."
-    return f"{who}\n\n{getdoc(endpoint.query)}" if endpoint.query else who
+def _types(endpoint: Endpoint) -> Iterator[tuple[Any, JsonSchemaMode]]:
+    """List all types of an endpoint that have a schema."""
+    for kind in endpoint.path_params.values():
+        yield kind, "validation"
+    if endpoint.key_type:
+        yield endpoint.key_type, "validation"
+    if endpoint.body_type:
+        for kind in media_types(endpoint.body_type).values():
+            yield kind, "validation"
+    for kind in media_types(endpoint.response_type).values():
+        yield kind, "serialization"
 
 
-def _headers(names: Iterable[str]) -> Schema:
+def summary(route: Route) -> str:
+    """Return the docstring of a handler, on one line."""
+    return " ".join((getdoc(route.handler) or "").split())
+
+
+def _description(endpoint: Endpoint) -> str:
+    scope = endpoint.required_scope
+    access = f"Requires the scope `{scope}`." if scope else "Public: no authentication."
+    if endpoint.query_model is None:
+        return access
+    return f"{access}\n\n{getdoc(endpoint.query_model)}"
+
+
+def _header_refs(names: Iterable[str]) -> Schema:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _errors(endpoint: Endpoint) -> list[type[RingError]]:
-    """Name what may go wrong, by what a route takes."""
-    possible = {
+    """List the errors that an endpoint may respond with, by what it reads."""
+    has_input = endpoint.query_model or endpoint.body_type
+    possible: dict[type[RingError], Any] = {
         BadRequest: True,
-        Unauthenticated: endpoint.needs,
-        Forbidden: endpoint.needs,
-        NotFound: endpoint.parts,
+        Unauthenticated: endpoint.required_scope,
+        Forbidden: endpoint.required_scope,
+        NotFound: endpoint.path_params,
         Conflict: False,
-        RequestInProgress: endpoint.key,
-        BodyTooLarge: endpoint.body,
-        UnsupportedMediaType: endpoint.body,
-        InvalidRequest: endpoint.query or endpoint.body,
-        RateLimited: endpoint.needs,
+        RequestInProgress: endpoint.key_type,
+        BodyTooLarge: endpoint.body_type,
+        UnsupportedMediaType: endpoint.body_type,
+        InvalidRequest: has_input,
+        RateLimited: endpoint.required_scope,
         Unavailable: True,
     }
-    noted = [note for note in notes(endpoint.gives) if isinstance(note, type)]
-    return [error for error, may in possible.items() if may or error in noted]
+    annotated = [each for each in annotations_of(endpoint.response_type) if isinstance(each, type)]
+    return [error for error, applies in possible.items() if applies or error in annotated]

@@ -1,6 +1,6 @@
-"""Rate limits: how often a key may call, and how often an address may fail to say who it is.
+"""Rate limits: requests per key, failed logins per network, long operations per project.
 
-Token buckets in this process: each worker counts for itself.
+The counts are in the memory of this process: each worker has limits of its own.
 """
 
 import math
@@ -15,72 +15,87 @@ from llmring_server.settings import Settings
 
 MAX_BUCKETS = 10_000
 MAX_LONG_RUNNING = 2
-GUESSED = "Too many wrong credentials; try again later."
-LONG = "Exports or receipts of this project are being made; try again later."
+LONG_RUNNING_RETRY_SECONDS = 5
+
+TOO_MANY_REQUESTS = "This key has sent too many requests; retry later."
+TOO_MANY_FAILURES = "Too many failed logins from your network; retry later."
+TOO_MANY_LONG_RUNNING = (
+    f"Your project already has {MAX_LONG_RUNNING} exports or receipts in progress; retry later."
+)
 
 
 class TokenBuckets:
-    """A bucket for each caller, which fills at `rate` a second up to `burst`."""
+    """One token bucket per key, refilled at `rate` tokens per second up to `burst`."""
 
     def __init__(self, rate: float, burst: int) -> None:
-        self.rate, self.burst = rate, burst
-        self._filled: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self.rate = rate
+        self.burst = burst
+        # The tokens of each bucket, and when they were counted; least recently used first.
+        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: Hashable, refusal: str) -> None:
-        """Take a token of `who`, or raise TooMany until there is one."""
+    def take(self, key: Hashable, message: str) -> None:
+        """Take a token from a bucket; raise RateLimited if it has none."""
         now = time.monotonic()
-        tokens = self._tokens(who, now)
-        self._filled.pop(who, None)
-        self._filled[who] = (tokens - 1 if tokens >= 1 else tokens), now
-        if len(self._filled) > MAX_BUCKETS:
-            self._filled.popitem(last=False)
-        self._refuse(tokens, refusal)
+        tokens = self._tokens(key, now)
+        self._buckets.pop(key, None)
+        self._buckets[key] = (tokens - 1 if tokens >= 1 else tokens), now
+        if len(self._buckets) > MAX_BUCKETS:
+            self._buckets.popitem(last=False)
+        self._require_token(tokens, message)
 
-    def check(self, who: Hashable, refusal: str) -> None:
-        """Raise TooMany if `who` has no token; take none."""
-        self._refuse(self._tokens(who, time.monotonic()), refusal)
+    def check(self, key: Hashable, message: str) -> None:
+        """Raise RateLimited if a bucket has no token; take none."""
+        self._require_token(self._tokens(key, time.monotonic()), message)
 
-    def _tokens(self, who: Hashable, now: float) -> float:
-        tokens, then = self._filled.get(who, (self.burst, now))
-        return min(self.burst, tokens + (now - then) * self.rate)
+    def _tokens(self, key: Hashable, now: float) -> float:
+        tokens, counted_at = self._buckets.get(key, (self.burst, now))
+        return min(self.burst, tokens + (now - counted_at) * self.rate)
 
-    def _refuse(self, tokens: float, refusal: str) -> None:
+    def _require_token(self, tokens: float, message: str) -> None:
         if tokens < 1:
-            raise RateLimited(refusal, self.burst, math.ceil((1 - tokens) / self.rate))
+            raise RateLimited(message, self.burst, math.ceil((1 - tokens) / self.rate))
 
 
 class RateLimits:
-    """The limits of one app."""
+    """The rate limits of one app."""
 
     def __init__(self, settings: Settings) -> None:
-        rate, failures = settings.rate_limit, settings.failed_auth_limit
-        self._holding: Counter[ProjectId] = Counter()
-        self._calls = TokenBuckets(rate, settings.rate_burst) if rate else None
-        self._failures = TokenBuckets(failures / 60, failures) if failures else None
+        rate, failures_per_minute = settings.rate_limit, settings.failed_auth_limit
+        self._requests = TokenBuckets(rate, settings.rate_burst) if rate else None
+        self._failures = (
+            TokenBuckets(failures_per_minute / 60, failures_per_minute)
+            if failures_per_minute
+            else None
+        )
+        self._long_running: Counter[ProjectId] = Counter()
 
-    def call(self, who: Hashable) -> None:
-        if self._calls:
-            self._calls.take(who, "This key has called too often; try again later.")
+    def count_request(self, key: Hashable) -> None:
+        """Count a request of an authenticated caller; raise RateLimited if it has sent too many."""
+        if self._requests:
+            self._requests.take(key, TOO_MANY_REQUESTS)
+
+    def count_auth_failure(self, network: str) -> None:
+        """Count a failed login; raise RateLimited if there were too many."""
+        if self._failures:
+            self._failures.take(network, TOO_MANY_FAILURES)
+
+    def check_auth_failures(self, network: str) -> None:
+        """Raise RateLimited for a network with too many failed logins.
+
+        This comes before a key is looked up, so that guessing costs the database nothing.
+        """
+        if self._failures:
+            self._failures.check(network, TOO_MANY_FAILURES)
 
     @contextmanager
-    def holding(self, project_id: ProjectId) -> Iterator[None]:
-        """Hold a place of a project's for what may take a connection for long."""
-        if self._holding[project_id] >= MAX_LONG_RUNNING:
-            raise RateLimited(LONG, MAX_LONG_RUNNING, 5)
-        self._holding[project_id] += 1
+    def concurrency_slot(self, project_id: ProjectId) -> Iterator[None]:
+        """Occupy one of a project's slots for operations that may keep a connection for long."""
+        if self._long_running[project_id] >= MAX_LONG_RUNNING:
+            raise RateLimited(TOO_MANY_LONG_RUNNING, MAX_LONG_RUNNING, LONG_RUNNING_RETRY_SECONDS)
+        self._long_running[project_id] += 1
         try:
             yield
         finally:
-            self._holding[project_id] -= 1
-            if not self._holding[project_id]:
-                del self._holding[project_id]
-
-    def failure(self, address: str) -> None:
-        """Count a failed authentication."""
-        if self._failures:
-            self._failures.take(address, GUESSED)
-
-    def guess(self, address: str) -> None:
-        """Refuse an address that has failed too often, before it costs a look-up."""
-        if self._failures:
-            self._failures.check(address, GUESSED)
+            self._long_running[project_id] -= 1
+            if not self._long_running[project_id]:
+                del self._long_running[project_id]

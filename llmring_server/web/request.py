@@ -1,11 +1,11 @@
-"""What a handler is called with, and how what it returns is written."""
+"""Request: what a handler is called with; and how its result is rendered."""
 
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from ipaddress import ip_address, ip_network
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -13,11 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
-from llmring_server.core.identity import (
-    Actor,
-    Caller,
-    ProjectId,
-)
+from llmring_server.core.identity import Actor, ApiScope, Caller, ProjectId
 from llmring_server.core.pagination import PageParams
 from llmring_server.core.strict_json import json_default, parse_json
 from llmring_server.errors import BadRequest, InvalidRequest
@@ -27,58 +23,63 @@ if TYPE_CHECKING:
     from llmring_server.ring import Ring
     from llmring_server.web.rate_limits import RateLimits
 
-
-def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
-    """Return the header that tells where the page that follows `page` is found."""
-    rest = page.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
-    return {b"link": f'<?{urlencode(rest | {"cursor": cursor})}>; rel="next"'.encode()}
-
-
 BodyModel = TypeVar("BodyModel", bound=BaseModel)
-
-
 Valid = TypeVar("Valid")
 
+# The value of an Idempotency-Key header, bare or quoted (draft-ietf-httpapi-idempotency-key).
+_IDEMPOTENCY_KEY = r'"[ -~]{1,255}"|[!#-~][ -~]{0,254}'
 
-# The Idempotency-Key of a request that has one, bare or quoted
-# (draft-ietf-httpapi-idempotency-key).
-_KEY = r'"[ -~]{1,255}"|[!#-~][ -~]{0,254}'
+IdempotencyKeyHeader = Annotated[str | None, Field(pattern=f"^({_IDEMPOTENCY_KEY})$")]
+
+# Prefix lengths that identify a network rather than a person, by IP version.
+NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 
 
-IdempotencyKeyHeader = Annotated[str | None, Field(pattern=f"^({_KEY})$")]
+class Authenticator(Protocol):
+    """Identifies callers and checks their scopes."""
+
+    async def authenticate(self, request: "Request", scope: ApiScope) -> Caller:
+        """Return the caller; raise unless it has `scope` and is within its rate limit."""
+        ...
+
+    async def reauthenticate(self, request: "Request", scope: ApiScope) -> Caller:
+        """Return the caller of an authenticated request; raise if it has lost its access."""
+        ...
+
+
+class App(Protocol):
+    """What endpoints need of the application; `asgi` supplies it."""
+
+    ring: "Ring"
+    limits: "RateLimits"
+    authenticator: Authenticator
+    # Returns the OpenAPI document of an app mounted under this path.
+    openapi: Callable[[str], bytes]
 
 
 class RawBody(NamedTuple):
-    """A body that its handler parses by itself, of one of the media types that it names."""
+    """A body that its handler parses itself; `media` is one of the types that it accepts."""
 
     media: str
     data: bytes
 
 
-def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
-    """Report what is not valid as the caller's mistake: true at the edge, and only here."""
-    try:
-        return validate(value)
-    except ValidationError as exc:
-        complaints = exc.errors(include_url=False, include_context=False, include_input=False)
-        at = ".".join(str(part) for part in complaints[0]["loc"]) or "request"
-        raise InvalidRequest(f"{at}: {complaints[0]['msg']}", errors=complaints) from exc
-
-
 class Request:
-    """A request that knows its ring and, unless the route is public, its project."""
+    """An HTTP request: its caller, its parsed parts, and the headers of its response."""
 
+    # Set unless the route is public.
     caller: Caller
-    # Headers of the answer, beyond what every answer has.
-    says: Mapping[bytes, bytes] = MappingProxyType({})
+    # Response headers in addition to those that every response has.
+    response_headers: Mapping[bytes, bytes] = MappingProxyType({})
 
-    def __init__(self, scope: Scope, receive: Receive, cap: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
         self.scope = scope
         self.receive = receive
-        self._cap = cap
-        self._body: bytes | None = None
+        self.app: App = scope["app"]
+        self.ring: Ring = self.app.ring
         self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
-        self.ring: Ring = scope["app"].ring
+        self._max_body_bytes = max_body_bytes
+        self._body: bytes | None = None
 
     @property
     def project_id(self) -> ProjectId:
@@ -86,18 +87,18 @@ class Request:
 
     @property
     def actor(self) -> Actor:
-        """The actor for the audit log; of an address, only the network."""
+        """The actor for the audit log; of the client's address, only the network."""
         return Actor(self.caller.name, client_network(self.scope), self.scope["llmring.request_id"])
 
     def long_running_slot(self) -> AbstractContextManager[None]:
-        """Hold one of the project's places for what takes a connection for long; TooMany."""
-        limits: RateLimits = self.scope["app"].limits
-        return limits.holding(self.project_id)
+        """Occupy one of the project's slots for long operations, or raise RateLimited."""
+        return self.app.limits.concurrency_slot(self.project_id)
 
     async def body(self) -> bytes:
-        """Read the body, once; TooLarge beyond what this route takes."""
+        """Read the body, once; raise BodyTooLarge beyond the limit of the route."""
         if self._body is None:
-            self._body = await request_limits.read_body(self.headers, self.receive, self._cap)
+            limit = self._max_body_bytes
+            self._body = await request_limits.read_body(self.headers, self.receive, limit)
         return self._body
 
     async def read(self, model: type[BodyModel]) -> BodyModel:
@@ -106,51 +107,67 @@ class Request:
         return validated(model.model_validate, parse_json(await self.body()))
 
     async def raw(self, *media: str) -> RawBody:
-        """Read a body of one of these media types, and leave it to the handler."""
+        """Read a body of one of these media types, unparsed."""
         return RawBody(request_limits.media_type(self.headers, *media), await self.body())
 
     def query(self, model: type[BodyModel]) -> BodyModel:
-        """Read the query string as a `model`; a parameter without a value is as good as absent."""
-        given = QueryParams(self.scope["query_string"]).multi_items()
-        found = {name: value for name, value in given if value}
-        if len({name for name, _ in given}) < len(given) or "\0" in "".join(found.values()):
-            raise InvalidRequest("query: give each parameter once, as text without U+0000")
-        return validated(model.model_validate, found)
+        """Read the query string as a `model`. A parameter without a value counts as absent."""
+        pairs = QueryParams(self.scope["query_string"]).multi_items()
+        params = {name: value for name, value in pairs if value}
+        is_ambiguous = len({name for name, _ in pairs}) < len(pairs)
+        if is_ambiguous or "\0" in "".join(params.values()):
+            raise InvalidRequest("query: send each parameter once, as text without U+0000")
+        return validated(model.model_validate, params)
 
     @property
     def idempotency_key(self) -> str | None:
-        """The Idempotency-Key header, without quotes."""
-        given = self.headers.get(b"idempotency-key")
-        if given is None:
+        """The value of the Idempotency-Key header, without quotes."""
+        value = self.headers.get(b"idempotency-key")
+        if value is None:
             return None
-        if not re.fullmatch(_KEY.encode(), given):
+        if not re.fullmatch(_IDEMPOTENCY_KEY.encode(), value):
             raise BadRequest("Idempotency-Key: send 1 to 255 printable ASCII characters.")
-        key = given.decode()
+        key = value.decode()
         return key[1:-1] if key.startswith('"') else key
 
 
+def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
+    """Report a ValidationError as the client's mistake, without the client's values.
+
+    This holds for input from the wire only: elsewhere, invalid data is a bug.
+    """
+    try:
+        return validate(value)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False, include_context=False, include_input=False)
+        location = ".".join(str(part) for part in errors[0]["loc"]) or "request"
+        raise InvalidRequest(f"{location}: {errors[0]['msg']}", errors=errors) from exc
+
+
+def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
+    """Return the Link header (RFC 8288) to the page that follows `page`."""
+    params = page.model_dump(mode="json", exclude={"cursor", "offset"}, exclude_unset=True)
+    return {b"link": f'<?{urlencode(params | {"cursor": cursor})}>; rel="next"'.encode()}
+
+
 def render(result: Any) -> bytes:
-    """Write a result as JSON: aware times in UTC, money as exact numbers."""
-    return orjson.dumps(result, _render, orjson.OPT_UTC_Z)
+    """Render a result as JSON: aware times in UTC, money as exact numbers."""
+    return orjson.dumps(result, _render_value, orjson.OPT_UTC_Z)
 
 
-def _render(value: object) -> orjson.Fragment | str:
+def _render_value(value: object) -> orjson.Fragment | str:
     if isinstance(value, BaseModel):
         return orjson.Fragment(value.model_dump_json())
     return json_default(value)
-
-
-# Bits of an address, by the version of IP, that name a network and no person.
-NETWORK_BITS = {4: 24, 6: 48}
 
 
 def client_network(scope: Scope) -> str:
     """Return the network that a request comes from."""
     client = scope.get("client")
     try:
-        found = ip_address(client[0]) if client else None
+        address = ip_address(client[0]) if client else None
     except ValueError:
-        found = None
-    if not found:
+        address = None
+    if not address:
         return "unknown"
-    return str(ip_network((found, NETWORK_BITS[found.version]), strict=False))
+    return str(ip_network((address, NETWORK_PREFIX_BITS[address.version]), strict=False))

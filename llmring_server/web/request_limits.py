@@ -1,4 +1,9 @@
-"""What every server refuses at every route, before anything reads the request."""
+"""Request limits: what is rejected on every route and every server, before a handler runs.
+
+The head of a request must be small and unambiguous, its body must have a supported media type and
+a bounded size, and all of it must arrive in time. Our own server (`server/protocol.py`) enforces
+size and time as the bytes arrive; it announces that with the ASGI extension `BOUNDED`.
+"""
 
 import asyncio
 import re
@@ -21,53 +26,73 @@ from llmring_server.errors import (
 
 Headers = list[tuple[bytes, bytes]]
 
+KIB = 1024
+MIB = 1024 * KIB
 
-MAX_HEADER_BYTES = 16 * 1024
-
-
-MAX_TARGET_BYTES = 8 * 1024
-
-
+MAX_TARGET_BYTES = 8 * KIB
 MAX_HEADER_FIELDS = 100
+MAX_HEADER_BYTES = 16 * KIB
 
-
-# A request may take so many seconds to arrive, and one more for each so many bytes of it.
+# A request must arrive within this time, plus one second for each so many bytes of it.
 BODY_GRACE_SECONDS = 10.0
+MIN_BYTES_PER_SECOND = 16 * KIB
 
+# What all bodies that are being received in several parts may occupy together.
+MAX_PARTIAL_BODY_BYTES = 64 * MIB
 
-MIN_BYTES_PER_SECOND = 16 * 1024
-
-
-# What a server says that bounds size and time itself: to do so at each request costs 6 µs.
+# The ASGI extension of a server that limits size and time itself. To do so again for each request
+# costs 6 µs.
 BOUNDED = "llmring.bounded"
 
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
 
-# Said twice, these could mean one thing to us and another to whoever stands before us.
-SINGLE_HEADERS = {
-    b"authorization", b"content-encoding", b"content-length", b"content-type", b"host",
-    b"idempotency-key", b"transfer-encoding", b"x-api-key", b"x-proxy-signature",
-    b"x-project-id", b"x-user-id",
-}  # fmt: skip
-
+# If one of these were sent twice, a proxy in front might take the other value than we do.
+SINGLE_HEADERS = frozenset(
+    {
+        b"authorization",
+        b"content-encoding",
+        b"content-length",
+        b"content-type",
+        b"host",
+        b"idempotency-key",
+        b"transfer-encoding",
+        b"x-api-key",
+        b"x-project-id",
+        b"x-proxy-signature",
+        b"x-user-id",
+    }
+)
 
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]*|\[[\da-fA-F:.]+\])(?::\d*)?", re.ASCII)
 
 
+class _PartialBodies:
+    """The memory that is left for bodies that are being received in several parts.
+
+    Each body has a limit, but there may be many of them.
+    """
+
+    bytes_left = MAX_PARTIAL_BODY_BYTES
+
+
 def check_head(scope: Scope) -> dict[bytes, bytes]:
-    """Refuse a head that is too large or may be read in two ways; return its headers by name."""
+    """Reject a head that is too large or ambiguous; return its headers by name."""
     headers: Headers = scope["headers"]
     if BOUNDED not in scope.get("extensions", ()):
         check_size(headers, scope.get("raw_path") or b"", scope["query_string"])
-    found = _reject_duplicates(headers)
-    if b"transfer-encoding" in found:
-        _check_framing(found, scope["http_version"])
-    # HTTP/1.0 knew no Host.
-    if not _is_host(found.get(b"host", b"@" if scope["http_version"] == "1.1" else b"")):
-        raise BadRequest("Send one Host: the name of this server, and its port.")
-    return found
+    by_name = _reject_duplicates(headers)
+    if b"transfer-encoding" in by_name:
+        _check_framing(by_name, scope["http_version"])
+    # Only HTTP/1.1 requires a Host header; "@" is not a host.
+    default_host = b"@" if scope["http_version"] == "1.1" else b""
+    if not _is_host(by_name.get(b"host", default_host)):
+        raise BadRequest("Send one Host header: the name of this server, and its port.")
+    return by_name
 
 
 def check_size(headers: Headers, *target: bytes) -> None:
+    """Reject a request target or header fields that are too large."""
     if len(b"".join(target)) > MAX_TARGET_BYTES:
         raise UriTooLong
     if (
@@ -77,107 +102,95 @@ def check_size(headers: Headers, *target: bytes) -> None:
         raise HeadersTooLarge
 
 
-@lru_cache(64)  # it is nearly always the same
+@lru_cache(64)  # nearly all requests have the same host
 def _is_host(name: bytes) -> bool:
     return bool(_HOST.fullmatch(name))
 
 
 def _reject_duplicates(headers: Headers) -> dict[bytes, bytes]:
-    found = dict(headers)
-    if len(found) < len(headers):
+    by_name = dict(headers)
+    if len(by_name) < len(headers):
         names = [name for name, _ in headers]
-        if twice := [name.decode() for name in SINGLE_HEADERS if names.count(name) > 1]:
-            raise BadRequest(f"Send this header once: {twice[0]}.")
-    return found
+        for name in sorted(SINGLE_HEADERS):
+            if names.count(name) > 1:
+                raise BadRequest(f"Send this header only once: {name.decode()}.")
+    return by_name
 
 
-def _check_framing(found: dict[bytes, bytes], version: str) -> None:
-    plain = found[b"transfer-encoding"].lower() == b"chunked"
-    if not plain or b"content-length" in found or version == "1.0":
-        raise BadRequest("Send a Content-Length or `Transfer-Encoding: chunked`.")
+def _check_framing(headers: Mapping[bytes, bytes], http_version: str) -> None:
+    is_chunked = headers[b"transfer-encoding"].lower() == b"chunked"
+    if not is_chunked or b"content-length" in headers or http_version == "1.0":
+        raise BadRequest("Send either Content-Length or `Transfer-Encoding: chunked`.")
 
 
 def receive_with_deadline(scope: Scope, receive: Receive) -> Receive:
-    """Let nobody wait for a body that is too long in coming."""
+    """Return a `receive` that raises RequestTimeout if the body arrives too slowly."""
     if BOUNDED in scope.get("extensions", ()):
         return receive
-    due, coming = asyncio.get_running_loop().time() + BODY_GRACE_SECONDS, True
+    deadline = asyncio.get_running_loop().time() + BODY_GRACE_SECONDS
+    is_incomplete = True
 
     async def receive_in_time() -> Message:
-        nonlocal due, coming
-        if not coming:  # what is awaited now is the client's leaving
+        nonlocal deadline, is_incomplete
+        if not is_incomplete:  # what is awaited now is that the client disconnects
             return await receive()
         try:
-            async with asyncio.timeout_at(due):
+            async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError as exc:
             raise RequestTimeout from exc
-        due += len(message.get("body", b"")) / MIN_BYTES_PER_SECOND
-        coming = message.get("more_body", False)
+        deadline += len(message.get("body", b"")) / MIN_BYTES_PER_SECOND
+        is_incomplete = message.get("more_body", False)
         return message
 
     return receive_in_time
 
 
-KIB = 1024
-
-
-JSON = "application/json"
-
-
-NDJSON = "application/x-ndjson"
-
-
-class _BodyMemory:
-    """What bodies that come in parts may hold together: each has a cap, but there may be many."""
-
-    left = 64 * 1024 * KIB
-
-
-def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:
-    """Return which of `allowed` the body is, or refuse it."""
-    given = headers.get(b"content-type", b"").decode("latin-1")
-    if given in allowed and b"content-encoding" not in headers:
-        return given
-    media, _, parameters = given.lower().partition(";")
+def media_type(headers: Mapping[bytes, bytes], *supported: str) -> str:
+    """Return the media type of the body, which must be one of `supported` and not encoded."""
+    content_type = headers.get(b"content-type", b"").decode("latin-1")
+    if content_type in supported and b"content-encoding" not in headers:
+        return content_type
+    media, _, parameters = content_type.lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
     encoding = headers.get(b"content-encoding", b"identity").lower()
-    if media.strip() not in allowed or charset not in {"", "utf-8"} or encoding != b"identity":
+    if media.strip() not in supported or charset not in {"", "utf-8"} or encoding != b"identity":
         raise UnsupportedMediaType
     return media.strip()
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, cap: int) -> bytes:
-    """Read a body of at most `cap` bytes; a longer one is refused before it is held."""
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int) -> bytes:
+    """Read a body of at most `max_bytes`; reject a longer one before it is in memory."""
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length) > cap:
+    if length.isdigit() and int(length) > max_bytes:
         raise BodyTooLarge
-    data, more = _part(await receive())
-    if more:
-        return await _whole(data, receive, cap)
-    if len(data) > cap:
+    data, has_more = _body_part(await receive())
+    if has_more:
+        return await _read_parts(data, receive, max_bytes)
+    if len(data) > max_bytes:
         raise BodyTooLarge
     return data
 
 
-def _part(message: Message) -> tuple[bytes, bool]:
+async def _read_parts(part: bytes, receive: Receive, max_bytes: int) -> bytes:
+    body = bytearray()
+    has_more = True
+    try:
+        while True:
+            body += part
+            _PartialBodies.bytes_left -= len(part)
+            if len(body) > max_bytes:
+                raise BodyTooLarge
+            if _PartialBodies.bytes_left < 0:
+                raise Overloaded
+            if not has_more:
+                return bytes(body)
+            part, has_more = _body_part(await receive())
+    finally:
+        _PartialBodies.bytes_left += len(body)
+
+
+def _body_part(message: Message) -> tuple[bytes, bool]:
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)
-
-
-async def _whole(part: bytes, receive: Receive, cap: int) -> bytes:
-    held, more = bytearray(), True
-    try:
-        while True:
-            held += part
-            _BodyMemory.left -= len(part)
-            if len(held) > cap:
-                raise BodyTooLarge
-            if _BodyMemory.left < 0:
-                raise Overloaded
-            if not more:
-                return bytes(held)
-            part, more = _part(await receive())
-    finally:
-        _BodyMemory.left += len(held)

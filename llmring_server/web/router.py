@@ -1,71 +1,112 @@
-"""TODO docstring."""
+"""Router: finds the endpoint of a request by its path and method.
+
+Nearly all traffic goes to paths without parameters. They are looked up in a dictionary, which
+costs the same for 100 routes as for one; patterns are tried in turn only after that.
+"""
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from starlette.routing import Match, Route
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmring_server.core.identity import ApiScope as Needed
+from llmring_server.core.identity import ApiScope
+from llmring_server.errors import MethodNotAllowed, NotFound
 from llmring_server.web.endpoint import Endpoint, Handler
-from llmring_server.web.request_limits import KIB
-
-SMALL, MEDIUM, CHAT, LARGE = 256 * KIB, 2 * 1024 * KIB, 8 * 1024 * KIB, 16 * 1024 * KIB
 
 
-class Only(Route):
-    """A route whose path, unless it has parameters, is no other's: `log` is not an id."""
+@dataclass(frozen=True)
+class Route:
+    """A row of the route table.
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        # `Exact` has found those with the right method.
-        alone = match is Match.PARTIAL and not self.param_convertors
-        return Match.FULL if alone else match, child
-
-
-def get(path: str, handler: Handler, needs: Needed | None = "read") -> Route:
-    return Only(path, Endpoint(handler, needs, 0), methods=["GET"])
-
-
-def public(path: str, handler: Handler) -> Route:
-    return get(path, handler, None)
-
-
-def post(path: str, handler: Handler, needs: Needed | None, cap: int = SMALL) -> Route:
-    return Only(path, Endpoint(handler, needs, cap), methods=["POST"])
-
-
-def patch(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Only(path, Endpoint(handler, needs, cap), methods=["PATCH"])
-
-
-def put(path: str, handler: Handler, needs: Needed, cap: int = SMALL) -> Route:
-    return Route(path, Endpoint(handler, needs, cap), methods=["PUT"])
-
-
-def delete(path: str, handler: Handler, needs: Needed) -> Route:
-    return Only(path, Endpoint(handler, needs, 0), methods=["DELETE"])
-
-
-class Exact:
-    """Looks up a path without parameters, in place of trying one route after another.
-
-    The last of 50 routes costs as much as the rest of a request; a look-up costs nothing. What it
-    does not find, it leaves to the router.
+    `scope` is what the caller needs, or None if no authentication is required. `max_body_bytes` is
+    0 for endpoints without a body. A path may have parameters: `{id}`, or `{alias:path}`, which
+    may contain slashes.
     """
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Route]) -> None:
-        self.app = app
-        self._exact = {
-            (method, route.path): route
-            for route in routes
-            if not route.param_convertors
-            for method in route.methods or ()
-        }
+    method: str
+    path: str
+    handler: Handler
+    scope: ApiScope | None
+    max_body_bytes: int = 0
+    endpoint: Endpoint = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        endpoint = Endpoint(self.handler, self.scope, self.max_body_bytes)
+        object.__setattr__(self, "endpoint", endpoint)
+
+    @property
+    def path_format(self) -> str:
+        """The path as OpenAPI writes it: `{alias}` for `{alias:path}`."""
+        return compile_path(self.path)[1]
+
+    @property
+    def path_params(self) -> set[str]:
+        return {*compile_path(self.path)[2]}
+
+
+class RouteGroup:
+    """The routes of one domain; `tag` names them in the OpenAPI document and in docs/api.md."""
+
+    def __init__(self, tag: str, description: str, *routes: Route) -> None:
+        self.tag = tag
+        self.description = description
+        self.routes = routes
+
+
+class Router:
+    """An ASGI app that passes a request to its endpoint, or refuses it with 404 or 405.
+
+    An exact path takes precedence over patterns for every method: `/conversations/log` is never
+    the conversation with the id `log`. HEAD is answered wherever GET is. What is not HTTP (the
+    lifespan of the app) goes to `other`.
+    """
+
+    def __init__(self, routes: Sequence[Route], other: ASGIApp) -> None:
+        self._other = other
+        self._exact: dict[str, dict[str, Route]] = {}
+        patterns: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            table = patterns if route.path_params else self._exact
+            methods = table.setdefault(route.path, {})
+            methods[route.method] = route
+            if route.method == "GET":
+                methods["HEAD"] = route
+        self._patterns = [(compile_path(path)[0], methods) for path, methods in patterns.items()]
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] == "http":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            if route := self._exact.get((scope["method"], path)):
-                scope["route"] = route
-                return route.app(scope, receive, send)
-        return self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return self._other(scope, receive, send)
+        path, method = path_below_root(scope), scope["method"]
+        methods = self._exact.get(path)
+        if methods is None:
+            methods, params = self._match(path, method)
+            scope["path_params"] = params
+        route = methods.get(method)
+        if route is None:
+            raise MethodNotAllowed(methods)
+        # The name is Starlette's: middleware of other packages reads it, too.
+        scope["route"] = route
+        return route.endpoint(scope, receive, send)
+
+    def _match(self, path: str, method: str) -> tuple[dict[str, Route], dict[str, Any]]:
+        """Return the first pattern with this method, or the methods of all patterns that match."""
+        allowed: dict[str, Route] = {}
+        for pattern, methods in self._patterns:
+            if match := pattern.fullmatch(path):
+                if method in methods:
+                    return methods, match.groupdict()
+                allowed |= methods
+        if not allowed:
+            raise NotFound("No such path.")
+        return allowed, {}
+
+
+def path_below_root(scope: Scope) -> str:
+    """Return the path below the mount point of the app."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(root + "/")):
+        return path[len(root) :]
+    return path

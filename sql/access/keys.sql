@@ -1,7 +1,8 @@
--- The keys that open projects.
+-- API keys.
 
--- name: issue
--- A new key of the project with this name, which is made if there is none.
+-- name: insert_key_and_project
+-- Creates the project with this name if it does not exist. The update lets RETURNING see it if it
+-- does.
 WITH project AS (
     INSERT INTO <<tables.projects>> (project_id, name) VALUES (@project_id, @project)
     ON CONFLICT (name) DO UPDATE SET name = excluded.name
@@ -11,14 +12,14 @@ INSERT INTO <<tables.api_keys>> (project_id, id, digest, label, scopes, expires_
 SELECT project_id, @new_id, @digest, @label, @scopes, @expires_at FROM project
 RETURNING project_id;
 
--- name: issue_for
--- A new key of a project that is there.
+-- name: insert_key
 INSERT INTO <<tables.api_keys>> (project_id, id, digest, label, scopes, expires_at)
 VALUES (@project_id, @new_id, @digest, @label, @scopes, @expires_at)
 RETURNING project_id;
 
--- name: find
--- Across projects: whose key this is, is the question. Of use again within the hour, it is not noted.
+-- name: key_by_id
+-- Across projects: the key tells which project a request belongs to. `last_used_at` is set once an
+-- hour, since a write for each call would cost more than the call.
 WITH used AS (
     UPDATE <<tables.api_keys>> SET last_used_at = now()
     WHERE id = @id AND digest = @digest AND revoked_at IS NULL
@@ -29,7 +30,7 @@ FROM <<tables.api_keys>>
 WHERE id = @id AND revoked_at IS NULL AND coalesce(expires_at, 'infinity') > now();
 
 -- name: list
--- Across projects: for the operator's eyes, unless @project names one.
+-- Across projects: the operator sees all of them, unless @project_id names one.
 SELECT
     id, name AS project, project_id, label, scopes,
     key.created_at, last_used_at, expires_at, revoked_at
@@ -39,14 +40,15 @@ WHERE (@project_id::uuid IS NULL OR project_id = @project_id) AND (@id::text IS 
 ORDER BY name, key.created_at, id;
 
 -- name: revoke
--- Across projects: for the operator's hand, unless @project names one. Twice keeps the first time.
+-- Across projects: the operator may revoke any key, unless @project_id names a project. Revoking a
+-- key again keeps the time of the first revocation.
 UPDATE <<tables.api_keys>> SET revoked_at = coalesce(revoked_at, now())
 WHERE id = @id AND (@project_id::uuid IS NULL OR project_id = @project_id)
 RETURNING project_id, revoked_at;
 
 -- name: rotate
--- A new key like an old one, for as long as that one was made for; the old one goes on for a while.
--- Across projects: for the operator's hand, unless @project names one.
+-- Inserts a key with the options and the lifetime of an existing one, which expires after @overlap.
+-- Across projects: the operator may rotate any key, unless @project_id names a project.
 WITH old AS (
     SELECT project_id, id, label, scopes, expires_at, created_at
     FROM <<tables.api_keys>>
@@ -54,7 +56,7 @@ WITH old AS (
       AND (@project_id::uuid IS NULL OR project_id = @project_id) AND scopes <@ @scopes::text[]
     FOR UPDATE
 ),
-ends AS (
+expiring AS (
     UPDATE <<tables.api_keys>> AS key
     SET expires_at = least(key.expires_at, now() + make_interval(secs => @overlap))
     FROM old

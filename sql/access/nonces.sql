@@ -1,9 +1,9 @@
--- Nonces of proxys.
+-- Nonces of requests that a trusted proxy signed.
 
 -- name: claim
--- Stores a nonce, unless it has been seen; and lets go of two that are too old to be believed
--- again, so that the table stays as small as a few minutes are long.
-WITH old AS (
+-- Stores a nonce unless it is stored already, and deletes two that are too old to be accepted
+-- again: so the table never holds more than the requests of a few minutes.
+WITH expired AS (
     DELETE FROM <<tables.proxy_nonces>>
     WHERE nonce IN (
         SELECT nonce FROM <<tables.proxy_nonces>>

@@ -41,3 +41,12 @@ ORDER BY alias, profile;
 DELETE FROM <<tables.alias_bindings>>
 WHERE project_id = @project_id AND profile = @profile AND alias = @alias
 RETURNING alias;
+
+-- name: erase_aliases
+WITH deleted AS (
+    DELETE FROM <<tables.alias_bindings>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.alias_bindings>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

@@ -200,3 +200,63 @@ WITH gone AS (
     RETURNING 1
 )
 SELECT count(*) AS gone FROM gone;
+
+-- name: erase_messages
+WITH deleted AS (
+    DELETE FROM <<tables.messages>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.messages>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: erase_conversations
+WITH deleted AS (
+    DELETE FROM <<tables.conversations>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.conversations>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_expired_messages
+-- Across projects: deletes messages older than their project's retention, in batches so small that
+-- nobody waits for their locks.
+WITH deleted AS (
+    DELETE FROM <<tables.messages>>
+    WHERE (project_id, conversation_id, id) IN (
+        SELECT project_id, conversation_id, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT conversation_id, id FROM <<tables.messages>> AS message
+            WHERE message.project_id = projects.project_id
+              AND message.created_at < now() - make_interval(hours => 24 * retain_days)
+            LIMIT @limit
+        ) AS expired ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_expired_conversations
+-- Across projects: deletes conversations without any activity within their project's retention.
+-- Their messages have expired before.
+WITH deleted AS (
+    DELETE FROM <<tables.conversations>>
+    WHERE (project_id, id) IN (
+        SELECT project_id, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT id FROM <<tables.conversations>> AS conversation
+            WHERE conversation.project_id = projects.project_id
+              AND conversation.updated_at < now() - make_interval(hours => 24 * retain_days)
+            LIMIT @limit
+        ) AS expired ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

@@ -152,3 +152,33 @@ RETURNING id;
 UPDATE <<mcp.capabilities>> SET content = @content::text::json, content_recorded_at = now()
 WHERE project_id = @project_id AND id = @id AND kind = @kind
 RETURNING id;
+
+-- name: erase_capabilities
+WITH deleted AS (
+    DELETE FROM <<mcp.capabilities>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<mcp.capabilities>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_expired_capabilities
+-- Across projects: deletes capabilities that have been inactive for longer than their project's
+-- retention, or than @days if it has none, and that were never executed. The outer condition is
+-- evaluated again after waiting for a lock: a server may have offered the capability again.
+WITH deleted AS (
+    DELETE FROM <<mcp.capabilities>>
+    WHERE NOT is_active AND (project_id, id) IN (
+        SELECT project_id, id
+        FROM <<mcp.capabilities>> AS capability
+        LEFT JOIN <<tables.projects>> USING (project_id)
+        WHERE removed_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
+          AND NOT EXISTS (
+              SELECT FROM <<mcp.executions>> AS execution
+              WHERE execution.project_id = capability.project_id AND tool_id = capability.id
+          )
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

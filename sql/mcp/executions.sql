@@ -59,3 +59,33 @@ SELECT
     percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms
 FROM <<mcp.executions>>
 WHERE project_id = @project_id AND tool_id = @tool_id AND id >= @first_id;
+
+-- name: erase_executions
+WITH deleted AS (
+    DELETE FROM <<mcp.executions>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<mcp.executions>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_expired_executions
+-- Across projects: deletes executions older than their project's retention, in batches so small
+-- that nobody waits for their locks.
+WITH deleted AS (
+    DELETE FROM <<mcp.executions>>
+    WHERE (project_id, tool_id, id) IN (
+        SELECT project_id, tool_id, id
+        FROM <<tables.projects>>
+        JOIN LATERAL (
+            SELECT tool_id, id FROM <<mcp.executions>> AS execution
+            WHERE execution.project_id = projects.project_id
+              AND execution.executed_at < now() - make_interval(hours => 24 * retain_days)
+            LIMIT @limit
+        ) AS expired ON true
+        WHERE retain_days IS NOT NULL
+        LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

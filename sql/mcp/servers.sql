@@ -74,3 +74,12 @@ LIMIT @limit;
 UPDATE <<mcp.servers>> SET secret = @new_secret
 WHERE project_id = @project_id AND id = @id AND secret = @old_secret
 RETURNING id;
+
+-- name: erase_servers
+WITH deleted AS (
+    DELETE FROM <<mcp.servers>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<mcp.servers>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

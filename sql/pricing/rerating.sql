@@ -66,3 +66,15 @@ ON CONFLICT (project_id, minutes, bucket, dimension, value, provider, shard) DO 
     unpriced = sums.unpriced + excluded.unpriced,
     cost = sums.cost + excluded.cost,
     adjustment = sums.adjustment + excluded.adjustment;
+
+-- name: erase_adjustments
+WITH deleted AS (
+    DELETE FROM <<tables.usage_adjustments>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.usage_adjustments>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_old_adjustments
+DELETE FROM <<tables.usage_adjustments>> WHERE logged_at < @oldest;

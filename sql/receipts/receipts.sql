@@ -186,3 +186,30 @@ WHERE project_id = @project_id AND receipt_id = @id AND log_id = @log_id;
 SELECT leaf FROM <<tables.receipt_calls>>
 WHERE project_id = @project_id AND receipt_id = @id
 ORDER BY log_id;
+
+-- name: erase_receipt_calls
+WITH deleted AS (
+    DELETE FROM <<tables.receipt_calls>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.receipt_calls>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: erase_receipt_days
+WITH deleted AS (
+    DELETE FROM <<tables.receipt_days>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.receipt_days>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: erase_receipts
+WITH deleted AS (
+    DELETE FROM <<tables.receipts>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.receipts>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

@@ -130,3 +130,21 @@ FROM (
 ) AS page
 WHERE coalesce(before, 0) < @most::bigint
 ORDER BY version DESC;
+
+-- name: erase_template_versions
+WITH deleted AS (
+    DELETE FROM <<tables.template_versions>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.template_versions>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: erase_templates
+WITH deleted AS (
+    DELETE FROM <<tables.templates>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.templates>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;

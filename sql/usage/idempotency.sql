@@ -17,3 +17,16 @@ SELECT project_id, key, fingerprint, id, logged_at, cost, coalesce(cost_source, 
 FROM json_to_recordset(@wanted::text::json) AS wanted (project_id uuid, key uuid)
 JOIN <<tables.idempotency_keys>> AS claim USING (project_id, key)
 LEFT JOIN <<tables.usage_logs>> AS log USING (project_id, logged_at, id);
+
+-- name: erase_keys
+WITH deleted AS (
+    DELETE FROM <<tables.idempotency_keys>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.idempotency_keys>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_old_keys
+-- Across projects: a key lives as long as the call that it protects, whose month was dropped.
+DELETE FROM <<tables.idempotency_keys>> WHERE logged_at < @oldest;

@@ -59,3 +59,36 @@ added AS (
         cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
 )
 SELECT count(*) AS moved FROM moved;
+
+-- name: erase_recent
+-- Before the rollups, to which a concurrent move may bring these sums.
+WITH deleted AS (
+    DELETE FROM <<tables.usage_recent>> WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM <<tables.usage_recent>> WHERE project_id = @project_id LIMIT @limit
+    ))
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: erase_rollups
+-- Locks rows in the order in which sums are moved there.
+WITH picked AS MATERIALIZED (
+    SELECT project_id, minutes, bucket, dimension, value, provider, shard
+    FROM <<tables.usage_rollups>> WHERE project_id = @project_id
+    ORDER BY project_id, minutes, bucket, dimension COLLATE "default", value COLLATE "default",
+        provider COLLATE "default"
+    LIMIT @limit
+    FOR UPDATE
+),
+deleted AS (
+    DELETE FROM <<tables.usage_rollups>>
+    WHERE (project_id, minutes, bucket, dimension, value, provider, shard) IN (
+        SELECT * FROM picked
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_quarter_hours
+-- Across projects: where the calls are gone, totals are kept by the day.
+DELETE FROM <<tables.usage_rollups>> WHERE minutes = 15 AND bucket < @oldest;

@@ -211,3 +211,20 @@ SELECT (SELECT until FROM coarse) AS coarse_until, json_build_object(
     'by_alias', coalesce((SELECT labels FROM by_label WHERE dimension = 'alias'), '{}'),
     'by_profile', coalesce((SELECT labels FROM by_label WHERE dimension = 'profile'), '{}')
 )::text AS stats;
+
+-- name: erase_calls
+-- By primary key: the `ctid` of a row is unique only within its partition.
+WITH deleted AS (
+    DELETE FROM <<tables.usage_logs>>
+    WHERE (project_id, logged_at, id) IN (
+        SELECT project_id, logged_at, id FROM <<tables.usage_logs>>
+        WHERE project_id = @project_id LIMIT @limit
+    )
+    RETURNING 1
+)
+SELECT count(*) AS deleted FROM deleted;
+
+-- name: delete_unpartitioned
+-- Deletes calls older than the dropped months that were stored before their month had a partition.
+-- Across projects: they share the partitions.
+DELETE FROM <<tables.usage_logs_default>> WHERE logged_at < @oldest;

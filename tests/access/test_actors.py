@@ -16,7 +16,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.db.repository import Repository
 from llmring_server.errors import Conflict, RingError
 from llmring_server.maintenance import maintain
-from llmring_server.mcp import Mcp, RefreshRequest, ToolIn
+from llmring_server.mcp import RefreshRequest, ToolIn
 from llmring_server.pricing.rerating import RerateFilter
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
 from tests.pricing.test_pricing import call, override
@@ -27,17 +27,9 @@ KEYS = [bytes([number] * 32).hex() for number in (1, 2)]
 UNRECORDABLE = Actor("\0")
 
 
-def services(ring: Ring) -> Iterator[Repository]:
-    for value in vars(ring).values():
-        if isinstance(value, Repository):
-            yield value
-        elif isinstance(value, Mcp):
-            yield from vars(value).values()
-
-
 def test_no_privileged_action_has_a_default_actor(ring: Ring) -> None:
     functions: list[Callable[..., Any]] = [maintain]
-    for service in services(ring):
+    for service in ring.services:
         functions += [each for _, each in inspect.getmembers(type(service), inspect.isfunction)]
     privileged = set()
     for function in functions:
@@ -212,12 +204,12 @@ def reachable(service: Repository) -> Iterator[tuple[str, Repository]]:
 async def test_every_repository_within_a_transaction_is_bound_to_it(ring: Ring) -> None:
     async with ring.db.acquire() as connection, connection.transaction():
         inside = ring.within(connection)
-        assert len([*services(inside)]) == len([*services(ring)]) >= 17
-        for service in services(inside):
+        assert len(inside.services) == len(ring.services) >= 17
+        for service in inside.services:
             for name, each in [(type(service).__name__, service), *reachable(service)]:
-                assert each._database.held is connection, f"{type(service).__name__}.{name}"
-                assert each._database.borrowed
-    assert all(service._database.held is None for service in services(ring))
+                assert each._database.connection is connection, f"{type(service).__name__}.{name}"
+                assert each._database.in_caller_transaction
+    assert all(service._database.connection is None for service in ring.services)
 
 
 @pytest.fixture

@@ -5,25 +5,23 @@ from uuid import uuid4
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
-from starlette.routing import Route
 
 from llmring_server import Ring, build
 from llmring_server.access.keys import IssuedKey, KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, ProjectId
 from llmring_server.routes import API
-from llmring_server.web.endpoint import Endpoint
+from llmring_server.web.router import Route
 from tests.support.isolation import CANARY, Intruder, Victim, intruder, named, victim
 
 __all__ = ["intruder", "victim"]
 
 
 def needed(route: Route) -> str | None:
-    assert isinstance(route.app, Endpoint)
-    return route.app.needs
+    return route.scope
 
 
 OURS = [route for route in API if needed(route)]
-WITH_ID = [route for route in OURS if "id" in route.param_convertors]
+WITH_ID = [route for route in OURS if "id" in route.path_params]
 # An alias is no id: each project has names of its own.
 WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
 
@@ -57,7 +55,7 @@ async def test_no_answer_tells_of_another(
     before = await victim.everything(ring)
     answer = await intruder.ask(route)
     # There is no such alias, server or call of theirs: 404, and 400.
-    absent = "alias" in route.param_convertors or named(route) == "POST /api/v1/mcp/tools"
+    absent = "alias" in route.path_params or named(route) == "POST /api/v1/mcp/tools"
     absent = absent or "receipts" in route.path
     expected = {200, 400, 403, 404} if absent else {200, 403}
     assert answer.status_code in expected, answer.text

@@ -20,7 +20,8 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import build
 from llmring_server.db import admin
-from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
+from llmring_server.db.embedded_postgres import EmbeddedPostgres
+from llmring_server.db.postgres_supervisor import DataDirectory
 from tests.conftest import CALL
 from tests.db.test_migrations import names
 from tests.support.command_line import invoke
@@ -87,7 +88,7 @@ def data_dir() -> Iterator[Path]:
     make_cluster(folder / "home")
     with EmbeddedPostgres(folder / "home", linger=0):
         yield folder / "home"
-    wait_until_stopped(PostgresCluster(folder / "home"))
+    wait_until_stopped(DataDirectory(folder / "home"))
     shutil.rmtree(folder)
 
 
@@ -115,14 +116,14 @@ def test_prod_creates_its_database_once(nowhere: str) -> None:
     assert created.startswith("Created")
     assert created.endswith(f"Applied: {files}\n")
     assert done("db", "create", "--env", "prod", **prod).startswith("Found")
-    assert "nothing to apply" in done("db", "migrate", "--env", "prod", **prod)
+    assert "up to date" in done("db", "migrate", "--env", "prod", **prod)
     assert "pending" not in done("db", "status", "--env", "prod", **prod)
 
 
 def test_dev_without_a_server_has_one_of_its_own(data_dir: Path) -> None:
     dev = {"LLMRING_DATA_DIR": str(data_dir)}
     assert str(data_dir) in done("db", "create", **dev)
-    assert "nothing to apply" in done("db", "migrate", "--env", "dev", **dev)
+    assert "up to date" in done("db", "migrate", "--env", "dev", **dev)
     assert "pending" not in done("db", "status", **dev)
 
 
@@ -166,7 +167,7 @@ async def test_a_key_is_good_from_its_issue_to_its_revocation(
     key = (await keys("issue", "--project", project)).strip()
     id = key.removeprefix("llmr_k1_")[:8]
     assert await status_with(db, key) == 200
-    assert f"{id} is revoked" in await keys("revoke", id)
+    assert f"{id} was revoked" in await keys("revoke", id)
     assert await status_with(db, key) == 401
     [listed] = (line for line in (await keys("list")).splitlines() if id in line)
     assert project in listed
@@ -175,10 +176,10 @@ async def test_a_key_is_good_from_its_issue_to_its_revocation(
 
 @pytest.mark.parametrize("command", ["db create", "db status", "keys list"])
 def test_no_command_shows_the_password_of_its_database(prod: dict[str, str], command: str) -> None:
-    secret = with_password(prod["LLMRING_DATABASE_URL"], "canary")
+    secret = with_password(prod["LLMRING_DATABASE_URL"], "pass-canary")
     for url in (secret, secret.replace("//", "//nobody")):
         ran = run(*command.split(), "--env", "prod", **prod | {"LLMRING_DATABASE_URL": url})
-        assert "canary" not in ran.stdout + ran.stderr
+        assert "pass-canary" not in ran.stdout + ran.stderr
         assert "Traceback" not in ran.stderr
 
 

@@ -34,10 +34,10 @@ async def test_an_operator_follows_a_registry(
 ) -> None:
     started = datetime.now(UTC)
     status, told = await registry("status")
-    assert (status, told.count("offline"), told.count("never")) == (0, 3, 6)
+    assert (status, told.count("built-in"), told.count("never")) == (0, 3, 6)
     assert not fake.asked  # looking is not asking
     assert (await registry("refresh"))[1].count("new: 4 models") == 3
-    assert "no model and no price differs" in (await registry("diff", "3", "3"))[1]
+    assert "no differences" in (await registry("diff", "3", "3"))[1]
     fake.files["openai"] = document("openai", 8)
     dearer(fake.files["openai"])
     status, told = await registry("refresh")

@@ -24,7 +24,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, create_app
 from llmring_server.cli.serve import application
-from llmring_server.db.postgres_supervisor import take
+from llmring_server.db.postgres_supervisor import lock_file
 from tests.cli.test_db import ENVIRONMENT, PROGRAM, with_password
 from tests.conftest import CALL
 from tests.support.invalid_wire_requests import get
@@ -34,7 +34,7 @@ from tests.support.served import ask, statuses
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 LOG = "/api/v1/log"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROGRAMS = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
 
 
@@ -72,19 +72,19 @@ class Serving(NamedTuple):
 Serve = Callable[..., AbstractAsyncContextManager[Serving]]
 
 
-def guardian_of(home: Path) -> int:
-    return int((home / "guardian.lock").read_text())
+def supervisor_of(home: Path) -> int:
+    return int((home / "supervisor.lock").read_text())
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Path]:
-    """A data folder that PostgreSQL can enter, removed when its guardian has gone."""
+    """A data folder that PostgreSQL can enter, removed when its supervisor has ended."""
     home = Path(tempfile.mkdtemp(prefix="llmring-"))
     home.chmod(0o711)
     make_cluster(home)
     yield home
     deadline = time.monotonic() + 30
-    while take(home / "guardian.lock", fcntl.LOCK_EX) is None:
+    while lock_file(home / "supervisor.lock", fcntl.LOCK_EX) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     shutil.rmtree(home)
@@ -179,12 +179,12 @@ async def test_serve_that_is_killed_has_lost_nothing_that_it_acknowledged(serve:
         assert acknowledged <= set(await second.ids())
 
 
-async def test_serve_recovers_from_the_loss_of_its_database_and_its_guardian(
+async def test_serve_recovers_from_the_loss_of_its_database_and_its_supervisor(
     serve: Serve, home: Path
 ) -> None:
     async with serve() as first:
         logged = await first.log()
-        os.kill(guardian_of(home), signal.SIGKILL)
+        os.kill(supervisor_of(home), signal.SIGKILL)
         await first.end(signal.SIGKILL)
     async with serve() as second:
         assert await second.ids() == [logged]
@@ -252,3 +252,26 @@ async def test_serve_does_not_show_the_password_of_its_database(
     async with serve("--env", "prod", **prod) as server:
         assert await server.end(signal.SIGINT) == 0
         assert f":{urlsplit(secret).password}@" not in server.said()
+
+
+@pytest.mark.parametrize(
+    ("options", "is_logged"),
+    [
+        ((), True),
+        (("--no-access-log",), False),
+        (("--env", "prod"), False),
+        (("--env", "prod", "--access-log"), True),
+        (("--workers", "2"), True),
+    ],
+)
+async def test_serve_logs_requests_in_dev_or_when_told_to(
+    serve: Serve, db: AsyncDatabaseManager, url: str, options: tuple[str, ...], *, is_logged: bool
+) -> None:
+    prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
+    async with serve(*options, **(prod if "prod" in options else {})) as server:
+        answer = await server.client.get("/health/live?secret", headers={"X-API-Key": "canary"})
+        assert await server.end(signal.SIGINT) == 0
+        line = rf"^[\dT:.-]+Z GET /health/live 200 [\d.]+ ms {answer.headers['X-Request-ID']}$"
+        assert len(re.findall(line, server.said(), re.MULTILINE)) == is_logged
+        assert server.said().count("/health/live") == is_logged
+        assert "canary" not in server.said()

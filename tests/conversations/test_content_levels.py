@@ -160,12 +160,12 @@ async def test_maintenance_forgets_what_a_project_need_not_keep(
         for days in (0, 29, 31):
             await aged(mortal, project_id, days)
     await mortal.projects.retain(mine, 30, actor=LIBRARY)
-    assert (await maintain(mortal.db, actor=LIBRARY)).forgotten >= 7
+    assert (await maintain(mortal.db, actor=LIBRARY)).deleted["messages"] >= 7
     left = [each.title for each in await mortal.conversations.list(mine)]
     assert left == ["0 days", "29 days"]
     assert len(await mortal.conversations.list(other)) == 3
     await mortal.projects.retain(mine, None, actor=LIBRARY)
-    assert (await maintain(mortal.db, actor=LIBRARY)).forgotten == 0
+    assert (await maintain(mortal.db, actor=LIBRARY)).deleted["messages"] == 0
 
 
 async def test_forget_needs_an_admin_and_is_for_one_s_own(mortal: Ring) -> None:

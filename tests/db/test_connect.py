@@ -10,7 +10,7 @@ from llmring_server.errors import Unavailable
 
 
 async def test_a_server_that_hangs_up_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT", 0.5)
+    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.5)
     calls = 0
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -20,14 +20,14 @@ async def test_a_server_that_hangs_up_is_tried_again(monkeypatch: pytest.MonkeyP
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(Unavailable, match="Cannot open the database"):
+        with pytest.raises(Unavailable, match="Cannot connect to the database"):
             async with Ring.open(Settings(database_url=f"postgresql://u@127.0.0.1:{port}/x")):
                 pass
     assert calls > 1
 
 
 async def test_a_port_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT", 0.1)
+    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(Unavailable, match=str(port)):

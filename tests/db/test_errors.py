@@ -15,7 +15,7 @@ from llmring_server.access.keys import IssuedKey
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.db.database import Database
 from llmring_server.db.errors import CONSTRAINTS
-from llmring_server.db.repository import PREFETCH
+from llmring_server.db.repository import FETCH_ROWS
 from llmring_server.errors import Conflict, NotFound, RingError, Unavailable
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
@@ -60,7 +60,7 @@ async def begin(database: Database) -> None:
 )
 async def test_an_error_of_other_code_stays_what_it_is(ring: Ring, error: Exception) -> None:
     database = ring._database
-    for borrow in (database.connection, database.transaction):
+    for borrow in (database.acquire, database.transaction):
         with pytest.raises(type(error)) as raised:
             async with borrow():
                 raise error
@@ -96,7 +96,7 @@ async def test_a_lost_connection_is_an_outage_for_every_call(ring: Ring, own: Ri
         begin,
     ):
         # The first call finds it lost, and the second finds it closed.
-        async with database.connection() as connection:
+        async with database.acquire() as connection:
             inside = database.within(connection)
             await terminate(ring, connection)
             for _ in range(2):
@@ -107,13 +107,13 @@ async def test_a_lost_connection_is_an_outage_for_every_call(ring: Ring, own: Ri
 async def test_a_connection_that_is_lost_before_the_commit(ring: Ring, own: Ring) -> None:
     with pytest.raises(Unavailable):
         async with own._database.transaction() as inside:
-            await terminate(ring, inside.held)
+            await terminate(ring, inside.connection)
 
 
 async def test_a_lost_connection_hides_no_other_error(ring: Ring, own: Ring) -> None:
     async def lose_and_fail() -> None:
         async with own._database.transaction() as inside:
-            await terminate(ring, inside.held)
+            await terminate(ring, inside.connection)
             with suppress(Unavailable):
                 await inside.fetch("SELECT 1")
             raise ZeroDivisionError
@@ -125,9 +125,11 @@ async def test_a_lost_connection_hides_no_other_error(ring: Ring, own: Ring) -> 
 async def test_a_connection_that_is_lost_between_rows(
     ring: Ring, own: Ring, project_id: ProjectId
 ) -> None:
-    entries = [NewCall(**CALL)] * (PREFETCH + 1)
+    entries = [NewCall(**CALL)] * (FETCH_ROWS + 1)
     await ring.usage.log_many(project_id, entries)
     pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'llmring-server'"
+    # Other tests share the server: only what is connected to the database of this one.
+    pids += " AND datname = current_database() AND usename = current_user"
     async with aclosing(own.usage.export(project_id)) as logs:
         await anext(logs)
         for row in await ring.db.fetch_all(pids):
@@ -169,9 +171,9 @@ async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
 @pytest.mark.parametrize(
     ("values", "violation"),
     [
-        ("project, id || '-', digest", asyncpg.CheckViolationError),
-        ("project, id, digest", asyncpg.UniqueViolationError),
-        ("project, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
+        ("project_id, id || '-', digest", asyncpg.CheckViolationError),
+        ("project_id, id, digest", asyncpg.UniqueViolationError),
+        ("project_id, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
     ],
 )
 async def test_a_row_that_no_request_should_make_is_a_bug(
@@ -180,8 +182,8 @@ async def test_a_row_that_no_request_should_make_is_a_bug(
     table = db.prepare_query("{{tables.api_keys}}")
     with pytest.raises(violation):
         await ring._database.fetch(
-            f"INSERT INTO {table} (project_id, id, digest)"  # noqa: S608, no one else's
-            f" SELECT {values} FROM {table} WHERE id = $1",
+            f"INSERT INTO {table} (scopes, project_id, id, digest)"  # noqa: S608, no one else's
+            f" SELECT scopes, {values} FROM {table} WHERE id = $1",
             issued.id,
         )
 

@@ -1,3 +1,5 @@
+"""Migrations: applied once and completely by any number of processes, and readable by pgdbm."""
+
 import asyncio
 import sys
 from collections.abc import AsyncIterator
@@ -5,17 +7,32 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from pgdbm import AsyncDatabaseManager
+from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 
 from llmring_server import Ring, Settings, migrate
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.db.database import open_database
-from llmring_server.db.migrations import FILES, migration_status, pending
+from llmring_server.db.migrations import FOLDER, migration_status, pending_migrations
 from llmring_server.errors import NotMigrated
 from llmring_server.maintenance import maintain
 from tests.conftest import drop
 
-PROCESSES, ROUNDS = 8, 20
+PROCESSES = 8
+ROUNDS = 20
+# One table of each file.
+TABLES = {
+    "llmring": (
+        "usage_logs",
+        "projects",
+        "prices",
+        "registry_files",
+        "conversations",
+        "templates",
+        "alias_bindings",
+        "receipts",
+    ),
+    "mcp_client": ("servers",),
+}
 
 MIGRATE = """
 import asyncio, sys
@@ -36,7 +53,7 @@ asyncio.run(main())
 def names(*folders: str) -> list[str]:
     """Name the files of migrations, in the order in which they are applied."""
     folders = folders or ("llmring", "mcp_client")
-    return [file.name for each in folders for file in sorted((FILES / each).glob("*.sql"))]
+    return [file.name for each in folders for file in sorted((FOLDER / each).glob("*.sql"))]
 
 
 @pytest.fixture
@@ -50,10 +67,21 @@ async def fresh(owner_settings: Settings) -> AsyncIterator[AsyncDatabaseManager]
 
 async def test_migrate_says_what_it_did_and_does_it_once(fresh: AsyncDatabaseManager) -> None:
     files = names()
-    assert await pending(fresh) == files
+    assert await pending_migrations(fresh) == files
     assert await migrate(fresh) == files
-    assert await migrate(fresh) == await pending(fresh) == []
+    assert await migrate(fresh) == await pending_migrations(fresh) == []
     assert all(step.applied_at and step.applied_at.tzinfo for step in await migration_status(fresh))
+
+
+async def test_pgdbm_applies_the_files_without_the_server(fresh: AsyncDatabaseManager) -> None:
+    manager = AsyncDatabaseManager(pool=fresh._pool, schema=f"{fresh.schema}_mcp")
+    for db, folder in ((fresh, "llmring"), (manager, "mcp_client")):
+        await db.execute(f"CREATE SCHEMA {db.schema}")
+        migrations = AsyncMigrationManager(db, str(FOLDER / folder), module_name="plain")
+        result = await migrations.apply_pending_migrations()
+        assert [each["filename"] for each in result["applied"]] == names(folder)
+        for name in TABLES[folder]:
+            assert await db.table_exists(name)
 
 
 async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
@@ -63,7 +91,7 @@ async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
     await fresh.execute(f"CREATE SCHEMA {theirs}; CREATE TABLE {theirs}.servers (id uuid)")
     with pytest.raises(NotMigrated, match="LLMRING_MCP_SCHEMA"):
         await migrate(fresh)
-    assert await pending(fresh) == names()
+    assert await pending_migrations(fresh) == names()
     other = f"{fresh.schema}_x"
     assert await migrate(fresh, other) == names()
     await fresh.execute(f"DROP SCHEMA {other} CASCADE")
@@ -86,7 +114,7 @@ async def test_a_file_that_fails_leaves_nothing_behind(
         (folder / name).mkdir()
     (folder / "llmring" / "001_good.sql").write_text("CREATE TABLE {{tables.good}} ()")
     (folder / "mcp_client" / "001_bad.sql").write_text("CREATE TABLE nonsense")
-    monkeypatch.setattr("llmring_server.db.migrations.FILES", folder)
+    monkeypatch.setattr("llmring_server.db.migrations.FOLDER", folder)
     with pytest.raises(Exception, match="001_bad"):
         await migrate(fresh)
     for schema in (fresh.schema, f"{fresh.schema}_mcp"):
@@ -111,9 +139,9 @@ async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> No
         for table, there in tables.items():
             found = await fresh.fetch_value("SELECT to_regclass($1) IS NOT NULL", table)
             assert found is there
-        assert await pending(fresh, mine) == []
+        assert await pending_migrations(fresh, mine) == []
         # Of another place, the files of MCP are missing.
-        assert await pending(fresh) == names("mcp_client")
+        assert await pending_migrations(fresh) == names("mcp_client")
         ring = Ring(fresh, Settings(mcp_schema=mine))
         assert await ring.mcp.servers.list(ProjectId(uuid4())) == []
         await ring.ready()
@@ -164,7 +192,7 @@ async def test_partitions_take_back_what_the_default_one_caught(
         " 1, 1, 0, NULL, 1, 'client', 'ok', 'p', 'm', 'default', NULL, NULL, NULL, '{}')",
         now,
     )
-    assert f"usage_logs_{this_month}" in (await maintain(fresh, actor=LIBRARY)).made
+    assert f"usage_logs_{this_month}" in (await maintain(fresh, actor=LIBRARY)).created
     count = "SELECT count(*) FROM {{tables.usage_logs_%s}}"
     assert await fresh.fetch_value(count % this_month) == 1
     assert await fresh.fetch_value(count % "default") == 0

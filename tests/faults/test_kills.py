@@ -19,8 +19,8 @@ from random import Random
 import pytest
 
 from llmring_server import Ring, Settings
-from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
-from llmring_server.db.postgres_supervisor import is_server, take
+from llmring_server.db.embedded_postgres import EmbeddedPostgres
+from llmring_server.db.postgres_supervisor import DataDirectory, is_postgres_on, lock_file
 from llmring_server.server.in_process import listen, url_of
 from tests.cli.test_db import ENVIRONMENT
 from tests.support.crash_writers import Kept, Verdict, judge, writers
@@ -47,30 +47,30 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def own_cluster() -> AsyncIterator[tuple[EmbeddedPostgres, PostgresCluster]]:
+async def own_cluster() -> AsyncIterator[tuple[EmbeddedPostgres, DataDirectory]]:
     """Start a PostgreSQL that may be killed, in a folder that its user can enter."""
-    home = PostgresCluster(Path(tempfile.mkdtemp(prefix="llmring-")))
-    home.path.chmod(0o711)
+    directory = DataDirectory(Path(tempfile.mkdtemp(prefix="llmring-")))
+    directory.path.chmod(0o711)
     try:
-        make_cluster(home.path)
-        with EmbeddedPostgres(home.path, linger=0) as server:
-            yield server, home
-        await until(lambda: unguarded(home))
+        make_cluster(directory.path)
+        with EmbeddedPostgres(directory.path, linger=0) as server:
+            yield server, directory
+        await until(lambda: unguarded(directory))
     finally:
-        shutil.rmtree(home.path, ignore_errors=True)
+        shutil.rmtree(directory.path, ignore_errors=True)
 
 
-def unguarded(home: PostgresCluster) -> bool:
-    if (lock := take(home.guardian, LOCK_EX)) is not None:
+def unguarded(directory: DataDirectory) -> bool:
+    if (lock := lock_file(directory.supervisor_lock, LOCK_EX)) is not None:
         os.close(lock)
     return lock is not None
 
 
-def postmaster(home: PostgresCluster) -> int:
+def postmaster(directory: DataDirectory) -> int:
     """Find the server that runs on these data; 0 if there is none now."""
     with suppress(OSError, IndexError, ValueError):
-        number = int((home.data / "postmaster.pid").read_text().split()[0])
-        return number if is_server(number, home.data) else 0
+        number = int((directory.data / "postmaster.pid").read_text().split()[0])
+        return number if is_postgres_on(number, directory.data) else 0
     return 0
 
 
@@ -111,8 +111,8 @@ async def two_processes(settings: Settings) -> AsyncIterator[list[int]]:
 class Storm:
     """A server and a PostgreSQL that are killed and come back, and writers who live through it."""
 
-    def __init__(self, url: str, home: PostgresCluster) -> None:
-        self.url, self.home, self.ledger = url, home, home.path / "ledger"
+    def __init__(self, url: str, directory: DataDirectory) -> None:
+        self.url, self.directory, self.ledger = url, directory, directory.path / "ledger"
         self.dice = chance()
         self.server: Process
         self.clients: subprocess.Popen[bytes]
@@ -165,8 +165,8 @@ class Storm:
 
     async def kill_postgres(self) -> None:
         """Kill the postmaster and its children; stopped first, it neither makes nor buries any."""
-        await until(lambda: postmaster(self.home) > 0)
-        os.kill(father := postmaster(self.home), signal.SIGSTOP)
+        await until(lambda: postmaster(self.directory) > 0)
+        os.kill(father := postmaster(self.directory), signal.SIGSTOP)
         for each in (*children(father), father):
             os.kill(each, signal.SIGKILL)
 
@@ -179,17 +179,17 @@ async def verdict(url: str, kept: Kept) -> Verdict:
 
 
 async def test_what_was_acknowledged_survives_any_mix_of_kills() -> None:
-    async with own_cluster() as (server, home):
-        kept = await Storm(server.url(), home).rage(server_kills=8, postgres_kills=4)
+    async with own_cluster() as (server, directory):
+        kept = await Storm(server.url(), directory).rage(server_kills=8, postgres_kills=4)
         assert await verdict(server.url(), kept) == Verdict(len(kept.acknowledged))
 
 
 async def test_a_database_that_acknowledges_too_early_is_found_out() -> None:
-    async with own_cluster() as (server, home):
+    async with own_cluster() as (server, directory):
         # The tables themselves shall not be lost.
         async with Ring.open(server.url()) as ring:
             await ring.db.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
             await ring.db.execute("SELECT pg_reload_conf()")
         hasty = f"{server.url()}&synchronous_commit=off"
-        kept = await Storm(hasty, home).rage(server_kills=0, postgres_kills=4)
+        kept = await Storm(hasty, directory).rage(server_kills=0, postgres_kills=4)
         assert (await verdict(server.url(), kept)).lost > 0

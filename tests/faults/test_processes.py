@@ -11,7 +11,8 @@ import pytest
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.core.identity import LIBRARY, project_of_key
-from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
+from llmring_server.db.embedded_postgres import EmbeddedPostgres
+from llmring_server.db.postgres_supervisor import DataDirectory
 from llmring_server.routes import META
 from llmring_server.server.in_process import listen, url_of
 from tests.conftest import CALL
@@ -162,11 +163,13 @@ async def keep_asking(url: str, path: str, latest: dict[str, int]) -> None:
             latest[path] = answered.status_code
 
 
-async def outage(database: EmbeddedPostgres, home: PostgresCluster, latest: dict[str, int]) -> None:
+async def outage(
+    database: EmbeddedPostgres, directory: DataDirectory, latest: dict[str, int]
+) -> None:
     """Stop a database that serves, and start it again when its absence has been felt."""
     await until(lambda: latest == dict.fromkeys(ROUTES, 200))
     database.stop()
-    await until(lambda: latest[STATS] == 503 and unguarded(home))
+    await until(lambda: latest[STATS] == 503 and unguarded(directory))
     await asyncio.sleep(2)
     await asyncio.to_thread(database.start)
     latest.clear()
@@ -175,13 +178,13 @@ async def outage(database: EmbeddedPostgres, home: PostgresCluster, latest: dict
 
 async def test_a_server_outlives_its_database_and_answers_meanwhile() -> None:
     latest: dict[str, int] = {}
-    async with own_cluster() as (database, home):
+    async with own_cluster() as (database, directory):
         with listen("127.0.0.1", 0) as listener:
             url, given = url_of(listener), {"database_url": database.url(), "auth": "open"}
             async with serving(listener, **given) as process, asyncio.TaskGroup() as group:
                 await answers([listener.getsockname()[1]], [post(LOG, CALL, "key")])
                 asking = [group.create_task(keep_asking(url, path, latest)) for path in ROUTES]
-                await outage(database, home, latest)
+                await outage(database, directory, latest)
                 for each in asking:
                     each.cancel()
                 assert process.returncode is None

@@ -28,9 +28,9 @@ async def test_old_executions_are_deleted_if_their_project_limits_retention(
     update = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1"  # noqa: S608, our own
     await owner.execute(f"{update} WHERE project_id = ANY ($2)", at, project_ids)
     recent, _ = await ring.mcp.executions.record(project_ids[0], tools[0], NewExecution(input={}))
-    assert (await maintain(owner, actor=LIBRARY)).executions == 0
+    assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 0
     await ring.projects.retain(project_ids[0], 30, actor=LIBRARY)
-    assert (await maintain(owner, actor=LIBRARY)).executions == 5
+    assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 5
     assert await ring.mcp.executions.history(project_ids[0], tools[0]) == [recent]
     assert len(await ring.mcp.executions.history(project_ids[1], tools[1])) == 5
     assert moment_of(recent.id) == recent.executed_at
@@ -72,9 +72,9 @@ async def test_removed_capabilities_without_executions_are_deleted(
         page = CapabilityPage(all=True)
         return [tool.name for tool in await ring.mcp.capabilities.list(project_id, "tool", page)]
 
-    assert (await maintain(owner, actor=LIBRARY)).capabilities == 1
+    assert (await maintain(owner, actor=LIBRARY)).deleted["capabilities"] == 1
     assert await names_of(project_ids[0]) == ["back", "there", "used"]
     assert await names_of(project_ids[1]) == ["back", "there", "unused", "used"]
     await ring.projects.retain(project_ids[1], 30, actor=LIBRARY)
-    assert (await maintain(owner, actor=LIBRARY)).capabilities == 1
+    assert (await maintain(owner, actor=LIBRARY)).deleted["capabilities"] == 1
     assert await names_of(project_ids[1]) == ["back", "there", "used"]

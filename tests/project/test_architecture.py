@@ -7,26 +7,25 @@ from pathlib import Path
 
 import orjson
 from pgdbm import AsyncDatabaseManager
-from starlette.routing import Route
 
 import llmring_server
 from llmring_server import Ring, Settings
-from llmring_server.db.repository import SQL, Repository, load
+from llmring_server.db.partitions import Partitions
+from llmring_server.db.repository import SQL, load
 from llmring_server.routes import API, META
 from llmring_server.settings import PREFIX
-from llmring_server.web.endpoint import Endpoint
 from llmring_server.web.openapi import openapi_document
+from llmring_server.web.router import Route, RouteGroup
 
 PACKAGE = Path(llmring_server.__file__).parent
 ROOT = PACKAGE.parent
 VERIFIER = ROOT / "llmring_verify"
 SOURCES = sorted([*PACKAGE.rglob("*.py"), *VERIFIER.rglob("*.py")])
-TESTS = sorted(Path(__file__).parents[1].rglob("*.py"))
 STATEMENTS = [
-    (noun, name, sql)
-    for file in sorted(SQL.glob("*/*.sql"))
-    for noun in [f"{file.parent.name}/{file.stem}"]
-    for name, sql in load(noun).items()
+    (file, name, sql)
+    for path in sorted(SQL.glob("*/*.sql"))
+    for file in [f"{path.parent.name}/{path.stem}"]
+    for name, sql in load(file).items()
 ]
 
 DIALLERS = {"aiohttp", "http.client", "httpx", "requests", "socket", "urllib.request", "urllib3"}
@@ -49,16 +48,8 @@ def functions(source: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-def handler_of(route: object) -> str:
-    handler = route.endpoint.handler  # type: ignore[attr-defined]
-    return f"{handler.__module__.rpartition('.')[2]}.{handler.__name__}"
-
-
-def test_every_route_has_a_test() -> None:
-    tests = [function.name for test in TESTS for function in functions(test)]
-    for route in API + META:
-        _, name = handler_of(route).split(".")
-        assert any(test.startswith(f"test_{name}") for test in tests), name
+def handler_of(route: Route) -> str:
+    return f"{route.handler.__module__}.{route.handler.__name__}"
 
 
 def test_every_route_is_described() -> None:
@@ -67,40 +58,43 @@ def test_every_route_is_described() -> None:
 
 
 def check_description(route: Route) -> None:
-    endpoint = route.app
-    assert isinstance(endpoint, Endpoint)
-    described = orjson.loads(openapi_document([route], "keys", ""))
+    described = orjson.loads(openapi_document([RouteGroup("tag", "", route)], "keys", ""))
     [[operation]] = [each.values() for each in described["paths"].values()]
     assert operation["summary"], f"{route.path}: a handler's docstring says what it is for"
     needs = [scope for way in operation["security"] for scope in way.values()]
-    assert needs == ([[endpoint.needs]] * 2 if endpoint.needs else []), route.path
+    assert needs == ([[route.scope]] * 2 if route.scope else []), route.path
     # What is answered has a name, but for files, and the description of all.
     for content in operation["responses"]["200"]["content"].values():
         schema = content["schema"].get("items", content["schema"])
         named = "$ref" in schema or schema == {"type": "string"} or route.path == "/openapi.json"
         assert named, route.path
-    told = endpoint.needs is None or f"`{endpoint.needs}`" in operation["description"]
+    told = route.scope is None or f"`{route.scope}`" in operation["description"]
     assert told, route.path
     taken = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
-    assert taken == route.param_convertors.keys(), route.path
-    assert ("requestBody" in operation) == bool(endpoint.cap), route.path
+    assert taken == route.path_params, route.path
+    assert ("requestBody" in operation) == bool(route.max_body_bytes), route.path
 
 
 def test_every_public_handler_has_a_route() -> None:
     routed = {handler_of(route) for route in API + META}
-    for source in sorted((PACKAGE / "web").glob("*.py")):
-        for function in functions(source):
-            if not function.name.startswith("_") and any(
-                arg.annotation and ast.unparse(arg.annotation) == "Call"
-                for arg in function.args.args
-            ):
-                assert f"{source.stem}.{function.name}" in routed
+    sources = [*PACKAGE.glob("*/api.py"), *PACKAGE.glob("web/*.py")]
+    public = {
+        ".".join((*source.relative_to(ROOT).with_suffix("").parts, function.name))
+        for source in sources
+        for function in ast.parse(source.read_text()).body
+        if isinstance(function, ast.AsyncFunctionDef)
+        and not function.name.startswith("_")
+        and [ast.unparse(arg.annotation) for arg in function.args.args[:1] if arg.annotation]
+        == ["Request"]
+    }
+    assert len(public) > 80
+    assert public == routed
 
 
 async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: Ring) -> None:
     async with db.acquire() as connection:
-        for part in (*vars(ring).values(), *vars(ring.mcp).values()):
-            for statement in part._sql.values() if isinstance(part, Repository) else ():
+        for service in (*ring.services, Partitions(ring._database)):
+            for statement in service._sql.values():
                 prepared = await connection.prepare(statement.text)
                 assert len(prepared.get_parameters()) == len(statement.params)
 
@@ -113,20 +107,20 @@ async def test_every_statement_on_project_data_names_its_project(db: AsyncDataba
     )
     owned = {row["table_name"] for row in rows}
     assert {"usage_logs", "servers"} < owned
-    for noun, name, sql in STATEMENTS:
+    for file, name, sql in STATEMENTS:
         if owned & set(re.findall(r"<<(?:tables|mcp)\.(\w+)>>", sql)):
             # A statement that must look across projects says so, and why, or its whole file does.
-            said = (SQL / f"{noun}.sql").read_text().partition("-- name:")[0] + sql
+            said = (SQL / f"{file}.sql").read_text().partition("-- name:")[0] + sql
             assert "@project_id" in sql or re.search(
                 r"^-- .*cross projects: \w+", said, re.MULTILINE
-            ), f"{noun}.{name}"
+            ), f"{file}: {name}"
 
 
 def test_every_statement_is_used() -> None:
     users = [source.read_text() for source in SOURCES]
-    for noun, name, _ in STATEMENTS:
-        used = any(f'"{name}"' in text and f'"{noun}"' in text for text in users)
-        assert used, f"{noun}.{name}"
+    for file, name, _ in STATEMENTS:
+        used = any(f'"{name}"' in text and f'"{file}"' in text for text in users)
+        assert used, f"{file}: {name}"
 
 
 def test_only_upstream_calls_anyone() -> None:
@@ -138,7 +132,7 @@ def test_only_upstream_calls_anyone() -> None:
         assert found <= LISTENERS.get(relative(source), set()), source
 
 
-def test_every_setting_is_in_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_every_setting_is_documented() -> None:
+    configuration = (ROOT / "docs/configuration.md").read_text()
     for field in Settings.model_fields:
-        assert f"`{PREFIX}{field.upper()}`" in readme
+        assert f"| `{PREFIX}{field.upper()}` |" in configuration

@@ -14,8 +14,8 @@ from uuid import UUID
 
 import pytest
 
+from llmring_server import Ring
 from llmring_server.access import key_format
-from llmring_server.access.projects import ERASE
 from llmring_server.conversations.exchange import Exchange
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, Action, ProjectId, project_of_key
@@ -461,22 +461,22 @@ def test_actor_of_programs_that_embed_the_server() -> None:
     assert LIBRARY == ("library", None, None)
 
 
-def test_what_an_erasure_reports() -> None:
-    assert list(ERASE.values()) == [
-        "calls",
-        "cost adjustments",
-        "idempotency keys",
+def test_what_an_erasure_reports(ring: Ring) -> None:
+    assert [table.rows for each in ring.services for table in each.tables if table.erase] == [
         "recent totals",
         "totals",
-        "messages",
-        "conversations",
-        "MCP executions",
-        "MCP capabilities",
-        "MCP servers",
-        "template versions",
-        "templates",
-        "aliases",
+        "idempotency keys",
+        "calls",
         "receipt calls",
         "receipt days",
         "receipts",
+        "messages",
+        "conversations",
+        "cost adjustments",
+        "template versions",
+        "templates",
+        "aliases",
+        "MCP executions",
+        "MCP capabilities",
+        "MCP servers",
     ]

@@ -20,7 +20,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings, build
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.db import admin
-from llmring_server.db.embedded_postgres import binaries
+from llmring_server.db.embedded_postgres import find_programs
 from llmring_server.receipts.document import log_commitment
 from llmring_server.receipts.models import Receipt, ReceiptRequest, StoredReceipt
 from llmring_verify import merkle, receipt
@@ -172,7 +172,7 @@ async def signing(url: str, *, migrate: bool) -> AsyncIterator[Ring]:
 
 
 async def test_a_dump_and_restore_keeps_everything_verifying(url: str) -> None:
-    key, programs = uuid4().hex, binaries()
+    key, programs = uuid4().hex, find_programs()
     project_id = project_of_key(key)
     async with database(url) as before, database(url) as after:
         async with signing(before, migrate=True) as ring:

@@ -103,7 +103,7 @@ async def test_a_database_that_is_away_takes_nothing_from_memory(
 ) -> None:
     await ring.registry.refresh()
     known = await ring.registry.known()
-    monkeypatch.setattr(ring._database._leases, "_timeout", 0.01)
+    monkeypatch.setattr(ring._database._connections, "_timeout", 0.01)
     async with AsyncExitStack() as stack:
         for _ in range(4):
             await stack.enter_async_context(ring.db.acquire())

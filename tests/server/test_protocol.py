@@ -1,6 +1,8 @@
 """The HTTP protocol of `serve` and `Server`: the bytes of uvicorn's, each response in one write."""
 
+import ast
 import asyncio
+import inspect
 import logging
 from typing import Any
 
@@ -10,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from llmring_server.server import protocol
 from llmring_server.server.protocol import BoundedHttpProtocol
 from tests.faults.test_kills import LONGEST, until
 
@@ -163,3 +166,64 @@ async def test_each_request_is_in_the_access_log(caplog: pytest.LogCaptureFixtur
     await ended(connection)
     assert len(caplog.records) == 2
     assert b"".join(wire.writes).count(BODY) == 2
+
+
+# The private names of uvicorn's protocol: methods that ours overrides, with their parameters.
+OVERRIDDEN = {
+    "connection_made": ["self", "transport"],
+    "connection_lost": ["self", "exc"],
+    "data_received": ["self", "data"],
+    "on_headers_complete": ["self"],
+    "on_body": ["self", "body"],
+    "on_message_complete": ["self"],
+    "on_response_complete": ["self"],
+    "_should_upgrade": ["self"],
+}
+# The attributes that ours uses: of the protocol, of a request, of flow control, of the server.
+USED = {"cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state"}
+USED |= {"transport", "url"}
+USED_OF = {
+    "cycle": {"keep_alive", "response_started", "response_complete"},
+    "flow": {"read_paused", "resume_reading"},
+    "server_state": {"total_requests"},
+}
+
+
+def inherited_names() -> set[str]:
+    """Return the attributes that the source of our protocol takes from uvicorn's."""
+    attributes = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(BoundedHttpProtocol)))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    ]
+    names = {node.attr for node in attributes} - vars(BoundedHttpProtocol).keys()
+    # What it sets is its own, except for the headers.
+    own = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} - {"headers"}
+    return names - own
+
+
+def test_the_private_names_of_uvicorn_are_those_that_are_documented() -> None:
+    overridden = {name for name in vars(BoundedHttpProtocol) if not name.startswith("__")} & vars(
+        HttpToolsProtocol
+    ).keys()
+    assert overridden == OVERRIDDEN.keys()
+    assert inherited_names() == USED
+    for name in (*OVERRIDDEN, *USED, *(name for names in USED_OF.values() for name in names)):
+        assert f"`{name}`" in str(protocol.__doc__)
+
+
+def test_uvicorn_has_the_methods_that_are_overridden() -> None:
+    for name, parameters in OVERRIDDEN.items():
+        method = getattr(HttpToolsProtocol, name)
+        assert [*inspect.signature(method).parameters] == parameters, name
+
+
+async def test_uvicorn_has_the_attributes_that_are_used() -> None:
+    connection, _ = connect(BoundedHttpProtocol, Answering(HEADERS))
+    connection.data_received(GET)
+    for name in USED:
+        assert hasattr(connection, name), name
+    for name, attributes in USED_OF.items():
+        for attribute in attributes:
+            assert hasattr(getattr(connection, name), attribute), attribute
+    await ended(connection)

@@ -9,7 +9,6 @@ import httpx
 import orjson
 import pytest
 from pgdbm import AsyncDatabaseManager
-from starlette.routing import Route
 
 from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import IssuedKey, KeyOptions
@@ -27,6 +26,7 @@ from llmring_server.mcp import (
 from llmring_server.receipts.models import ReceiptRequest as Certified
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
+from llmring_server.web.router import Route
 from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
 from tests.conversations.test_exchanges import SENT
@@ -176,7 +176,7 @@ QUERIES = {
 
 
 def named(route: Route) -> str:
-    return f"{min(route.methods or ())} {route.path}".replace("HEAD", "GET")
+    return f"{route.method} {route.path}"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The PostgreSQL of a test run: one server for all workers, and databases of each worker."""
+"""PostgreSQL for a test run: one server for all workers, and databases of each worker."""
 
 import fcntl
 import os
@@ -14,20 +14,20 @@ from uuid import uuid4
 import asyncpg
 
 from llmring_server.db import admin
-from llmring_server.db.embedded_postgres import EmbeddedPostgres, PostgresCluster
-from llmring_server.db.postgres_supervisor import take
+from llmring_server.db.embedded_postgres import EmbeddedPostgres, prepare_cluster
+from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 FOLDER = "LLMRING_TEST_RUN"
-# What this server holds is thrown away: nothing needs to reach the disk. Tests of durability
-# start servers of their own, which do sync.
+# The data of this server are thrown away: nothing needs to reach the disk. Tests of durability
+# start servers of their own, with the default settings.
 UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
 
 
 @contextmanager
 def run_folder() -> Iterator[None]:
-    """Make the folder that all processes of a run share; remove it after the run."""
-    # pytest's own folders are closed to the user that PostgreSQL runs as when we are root.
+    """Create the folder that all processes of a run share; remove it after the run."""
+    # PostgreSQL does not run as root, and its user cannot enter pytest's folders.
     folder = Path(tempfile.mkdtemp(prefix="llmring-"))
     folder.chmod(0o711)
     os.environ[FOLDER] = str(folder)
@@ -35,45 +35,46 @@ def run_folder() -> Iterator[None]:
         yield
     finally:
         del os.environ[FOLDER]
-        wait_until_stopped(PostgresCluster(folder / "server"))
+        wait_until_stopped(DataDirectory(folder / "server"))
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until_stopped(cluster: PostgresCluster, patience: float = 30) -> None:
-    """Wait until the supervisor of a cluster has ended, if it has one."""
-    deadline = time.monotonic() + patience
-    while cluster.path.exists() and time.monotonic() < deadline:
-        if (lock := take(cluster.guardian, fcntl.LOCK_EX)) is not None:
+def wait_until_stopped(directory: DataDirectory, timeout: float = 30) -> None:
+    """Wait until the supervisor of a data directory has ended, if it has one."""
+    deadline = time.monotonic() + timeout
+    while directory.path.exists() and time.monotonic() < deadline:
+        if (lock := lock_file(directory.supervisor_lock, fcntl.LOCK_EX)) is not None:
             os.close(lock)
             return
         time.sleep(0.02)
 
 
-def make_cluster(home: Path, settings: str = "") -> None:
-    """Make a cluster in `home`, which no one else uses yet: a copy of one that initdb made."""
+def make_cluster(folder: Path, settings: str = "") -> None:
+    """Copy a cluster that initdb created into `folder`, which nobody uses yet."""
     run = Path(os.environ[FOLDER])
-    pristine = PostgresCluster(run / "pristine")
+    pristine = DataDirectory(run / "pristine")
     with (run / "pristine.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not pristine.data.exists():
             open_folder(pristine.path)
-            pristine.prepare()
-    open_folder(home)
+            prepare_cluster(pristine)
+    open_folder(folder)
     # PostgreSQL wants its files to be its user's own; shutil.copytree would make them ours.
-    subprocess.run(("/bin/cp", "-a", pristine.data, home / "new"), check=True)
-    with (home / "new/postgresql.conf").open("a") as file:
+    subprocess.run(("/bin/cp", "-a", pristine.data, folder / "new"), check=True)
+    with (folder / "new/postgresql.conf").open("a") as file:
         file.write(settings)
-    (home / "new").rename(home / "data")
+    (folder / "new").rename(folder / "data")
 
 
 def open_folder(folder: Path) -> None:
+    """Create a folder that PostgreSQL's user can enter."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o711)
 
 
 @contextmanager
 def shared_server() -> Iterator[str]:
-    """Run the server that all workers share; yield the URL of a database of it."""
+    """Run the server that all workers share; yield the URL of its maintenance database."""
     run = Path(os.environ[FOLDER])
     with (run / "server.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -97,6 +98,6 @@ async def database(server: str, name: str, template: str = "") -> AsyncIterator[
 
 
 async def create(connection: asyncpg.Connection, name: str, template: str) -> None:
-    # To copy files is faster than to log every page, where a checkpoint need not reach the disk.
-    copied = f"TEMPLATE {template} STRATEGY file_copy" if template else ""
-    await connection.execute(f"CREATE DATABASE {name} {copied}")
+    # Copying files is faster than logging every page if a checkpoint need not reach the disk.
+    options = f"TEMPLATE {template} STRATEGY file_copy" if template else ""
+    await connection.execute(f"CREATE DATABASE {name} {options}")

@@ -24,7 +24,7 @@ RULES = re.compile(
     "|must be an IANA time zone|must lie between 400 days ago and 10 minutes ahead"
     "|cursor: not a cursor|offset: give a cursor or an offset|capabilities: .* unknown"
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
-    "|metadata: must be at most|expires_at: lies in the past"
+    "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: give|These calls use"
     "|url: |uri: must be|two of a kind have the same name|definition: must be|content: must be"
     "|arguments: |content: more than|not a template|may say {{ name }}|variables: missing"

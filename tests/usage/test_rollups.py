@@ -27,7 +27,7 @@ async def count(ring: Ring, project_id: ProjectId) -> int:
 
 
 async def test_logging_moves_them_now_and_then(ring: Ring, project_id: ProjectId) -> None:
-    sums = ring.sums
+    sums = ring.rollups
     await ring.usage.log(project_id, OLD)
     assert await ring.db.fetch_value(RECENT, project_id) == 1
     sums._due = 0
@@ -45,7 +45,7 @@ async def test_logging_moves_them_now_and_then(ring: Ring, project_id: ProjectId
 async def test_a_move_that_takes_long_has_no_other_beside_it(
     ring: Ring, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums, over = ring.sums, asyncio.Event()
+    sums, over = ring.rollups, asyncio.Event()
     monkeypatch.setattr(sums, "fold", over.wait)
     sums._due = 0
     await ring.usage.log(project_id, OLD)
@@ -67,8 +67,8 @@ async def test_a_move_that_fails_is_told_and_harms_nobody(
     async def fail() -> None:
         raise Unavailable
 
-    monkeypatch.setattr(ring.sums, "fold", fail)
-    monkeypatch.setattr(ring.sums, "_due", 0)
+    monkeypatch.setattr(ring.rollups, "fold", fail)
+    monkeypatch.setattr(ring.rollups, "_due", 0)
     await ring.usage.log(project_id, OLD)
     await asyncio.sleep(0)
     assert "sums stay where they are for now" in caplog.text

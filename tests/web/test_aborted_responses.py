@@ -14,6 +14,7 @@ from llmring_server import Ring, Server, Settings, build
 from llmring_server.core.identity import ProjectId
 from llmring_server.usage.export import CHUNK
 from llmring_server.usage.models import Call, NewCall
+from llmring_server.usage.service import Usage
 from llmring_server.web.middleware import ResponseAbortedError
 from tests.conftest import CALL
 
@@ -29,16 +30,16 @@ async def calls(ring: Ring, project_id: ProjectId) -> None:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug in every chunk of an export but the first."""
-    written: list[list[Call]] = []
+    """A bug that appears after the first chunk of an export."""
+    export = Usage.export
 
-    def write(logs: list[Call]) -> bytes:
-        if written:
-            raise ValueError(SECRET)
-        written.append(logs)
-        return b"first\n"
+    async def broken_export(*args: Any, **options: Any) -> AsyncGenerator[Call]:
+        async with aclosing(export(*args, **options)) as calls:
+            for _ in range(CHUNK):
+                yield await anext(calls)
+        raise ValueError(SECRET)
 
-    monkeypatch.setattr("llmring_server.usage.export._csv", write)
+    monkeypatch.setattr(Usage, "export", broken_export)
 
 
 @pytest.mark.usefixtures("calls", "broken")

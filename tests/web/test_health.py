@@ -25,11 +25,6 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
 
 
-async def test_root_says_what_this_is(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/", headers={"X-API-Key": ""})
-    assert answer.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
-
-
 async def test_health_is_healthy(client: httpx.AsyncClient) -> None:
     answer = (await client.get("/health", headers={"X-API-Key": ""})).json()
     assert (answer["status"], answer["database"]) == ("healthy", "connected")
@@ -51,7 +46,7 @@ async def test_ready_tells_anyone_to_migrate_and_no_one_which_files_are_missing(
         assert answer.json()["code"] == "not_migrated"
         assert "llmring-server db migrate" in answer.json()["detail"]
         assert ".sql" not in answer.text
-    with pytest.raises(NotMigrated, match=r"001_usage_logs\.sql"):
+    with pytest.raises(NotMigrated, match=r"001_usage\.sql"):
         await Ring(fresh).ready()
 
 

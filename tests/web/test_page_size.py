@@ -12,14 +12,15 @@ from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
 MODULES = (
-    "aliases",
-    "conversations",
-    "mcp_capabilities",
-    "mcp_executions",
-    "mcp_servers",
-    "templates",
+    "aliases.service",
+    "conversations.service",
+    "mcp.capabilities",
+    "mcp.executions",
+    "mcp.servers",
+    "templates.service",
 )
-MOST, MANY = 50_000, 6
+MAX_BYTES = 50_000
+ITEMS = 6
 # 20,000 bytes in UTF-8.
 LARGE = "\N{GRINNING FACE}" * 5000
 # 6 bytes each, as JSON.
@@ -29,7 +30,7 @@ CONTROLS = "\x01" * 3500
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in MODULES:
-        monkeypatch.setattr(f"llmring_server.{module}.PAGE_BYTES", MOST)
+        monkeypatch.setattr(f"llmring_server.{module}.MAX_PAGE_BYTES", MAX_BYTES)
 
 
 async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
@@ -46,7 +47,7 @@ async def pages(client: httpx.AsyncClient, path: str, query: str = "") -> list[l
         assert answer.status_code == 200, answer.text
         if not answer.json():
             return found
-        assert len(answer.content) < MOST + 25_000
+        assert len(answer.content) < MAX_BYTES + 25_000
         found.append(answer.json())
         at = f"{API}{path}{answer.links['next']['url']}"
 
@@ -60,19 +61,19 @@ def check(found: list[list[Any]], name: str, expected: list[Any]) -> None:
 @pytest.mark.parametrize("query", ["", "?q=tea"])
 async def test_conversations(query: str, text: str, client: httpx.AsyncClient) -> None:
     fields = {"title": "tea", "system_prompt": text}
-    ids = [(await post(client, "/conversations", **fields))["id"] for _ in range(MANY)]
+    ids = [(await post(client, "/conversations", **fields))["id"] for _ in range(ITEMS)]
     check(await pages(client, "/conversations", query), "id", ids[::-1])
 
 
 async def test_templates(client: httpx.AsyncClient) -> None:
     fields = {"name": "a", "created_by": "large", "description": CONTROLS[1:]}
-    ids = [(await post(client, "/templates", **fields))["id"] for _ in range(MANY)]
+    ids = [(await post(client, "/templates", **fields))["id"] for _ in range(ITEMS)]
     check(await pages(client, "/templates", "?created_by=large"), "id", ids[::-1])
 
 
 async def test_versions(client: httpx.AsyncClient) -> None:
     path = f"/templates/{(await post(client, '/templates', name='a', created_by='b'))['id']}"
-    for _ in range(MANY - 1):
+    for _ in range(ITEMS - 1):
         await client.put(f"{API}{path}", json={"system_prompt": LARGE})
     found = await pages(client, f"{path}/versions")
     assert [[each["version"] for each in page] for page in found] == [[6, 5, 4], [3, 2, 1]]
@@ -82,7 +83,7 @@ async def test_versions(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("query", ["", "?profile=default"])
 async def test_aliases(query: str, client: httpx.AsyncClient) -> None:
-    names = [f"{n}{LARGE[:63]}" for n in range(MANY)]
+    names = [f"{n}{LARGE[:63]}" for n in range(ITEMS)]
     for name in names:
         fields = {"alias": name, "model": "a:b", "metadata": {"a": LARGE}}
         await post(client, "/aliases/bind", **fields)
@@ -100,14 +101,14 @@ async def test_aliases_of_many_profiles_are_read_on_where_the_page_ended(
 
 async def test_servers(client: httpx.AsyncClient) -> None:
     fields = SERVER | {"capabilities": {"a": LARGE}}
-    ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(MANY)]
+    ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(ITEMS)]
     check(await pages(client, "/mcp/servers"), "id", ids[::-1])
 
 
 @pytest.mark.parametrize("large", [{"description": LARGE}, {"inputSchema": {"a": LARGE}}])
 async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
     server = (await post(client, "/mcp/servers", **SERVER))["id"]
-    names = [f"t{n}" for n in range(MANY)]
+    names = [f"t{n}" for n in range(ITEMS)]
     tools = [{"name": name} | large for name in names]
     await post(client, f"/mcp/servers/{server}/refresh", tools=tools)
     check(await pages(client, "/mcp/tools", f"?server_id={server}"), "name", names)
@@ -116,7 +117,7 @@ async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("large", [{"output": {"a": LARGE}}, {"error": LARGE}, {"error": CONTROLS}])
 async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectId) -> None:
     tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
-    for _ in range(MANY):
+    for _ in range(ITEMS):
         await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))
     first = await history(project_id, tool)
     assert len(first) == 3

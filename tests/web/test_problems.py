@@ -8,8 +8,10 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Settings, build
-from llmring_server.usage import service as usage
+from llmring_server.usage.service import Usage
 from tests.conftest import CALL
+
+CODES = {404: "not_found", 405: "method_not_allowed", 422: "validation_error"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ async def test_every_refusal_is_a_problem_document(
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["status"] == status
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+    assert answer.json()["code"] == CODES[status]
 
 
 async def test_a_call_by_an_id_of_another_kind_is_not_found(client: httpx.AsyncClient) -> None:
@@ -56,10 +59,10 @@ async def test_our_own_mistakes_are_a_500_without_the_callers_words(
 ) -> None:
     secret = "sk-" + "secret"
 
-    def broken(*_: object) -> None:
+    async def broken(*_: object) -> None:
         raise ValueError(secret)
 
-    monkeypatch.setattr(usage, "record", broken)
+    monkeypatch.setattr(Usage, "log", broken)
     transport = httpx.ASGITransport(app=build(db, Settings(auth="open")))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         with caplog.at_level(logging.DEBUG):

@@ -91,14 +91,14 @@ async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) ->
 
 async def test_a_project_exports_twice_at_a_time(project_id: ProjectId) -> None:
     limits, other = RateLimits(Settings()), ProjectId(uuid4())
-    places = [limits.holding(each) for each in (project_id, project_id, other)]
+    places = [limits.concurrency_slot(each) for each in (project_id, project_id, other)]
     for place in places:
         place.__enter__()
     with pytest.raises(RateLimited):
-        limits.holding(project_id).__enter__()
+        limits.concurrency_slot(project_id).__enter__()
     for place in places:
         place.__exit__(None, None, None)
-    assert not limits._holding
+    assert not limits._long_running
 
 
 async def test_an_export_that_ends_makes_way_for_the_next(db: AsyncDatabaseManager) -> None:
@@ -127,4 +127,4 @@ def test_buckets_of_many_callers_are_bounded() -> None:
     buckets = TokenBuckets(rate=1, burst=1)
     for who in range(MAX_BUCKETS + 5):
         buckets.take(who, "no")
-    assert len(buckets._filled) == MAX_BUCKETS
+    assert len(buckets._buckets) == MAX_BUCKETS

@@ -66,7 +66,7 @@ async def plain(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> Asy
     server = _InProcessServer(_Config(app, http=request.param, log_config=None, log_level=None))
     with listen("127.0.0.1", 0) as listener:
         task = asyncio.create_task(server.serve(sockets=[listener]))
-        await server.up.wait()
+        await server.is_up.wait()
         yield listener.getsockname()[1]
         server.should_exit = True
         await task

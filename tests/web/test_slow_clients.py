@@ -52,7 +52,11 @@ SLEEPERS: dict[str, tuple[bytes, bytes, list[int]]] = {
 @pytest.fixture
 async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.URL]:
     """A server that is as impatient as a test."""
-    for name, seconds in {"PATIENCE": 1.0, "SILENCE": 0.5, "TICK": 0.1}.items():
+    for name, seconds in {
+        "BODY_GRACE_SECONDS": 1.0,
+        "KEEP_ALIVE_SECONDS": 0.5,
+        "CHECK_INTERVAL_SECONDS": 0.1,
+    }.items():
         monkeypatch.setattr(protocol, name, seconds)
     async with Server(Ring(ring.db, Settings(auth="open")), port=0) as server:
         yield httpx.URL(server.url)
@@ -112,7 +116,7 @@ async def keep_saying(connection: socket.socket) -> None:
 
 
 async def test_slow_is_not_too_slow(server: httpx.URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "SLOWEST", 100)
+    monkeypatch.setattr(protocol, "MIN_BYTES_PER_SECOND", 100)
     said = sized(b"", size=len(GOOD))
     assert statuses(await sleeper(server, said, GOOD)) == [200]
 
@@ -150,7 +154,7 @@ async def test_bodies_share_what_room_there_is(
 
     headers = {"Content-Type": "application/json"}
     for left, status in {len(GOOD): 200, len(GOOD) - 1: 503}.items():
-        monkeypatch.setattr(request_limits._BodyMemory, "left", left)
+        monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
         answer = await client.post("/api/v1/log", content=in_parts(), headers=headers)
         assert answer.status_code == status
-        assert request_limits._BodyMemory.left == left
+        assert request_limits._PartialBodies.bytes_left == left

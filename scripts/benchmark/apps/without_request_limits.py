@@ -20,7 +20,7 @@ class Protocol(HttpToolsProtocol):
 
 if __name__ == "__main__":
     server: Any = import_module("llmring_server.server.in_process")
-    server.Protocol = Protocol
+    server.BoundedHttpProtocol = Protocol
     request_limits.check_head = lambda scope: dict(scope["headers"])
     request_limits.receive_with_deadline = lambda scope, receive: receive  # noqa: ARG005, it is called by name
     main()

@@ -1,0 +1,70 @@
+"""About page: JSON for programs, a page that loads and runs nothing for browsers."""
+
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.metadata import version
+
+import httpx
+import pytest
+
+from llmring_server.web.about import prefers_html
+
+CHROMIUM = (
+    "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,"
+    "*/*;q=0.8,application/signed-exchange;v=b3;q=0.7"
+)
+FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def test_a_program_gets_the_version_as_json(client: httpx.AsyncClient) -> None:
+    for accept in ("*/*", "application/json", "application/json, text/html", ""):
+        answer = await client.get("/", headers={"X-API-Key": "", "Accept": accept})
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Vary"] == "Accept"
+        assert answer.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
+
+
+async def test_a_browser_gets_a_page_whose_links_work(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
+    assert (answer.status_code, answer.headers["Vary"]) == (200, "Accept")
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert f"LLMRing Server <small>{version('llmring-server')}</small>" in answer.text
+    links = re.findall(r'<a href="([^"]+)"', answer.text)
+    assert {"openapi.json", "health"} < {*links}
+    for link in links:
+        assert (await client.get(answer.url.join(link))).status_code == 200
+
+
+async def test_the_page_may_use_its_own_style_and_nothing_else(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/", headers={"Accept": FIREFOX})
+    [style] = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    assert answer.headers["Content-Security-Policy"] == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    for forbidden in ("<script", "style=", "onclick", "http:", "https:", "//", "url("):
+        assert forbidden not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (CHROMIUM, True),
+        (FIREFOX, True),
+        ("text/html", True),
+        ("TEXT/HTML", True),
+        ("text/*", True),
+        ("text/html;level=1;q=0.9, application/json;q=0.8", True),
+        ("application/json;q=0.9, text/html;q=0.8", False),
+        ("text/html;q=0", False),
+        ("text/html;q=high", False),
+        ("*/*", False),
+        ("", False),
+        (";,;q=", False),
+        ("\xff", False),
+    ],
+)
+def test_html_is_for_clients_that_rank_it_above_json(accept: str, *, expected: bool) -> None:
+    assert prefers_html(accept.encode("latin-1")) is expected
