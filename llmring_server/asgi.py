@@ -149,3 +149,50 @@ def _set_ring(app: _App, ring: Ring) -> None:
     app.ring = app.state.ring = ring
     app.state.db = ring.db
     app.state.schema = ring.db.schema
+
+
+def build(
+    db: AsyncDatabaseManager,
+    settings: Settings | None = None,
+    authenticate: Authenticate | None = None,
+    keyring: Keyring | None = None,
+) -> Starlette:
+    """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
+
+    `authenticate` identifies the caller of a request: given its ASGI scope, it returns (or awaits)
+    the UUID of a project, a `Caller`, or None if the caller is unknown. `keyring` signs receipts.
+    """
+    return create_app(
+        db, run_migrations=False, settings=settings, authenticate=authenticate, keyring=keyring
+    )
+
+
+def create_app(  # noqa: PLR0913, all but the first are options
+    db_manager: AsyncDatabaseManager | None = None,
+    *,
+    run_migrations: bool = True,
+    schema: str | None = None,
+    settings: Settings | None = None,
+    include_meta_routes: bool = True,
+    authenticate: Authenticate | None = None,
+    keyring: Keyring | None = None,
+) -> Starlette:
+    """Return an app on the caller's `db_manager`, or without one, on a database of its own.
+
+    `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when the
+    app's lifespan starts, or before its first request is answered. Without `include_meta_routes`,
+    `/`, `/health` and `/openapi.json` are left to the parent. `authenticate` and `keyring`: see
+    `build`.
+    """
+    if db_manager is None:
+        settings = settings or Settings.from_env()
+        changes: dict[str, object] = {"migrate_on_start": run_migrations}
+        if schema:
+            changes["database_schema"] = schema
+        settings = Settings(**settings.model_dump() | changes)
+        return ASGIFactory(settings, include_meta_routes, authenticate, keyring).standalone()
+    if schema and schema != db_manager.schema:
+        db_manager = AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
+    settings = settings or Settings(auth="parent" if authenticate else "keys")
+    factory = ASGIFactory(settings, include_meta_routes, authenticate, keyring)
+    return factory.mounted(db_manager, run_migrations=run_migrations)

@@ -1,4 +1,4 @@
-"""The whole server without HTTP: `Ring(db).usage.log(project, entry)`."""
+"""Ring: the server without HTTP, one service per domain: `Ring(db).usage.log(project, call)`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,10 +32,10 @@ from llmring_server.usage.service import Usage
 
 
 class Ring:
-    """Every capability on one borrowed database: there is nothing to open.
+    """All services on one database, which it borrows. There is nothing to open.
 
-    `keyring` signs receipts, if the keys that `settings` name are not to. What it does in the
-    background ends by itself; `aclose` ends it before the database is closed.
+    `keyring` signs receipts; without it, the keys in `settings` do. `aclose` ends background work
+    before the database is closed.
     """
 
     def __init__(
@@ -46,40 +46,44 @@ class Ring:
     ) -> None:
         self.db = db
         self.settings = settings = settings or Settings()
-        self._database = Database(db, settings)
-        self.audit = AuditLog(self._database)
-        self.registry = Registry(self._database, settings, self.audit)
-        self.prices = Pricing(self._database, self.registry, self.audit)
-        limits = GroupCommitLimits(
-            settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
-        )
-        self.rollups = Rollups(self._database)
-        self.idempotency_keys = IdempotencyKeys(self._database)
+        self._database = database = Database(db, settings)
+        self.audit = AuditLog(database)
+        self.registry = Registry(database, settings, self.audit)
+        self.prices = Pricing(database, self.registry, self.audit)
+        self.rollups = Rollups(database)
+        self.idempotency_keys = IdempotencyKeys(database)
         self.usage = Usage(
-            self._database, limits, self.prices, self.rollups.fold_if_due, self.idempotency_keys
+            database,
+            GroupCommitLimits(
+                settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
+            ),
+            self.prices,
+            self.rollups.move_in_background,
+            self.idempotency_keys,
         )
-        keys = keyring_source(settings, keyring)
-        self.receipts = Receipts(self._database, keys, settings.receipt_issuer)
+        self.receipts = Receipts(
+            database, keyring_source(settings, keyring), settings.receipt_issuer
+        )
         self.conversations = Conversations(
-            self._database,
+            database,
             self.usage,
             self.idempotency_keys,
             self.audit,
             self.receipts,
             settings.conversation_content,
         )
-        self.keys = ApiKeys(self._database, self.audit)
-        self.projects = Projects(self._database, self.audit)
-        self.nonces = Nonces(self._database)
-        self.rerating = Rerating(self._database, self.prices, self.audit)
-        self.templates = Templates(self._database, self.audit)
-        self.aliases = Aliases(self._database)
+        self.keys = ApiKeys(database, self.audit)
+        self.projects = Projects(database, self.audit)
+        self.nonces = Nonces(database)
+        self.rerating = Rerating(database, self.prices, self.audit)
+        self.templates = Templates(database, self.audit)
+        self.aliases = Aliases(database)
         self.mcp = Mcp(
-            McpServers(self._database, self.audit, settings),
-            McpCapabilities(self._database, self.audit),
-            McpExecutions(self._database, self.idempotency_keys),
+            McpServers(database, self.audit, settings),
+            McpCapabilities(database, self.audit),
+            McpExecutions(database, self.idempotency_keys),
         )
-        # Erasing a project concerns every domain, also those that know of projects.
+        # Erasing a project concerns every domain, also those in layers above `access`.
         self.projects.services = self.services
 
     @property
@@ -98,7 +102,7 @@ class Ring:
     async def open(
         cls, settings: Settings | str, keyring: Keyring | None = None
     ) -> AsyncIterator[Self]:
-        """Open a database, named by a URL or settings, migrate it, and close it at the end."""
+        """Open the database in `settings`, or at a URL; migrate it, and close it at the end."""
         if isinstance(settings, str):
             settings = Settings(database_url=settings)
         async with open_database(settings) as db:
@@ -111,35 +115,35 @@ class Ring:
                 await ring.aclose()
 
     def within(self, transaction: Any) -> Self:
-        """Return this ring working inside the caller's transaction.
+        """Return this ring inside the caller's transaction, with which its writes are committed.
 
-        That is pgdbm's, or an asyncpg connection with one. What is written goes with it.
+        `transaction` is pgdbm's, or an asyncpg connection that has one.
         """
-        other = copy(self)
-        other._database = database = self._database.within(transaction)
-        for name, service in vars(self).items():
-            if isinstance(service, Repository | Mcp):
-                setattr(other, name, service.with_database(database))
-        return other
+        inside = copy(self)
+        inside._database = self._database.within(transaction)
+        for name, value in vars(self).items():
+            if isinstance(value, Repository | Mcp):
+                setattr(inside, name, value.with_database(inside._database))
+        return inside
 
     async def aclose(self) -> None:
-        """End all work in the background, and give all connections back to the pool.
+        """End all background work and return all connections to the pool.
 
-        Registry files that are being fetched are left; calls that wait to be stored are stored.
-        The owner of a borrowed database awaits this before closing it, when no more requests come.
+        Calls that wait to be stored are stored; registry files that are being fetched are dropped.
+        If you lend the database, await this before you close it, when no more requests come.
         """
-        # In this order: the first two write, a write of calls may begin to move sums, and all of
+        # In this order: the first three write, storing calls may start to move totals, and all of
         # them use connections.
-        await self.registry.close()
+        await self.registry.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
         await self._database.aclose()
 
     async def ping(self) -> None:
-        """Return if the database answers; raise Unavailable or Overloaded if not."""
+        """Return if the database answers; raise Unavailable or Overloaded otherwise."""
         await self._database.fetch("SELECT 1")
 
     async def ready(self) -> None:
-        """Return if requests can be served; NotMigrated names the files that are missing."""
-        if missing := await pending_migrations(self.db, self.settings.mcp_schema):
-            raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(missing)}.")
+        """Return if requests can be served; raise NotMigrated if migrations are pending."""
+        if pending := await pending_migrations(self.db, self.settings.mcp_schema):
+            raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(pending)}.")

@@ -1,4 +1,4 @@
-"""Configuration: `LLMRING_<FIELD>` in the environment, or keyword arguments in code."""
+"""Settings: `LLMRING_<FIELD>` in the environment, or keyword arguments in code."""
 
 import os
 import re
@@ -12,17 +12,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 
 PREFIX = "LLMRING_"
 
-# A registry that nobody asks.
-NOWHERE = "none"
+# The registry URL that turns fetching off.
+NO_REGISTRY = "none"
 
-# Of PostgreSQL's names.
-_LONGEST_SCHEMA = 63
+# PostgreSQL truncates longer names.
+MAX_SCHEMA_LENGTH = 63
 
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
-def _readable(url: str) -> str:
-    """Check what may be split wrongly, before anyone quotes half a password in an error."""
+def _database_url(url: str) -> str:
+    """Reject a URL that could be split wrongly: a driver's error might quote half a password."""
     try:
         parts = urlsplit(url)
         for host in parts.netloc.rpartition("@")[2].split(","):
@@ -37,62 +37,63 @@ def _readable(url: str) -> str:
     return url
 
 
-def _trusted(url: str) -> str:
-    """Check that what comes from `url` comes from whom it names."""
+def _registry_url(url: str) -> str:
+    """Reject a URL whose content someone on the network could change."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
-    plain = parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname or "")
-    trusted = plain or (parts.scheme == "https" and parts.hostname)
-    if url != NOWHERE and (not trusted or parts.query or parts.fragment):
+    is_local = parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname or "")
+    is_trusted = is_local or (parts.scheme == "https" and parts.hostname)
+    if url != NO_REGISTRY and (not is_trusted or parts.query or parts.fragment):
         raise ValueError("write https://host/path, http://localhost:port/path, or none")
     return url.rstrip("/")
 
 
-def _a_key(key: SecretStr) -> SecretStr:
+def _sealing_key(key: SecretStr) -> SecretStr:
     if not re.fullmatch("[0-9a-f]{64}", key.get_secret_value()):
-        raise ValueError("write 64 hex digits, as `openssl rand -hex 32` does")
+        raise ValueError("write 64 hex digits, as printed by `openssl rand -hex 32`")
     return key
 
 
 def _network(value: str) -> str:
-    """Check an address or a network of proxies."""
+    """Reject what is not an address or a network."""
     try:
         network = ip_network(value)
     except ValueError:
         network = None
-    # Trust in everyone would let each client choose its own address.
+    # If every address were trusted, each client could choose its own.
     if network is None or network.prefixlen == 0:
         raise ValueError("write addresses or networks, such as 10.0.0.1 or 10.0.0.0/8")
     return value
 
 
-def _words(value: object) -> object:
+def _split(value: object) -> object:
+    """Split text at commas and spaces."""
     return value.replace(",", " ").split() if isinstance(value, str) else value
 
 
-Url = Annotated[str, AfterValidator(_readable)]
-RegistryUrl = Annotated[str, AfterValidator(_trusted)]
+Url = Annotated[str, AfterValidator(_database_url)]
+RegistryUrl = Annotated[str, AfterValidator(_registry_url)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Secrets = Annotated[
     tuple[Annotated[SecretStr, Field(min_length=32)], ...],
-    BeforeValidator(_words),
+    BeforeValidator(_split),
     Field(max_length=2),
 ]
 SealingKeys = Annotated[
-    tuple[Annotated[SecretStr, AfterValidator(_a_key)], ...], BeforeValidator(_words)
+    tuple[Annotated[SecretStr, AfterValidator(_sealing_key)], ...], BeforeValidator(_split)
 ]
-Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_words)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_split)]
 Schema = Annotated[str, Field(pattern="^[a-z_][a-z0-9_]{0,62}$")]
 Provider = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,49}$")]
-Providers = Annotated[tuple[Provider, ...], BeforeValidator(_words), Field(min_length=1)]
+Providers = Annotated[tuple[Provider, ...], BeforeValidator(_split), Field(min_length=1)]
 
 
 class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True):
-    """How this server behaves; README says what each field is for."""
+    """The configuration of a server. docs/configuration.md describes each field."""
 
     database_url: Url | None = Field(None, repr=False)
     database_schema: Schema = "llmring"
@@ -130,38 +131,43 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     log_max_pending: int = Field(5000, ge=1)
 
     @model_validator(mode="after")
-    def _can_tell_who_calls(self) -> Self:
+    def _has_proxy_secrets_in_mode_proxy(self) -> Self:
         if (self.auth == "proxy") != bool(self.proxy_secrets):
             raise ValueError("auth=proxy and proxy_secrets belong together")
         return self
 
     @model_validator(mode="after")
-    def _has_one_source_of_keys(self) -> Self:
-        sources = self.receipt_key_file, self.receipt_keys, self.receipts_private_key_b64
-        if sum(each is not None for each in sources) > 1:
+    def _has_one_source_of_signing_keys(self) -> Self:
+        sources = (self.receipt_key_file, self.receipt_keys, self.receipts_private_key_b64)
+        if sum(source is not None for source in sources) > 1:
             raise ValueError(
-                "give one of receipt_key_file, receipt_keys and receipts_private_key_b64"
+                "set only one of receipt_key_file, receipt_keys and receipts_private_key_b64"
             )
         return self
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read the fields that `environ` names; platforms that set `DATABASE_URL` are heard too."""
+        """Read the settings from environment variables; `DATABASE_URL` is a fallback."""
         if url := environ.get("DATABASE_URL"):
             environ = {PREFIX + "DATABASE_URL": url, **environ}
         fields = {name: PREFIX + name.upper() for name in cls.model_fields}
         return cls(**{name: environ[key] for name, key in fields.items() if environ.get(key)})
 
     def mcp_schema_beside(self, schema: str) -> str:
-        """Name the schema of the MCP tables that belong to those in `schema`."""
-        # Two of us in one database must not meet in one `mcp_client`.
-        usual = "mcp_client" if schema == "llmring" else f"{schema[: _LONGEST_SCHEMA - 4]}_mcp"
-        return self.mcp_schema or usual
+        """Return the schema of the MCP tables that belong to the tables in `schema`."""
+        if self.mcp_schema:
+            return self.mcp_schema
+        if schema == "llmring":
+            return "mcp_client"
+        # Two instances in one database must not share one `mcp_client`.
+        suffix = "_mcp"
+        return schema[: MAX_SCHEMA_LENGTH - len(suffix)] + suffix
 
     def dsn(self) -> str | None:
-        """Return the database's URL with the TLS that these settings ask for."""
+        """Return the database's URL with the TLS options of these settings."""
         tls = {"sslmode": self.database_tls, "sslrootcert": self.database_tls_ca}
-        given = urlencode({name: value for name, value in tls.items() if value})
-        if not self.database_url or not given:
+        query = urlencode({name: value for name, value in tls.items() if value})
+        if not self.database_url or not query:
             return self.database_url
-        return f"{self.database_url}{'&' if '?' in self.database_url else '?'}{given}"
+        separator = "&" if "?" in self.database_url else "?"
+        return f"{self.database_url}{separator}{query}"

@@ -23,7 +23,7 @@ from llmring_server.core.identity import (
     Caller,
     ProjectId,
     digest_of_key,
-    of_digest,
+    project_of_digest,
 )
 from llmring_server.errors import BadRequest, Unauthenticated
 from llmring_server.settings import Settings
@@ -135,5 +135,5 @@ async def _caller_of_key(
 
 @lru_cache(1024)
 def _open_mode_caller(key_digest: bytes) -> Caller:
-    project_id = of_digest(key_digest)
+    project_id = project_of_digest(key_digest)
     return Caller(project_id, MODE_SCOPES["open"], str(project_id))

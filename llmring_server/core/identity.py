@@ -1,72 +1,72 @@
-"""The caller of a request, its scopes, and the actor named in the audit log."""
+"""Identity: projects, callers with their scopes, and the actors that the audit log names."""
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Literal, NamedTuple, NewType, Protocol, Self
+from typing import Literal, NamedTuple, NewType
 from uuid import UUID
 
-from llmring_server.db.database import Database
 from llmring_server.errors import Forbidden, InvalidRequest
 
+# The owner of data. Every statement on a project's data names it.
 ProjectId = NewType("ProjectId", UUID)
-
 
 MAX_NAME_LENGTH = 128
 
 
-def project_name(project: str) -> str:
-    """Return the name of a project, or raise Invalid if it is none."""
-    if not 1 <= len(project.strip()) <= MAX_NAME_LENGTH:
+def project_name(name: str) -> str:
+    """Return a project's name; raise InvalidRequest if it is blank or too long."""
+    if not 1 <= len(name.strip()) <= MAX_NAME_LENGTH:
         raise InvalidRequest(f"project: give a name of 1 to {MAX_NAME_LENGTH} characters")
-    return project
+    return name
 
 
 def digest_of_key(key: str) -> bytes:
-    """Digest a key that names its own project: no key is ever stored, in memory neither."""
+    """Digest a key that names its own project. Keys are never stored, not even in memory."""
     return sha256(b"llmring-tenant/1\n" + key.encode()).digest()
 
 
-def of_digest(digest: bytes) -> ProjectId:
+def project_of_digest(digest: bytes) -> ProjectId:
     """Make a UUIDv8 (RFC 9562) of the digest of a key."""
     number = int.from_bytes(digest[:16])
     return ProjectId(UUID(int=number & ~(0xF << 76 | 0x3 << 62) | 0x8 << 76 | 0x2 << 62))
 
 
 def project_of_key(key: str) -> ProjectId:
-    """Name the owner of a key by the key's digest."""
-    return of_digest(digest_of_key(key))
+    """Return the project of a key that names its own: every key has one."""
+    return project_of_digest(digest_of_key(key))
 
 
+# `operator` is about the deployment: registry, prices, providers, verbose health. No mode and no
+# default grants it: the command line issues a key with it, or a parent application returns a
+# `Caller` that has it.
 ApiScope = Literal["log:write", "read", "conversations", "mcp", "mcp:secrets", "admin", "operator"]
 
-
 # Each list is written out, so that a new scope is granted to nobody until it is added here.
+
+# The scopes of a new key, unless others are named.
 DEFAULT_SCOPES: tuple[ApiScope, ...] = ("log:write", "read", "conversations", "mcp")
 
-
-"""The scopes of a new key, unless others are named."""
-
-
+# Everything that can be allowed within one project.
 PROJECT_SCOPES: tuple[ApiScope, ...] = (
-    "log:write", "read", "conversations", "mcp", "mcp:secrets", "admin",
-)  # fmt: skip
-
-
-"""Everything that can be allowed within one project."""
-
+    "log:write",
+    "read",
+    "conversations",
+    "mcp",
+    "mcp:secrets",
+    "admin",
+)
 
 SCOPES: tuple[ApiScope, ...] = (
-    "log:write", "read", "conversations", "mcp", "mcp:secrets", "admin", "operator",
-)  # fmt: skip
+    "log:write",
+    "read",
+    "conversations",
+    "mcp",
+    "mcp:secrets",
+    "admin",
+    "operator",
+)
 
-
-"""All scopes. `operator` is about the deployment: registry, prices, providers, verbose health.
-
-No mode and no default grants it: the command line issues a key with it, or a parent application
-returns a `Caller` that has it.
-"""
-
-
+# The scopes that each mode of authentication grants to a caller that brings none.
 MODE_SCOPES: Mapping[str, frozenset[ApiScope]] = {
     # An issued key has the scopes that are stored with it.
     "keys": frozenset(),
@@ -76,11 +76,8 @@ MODE_SCOPES: Mapping[str, frozenset[ApiScope]] = {
 }
 
 
-"""The scopes that a mode of authentication grants to callers whose scopes it is not told."""
-
-
 class Caller(NamedTuple):
-    """An authenticated caller; `name` is a key's public id, a user's id, or the operator's."""
+    """An authenticated caller; `name` is a key's public id, a user's id or the operator's name."""
 
     project_id: ProjectId
     scopes: frozenset[str]
@@ -101,13 +98,10 @@ class Actor(NamedTuple):
     request_id: str | None = None
 
 
+# The actor for programs that embed the server and have no more precise one.
 LIBRARY = Actor("library")
 
-
-"""The actor for programs that embed the server and have no more precise one."""
-
-
-# Stored with each event, and part of what operators search for.
+# What an actor did. Actions are stored with each event, and operators search for them.
 Action = Literal[
     "calls.expire",
     "capabilities.expire",
@@ -132,12 +126,3 @@ Action = Literal[
     "template.change",
     "template.create",
 ]
-
-
-class Auditing(Protocol):
-    """Where privileged actions are recorded."""
-
-    async def record(
-        self, actor: Actor, action: Action, target: str, project_id: ProjectId | None = None
-    ) -> None: ...
-    def with_database(self, database: Database) -> Self: ...

@@ -1,4 +1,4 @@
-"""Ids: UUIDs that tell when they were made (UUIDv7, RFC 9562)."""
+"""Ids: UUIDs of version 7 (RFC 9562), which contain the millisecond in which they were made."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -7,12 +7,17 @@ import uuid_utils
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# A UUID that is not of version 7 may name a time beyond the calendar. It is read as a time in the
+# far future, when nothing has happened.
+_MAX_MILLISECONDS = 10**14
+
 
 def new_id() -> UUID:
+    """Make an id of the current time."""
     return UUID(int=uuid_utils.uuid7().int)
 
 
 def moment_of(id: UUID) -> datetime:
-    """Return the millisecond that a UUIDv7 was made in."""
-    # Any other UUID may name a time beyond the calendar: then, a time when nothing happened.
-    return EPOCH + timedelta(milliseconds=min(id.int >> 80, 10**14))
+    """Return the millisecond in which a UUIDv7 was made."""
+    milliseconds = id.int >> 80
+    return EPOCH + timedelta(milliseconds=min(milliseconds, _MAX_MILLISECONDS))

@@ -1,4 +1,4 @@
-"""Try again what may come right by itself."""
+"""Retry: repeat an operation until it succeeds or its time is up."""
 
 import asyncio
 import time
@@ -7,23 +7,28 @@ from typing import TypeVar
 
 from llmring_server.errors import Unavailable
 
-RETRY_SECONDS, RETRY_PAUSE = 5.0, 0.05
+# For how long, and how often, an operation is repeated while the database cannot be reached.
+RETRY_SECONDS = 5.0
+RETRY_PAUSE_SECONDS = 0.05
 
 Outcome = TypeVar("Outcome")
 
 
 async def retry_for(
     work: Callable[[], Awaitable[Outcome]],
-    passing: type[Exception] | tuple[type[Exception], ...],
+    transient: type[Exception] | tuple[type[Exception], ...],
     seconds: float,
     pause: float,
 ) -> Outcome:
-    """Do `work` until it raises nothing `passing`, or until `seconds` have gone by."""
+    """Repeat `work` while it raises `transient` errors, for at most `seconds`.
+
+    The last error is raised when the time is up; any other error is raised at once.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return await work()
-        except passing:
+        except transient:
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(pause)
@@ -32,5 +37,9 @@ async def retry_for(
 async def retry_while_disconnected(
     work: Callable[[], Awaitable[Outcome]], seconds: float = RETRY_SECONDS
 ) -> Outcome:
-    """Do `work`, again and again while the connection is lost: twice must be harmless."""
-    return await retry_for(work, Unavailable, seconds, RETRY_PAUSE)
+    """Repeat `work` while the connection is lost.
+
+    A lost connection does not tell whether the work was committed, so doing it twice must be
+    harmless.
+    """
+    return await retry_for(work, Unavailable, seconds, RETRY_PAUSE_SECONDS)

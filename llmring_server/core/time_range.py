@@ -1,4 +1,4 @@
-"""A span of time as people write it: dates or instants, inclusive, in UTC unless they say."""
+"""Time ranges: `start_date` to `end_date`, dates or instants, both included, in UTC by default."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Self
@@ -9,33 +9,45 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, model_validator
 from llmring_server.core.ids import EPOCH
 
 MAX_RANGE = timedelta(days=400)
-_YEARS = 1971, 9998
 DEFAULT_RANGE = timedelta(days=30)
 QUARTER_HOUR = timedelta(minutes=15)
 
+# A margin of a year on each side, so that no time zone and no rounding leaves the calendar.
+MIN_YEAR = 1971
+MAX_YEAR = 9998
 
-def _instant(value: object) -> object:
-    """Read a whole date as such; leave the rest to pydantic."""
+# The names of time zones whose days are days of UTC.
+_UTC_NAMES = {"UTC", "Etc/UTC", "Etc/UCT", "Etc/Zulu", "Zulu", "UCT", "Universal"}
+
+
+def _parse_date(value: object) -> object:
+    """Parse a bare date; leave everything else to pydantic, which would read it as a midnight."""
     if isinstance(value, str) and len(value) == len("2026-11-21"):
         return date.fromisoformat(value)
     return value
 
 
-def _sane(value: datetime | date) -> datetime | date:
-    if not _YEARS[0] <= value.year <= _YEARS[1]:
-        raise ValueError("must be a year between {} and {}".format(*_YEARS))
+def _check_year(value: datetime | date) -> datetime | date:
+    if not MIN_YEAR <= value.year <= MAX_YEAR:
+        raise ValueError(f"must be a year between {MIN_YEAR} and {MAX_YEAR}")
     return value
 
 
+Instant = Annotated[datetime | date, BeforeValidator(_parse_date), AfterValidator(_check_year)]
+
+
 def ceil(moment: datetime, step: timedelta) -> datetime:
+    """Round up to a multiple of `step` since the epoch."""
     return moment + (EPOCH - moment) % step
 
 
 def floor(moment: datetime, step: timedelta) -> datetime:
+    """Round down to a multiple of `step` since the epoch."""
     return moment - (moment - EPOCH) % step
 
 
-def zone(name: str) -> str:
+def check_time_zone(name: str) -> str:
+    """Return `name` if it is an IANA time zone."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
@@ -44,43 +56,43 @@ def zone(name: str) -> str:
 
 
 def is_utc(name: str) -> bool:
-    """True if days in this zone are days of UTC."""
-    return name in {"UTC", "Etc/UTC", "Etc/UCT", "Etc/Zulu", "Zulu", "UCT", "Universal"}
-
-
-Instant = Annotated[datetime | date, BeforeValidator(_instant), AfterValidator(_sane)]
+    """Tell if the days of this time zone are days of UTC."""
+    return name in _UTC_NAMES
 
 
 class TimeRange(BaseModel):
-    """`start_date` to `end_date`, both included; by default the last 30 days.
+    """From `start_date` to `end_date`, both included; by default the last 30 days.
 
-    What begins or ends now does so with a quarter of an hour, as sums do.
+    A range that starts or ends now is extended to the next quarter hour, so that statistics can be
+    read from sums.
     """
 
     start_date: Instant | None = None
     end_date: Instant | None = None
 
     def bounds(self) -> tuple[datetime, datetime]:
-        """Return the span as [since, until)."""
+        """Return the range as [since, until)."""
         until = self._until()
-        return (_start(self.start_date) if self.start_date else until - DEFAULT_RANGE), until
+        since = _start_of(self.start_date) if self.start_date else until - DEFAULT_RANGE
+        return since, until
 
     def _until(self) -> datetime:
         if self.end_date is None:
             return ceil(datetime.now(UTC), QUARTER_HOUR)
         if isinstance(self.end_date, datetime):
-            return _start(self.end_date) + timedelta(microseconds=1)
-        return _start(self.end_date) + timedelta(days=1)
+            return _start_of(self.end_date) + timedelta(microseconds=1)
+        return _start_of(self.end_date) + timedelta(days=1)
 
     @model_validator(mode="after")
-    def _is_forward(self) -> Self:
+    def _start_before_end(self) -> Self:
         since, until = self.bounds()
         if since > until:
             raise ValueError("start_date lies after end_date")
         return self
 
 
-def _start(value: datetime | date) -> datetime:
+def _start_of(value: datetime | date) -> datetime:
+    """Return the first instant of a date, or an instant in UTC; it is UTC if it has no offset."""
     if not isinstance(value, datetime):
         return datetime.combine(value, time(), UTC)
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

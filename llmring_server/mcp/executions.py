@@ -92,7 +92,7 @@ class McpExecutions(Repository):
     ) -> tuple[Execution, bool]:
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            id, _ = await inside._idempotency_keys.first(project_id, key, proposed_id, None)
+            id, _ = await inside._idempotency_keys.get_or_insert(project_id, key, proposed_id, None)
             execution = _execution(id, tool_id, new)
             is_replay = id != proposed_id
             if not is_replay:

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from llmring_server.errors import InvalidRequest
 from llmring_server.templates.rendering import (
-    LONGEST,
-    LONGEST_NAME,
-    MOST_NAMES,
+    MAX_REPORTED_NAME_CHARACTERS,
+    MAX_REPORTED_NAMES,
+    MAX_RESULT_CHARACTERS,
     TokenBudget,
     render_template,
 )
@@ -62,7 +62,9 @@ def check_arguments(spec: ArgumentSpec, arguments: Mapping[str, Any]) -> None:
 
 
 def _listed(names: Collection[str]) -> str:
-    return ", ".join(name[:LONGEST_NAME] for name in sorted(names)[:MOST_NAMES])
+    return ", ".join(
+        name[:MAX_REPORTED_NAME_CHARACTERS] for name in sorted(names)[:MAX_REPORTED_NAMES]
+    )
 
 
 def render_prompt(content: Any, spec: ArgumentSpec, arguments: Mapping[str, Any]) -> Any:
@@ -96,9 +98,9 @@ class _Renderer:
             )
         rendered = render_template(text, self._arguments, self._budget)
         self._length += len(rendered)
-        if self._length > LONGEST:
+        if self._length > MAX_RESULT_CHARACTERS:
             raise InvalidRequest(
-                f"arguments: the rendered prompt is longer than {LONGEST:,} characters",
+                f"arguments: the rendered prompt exceeds {MAX_RESULT_CHARACTERS:,} characters",
                 "result_too_long",
             )
         return rendered

@@ -6,7 +6,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError
@@ -54,7 +54,7 @@ async def filled(ring: Ring) -> ProjectId:
     template = await ring.templates.create(
         project_id, NewTemplate(name="t", created_by="ada"), actor=LIBRARY, may_share=True
     )
-    await ring.templates.change(
+    await ring.templates.replace(
         project_id, template.id, TemplateUpdate(model=model), actor=LIBRARY, may_share=True
     )
     await ring.aliases.bind(project_id, BindAlias(alias="fast", model=f"acme:{model}"))

@@ -182,8 +182,8 @@ async def test_a_row_that_no_request_should_make_is_a_bug(
     table = db.prepare_query("{{tables.api_keys}}")
     with pytest.raises(violation):
         await ring._database.fetch(
-            f"INSERT INTO {table} (scopes, project_id, id, digest)"  # noqa: S608, no one else's
-            f" SELECT scopes, {values} FROM {table} WHERE id = $1",
+            f"INSERT INTO {table} (project_id, id, digest, scopes)"  # noqa: S608, no one else's
+            f" SELECT {values}, '{{}}' FROM {table} WHERE id = $1",
             issued.id,
         )
 

@@ -49,7 +49,7 @@ async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -
     await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 1, 200)])
     assert await requests(alone, tz="Asia/Tokyo") == 3
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
-    with pytest.raises(InvalidRequest, match="only sums of UTC days"):
+    with pytest.raises(InvalidRequest, match="Only daily UTC totals"):
         await requests(alone, tz="Asia/Tokyo")
     recent = {"start_date": (NOW - timedelta(days=5)).isoformat()}
     assert await requests(alone, tz="Asia/Tokyo", **recent) == 2
@@ -72,7 +72,7 @@ async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring
     window = StatsQuery(start_date=last_day, tz="Asia/Tokyo")
     async with alone.db.transaction() as tx:
         await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")
-        with pytest.raises(InvalidRequest, match=f"Before {oldest:%Y-%m-%d} only"):
+        with pytest.raises(InvalidRequest, match=f"kept before {oldest:%Y-%m-%d}:"):
             await alone.within(tx).usage.stats(PROJECT_ID, window)
 
 
@@ -94,10 +94,10 @@ async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
         await alone.within(tx).usage.log(PROJECT_ID, ago(1))
         await maintain(alone.db, actor=LIBRARY)
     assert await requests(alone) == 5
-    shards = "SELECT count(*) FROM {{tables.usage_recent}}"
-    assert await alone.db.fetch_value(shards) == 1
+    recent = "SELECT count(*) FROM {{tables.usage_recent}}"
+    assert await alone.db.fetch_value(recent) == 1
     await maintain(alone.db, actor=LIBRARY)
-    assert await alone.db.fetch_value(shards) == 0
+    assert await alone.db.fetch_value(recent) == 0
     assert await requests(alone) == 5
 
 
@@ -108,7 +108,7 @@ async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
         await alone.usage.log(PROJECT_ID, ago(0).model_copy(update={"logged_at": moment}))
     seen = await alone.usage.stats(PROJECT_ID)
     recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
-    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE dimension = 'model'"
+    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE label_kind = 'model'"
     assert await alone.db.fetch_value(recent) == 3
     await maintain(alone.db, actor=LIBRARY)
     assert await alone.db.fetch_value(recent) == 1

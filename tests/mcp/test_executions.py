@@ -12,8 +12,8 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.errors import RequestInProgress
 from llmring_server.mcp import ExecutionPage, NewExecution
 from tests.conftest import CALL
+from tests.support.connections import terminate_connections
 from tests.support.mcp import MCP, Json, make_tool, make_tool_of, refresh, register
-from tests.usage.test_idempotency import kill
 
 EXECUTION: dict[str, Any] = {"input": {"a": 1.50}, "output": {"sum": 2}, "duration_ms": 12}
 
@@ -172,7 +172,7 @@ async def test_lost_connections_neither_lose_nor_repeat_executions(
         tasks = [asyncio.create_task(recording) for recording in recordings]
         for _ in range(3):
             await asyncio.sleep(0.05)
-            await kill(settings)
+            await terminate_connections(settings)
         recorded = await asyncio.gather(*tasks)
     stored = await ring.mcp.executions.history(project_id, tool, ExecutionPage(limit=1000))
     assert sorted(execution.input["n"] for execution in stored) == list(range(80))

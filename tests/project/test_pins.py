@@ -31,10 +31,9 @@ from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_
 from llmring_server.receipts.models import ReceiptRequest, StoredReceipt
 from llmring_server.receipts.totals import ReceiptTotals, call_of
 from llmring_server.settings import Settings
-from llmring_server.usage.export import COLUMNS
 from llmring_server.usage.idempotency import batch_item_key, fingerprint, fingerprint_of_call
 from llmring_server.usage.idempotency import digest as digest_of_key
-from llmring_server.usage.models import CallPage, NewCall
+from llmring_server.usage.models import CALL_COLUMNS, CallPage, NewCall
 from llmring_verify import merkle, receipt
 from tests.support.signing import keyring
 
@@ -187,13 +186,13 @@ def test_digest_of_a_prompt_definition() -> None:
 
 
 def test_id_of_a_price() -> None:
-    price = Price.of(
+    price = Price(
         provider="openai",
         model="gpt-4o",
         service_tier="batch",
         source="override",
         version="1",
-        since=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        valid_from=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         rates={
             "input": Rate(Decimal("2.50"), ((200_000, Decimal(5)),)),
             "output": Rate(Decimal(10)),
@@ -383,7 +382,7 @@ def test_a_secret_that_was_encrypted_before_can_be_read() -> None:
 
 
 def test_columns_of_an_export() -> None:
-    assert ",".join(COLUMNS) == (
+    assert ",".join(CALL_COLUMNS) == (
         "id,logged_at,provider,model,alias,profile,origin,id_at_origin,status,latency_ms,"
         "input_tokens,output_tokens,cached_input_tokens,cost,cost_source,adjustment,first_cost,"
         "first_cost_source,details,metadata"
