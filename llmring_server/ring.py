@@ -17,10 +17,7 @@ from llmring_server.db.database import Database, open_database
 from llmring_server.db.migrations import migrate, pending_migrations
 from llmring_server.db.repository import Repository
 from llmring_server.errors import NotMigrated
-from llmring_server.mcp.capabilities import McpCapabilities
-from llmring_server.mcp.executions import McpExecutions
-from llmring_server.mcp.facade import Mcp
-from llmring_server.mcp.servers import McpServers
+from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.pricing.service import Pricing
 from llmring_server.receipts.service import Receipts

@@ -16,11 +16,11 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.db.repository import Repository
 from llmring_server.errors import Conflict, RingError
 from llmring_server.maintenance import maintain
-from llmring_server.mcp.models import RefreshRequest, ToolIn
+from llmring_server.mcp import RefreshRequest, ToolIn
 from llmring_server.pricing.rerating import RerateFilter
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
-from tests.mcp.test_servers import SERVER
 from tests.pricing.test_pricing import call, override
+from tests.support.mcp import NEW_SERVER
 
 KEYS = [bytes([number] * 32).hex() for number in (1, 2)]
 # PostgreSQL stores no text with U+0000: the audit event of such an actor cannot be written.
@@ -75,7 +75,7 @@ async def stage(alone: Ring) -> Stage:
     template = await ring.templates.create(
         project, NewTemplate(name="s", created_by="ada", shared=True), actor=LIBRARY, may_share=True
     )
-    new = SERVER.model_copy(update={"auth_config": {"token": "x"}})
+    new = NEW_SERVER.model_copy(update={"auth_config": {"token": "x"}})
     server = await ring.mcp.servers.register(project, new)
     offers = RefreshRequest(tools=[ToolIn(name="add")])
     await ring.mcp.capabilities.refresh(project, server.id, offers)
@@ -133,8 +133,8 @@ ACTIONS: dict[str, Act] = {
         s.project, s.template, TemplateUpdate(name="x"), actor=a, may_share=True
     ),
     "messages.delete": lambda s, a: s.ring.conversations.delete_old_messages(s.project, 0, actor=a),
-    "mcp.secret.read": lambda s, a: s.ring.mcp.servers.secret(s.project, s.server, actor=a),
-    "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reseal(actor=a),
+    "mcp.secret.read": lambda s, a: s.ring.mcp.servers.read_secret(s.project, s.server, actor=a),
+    "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reencrypt_secrets(actor=a),
     "mcp.tool.acknowledge": lambda s, a: s.ring.mcp.capabilities.acknowledge(
         s.project, s.tool, s.sha256, actor=a
     ),

@@ -10,13 +10,12 @@ from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import RefreshRequest, ToolIn
+from llmring_server.mcp import NewExecution, RefreshRequest, ToolIn
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
-from tests.mcp.test_servers import SERVER
 from tests.pricing.test_pricing import NOW, call, override
 from tests.pricing.test_rerating import rerate
+from tests.support.mcp import NEW_SERVER
 from tests.support.signing import keyring
 
 # Events in the audit log stay.
@@ -62,7 +61,7 @@ async def filled(ring: Ring) -> ProjectId:
     await Ring(ring.db, Settings(), keyring()).receipts.generate(
         project_id, ReceiptRequest(since_last_receipt=True)
     )
-    server = await ring.mcp.servers.register(project_id, SERVER)
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
     offers = RefreshRequest(tools=[ToolIn(name=f"t{number}") for number in range(7)])
     tool = (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools[0]
     for _ in range(7):

@@ -22,8 +22,8 @@ from llmring_server.core.identity import LIBRARY, Action, ProjectId, project_of_
 from llmring_server.core.pagination import Position
 from llmring_server.db.migrations import SchemaModule
 from llmring_server.db.repository import SQL
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import PromptIn, ResourceIn, ToolIn, definition_digest
+from llmring_server.mcp import NewExecution, PromptIn, ResourceIn, ToolIn
+from llmring_server.mcp.capabilities import definition_digest
 from llmring_server.mcp.secrets import SecretBox
 from llmring_server.pricing.cost import Rate
 from llmring_server.pricing.price_book import Price
@@ -366,7 +366,7 @@ async def test_log_commitment_of_a_receipt(monkeypatch: pytest.MonkeyPatch) -> N
 # Secrets at rest.
 
 
-def test_a_secret_that_was_sealed_before_can_be_read() -> None:
+def test_a_secret_that_was_encrypted_before_can_be_read() -> None:
     # The version, 4 bytes of the key's digest, the nonce, and AES-256-GCM with the associated data
     # "llmring/mcp_servers/1", the project's id and the server's.
     ciphertext = bytes.fromhex(
@@ -374,8 +374,8 @@ def test_a_secret_that_was_sealed_before_can_be_read() -> None:
         "759ec1b1de49ed9f328ad11765ed2d1443279fd8f18c3ff2ca22a7c940"
     )
     settings = Settings.model_validate({"sealing_keys": [bytes(range(32)).hex()]})
-    opened = SecretBox(settings.sealing_keys).open(PROJECT, ID, ciphertext)
-    assert opened == {"token": "x"}
+    secret = SecretBox(settings.sealing_keys).decrypt(PROJECT, ID, ciphertext)
+    assert secret == {"token": "x"}
 
 
 # Files and pages that clients keep.
