@@ -137,7 +137,7 @@ class Ring:
         """
         # In this order: the first three write, storing calls may start to move totals, and all of
         # them use connections.
-        await self.registry.close()
+        await self.registry.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
         await self._database.aclose()

@@ -1,4 +1,4 @@
-"""`llmring-server conversations`: what was said, as people like to read it."""
+"""`llmring-server conversations`: list, show and export conversations."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +14,6 @@ from llmring_server.cli.output import CONSOLE, brief, entry
 from llmring_server.conversations.models import (
     Conversation,
     ConversationPage,
-    ConversationSummary,
     Message,
     MessagePage,
 )
@@ -22,7 +21,11 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.strict_json import json_default
 from llmring_server.ring import Ring
 
-PAGE = 500
+MAX_LISTED = 500
+MAX_SHOWN_MESSAGES = 1000
+DEFAULT_SHOWN_MESSAGES = 500
+# Tool calls, tool results and parts that are not text are cut after this many characters.
+MAX_JSON_CHARACTERS = 500
 
 
 @click.group()
@@ -32,108 +35,123 @@ def conversations() -> None:
 
 @conversations.command("list")
 @project_options
-@click.option("--search", "q", help="Only those with these words in their title or messages.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, PAGE))
-def list_(env: str, data_dir: Path, project: str, **page: Any) -> None:
-    """List conversations, the last to change first."""
+@click.option("--search", "q", help="Only conversations with these words in title or messages.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, MAX_LISTED))
+def list_conversations(env: str, data_dir: Path, project: str, q: str | None, limit: int) -> None:
+    """List conversations, most recently updated first."""
 
-    async def work(ring: Ring, project_id: ProjectId) -> list[Conversation]:
-        return await ring.conversations.list(project_id, ConversationPage(**page))
+    async def read(ring: Ring, project_id: ProjectId) -> list[Conversation]:
+        return await ring.conversations.list(project_id, ConversationPage(q=q, limit=limit))
 
-    for each in with_project(env, data_dir, project, work):
-        tokens = f"{each.total_input_tokens:,} → {each.total_output_tokens:,} tokens"
-        sums = f"{each.message_count:,} messages", tokens, f"{_usd(each)} USD"
-        changed = f"{each.updated_at:%Y-%m-%d %H:%M}"
-        entry(each.id, each.title or "", each.model_alias, *sums, changed)
-
-
-@conversations.command()
-@project_options
-@click.argument("id", type=click.UUID)
-@click.option("--last", default=PAGE, show_default=True, type=click.IntRange(1, 1000))
-def show(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
-    """Show a conversation: its last messages, as a chat."""
-
-    async def work(ring: Ring, project_id: ProjectId) -> tuple[Conversation, list[Message]]:
-        page = MessagePage(limit=last, order="desc")
-        found = await ring.conversations.get(project_id, id)
-        return found, (await ring.conversations.messages(project_id, id, page))[::-1]
-
-    conversation, messages = with_project(env, data_dir, project, work)
-    CONSOLE.print(conversation.title or "Untitled", style="bold")
-    CONSOLE.print(f"{conversation.model_alias}, {_usd(conversation)} USD")
-    if conversation.message_count > len(messages):
-        CONSOLE.print(f"{conversation.message_count - len(messages):,} messages before these.")
-    for each in messages:
-        CONSOLE.print()
-        CONSOLE.print(f"{each.role}, {each.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
-        CONSOLE.print(Padding(readable(each), (0, 0, 0, 2)))
+    for conversation in with_project(env, data_dir, project, read):
+        entry(
+            conversation.id,
+            conversation.title or "",
+            conversation.model_alias,
+            f"{conversation.message_count:,} messages",
+            f"{conversation.total_input_tokens:,} → {conversation.total_output_tokens:,} tokens",
+            f"{_cost(conversation)} USD",
+            f"{conversation.updated_at:%Y-%m-%d %H:%M}",
+        )
 
 
-def _usd(conversation: Conversation) -> str:
-    return f"{conversation.total_cost.normalize():f}"
-
-
-def readable(message: Message) -> str:
-    """Return what a message says: its text, and of the rest what it is."""
-    lines = [_said(message.content)] if message.content else []
-    lines += [f"calls {brief(call, PAGE)}" for call in message.tool_calls or ()]
-    lines += [f"gets {brief(result, PAGE)}" for result in message.tool_results or ()]
-    return "\n".join(lines) or "(content not kept)"
-
-
-def _said(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    return "\n".join(_part(part) for part in parts)
-
-
-def _part(part: Any) -> str:
-    text = part.get("text") if isinstance(part, dict) else part
-    return text if isinstance(text, str) else brief(part, PAGE)
-
-
-@conversations.command()
+@conversations.command("show")
 @project_options
 @click.argument("id", type=click.UUID)
 @click.option(
-    "--format", "form", type=click.Choice(["jsonl", "markdown"]), default="jsonl", show_default=True
+    "--last",
+    default=DEFAULT_SHOWN_MESSAGES,
+    show_default=True,
+    type=click.IntRange(1, MAX_SHOWN_MESSAGES),
 )
-def export(env: str, data_dir: Path, project: str, id: UUID, form: str) -> None:
-    """Write all of a conversation to standard output.
+def show_conversation(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
+    """Show a conversation and its last messages."""
 
-    As JSON lines, the first is the conversation, and each of the others a message.
-    """
-
-    async def work(ring: Ring, project_id: ProjectId) -> None:
+    async def read(ring: Ring, project_id: ProjectId) -> tuple[Conversation, list[Message]]:
         conversation = await ring.conversations.get(project_id, id)
-        messages = ring.conversations.read(project_id, id)
-        lines = _jsonl if form == "jsonl" else _markdown
-        async for line in lines(project_id, conversation, messages):
+        page = MessagePage(limit=last, order="desc")
+        messages = await ring.conversations.messages(project_id, id, page)
+        return conversation, messages[::-1]
+
+    conversation, messages = with_project(env, data_dir, project, read)
+    CONSOLE.print(conversation.title or "Untitled", style="bold")
+    CONSOLE.print(f"{conversation.model_alias}, {_cost(conversation)} USD")
+    if conversation.message_count > len(messages):
+        CONSOLE.print(f"{conversation.message_count - len(messages):,} messages before these.")
+    for message in messages:
+        CONSOLE.print()
+        CONSOLE.print(f"{message.role}, {message.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
+        CONSOLE.print(Padding(_message_text(message), (0, 0, 0, 2)))
+
+
+@conversations.command("export")
+@project_options
+@click.argument("id", type=click.UUID)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["jsonl", "markdown"]),
+    default="jsonl",
+    show_default=True,
+)
+def export_conversation(env: str, data_dir: Path, project: str, id: UUID, file_format: str) -> None:
+    """Write a whole conversation to standard output.
+
+    In JSON lines, the first line is the conversation; each of the others is a message.
+    """
+    lines = _jsonl if file_format == "jsonl" else _markdown
+
+    async def write(ring: Ring, project_id: ProjectId) -> None:
+        conversation = await ring.conversations.get(project_id, id)
+        async for line in lines(conversation, ring.conversations.all_messages(project_id, id)):
             click.echo(line)
 
-    with_project(env, data_dir, project, work)
-
-
-Lines = AsyncIterator[str]
+    with_project(env, data_dir, project, write)
 
 
 async def _jsonl(
-    project_id: ProjectId, conversation: Conversation, messages: AsyncIterator[Message]
-) -> Lines:
-    yield orjson.dumps(
-        ConversationSummary.to(project_id, conversation), json_default, orjson.OPT_UTC_Z
-    ).decode()
-    async for each in messages:
-        yield orjson.dumps(each, json_default, orjson.OPT_UTC_Z).decode()
+    conversation: Conversation, messages: AsyncIterator[Message]
+) -> AsyncIterator[str]:
+    yield _json_line(conversation)
+    async for message in messages:
+        yield _json_line(message)
+
+
+def _json_line(value: Conversation | Message) -> str:
+    return orjson.dumps(value, json_default, orjson.OPT_UTC_Z).decode()
 
 
 async def _markdown(
-    _: ProjectId, conversation: Conversation, messages: AsyncIterator[Message]
-) -> Lines:
+    conversation: Conversation, messages: AsyncIterator[Message]
+) -> AsyncIterator[str]:
     yield f"# {conversation.title or 'Untitled'}\n"
     if conversation.system_prompt:
         yield f"> {conversation.system_prompt}\n".replace("\n", "\n> ").removesuffix("> ")
-    async for each in messages:
-        yield f"## {each.role}, {each.timestamp:%Y-%m-%d %H:%M}\n\n{readable(each)}\n"
+    async for message in messages:
+        yield (
+            f"## {message.role}, {message.timestamp:%Y-%m-%d %H:%M}\n\n{_message_text(message)}\n"
+        )
+
+
+def _cost(conversation: Conversation) -> str:
+    return f"{conversation.total_cost.normalize():f}"
+
+
+def _message_text(message: Message) -> str:
+    """Return the text of a message, and its tool calls and other parts as JSON."""
+    lines = [_content_text(message.content)] if message.content else []
+    lines += [f"calls {brief(call, MAX_JSON_CHARACTERS)}" for call in message.tool_calls or ()]
+    lines += [f"gets {brief(result, MAX_JSON_CHARACTERS)}" for result in message.tool_results or ()]
+    return "\n".join(lines) or "(content not stored)"
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "\n".join(_part_text(part) for part in parts)
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else brief(part, MAX_JSON_CHARACTERS)

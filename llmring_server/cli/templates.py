@@ -2,20 +2,29 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import rich_click as click
 from pydantic import ValidationError
 from rich.table import Table
 
-from llmring_server.aliases.service import DEFAULT, AliasPage, BindAlias
+from llmring_server.aliases.models import (
+    DEFAULT_PROFILE,
+    AliasBinding,
+    AliasPage,
+    BindAlias,
+)
 from llmring_server.cli.environment import all_pages, project_options, with_project
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
+from llmring_server.core.identity import ProjectId
+from llmring_server.ring import Ring
 from llmring_server.templates.models import Template, TemplatePage
 
-profile = click.option(
-    "--profile", default=DEFAULT, show_default=True, help="Profile, e.g. dev, staging or prod."
+profile_option = click.option(
+    "--profile",
+    default=DEFAULT_PROFILE,
+    show_default=True,
+    help="Profile, e.g. dev, staging or prod.",
 )
 
 
@@ -26,34 +35,36 @@ def aliases() -> None:
 
 @aliases.command("bind")
 @project_options
-@profile
+@profile_option
 @click.argument("alias")
 @click.argument("model")
-def bind_alias(env: str, data_dir: Path, project: str, **given: Any) -> None:
+def bind_alias(  # noqa: PLR0913, PLR0917, one per option
+    env: str, data_dir: Path, project: str, profile: str, alias: str, model: str
+) -> None:
     """Bind ALIAS to MODEL (provider:model)."""
     try:
-        bound = BindAlias(**given)
+        binding = BindAlias(alias=alias, model=model, profile=profile)
     except ValidationError as exc:
-        wrong = [f"{each['loc'][0]}: {each['msg']}" for each in exc.errors()]
-        raise click.UsageError("\n".join(wrong)) from exc
-    with_project(
-        env, data_dir, project, lambda ring, project_id: ring.aliases.bind(project_id, bound)
-    )
+        problems = [f"{error['loc'][0]}: {error['msg']}" for error in exc.errors()]
+        raise click.UsageError("\n".join(problems)) from exc
+
+    async def bind(ring: Ring, project_id: ProjectId) -> AliasBinding:
+        return await ring.aliases.bind(project_id, binding)
+
+    with_project(env, data_dir, project, bind)
 
 
 @aliases.command("resolve")
 @project_options
-@profile
+@profile_option
 @click.argument("alias")
 def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
     """Print the model of ALIAS; exit with 1 if it is not bound."""
-    binding = with_project(
-        env,
-        data_dir,
-        project,
-        lambda ring, project_id: ring.aliases.get(project_id, alias, profile),
-    )
-    click.echo(binding.model)
+
+    async def get(ring: Ring, project_id: ProjectId) -> AliasBinding:
+        return await ring.aliases.get(project_id, alias, profile)
+
+    click.echo(with_project(env, data_dir, project, get).model)
 
 
 @aliases.command("list")
@@ -61,32 +72,29 @@ def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: s
 @click.option("--profile", help="Only aliases of this profile.")
 def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) -> None:
     """List aliases and their models."""
-    wanted = AliasPage(profile=profile)
+
+    async def read(ring: Ring, project_id: ProjectId) -> list[AliasBinding]:
+        pages = partial(ring.aliases.list, project_id)
+        return await all_pages(pages, project_id, AliasPage(profile=profile))
+
     table = wrapping_table("alias", "profile", "model", "updated")
-    for each in with_project(
-        env,
-        data_dir,
-        project,
-        lambda ring, project_id: all_pages(
-            partial(ring.aliases.list, project_id), project_id, wanted
-        ),
-    ):
-        table.add_row(each.alias, each.profile, each.model, f"{each.updated_at:%Y-%m-%d %H:%M}")
+    for binding in with_project(env, data_dir, project, read):
+        updated = f"{binding.updated_at:%Y-%m-%d %H:%M}"
+        table.add_row(binding.alias, binding.profile, binding.model, updated)
     CONSOLE.print(table)
 
 
 @aliases.command("delete")
 @project_options
-@profile
+@profile_option
 @click.argument("alias")
 def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
     """Delete ALIAS."""
-    if not with_project(
-        env,
-        data_dir,
-        project,
-        lambda ring, project_id: ring.aliases.delete(project_id, alias, profile),
-    ):
+
+    async def delete(ring: Ring, project_id: ProjectId) -> bool:
+        return await ring.aliases.delete(project_id, alias, profile)
+
+    if not with_project(env, data_dir, project, delete):
         raise click.ClickException("This profile has no such alias.")
 
 
@@ -99,17 +107,16 @@ def templates() -> None:
 @project_options
 def list_templates(env: str, data_dir: Path, project: str) -> None:
     """List templates, newest first."""
-    page = TemplatePage(limit=100)
-    for each in with_project(
-        env,
-        data_dir,
-        project,
-        lambda ring, project_id: all_pages(
-            partial(ring.templates.list, project_id), project_id, page
-        ),
-    ):
-        counts = f"version {each.version}", f"{each.usage_count:,} uses"
-        entry(each.id, each.name, each.model, *counts, *["shared"] * each.shared)
+
+    async def read(ring: Ring, project_id: ProjectId) -> list[Template]:
+        pages = partial(ring.templates.list, project_id)
+        return await all_pages(pages, project_id, TemplatePage(limit=100))
+
+    for template in with_project(env, data_dir, project, read):
+        facts = [template.model, f"version {template.version}", f"{template.usage_count:,} uses"]
+        if template.shared:
+            facts.append("shared")
+        entry(template.id, template.name, *facts)
 
 
 @templates.command("show")
@@ -117,10 +124,12 @@ def list_templates(env: str, data_dir: Path, project: str) -> None:
 @click.argument("id", type=click.UUID)
 def show_template(env: str, data_dir: Path, project: str, id: UUID) -> None:
     """Show the details of a template."""
-    found = with_project(
-        env, data_dir, project, lambda ring, project_id: ring.templates.get(project_id, id)
-    )
+
+    async def get(ring: Ring, project_id: ProjectId) -> Template:
+        return await ring.templates.get(project_id, id)
+
+    template = with_project(env, data_dir, project, get)
     table = Table(show_header=False)
     for name in Template.__slots__:
-        table.add_row(name.replace("_", " "), str(getattr(found, name)))
+        table.add_row(name.replace("_", " "), str(getattr(template, name)))
     CONSOLE.print(table)

@@ -1,4 +1,4 @@
-"""A message: as it is said, as it is written, as it is read back."""
+"""Conversation models: conversations, their messages, and pages of both."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,91 +15,103 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import check_json, dump_json, json_default
+from llmring_server.core.strict_json import SmallJsonObject, check_json, dump_json, json_default
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
-from llmring_server.usage.call_record import MAX_METADATA_BYTES
 from llmring_server.usage.models import Count, Money
 
-Level = Literal["none", "metadata", "full"]
+# How much of a message is stored: nothing, all but its content, or everything.
+ContentLevel = Literal["none", "metadata", "full"]
+
+# In ascending order.
+CONTENT_LEVELS: tuple[ContentLevel, ...] = ("none", "metadata", "full")
+
+MAX_BATCH_MESSAGES = 500
+
+# Only the first part of a long message can be searched: more might not fit into a tsvector.
+MAX_SEARCHABLE_CHARACTERS = 100_000
+
+DEFAULT_MODEL_ALIAS = "default"
+DEFAULT_TEMPERATURE = 0.7
 
 
-LEVELS: tuple[Level, ...] = ("none", "metadata", "full")
+def _empty_if_null(value: object) -> object:
+    return {} if value is None else value
 
 
-# So much of a message can be searched for: more might not fit into a tsvector.
-SEARCHABLE = 100_000
+def _user_if_null(value: object) -> object:
+    return "user" if value is None else value
 
+
+def _default_alias_if_null(value: object) -> object:
+    return DEFAULT_MODEL_ALIAS if value is None else value
+
+
+def _temperature(value: object) -> object:
+    """Convert the Decimal that our JSON parser returns; null means the default."""
+    if value is None:
+        return DEFAULT_TEMPERATURE
+    return float(value) if isinstance(value, Decimal) else value
+
+
+JsonList = Annotated[list[Any], AfterValidator(check_json)]
+Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
+MessageMetadata = Annotated[
+    SmallJsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
+]
+# A constraint behind the validator would be missing from the JSON schema.
+Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check_json)]
+ToolCallId = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
+Title = Annotated[str, Field(max_length=500), AfterValidator(check_json)]
+SystemPrompt = Annotated[str, Field(max_length=200_000), AfterValidator(check_json)]
+ModelAlias = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
+Temperature = Annotated[float, Field(ge=0, le=2)]
 
 _MONEY = TypeAdapter(Money)
 
 
-Text = Annotated[str, AfterValidator(check_json)]
-
-
-List = Annotated[list[Any], AfterValidator(check_json)]
-
-
-Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
-
-
-def _small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(dump_json(check_json(value), "message")) > MAX_METADATA_BYTES:
-        raise ValueError("must be at most 64 KiB of JSON")
-    return value
-
-
-def _or_empty(value: object) -> object:
-    return {} if value is None else value
-
-
-def _or_user(value: object) -> object:
-    return "user" if value is None else value
-
-
-Details = Annotated[
-    dict[str, Any],
-    BeforeValidator(_or_empty, json_schema_input_type=dict[str, Any] | None),
-    AfterValidator(_small),
-]
-
-
-Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check_json)]
-
-
 class NewMessage(BaseModel, strict=True):
-    """One message as a client gives it: content is text, or parts; any role will do."""
+    """A message to store. `content` is text or a provider's parts; any `role` is accepted."""
 
     role: Role
     content: Content = None
-    tool_calls: List | None = None
-    tool_results: List | None = None
-    tool_call_id: Annotated[str, Field(max_length=255), AfterValidator(check_json)] | None = None
-    metadata: Details = Field(default_factory=dict)
+    tool_calls: JsonList | None = None
+    tool_results: JsonList | None = None
+    tool_call_id: ToolCallId | None = None
+    metadata: MessageMetadata = Field(default_factory=dict)
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     cost: Money | None = None
 
-    def price(self) -> Decimal | None:
-        """Return what it cost; metadata may say so, too, as long as it is an amount of money."""
-        found = self.cost
-        if found is None:
+    def reported_cost(self) -> Decimal | None:
+        """Return `cost`, or else `metadata.cost` if that is an amount of money."""
+        cost = self.cost
+        if cost is None:
             try:
-                found = _MONEY.validate_python(self.metadata.get("cost"), strict=True)
+                cost = _MONEY.validate_python(self.metadata.get("cost"), strict=True)
             except ValidationError:
                 return None
-        return found.quantize(COST_QUANTUM)
+        return cost.quantize(COST_QUANTUM)
 
 
 class ExchangeMessage(NewMessage):
-    """A message of an exchange: where no one is named, the user spoke."""
+    """A message that was sent to the model; without a role, it is the user's."""
 
-    role: Annotated[Role, BeforeValidator(_or_user, json_schema_input_type=Role | None)] = "user"
+    role: Annotated[Role, BeforeValidator(_user_if_null, json_schema_input_type=Role | None)] = (
+        "user"
+    )
+
+
+class MessageBatch(BaseModel, strict=True):
+    """Messages to add, all or none. `logging_level` can lower the server's content level."""
+
+    messages: Annotated[list[NewMessage], Field(min_length=1, max_length=MAX_BATCH_MESSAGES)]
+    logging_level: ContentLevel = "full"
 
 
 @dataclass(slots=True)
 class Message:
-    """One message as it is stored: `content` is null where only the fact of it is kept."""
+    """A stored message. At content level `metadata`, `content` and `tool_results` are null."""
 
     id: UUID
     conversation_id: UUID
@@ -116,71 +128,90 @@ class Message:
     metadata: dict[str, Any]
 
     @classmethod
-    def of(cls, row: asyncpg.Record, conversation_id: UUID) -> Self:
-        id, *told, content, calls, results, metadata = row
-        parts = (part and orjson.loads(part) for part in (content, calls, results, metadata))
-        return cls(id, conversation_id, *told, *parts)
+    def from_row(cls, row: asyncpg.Record) -> Self:
+        fields = dict(row)
+        for name in ("content", "tool_calls", "tool_results", "metadata"):
+            if fields[name] is not None:
+                fields[name] = orjson.loads(fields[name])
+        return cls(**fields)
 
     @classmethod
-    def made(cls, said: NewMessage, id: UUID, conversation_id: UUID, level: Level) -> Self:
-        full = level == "full"
+    def from_new(
+        cls, message: NewMessage, id: UUID, conversation_id: UUID, level: ContentLevel
+    ) -> Self:
+        is_full = level == "full"
         return cls(
             id=id,
             conversation_id=conversation_id,
             timestamp=moment_of(id),
-            role=said.role,
-            content_hash=_hash(said.content),
-            tool_call_id=said.tool_call_id,
-            input_tokens=said.input_tokens,
-            output_tokens=said.output_tokens,
-            cost=said.price(),
-            content=said.content if full else None,
-            tool_calls=said.tool_calls,
-            tool_results=said.tool_results if full else None,
-            metadata=said.metadata,
+            role=message.role,
+            content_hash=_content_hash(message.content),
+            tool_call_id=message.tool_call_id,
+            input_tokens=message.input_tokens,
+            output_tokens=message.output_tokens,
+            cost=message.reported_cost(),
+            content=message.content if is_full else None,
+            tool_calls=message.tool_calls,
+            tool_results=message.tool_results if is_full else None,
+            metadata=message.metadata,
         )
 
 
-def numbered(first: UUID, messages: Sequence[NewMessage], to: UUID, level: Level) -> list[Message]:
-    """Give messages ids that follow each other: the first tells all, and their order is theirs."""
+def with_consecutive_ids(
+    messages: Sequence[NewMessage], first_id: UUID, conversation_id: UUID, level: ContentLevel
+) -> list[Message]:
+    """Return messages with ids that count up from `first_id`, so that ids give their order.
+
+    A replayed request needs only the first id to return the same messages again.
+    """
     return [
-        Message.made(each, UUID(int=first.int + place), to, level)
-        for place, each in enumerate(messages)
+        Message.from_new(message, UUID(int=first_id.int + index), conversation_id, level)
+        for index, message in enumerate(messages)
     ]
 
 
-def rows(messages: Sequence[Message]) -> str:
-    """Return messages as the statement that stores them takes them."""
-    return f"[{b','.join(_row(each) for each in messages).decode()}]"
+def message_rows(messages: Sequence[Message]) -> str:
+    """Return messages as the JSON array that the statement `append` takes."""
+    return f"[{b','.join(_message_row(message) for message in messages).decode()}]"
 
 
-def _row(message: Message) -> bytes:
-    told = {name: getattr(message, name) for name in _TOLD}
-    parts = {name: dump_json(getattr(message, name), "message") for name in _PARTS}
-    size = sum(map(len, parts.values()))
-    words = "\n".join(_texts(message.content))[:SEARCHABLE] or None
-    more = {"created_at": message.timestamp, "size": size, "words": words}
-    fragments = {name: orjson.Fragment(part) for name, part in parts.items()}
-    return orjson.dumps(told | fragments | more, json_default)
+def _message_row(message: Message) -> bytes:
+    json_columns = {
+        "content": dump_json(message.content, "message"),
+        "tool_calls": dump_json(message.tool_calls, "message"),
+        "tool_results": dump_json(message.tool_results, "message"),
+        "metadata": dump_json(message.metadata, "message"),
+    }
+    row = {
+        "id": message.id,
+        "created_at": message.timestamp,
+        "role": message.role,
+        "content_hash": message.content_hash,
+        "tool_call_id": message.tool_call_id,
+        "input_tokens": message.input_tokens,
+        "output_tokens": message.output_tokens,
+        "cost": message.cost,
+        "size_bytes": sum(len(text) for text in json_columns.values()),
+        "searchable_text": _searchable_text(message.content),
+    }
+    for name, text in json_columns.items():
+        row[name] = orjson.Fragment(text)
+    return orjson.dumps(row, json_default)
 
 
-_PARTS = ("content", "tool_calls", "tool_results", "metadata")
-
-
-_TOLD = (
-    "id", "role", "content_hash", "tool_call_id", "input_tokens", "output_tokens", "cost",
-)  # fmt: skip
-
-
-def _hash(content: Any) -> str | None:
+def _content_hash(content: Any) -> str | None:
     if not content:
         return None
     text = content.encode() if isinstance(content, str) else dump_json(content, "message")
     return sha256(text).hexdigest()
 
 
+def _searchable_text(content: Any) -> str | None:
+    return "\n".join(_texts(content))[:MAX_SEARCHABLE_CHARACTERS] or None
+
+
 def _texts(content: Any) -> Iterator[str]:
-    """Yield what can be read in a message, whichever provider's parts it is made of."""
+    """Yield the texts in a message's content, whichever provider's parts it is made of."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -191,56 +222,24 @@ def _texts(content: Any) -> Iterator[str]:
             yield from _texts(content.get(name))
 
 
-MAX_BATCH = 500
-
-
-ALIAS, TEMPERATURE = "default", 0.7
-
-
-Alias = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
-
-
-Temperature = Annotated[float, Field(ge=0, le=2)]
-
-
-def _usual_alias(value: object) -> object:
-    return ALIAS if value is None else value
-
-
-def _temperature(value: object) -> object:
-    """Take the number that was written; none means the usual one."""
-    if value is None:
-        return TEMPERATURE
-    return float(value) if isinstance(value, Decimal) else value
-
-
 class NewConversation(BaseModel, strict=True):
-    """What a conversation is called, and whom it is with."""
+    """A conversation to create, or the fields of one to change."""
 
-    title: Annotated[str, Field(max_length=500), AfterValidator(check_json)] | None = None
-    system_prompt: Annotated[str, Field(max_length=200_000), AfterValidator(check_json)] | None = (
-        None
-    )
+    title: Title | None = None
+    system_prompt: SystemPrompt | None = None
     model_alias: Annotated[
-        Alias,
-        BeforeValidator(_usual_alias, json_schema_input_type=Alias | None),
-    ] = ALIAS
+        ModelAlias,
+        BeforeValidator(_default_alias_if_null, json_schema_input_type=ModelAlias | None),
+    ] = DEFAULT_MODEL_ALIAS
     temperature: Annotated[
         Temperature, BeforeValidator(_temperature, json_schema_input_type=Temperature | None)
-    ] = TEMPERATURE
+    ] = DEFAULT_TEMPERATURE
     max_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None = None
-
-
-class MessageBatch(BaseModel, strict=True):
-    """Messages to add at once, all or none; a level may keep less of them than the server would."""
-
-    messages: Annotated[list[NewMessage], Field(min_length=1, max_length=MAX_BATCH)]
-    logging_level: Level = "full"
 
 
 @dataclass(slots=True)
 class Conversation:
-    """A conversation, and what its messages add up to, those included that are gone."""
+    """A conversation. Its totals include messages that were deleted."""
 
     id: UUID
     title: str | None
@@ -256,37 +255,31 @@ class Conversation:
     created_at: datetime
     updated_at: datetime
     last_message_at: datetime | None
+    project_id: ProjectId
+    api_key_id: None = None
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> Self:
-        found = dict(row)
+    def from_row(cls, row: asyncpg.Record) -> Self:
+        fields = dict(row)
         for name in ("total_input_tokens", "total_output_tokens"):
-            found[name] = int(found[name])
-        return cls(**found)
+            fields[name] = int(fields[name])
+        return cls(**fields)
 
 
 @dataclass(slots=True)
-class ConversationSummary(Conversation):
-    """A conversation in the words of the wire."""
-
-    project_id: UUID
-    api_key_id: None
-
-    @classmethod
-    def to(cls, project_id: ProjectId, conversation: Conversation) -> Self:
-        told = {name: getattr(conversation, name) for name in Conversation.__slots__}
-        return cls(**told, project_id=project_id, api_key_id=None)
-
-
-@dataclass(slots=True)
-class ConversationWithMessages(ConversationSummary):
-    """A conversation with its last messages, in their order."""
+class ConversationWithMessages(Conversation):
+    """A conversation with its last messages, oldest first."""
 
     messages: list[Message] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, conversation: Conversation, messages: list[Message]) -> Self:
+        fields = {name: getattr(conversation, name) for name in Conversation.__slots__}
+        return cls(**fields, messages=messages)
+
 
 class AppendResult(NamedTuple):
-    """What became of messages; `replayed` if their key had stored them before."""
+    """Stored messages. `replayed` means that an earlier request with the same key stored them."""
 
     conversation_id: UUID
     messages: list[Message]
@@ -295,28 +288,36 @@ class AppendResult(NamedTuple):
 
 
 class ConversationPage(PageParams):
-    """A page of conversations, the last to change first; `q`: those that have these words."""
+    """With `q`, only conversations that match this search in the title or in one message.
+
+    A page is shorter than `limit` if the conversations are large.
+    """
 
     limit: int = Field(20, ge=1, le=500)
     q: Annotated[str, Field(max_length=500)] | None = None
 
     def next(self, project_id: ProjectId, last: Conversation) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
         return self.following(project_id, Position(last.updated_at, last.id))
 
 
 class MessagePage(PageParams):
-    """A page of a conversation, from its start on, or (`desc`) from its end."""
+    """`order` is `asc` (oldest first) or `desc` (newest first).
+
+    A page is shorter than `limit` if the messages are large.
+    """
 
     limit: int = Field(100, ge=1, le=1000)
     order: Literal["asc", "desc"] = "asc"
 
     def next(self, project_id: ProjectId, last: Message) -> str:
-        place = Position(last.timestamp, last.id)
-        return self.following(project_id, place, last.conversation_id.bytes)
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        position = Position(last.timestamp, last.id)
+        return self.following(project_id, position, last.conversation_id.bytes)
 
 
 class MessageWindow(BaseModel):
-    """How much of a conversation to show with it: its last so many messages."""
+    """The last `message_limit` messages are included, unless `include_messages` is false."""
 
     include_messages: bool = True
     message_limit: int = Field(100, ge=1, le=1000)

@@ -1,24 +1,24 @@
-"""What was said: conversations and their messages, added up exactly."""
+"""Conversations service: stores and reads conversations and messages, and keeps totals exact."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any
 from uuid import UUID
 
 from llmring_server.access.audit import AuditLog
-from llmring_server.conversations.exchange import Exchange, Recording
+from llmring_server.conversations.exchange import Exchange
 from llmring_server.conversations.models import (
-    LEVELS,
+    CONTENT_LEVELS,
     AppendResult,
+    ContentLevel,
     Conversation,
     ConversationPage,
-    Level,
     Message,
     MessagePage,
     NewConversation,
     NewMessage,
-    numbered,
-    rows,
+    message_rows,
+    with_consecutive_ids,
 )
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
@@ -26,17 +26,19 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.receipts.models import Certifying
+from llmring_server.receipts.service import Receipts
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
+from llmring_server.usage.service import Usage
 
-# Words that are in so many messages are looked for in another way.
-MANY, AT_ONCE = 2000, 5000
+# A search for words in this many messages or more does not go by the index of messages.
+SEARCH_MATCH_LIMIT = 2000
 
-_FIRST = ConversationPage()
+# Old messages are deleted in batches, so that nobody waits long for their locks.
+DELETE_BATCH_SIZE = 5000
 
 
 class Conversations(Repository):
-    """The conversations of every project; of their content, as much as `level` lets through."""
+    """The conversations of every project; `level` limits how much content is stored."""
 
     sql = "conversations/conversations"
     tables = (
@@ -48,185 +50,215 @@ class Conversations(Repository):
         Retention("delete_expired_conversations", "conversations", "conversations.expire"),
     )
 
-    def __init__(  # noqa: PLR0913, PLR0917, they are all of it
+    def __init__(  # noqa: PLR0913, PLR0917, an exchange is stored with its call, key and receipt
         self,
         database: Database,
-        usage: Recording,
+        usage: Usage,
         claims: IdempotencyKeys,
         audit: AuditLog,
-        receipts: Certifying,
-        level: Level,
+        receipts: Receipts,
+        level: ContentLevel,
     ) -> None:
         super().__init__(database)
-        self._usage, self._claims = usage, claims
-        self._audit, self._receipts = audit, receipts
-        self._level: Level = level
+        self._usage = usage
+        self._idempotency_keys = claims
+        self._audit = audit
+        self._receipts = receipts
+        self._level: ContentLevel = level
 
     async def create(
-        self, project_id: ProjectId, heading: NewConversation | None = None
+        self, project_id: ProjectId, conversation: NewConversation | None = None
     ) -> Conversation:
-        fields = (heading or NewConversation()).model_dump()
-        return await self._create(project_id, new_id(), fields | {"origin": None})
+        columns = (conversation or NewConversation()).model_dump() | {"origin": None}
+        return await self._create(project_id, new_id(), columns)
 
     async def get(self, project_id: ProjectId, id: UUID) -> Conversation:
-        return Conversation.of(await self._fetch_one("get", project_id=project_id, id=id))
+        return Conversation.from_row(await self._fetch_one("get", project_id=project_id, id=id))
 
     async def update(
-        self, project_id: ProjectId, id: UUID, heading: NewConversation
+        self, project_id: ProjectId, id: UUID, changes: NewConversation
     ) -> Conversation:
-        """Change what `heading` sets, also to nothing."""
-        given = sorted(heading.model_fields_set)
-        if not given:
+        """Set the fields that `changes` sets explicitly; null clears a field."""
+        changed = sorted(changes.model_fields_set)
+        if not changed:
             return await self.get(project_id, id)
-        fields = heading.model_dump()
-        changed = await self._fetch_one(
-            "update", project_id=project_id, id=id, given=given, **fields
+        row = await self._fetch_one(
+            "update", project_id=project_id, id=id, changed=changed, **changes.model_dump()
         )
-        return Conversation.of(changed)
+        return Conversation.from_row(row)
 
     async def delete(self, project_id: ProjectId, id: UUID) -> None:
-        """Delete a conversation and all that was said in it."""
+        """Delete a conversation and its messages."""
         await self._fetch_one("delete", project_id=project_id, id=id)
 
     async def messages(
         self, project_id: ProjectId, id: UUID, page: MessagePage | None = None
     ) -> list[Message]:
-        """Return a page of messages in its order; fewer than its limit where they are large."""
+        """Return a page of messages in the page's order.
+
+        It is shorter than its limit if the messages are large. `page.next` returns the cursor of
+        the next page.
+        """
         page = page or MessagePage()
-        found = await self._fetch_all(
-            "oldest" if page.order == "asc" else "newest",
+        rows = await self._fetch_all(
+            "messages_asc" if page.order == "asc" else "messages_desc",
             project_id=project_id,
             id=id,
             last_id=page.after(project_id, id.bytes).last_id,
             limit=page.limit,
             offset=page.offset,
-            most=MAX_PAGE_BYTES,
+            max_bytes=MAX_PAGE_BYTES,
         )
-        if not found:
+        if not rows:
+            # Raise NotFound unless the conversation exists.
             await self.get(project_id, id)
-        return [Message.of(row, id) for row in found]
+        return [Message.from_row(row) for row in rows]
 
-    async def read(self, project_id: ProjectId, id: UUID) -> AsyncIterator[Message]:
-        """Yield every message of a conversation, from its start on."""
+    async def all_messages(self, project_id: ProjectId, id: UUID) -> AsyncIterator[Message]:
+        """Yield every message of a conversation, oldest first."""
         page = MessagePage()
-        while found := await self.messages(project_id, id, page):
-            for each in found:
-                yield each
-            page = MessagePage(cursor=page.next(project_id, found[-1]))
+        while messages := await self.messages(project_id, id, page):
+            for message in messages:
+                yield message
+            page = MessagePage(cursor=page.next(project_id, messages[-1]))
 
     async def append(
         self,
         project_id: ProjectId,
-        to: UUID,
+        id: UUID,
         messages: Sequence[NewMessage],
-        level: Level = "full",
+        level: ContentLevel = "full",
         key: str | None = None,
     ) -> AppendResult:
-        """Add messages, all or none, in this order; less of them is kept than the `level` may say.
+        """Add messages to a conversation in this order, all or none.
 
-        A `key` that the project used before gives the first answer again.
+        `level` can lower the server's content level for these messages. A `key` that the project
+        has used before returns the messages that were stored then.
         """
-        level, first = min(level, self._level, key=LEVELS.index), new_id()
-        claim = IdempotencyKey.of(key, fingerprint("messages", to, *messages))
+        level = min(level, self._level, key=CONTENT_LEVELS.index)
+        new_first_id = new_id()
+        claim = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
 
-        async def work(inside: Self) -> AppendResult:
-            start, _ = await inside._claims.get_or_insert(project_id, claim, first, to)
-            made = numbered(start, messages, to, level)
-            if start == first:
-                await inside._append(project_id, to, made, level)
-            return AppendResult(to, made, replayed=start != first)
+        async def attempt() -> AppendResult:
+            async with self._database.transaction() as transaction:
+                inside = self.with_database(transaction)
+                first_id, _ = await inside._idempotency_keys.get_or_insert(
+                    project_id, claim, new_first_id, id
+                )
+                stored = with_consecutive_ids(messages, first_id, id, level)
+                replayed = first_id != new_first_id
+                if not replayed:
+                    await inside._append(project_id, id, stored, level)
+                return AppendResult(id, stored, replayed)
 
-        return await self._together(work)
+        return await self._retry(attempt)
 
     async def log(
         self, project_id: ProjectId, exchange: Exchange, key: str | None = None
     ) -> AppendResult:
-        """Store an exchange: in a new conversation or one that is there, all of it or nothing.
+        """Store an exchange in a new conversation or an existing one, all of it or nothing.
 
-        The reply comes last. If this is the only report of the call, the log of calls has it, too,
-        under the reply's id, with a receipt if there are keys. A `key` is as in `append`.
+        The reply is the last message of the result. If nothing else reports the call, it is logged
+        under the reply's id, with a receipt if signing keys are configured. A `key` that the
+        project has used before returns what was stored then.
         """
-        to, first = exchange.conversation_id or new_id(), new_id()
-        reply = UUID(int=first.int + exchange.reply_at)
-        call = await self._usage.price_call(project_id, exchange.entry(to), reply)
+        new_conversation_id = exchange.conversation_id or new_id()
+        new_first_id = new_id()
+        reply_id = UUID(int=new_first_id.int + exchange.reply_index)
+        call = await self._usage.price_call(
+            project_id, exchange.new_call(new_conversation_id), reply_id
+        )
+        messages = exchange.new_messages(call.quote.cost)
         claim = IdempotencyKey.of(key, fingerprint("exchange", exchange))
-        said, sole = exchange.said(call.quote.cost), exchange.is_sole_report
 
-        async def work(inside: Self) -> AppendResult:
-            start, at = await inside._claims.get_or_insert(project_id, claim, first, to)
-            made = numbered(start, said, at, self._level)
-            if start == first:
-                await inside._store(project_id, exchange, to, made)
-                if sole:
-                    await inside._usage.insert(call)
-            receipt = await inside._receipts.certify(project_id, made[-1].id) if sole else None
-            return AppendResult(at, made, start != first, receipt)
+        async def attempt() -> AppendResult:
+            async with self._database.transaction() as transaction:
+                inside = self.with_database(transaction)
+                first_id, conversation_id = await inside._idempotency_keys.get_or_insert(
+                    project_id, claim, new_first_id, new_conversation_id
+                )
+                stored = with_consecutive_ids(messages, first_id, conversation_id, self._level)
+                replayed = first_id != new_first_id
+                if not replayed:
+                    await inside._append_exchange(project_id, exchange, conversation_id, stored)
+                    if exchange.logs_call:
+                        await inside._usage.insert(call)
+                receipt = None
+                if exchange.logs_call:
+                    receipt = await inside._receipts.certify(project_id, stored[-1].id)
+                return AppendResult(conversation_id, stored, replayed, receipt)
 
-        return await self._together(work)
+        return await self._retry(attempt)
 
-    async def forget(self, project_id: ProjectId, days: int, *, actor: Actor) -> int:
-        """Delete messages that are older than this number of days; return their number.
+    async def delete_old_messages(self, project_id: ProjectId, days: int, *, actor: Actor) -> int:
+        """Delete messages older than `days` and return their number.
 
-        They are deleted in batches, each committed by itself; the audit event with the first.
+        Each batch is committed by itself, the first together with the audit event.
         """
-        until = datetime.now(UTC) - timedelta(days=days)
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            await here._audit.record(actor, "messages.delete", str(project_id), project_id)
-            total = gone = await here._forget(project_id, until)
-        while gone:
-            gone = await self._forget(project_id, until)
-            total += gone
+        before = datetime.now(UTC) - timedelta(days=days)
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._audit.record(actor, "messages.delete", str(project_id), project_id)
+            deleted = await inside._delete_old_batch(project_id, before)
+        total = deleted
+        while deleted:
+            deleted = await self._delete_old_batch(project_id, before)
+            total += deleted
         return total
 
-    async def _forget(self, project_id: ProjectId, until: datetime) -> int:
-        row = await self._fetch_one("forget", project_id=project_id, until=until, limit=AT_ONCE)
-        gone: int = row["gone"]
-        return gone
-
     async def list(
-        self, project_id: ProjectId, page: ConversationPage = _FIRST
+        self, project_id: ProjectId, page: ConversationPage | None = None
     ) -> list[Conversation]:
-        """Return a page of conversations; fewer than its limit where they are large.
+        """Return a page of conversations, most recently updated first.
 
-        `page.next` makes the cursor of the next one.
+        It is shorter than its limit if the conversations are large. `page.next` returns the cursor
+        of the next page.
         """
-        bounds = {"limit": page.limit, "offset": page.offset, "most": MAX_PAGE_BYTES}
-        bounds |= page.after(project_id)._asdict()
+        page = page or ConversationPage()
+        bounds = {
+            **page.after(project_id)._asdict(),
+            "limit": page.limit,
+            "offset": page.offset,
+            "max_bytes": MAX_PAGE_BYTES,
+        }
         if page.q is None:
-            found = await self._fetch_all("list", project_id=project_id, **bounds)
+            rows = await self._fetch_all("list", project_id=project_id, **bounds)
         else:
-            found = await self._fetch_all(
-                "search", project_id=project_id, words=page.q, many=MANY, **bounds
+            rows = await self._fetch_all(
+                "search",
+                project_id=project_id,
+                query=page.q,
+                match_limit=SEARCH_MATCH_LIMIT,
+                **bounds,
             )
-        return [Conversation.of(row) for row in found]
+        return [Conversation.from_row(row) for row in rows]
 
     async def _create(
-        self, project_id: ProjectId, id: UUID, heading: dict[str, Any]
+        self, project_id: ProjectId, id: UUID, columns: dict[str, Any]
     ) -> Conversation:
-        return Conversation.of(
-            await self._fetch_one("create", project_id=project_id, id=id, **heading)
-        )
-
-    async def _store(
-        self, project_id: ProjectId, exchange: Exchange, to: UUID, messages: Sequence[Message]
-    ) -> None:
-        if exchange.conversation_id is None and self._level != "none":
-            await self._create(project_id, to, NewConversation().model_dump() | exchange.heading())
-        if exchange.conversation_id or self._level != "none":
-            await self._append(project_id, to, messages, self._level)
+        row = await self._fetch_one("create", project_id=project_id, id=id, **columns)
+        return Conversation.from_row(row)
 
     async def _append(
-        self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: Level
+        self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
     ) -> None:
-        if level != "none":
-            await self._fetch_all("append", project_id=project_id, id=id, messages=rows(messages))
-        else:
+        if level == "none":
+            # Raise NotFound unless the conversation exists.
             await self.get(project_id, id)
+        else:
+            rows = message_rows(messages)
+            await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
 
-    async def _together(self, work: Callable[[Self], Awaitable[AppendResult]]) -> AppendResult:
-        async def once() -> AppendResult:
-            async with self._database.transaction() as inside:
-                return await work(self.with_database(inside))
+    async def _append_exchange(
+        self, project_id: ProjectId, exchange: Exchange, id: UUID, messages: Sequence[Message]
+    ) -> None:
+        if exchange.conversation_id is None:
+            if self._level == "none":
+                return
+            await self._create(project_id, id, exchange.new_conversation())
+        await self._append(project_id, id, messages, self._level)
 
-        return await self._retry(once)
+    async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
+        return await self.delete_batch(
+            "delete_old_messages", project_id=project_id, before=before, limit=DELETE_BATCH_SIZE
+        )

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from llmring_server.errors import InvalidRequest
 from llmring_server.templates.rendering import (
-    LONGEST,
-    LONGEST_NAME,
-    MOST_NAMES,
+    MAX_REPORTED_NAME_CHARACTERS,
+    MAX_REPORTED_NAMES,
+    MAX_RESULT_CHARACTERS,
     TokenBudget,
     render_template,
 )
@@ -54,7 +54,9 @@ def check_arguments(takes: ArgumentSpec, given: Mapping[str, Any]) -> None:
 
 
 def _listed(names: frozenset[str]) -> str:
-    return ", ".join(name[:LONGEST_NAME] for name in sorted(names)[:MOST_NAMES])
+    return ", ".join(
+        name[:MAX_REPORTED_NAME_CHARACTERS] for name in sorted(names)[:MAX_REPORTED_NAMES]
+    )
 
 
 def render_prompt(content: Any, takes: ArgumentSpec, given: Mapping[str, Any]) -> Any:
@@ -85,8 +87,9 @@ class _Renderer:
             )
         made = render_template(text, self._arguments, self._budget)
         self._length += len(made)
-        if self._length > LONGEST:
+        if self._length > MAX_RESULT_CHARACTERS:
             raise InvalidRequest(
-                f"arguments: more than {LONGEST} characters come out", "result_too_long"
+                f"arguments: more than {MAX_RESULT_CHARACTERS} characters come out",
+                "result_too_long",
             )
         return made

@@ -1,4 +1,4 @@
-"""Templates: how conversations of a kind begin."""
+"""Templates API: handlers of `/api/v1/templates`."""
 
 from typing import Annotated
 from uuid import UUID
@@ -19,24 +19,24 @@ from llmring_server.templates.models import (
 )
 from llmring_server.web.request import Request, link
 
-Number = Annotated[int, Field(gt=0, lt=2**31)]
+VersionNumber = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class LimitQuery(BaseModel):
-    """How many."""
+    """At most `limit` templates are returned."""
 
     limit: int = Field(20, ge=1, le=50)
 
 
 class RenderRequest(BaseModel, strict=True):
-    """What to put into a template, and into which version of it."""
+    """The variables to fill in, and the version to render: by default, the current one."""
 
     variables: JsonObject = {}
-    version: Number | None = None
+    version: VersionNumber | None = None
 
 
 class DeletedTemplate(TypedDict):
-    """That a template is out of sight."""
+    """Confirmation that a template was deactivated."""
 
     message: str
 
@@ -46,7 +46,7 @@ def _may_share(request: Request) -> bool:
 
 
 async def create_template(request: Request, body: NewTemplate) -> Template:
-    """Make a template: how conversations of a kind begin."""
+    """Create a template."""
     return await request.ring.templates.create(
         request.project_id, body, actor=request.actor, may_share=_may_share(request)
     )
@@ -55,39 +55,39 @@ async def create_template(request: Request, body: NewTemplate) -> Template:
 async def list_templates(
     request: Request, query: TemplatePage
 ) -> Annotated[list[Template], "Link"]:
-    """List yours and the shared ones, newest first, a page at a time; fewer where large."""
-    found = await request.ring.templates.list(request.project_id, query)
-    if found:
-        request.response_headers = link(query, query.next(request.project_id, found[-1]))
-    return found
+    """List the project's own and the shared templates, newest first."""
+    templates = await request.ring.templates.list(request.project_id, query)
+    if templates:
+        request.response_headers = link(query, query.next(request.project_id, templates[-1]))
+    return templates
 
 
 async def template_stats(request: Request, query: LimitQuery) -> list[TemplateUsage]:
-    """Tell which of your templates are used most."""
+    """List the project's own templates by number of uses, most used first."""
     return await request.ring.templates.stats(request.project_id, query.limit)
 
 
 async def get_template(request: Request, id: UUID) -> Template:
-    """Show a template."""
+    """Get a template."""
     return await request.ring.templates.get(request.project_id, id)
 
 
 async def replace_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
-    """Change what is given and not null; a new version, if it is of what the template says."""
-    return await request.ring.templates.change(
+    """Change the fields that are set and not null; a change of the content creates a version."""
+    return await request.ring.templates.replace(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
 async def update_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
-    """Change what is given; null clears what can be nothing."""
-    return await request.ring.templates.amend(
+    """Change the fields that are set; null clears `description`, `system_prompt`, `max_tokens`."""
+    return await request.ring.templates.update(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
 async def delete_template(request: Request, id: UUID) -> DeletedTemplate:
-    """Take a template out of sight; it is kept, and `is_active` brings it back."""
+    """Deactivate a template; restore it with `is_active: true`."""
     await request.ring.templates.delete(
         request.project_id, id, actor=request.actor, may_share=_may_share(request)
     )
@@ -95,25 +95,25 @@ async def delete_template(request: Request, id: UUID) -> DeletedTemplate:
 
 
 async def use_template(request: Request, id: UUID) -> Template:
-    """Count a use of a template, and show it."""
+    """Count one use of a template and return it."""
     return await request.ring.templates.use(request.project_id, id)
 
 
 async def render_template(request: Request, id: UUID, body: RenderRequest) -> RenderedTemplate:
-    """Put variables into a template's prompt."""
+    """Render a template's system prompt with variables."""
     return await request.ring.templates.render(request.project_id, id, body.variables, body.version)
 
 
 async def list_versions(
     request: Request, id: UUID, query: VersionPage
 ) -> Annotated[list[TemplateVersion], "Link"]:
-    """List what a template said, the newest first, a page at a time; fewer where it is large."""
-    found = await request.ring.templates.versions(request.project_id, id, query)
-    if found:
-        request.response_headers = link(query, query.next(request.project_id, found[-1], id))
-    return found
+    """List the versions of a template, newest first."""
+    versions = await request.ring.templates.versions(request.project_id, id, query)
+    if versions:
+        request.response_headers = link(query, query.next(request.project_id, versions[-1], id))
+    return versions
 
 
-async def get_version(request: Request, id: UUID, version: Number) -> TemplateVersion:
-    """Show what a template said in a version."""
+async def get_version(request: Request, id: UUID, version: VersionNumber) -> TemplateVersion:
+    """Get one version of a template."""
     return await request.ring.templates.version(request.project_id, id, version)

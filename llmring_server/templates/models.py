@@ -1,4 +1,4 @@
-"""What a template is, and what is asked of one."""
+"""Template models: templates, their versions, and the requests that create and change them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,58 +14,74 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import SmallJsonObject
 
+DEFAULT_MODEL = "claude-3-sonnet-20240229"
+DEFAULT_TEMPERATURE = Decimal("0.7")
+
+# A change of any of these creates a version.
+VERSIONED_FIELDS = frozenset(
+    {
+        "name",
+        "description",
+        "system_prompt",
+        "model",
+        "temperature",
+        "max_tokens",
+        "tool_config",
+    }
+)
+
+# These can be null.
+NULLABLE_FIELDS = frozenset({"description", "system_prompt", "max_tokens"})
+
+
 Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
 Text = Annotated[str, Field(max_length=200_000)]
 Temperature = Annotated[Decimal, Field(ge=0, le=2, strict=False)]
-Tokens = Annotated[int, Field(gt=0, lt=2**31)]
-
-MODEL, TEMPERATURE = "claude-3-sonnet-20240229", Decimal("0.7")
-
-# What a version is of; of these, what may be nothing.
-CONTENT = {
-    "name", "description", "system_prompt", "model", "temperature", "max_tokens", "tool_config",
-}  # fmt: skip
-CLEARABLE = {"description", "system_prompt", "max_tokens"}
+MaxTokens = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class NewTemplate(BaseModel, strict=True):
-    """A template to make."""
+    """A template to create."""
 
     name: Label
     created_by: Label
     description: Text | None = None
     system_prompt: Text | None = None
-    model: Label = MODEL
-    temperature: Temperature = TEMPERATURE
-    max_tokens: Tokens | None = None
+    model: Label = DEFAULT_MODEL
+    temperature: Temperature = DEFAULT_TEMPERATURE
+    max_tokens: MaxTokens | None = None
     tool_config: SmallJsonObject = {}
     shared: bool = False
 
 
 class TemplateUpdate(BaseModel, strict=True):
-    """What is to be different; null is as good as absent, unless it is to clear a field."""
+    """The fields of a template to change. `PUT` ignores null; `PATCH` clears fields with it."""
 
     name: Label | None = None
     description: Text | None = None
     system_prompt: Text | None = None
     model: Label | None = None
     temperature: Temperature | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: MaxTokens | None = None
     tool_config: SmallJsonObject | None = None
     is_active: bool | None = None
     shared: bool | None = None
 
-    def given(self, *, clears: bool) -> dict[str, Any]:
-        said = self.model_dump(exclude_unset=True)
+    def changes(self, *, clears: bool) -> dict[str, Any]:
+        """Return the fields that are set and not null; with `clears`, also nulls that clear."""
+        fields = self.model_dump(exclude_unset=True)
         return {
             name: value
-            for name, value in said.items()
-            if value is not None or (clears and name in CLEARABLE)
+            for name, value in fields.items()
+            if value is not None or (clears and name in NULLABLE_FIELDS)
         }
 
 
 class TemplatePage(PageParams):
-    """Which templates: after so many, or after a cursor, the newest first."""
+    """With `created_by`, only the project's own templates by this author.
+
+    A page is shorter than `limit` if the templates are large.
+    """
 
     created_by: Label | None = None
     limit: int = Field(50, ge=1, le=100)
@@ -76,22 +92,26 @@ class TemplatePage(PageParams):
 
 
 class VersionPage(PageParams):
-    """Which versions, the newest first."""
+    """A page is shorter than `limit` if the versions are large."""
 
     limit: int = Field(50, ge=1, le=100)
 
-    def place(self, project_id: ProjectId, id: UUID) -> dict[str, Any]:
-        """Return after which version the page begins."""
-        last, _ = self.last(project_id, id.bytes) or (None, None)
-        return {"last_version": last}
+    def last_version(self, project_id: ProjectId, template_id: UUID) -> int | None:
+        """Return the version that the previous page ended with."""
+        cursor = self.last(project_id, template_id.bytes)
+        if cursor is None:
+            return None
+        version: int = cursor[0]
+        return version
 
-    def next(self, project_id: ProjectId, last: "TemplateVersion", id: UUID) -> str:
-        return self.following(project_id, (last.version, id), id.bytes)
+    def next(self, project_id: ProjectId, last: "TemplateVersion", template_id: UUID) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return self.following(project_id, (last.version, template_id), template_id.bytes)
 
 
 @dataclass(slots=True)
 class TemplateVersion:
-    """What a template said once."""
+    """A version of a template's content."""
 
     version: int
     name: str
@@ -104,13 +124,18 @@ class TemplateVersion:
     created_at: datetime
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> Self:
-        return cls(**dict(row) | {"tool_config": orjson.loads(row["tool_config"])})
+    def from_row(cls, row: asyncpg.Record) -> Self:
+        fields = dict(row)
+        fields["tool_config"] = orjson.loads(fields["tool_config"])
+        return cls(**fields)
 
 
 @dataclass(slots=True)
 class Template:
-    """A template as it is now. Whose another's is, and who made it, is not told."""
+    """A template in its current version.
+
+    Other projects see neither the `project_id` nor the author of a shared template.
+    """
 
     id: UUID
     version: int
@@ -132,11 +157,14 @@ class Template:
     api_key_id: None = None
 
     @classmethod
-    def of(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
-        told = dict(row) | {"tool_config": orjson.loads(row["tool_config"])}
-        mine = told.pop("project_id") == project_id
-        told["project_id"] = project_id if mine else None
-        return cls(**told if mine else told | {"created_by": ""})
+    def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
+        """Return a template as the project `project_id` sees it."""
+        fields = dict(row)
+        fields["tool_config"] = orjson.loads(fields["tool_config"])
+        if fields["project_id"] != project_id:
+            fields["project_id"] = None
+            fields["created_by"] = ""
+        return cls(**fields)
 
 
 @dataclass(slots=True)
@@ -152,7 +180,7 @@ class TemplateUsage:
 
 @dataclass(slots=True)
 class RenderedTemplate:
-    """A template, filled in."""
+    """A template with its variables filled in."""
 
     template_id: UUID
     version: int

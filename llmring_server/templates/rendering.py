@@ -1,11 +1,11 @@
-"""Filling templates in: text and variables go in, text comes out, and nothing is computed.
+"""Template rendering: fills variables into text, and computes nothing.
 
-Jinja2 reads the text; we fill in what it found, and know five kinds of it: text, names, their
-members, constants, and what to say by default. Nothing is compiled or run, so there is nothing to
-break out of; there are no loops, so it takes no longer than the text is long.
+Jinja2 parses the text; this module evaluates the result. It supports five kinds of nodes: text,
+names, members, constants and the filter `default`. Nothing is compiled or run, so there is no
+sandbox to escape from; there are no loops, so the time is bounded by the length of the text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
@@ -16,119 +16,163 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from llmring_server.core.strict_json import MAX_INTEGER, MIN_INTEGER, json_default
 from llmring_server.errors import InvalidRequest
 
-# Of what Jinja2 reads, of what comes out, of what is said to be missing.
-MOST_TOKENS, LONGEST, MOST_NAMES, LONGEST_NAME = 5_000, 2**20, 20, 64
+MAX_TOKENS = 5_000
+MAX_RESULT_CHARACTERS = 2**20
+# Error messages name at most so many variables, each by at most so many characters.
+MAX_REPORTED_NAMES = 20
+MAX_REPORTED_NAME_CHARACTERS = 64
 
-ABSENT: Final = object()
+MISSING: Final = object()
 
-_READER = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
+_PARSER = ImmutableSandboxedEnvironment(keep_trailing_newline=True)
 
 
 class TokenBudget:
-    """How many tokens may still be read, of all texts together: reading is what takes time."""
+    """The number of tokens that all texts of a request may contain: parsing is what takes time."""
 
     def __init__(self) -> None:
-        self._left = MOST_TOKENS
+        self._remaining = MAX_TOKENS
 
     def spend(self, text: str) -> None:
-        self._left -= sum(1 for _ in islice(_READER.lex(text), self._left + 1))
-        if self._left < 0:
-            raise InvalidRequest("template: too many placeholders to fill in", "invalid_template")
+        """Subtract the tokens of `text`, or raise InvalidRequest if there are too many."""
+        self._remaining -= sum(1 for _ in islice(_PARSER.lex(text), self._remaining + 1))
+        if self._remaining < 0:
+            raise InvalidRequest(f"template: more than {MAX_TOKENS:,} tokens", "invalid_template")
 
 
 def render_template(
     text: str, variables: Mapping[str, Any], budget: TokenBudget | None = None
 ) -> str:
-    """Put variables where `text` names them; Invalid names those that are missing."""
+    """Replace the expressions in `text` by values; raise InvalidRequest if variables are missing.
+
+    Texts that belong to one request share a `budget`.
+    """
     try:
         (budget or TokenBudget()).spend(text)
-        holes = list(_holes(text))
-        missing = [_path(hole) for hole in holes if _value(hole, variables) is ABSENT]
-        if missing:
-            names = ", ".join(list(dict.fromkeys(missing))[:MOST_NAMES])
-            raise InvalidRequest(f"variables: missing: {names}", "missing_variables")
-        return _joined(_spelled(_value(hole, variables)) for hole in holes)
-    except (TemplateSyntaxError, ValueError, RecursionError) as exc:
-        raise InvalidRequest(
-            "template: not a template that can be read", "invalid_template"
-        ) from exc
+        parts = list(_parse(text))
+    except TemplateSyntaxError as exc:
+        raise _invalid(f"line {exc.lineno}: syntax error") from exc
+    except ValueError as exc:
+        # Python refuses to read the number.
+        raise _invalid("a number has too many digits") from exc
+    except RecursionError as exc:
+        raise _invalid("nested too deeply") from exc
+    return _render(parts, variables)
 
 
-def _holes(text: str) -> Iterator[nodes.Node]:
-    """Return the text between holes, and the holes, in order."""
-    for node in _READER.parse(text).body:
+def _parse(text: str) -> Iterator[nodes.Expr]:
+    """Yield the parts of a template in order: plain text, and expressions to evaluate."""
+    for node in _PARSER.parse(text).body:
         if not isinstance(node, nodes.Output):
-            raise _unknown()
+            raise _unsupported(node)
         yield from node.nodes
 
 
-def _value(node: nodes.Node, variables: Mapping[str, Any]) -> Any:
+def _render(parts: list[nodes.Expr], variables: Mapping[str, Any]) -> str:
+    try:
+        values = [_evaluate(part, variables) for part in parts]
+    except RecursionError as exc:
+        raise _invalid("nested too deeply") from exc
+    missing = {
+        _path(part): None for part, value in zip(parts, values, strict=True) if value is MISSING
+    }
+    if missing:
+        names = ", ".join(islice(missing, MAX_REPORTED_NAMES))
+        raise InvalidRequest(f"variables: missing: {names}", "missing_variables")
+    return _join(_to_text(value) for value in values)
+
+
+def _evaluate(node: nodes.Node, variables: Mapping[str, Any]) -> Any:
+    """Return the value of a node, or MISSING."""
     match node:
         case nodes.TemplateData(data=text):
             return text
-        case nodes.Const(value=value):
-            return _constant(value)
+        case nodes.Const():
+            return _constant(node)
         case nodes.Name(name=name):
-            return variables.get(name, ABSENT)
-        case nodes.Getattr(node=of, attr=key) | nodes.Getitem(node=of, arg=nodes.Const(value=key)):
-            return _member(_value(of, variables), key)
-        case nodes.Filter(
-            node=nodes.Node() as of, name="default", args=[nodes.Const(value=other)], kwargs=[]
+            return variables.get(name, MISSING)
+        case (
+            nodes.Getattr(node=parent, attr=key)
+            | nodes.Getitem(node=parent, arg=nodes.Const(value=key))
         ):
-            found = _value(of, variables)
-            return _constant(other) if found is ABSENT else found
-    raise _unknown()
+            return _member(_evaluate(parent, variables), key)
+        case nodes.Filter(
+            node=nodes.Node() as parent, name="default", args=[nodes.Const() as default], kwargs=[]
+        ):
+            value = _evaluate(parent, variables)
+            return _constant(default) if value is MISSING else value
+    raise _unsupported(node)
 
 
-def _constant(value: Any) -> Any:
-    """Return a constant, or raise ValueError if JSON cannot say it."""
+def _constant(node: nodes.Const) -> Any:
+    """Return the value of a constant, or raise InvalidRequest if JSON cannot represent it."""
+    value = node.value
     if isinstance(value, str):
-        value.encode()  # half a surrogate pair is no text
-        sound = "\0" not in value
+        is_valid = "\0" not in value and _is_encodable(value)
     else:
-        sound = value is None or MIN_INTEGER <= value < MAX_INTEGER
-    if not sound:
-        raise ValueError
+        is_valid = value is None or MIN_INTEGER <= value < MAX_INTEGER
+    if not is_valid:
+        raise _invalid(f"line {node.lineno}: a constant cannot be represented in JSON")
     return value
 
 
-def _member(of: Any, key: Any) -> Any:
-    """Look into what JSON has; a Python object's attributes are no members."""
-    if isinstance(of, dict):
-        return of.get(key, ABSENT)
-    inside = isinstance(of, list) and type(key) is int and 0 <= key < len(of)
-    return of[key] if inside else ABSENT
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an unpaired surrogate
+        return False
+    return True
+
+
+def _member(value: Any, key: Any) -> Any:
+    """Return a member of a JSON object or array; attributes of Python objects are no members."""
+    if isinstance(value, dict):
+        return value.get(key, MISSING)
+    if isinstance(value, list) and type(key) is int and 0 <= key < len(value):
+        return value[key]
+    return MISSING
 
 
 def _path(node: nodes.Node) -> str:
+    """Return the name of a variable or member as the template spells it, cut to a maximum."""
     match node:
         case nodes.Name(name=name):
-            return str(name)[:LONGEST_NAME]
-        case nodes.Getattr(node=of, attr=key) | nodes.Getitem(node=of, arg=nodes.Const(value=key)):
-            return f"{_path(of)}.{key}"[:LONGEST_NAME]
-    return "..."
+            path = str(name)
+        case (
+            nodes.Getattr(node=parent, attr=key)
+            | nodes.Getitem(node=parent, arg=nodes.Const(value=key))
+        ):
+            path = f"{_path(parent)}.{key}"
+        case _:
+            path = "..."
+    return path[:MAX_REPORTED_NAME_CHARACTERS]
 
 
-def _spelled(value: Any) -> str:
-    """Write text as it is, and all else as JSON."""
+def _to_text(value: Any) -> str:
+    """Return strings as they are and everything else as JSON."""
     return value if isinstance(value, str) else orjson.dumps(value, json_default).decode()
 
 
-def _joined(pieces: Iterator[str]) -> str:
-    filled, length = [], 0
-    for piece in pieces:
-        filled.append(piece)
-        length += len(piece)
-        if length > LONGEST:
+def _join(texts: Iterable[str]) -> str:
+    joined = []
+    length = 0
+    for text in texts:
+        joined.append(text)
+        length += len(text)
+        if length > MAX_RESULT_CHARACTERS:
             raise InvalidRequest(
-                f"variables: more than {LONGEST} characters come out", "result_too_long"
+                f"variables: the result exceeds {MAX_RESULT_CHARACTERS:,} characters",
+                "result_too_long",
             )
-    return "".join(filled)
+    return "".join(joined)
 
 
-def _unknown() -> InvalidRequest:
-    return InvalidRequest(
-        "template: a template may say {{ name }}, {{ name.member }}, {{ name[0] }} and"
-        ' {{ name | default("...") }}, and no more',
-        "invalid_template",
+def _invalid(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"template: {reason}", "invalid_template")
+
+
+def _unsupported(node: nodes.Node) -> InvalidRequest:
+    return _invalid(
+        f"line {node.lineno}: only {{{{ name }}}}, {{{{ name.member }}}}, {{{{ name[0] }}}} and"
+        ' {{ name | default("...") }} are supported'
     )

@@ -1,4 +1,4 @@
-"""Templates: how conversations of a kind begin, in every version; some shared by all projects."""
+"""Templates service: creates, changes, shares, counts and renders templates, in every version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import Forbidden, NotFound
 from llmring_server.templates.models import (
-    CONTENT,
+    VERSIONED_FIELDS,
     NewTemplate,
     RenderedTemplate,
     Template,
@@ -26,14 +26,14 @@ from llmring_server.templates.models import (
 )
 from llmring_server.templates.rendering import render_template
 
-SHARING = "Sharing a template, or changing a shared one, requires the scope admin."
+SHARING_FORBIDDEN = "Sharing a template, or changing a shared one, requires the scope admin."
 
 
 class Templates(Repository):
     """The templates of every project.
 
-    Only a caller that `may_share` can share a template, or change a shared one. `actor` is recorded
-    in the audit log when a shared template changes.
+    Only a caller with `may_share` can share a template or change a shared one. The audit log
+    records changes of shared templates with their `actor`.
     """
 
     sql = "templates/templates"
@@ -49,85 +49,69 @@ class Templates(Repository):
     async def create(
         self, project_id: ProjectId, new: NewTemplate, *, actor: Actor, may_share: bool = False
     ) -> Template:
-        """Create a template; Forbidden if it is shared and the caller may not share."""
+        """Create a template; raise Forbidden if it is shared and the caller may not share."""
         if new.shared and not may_share:
-            raise Forbidden(SHARING)
+            raise Forbidden(SHARING_FORBIDDEN)
         id = new_id()
-        given = dump_json(new.model_dump(), "tool_config").decode()
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            row = await here._fetch_one(
-                "create", project_id=project_id, id=id, created_at=moment_of(id), given=given
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            row = await inside._fetch_one(
+                "create",
+                project_id=project_id,
+                id=id,
+                created_at=moment_of(id),
+                template=dump_json(new.model_dump(), "tool_config").decode(),
             )
             if new.shared:
-                await here._audit.record(actor, "template.create", str(id), project_id)
-        return Template.of(project_id, row)
+                await inside._audit.record(actor, "template.create", str(id), project_id)
+        return Template.from_row(project_id, row)
 
-    async def change(
+    async def get(self, project_id: ProjectId, id: UUID) -> Template:
+        """Return a template that is the project's own or shared."""
+        row = await self._fetch_one("get", project_id=project_id, id=id)
+        return Template.from_row(project_id, row)
+
+    async def replace(
         self,
         project_id: ProjectId,
         id: UUID,
-        change: TemplateUpdate,
+        update: TemplateUpdate,
         *,
         actor: Actor,
         may_share: bool = False,
     ) -> Template:
-        """Change what is said and not null; a new version, if it is of what the template says."""
-        return await self._change(
-            project_id, id, change.given(clears=False), actor=actor, may_share=may_share
+        """Change the fields that are set and not null.
+
+        A change of the content creates a version; one of `is_active` or `shared` alone does not.
+        """
+        return await self._update(
+            project_id, id, update.changes(clears=False), actor=actor, may_share=may_share
         )
 
-    async def amend(
+    async def update(
         self,
         project_id: ProjectId,
         id: UUID,
-        change: TemplateUpdate,
+        update: TemplateUpdate,
         *,
         actor: Actor,
         may_share: bool = False,
     ) -> Template:
-        """Change what is said; null clears what can be nothing."""
-        return await self._change(
-            project_id, id, change.given(clears=True), actor=actor, may_share=may_share
+        """Change the fields that are set; null clears a field that can be null."""
+        return await self._update(
+            project_id, id, update.changes(clears=True), actor=actor, may_share=may_share
         )
 
     async def delete(
         self, project_id: ProjectId, id: UUID, *, actor: Actor, may_share: bool = False
     ) -> None:
-        """Take a template out of sight. It is kept: `is_active` brings it back."""
-        await self._change(project_id, id, {"is_active": False}, actor=actor, may_share=may_share)
-
-    async def get(self, project_id: ProjectId, id: UUID) -> Template:
-        return Template.of(project_id, await self._fetch_one("get", project_id=project_id, id=id))
+        """Deactivate a template. It stays stored; `is_active=True` restores it."""
+        await self._update(project_id, id, {"is_active": False}, actor=actor, may_share=may_share)
 
     async def use(self, project_id: ProjectId, id: UUID) -> Template:
-        """Count a use, and return the template."""
-        return Template.of(project_id, await self._fetch_one("use", project_id=project_id, id=id))
-
-    async def stats(self, project_id: ProjectId, limit: int = 20) -> list[TemplateUsage]:
-        """Return which of one's own are used most."""
-        return [
-            TemplateUsage(**row)
-            for row in await self._fetch_all("stats", project_id=project_id, limit=limit)
-        ]
-
-    async def versions(
-        self, project_id: ProjectId, id: UUID, page: VersionPage | None = None
-    ) -> list[TemplateVersion]:
-        """Return versions of a template of one's own, the newest first."""
-        page = page or VersionPage()
-        wanted = page.place(project_id, id) | {"limit": page.limit, "offset": page.offset}
-        most = {"most": MAX_PAGE_BYTES, "version": None}
-        rows = await self._fetch_all("versions", project_id=project_id, id=id, **wanted, **most)
-        if not rows and not page.offset and not page.cursor:
-            raise NotFound
-        return [TemplateVersion.of(row) for row in rows]
-
-    async def version(self, project_id: ProjectId, id: UUID, version: int) -> TemplateVersion:
-        page = {"limit": 1, "offset": 0, "last_version": None, "most": MAX_PAGE_BYTES}
-        return TemplateVersion.of(
-            await self._fetch_one("versions", project_id=project_id, id=id, version=version, **page)
-        )
+        """Count one use of a template and return it."""
+        row = await self._fetch_one("use", project_id=project_id, id=id)
+        return Template.from_row(project_id, row)
 
     async def render(
         self,
@@ -136,51 +120,111 @@ class Templates(Repository):
         variables: Mapping[str, Any],
         version: int | None = None,
     ) -> RenderedTemplate:
-        """Fill a template in; of another's, only what it says now."""
-        found = await (
-            self.version(project_id, id, version) if version else self.get(project_id, id)
+        """Render a template; of another project's shared template, only the current version."""
+        template: Template | TemplateVersion
+        if version is None:
+            template = await self.get(project_id, id)
+        else:
+            template = await self.version(project_id, id, version)
+        system_prompt = template.system_prompt
+        if system_prompt is not None:
+            system_prompt = render_template(system_prompt, variables)
+        return RenderedTemplate(
+            template_id=id,
+            version=template.version,
+            system_prompt=system_prompt,
+            model=template.model,
+            temperature=template.temperature,
+            max_tokens=template.max_tokens,
+            tool_config=template.tool_config,
         )
-        prompt = found.system_prompt and render_template(found.system_prompt, variables)
-        asked = found.model, found.temperature, found.max_tokens, found.tool_config
-        return RenderedTemplate(id, found.version, prompt, *asked)
+
+    async def version(self, project_id: ProjectId, id: UUID, version: int) -> TemplateVersion:
+        """Return one version of a template of the project's own."""
+        row = await self._fetch_one("version", project_id=project_id, id=id, version=version)
+        return TemplateVersion.from_row(row)
+
+    async def versions(
+        self, project_id: ProjectId, id: UUID, page: VersionPage | None = None
+    ) -> list[TemplateVersion]:
+        """Return a page of the versions of a template of the project's own, newest first.
+
+        It is shorter than its limit if the versions are large.
+        """
+        page = page or VersionPage()
+        rows = await self._fetch_all(
+            "versions",
+            project_id=project_id,
+            id=id,
+            last_version=page.last_version(project_id, id),
+            limit=page.limit,
+            offset=page.offset,
+            max_bytes=MAX_PAGE_BYTES,
+        )
+        # A template has at least one version, so an empty first page means that there is none.
+        if not rows and not page.offset and not page.cursor:
+            raise NotFound
+        return [TemplateVersion.from_row(row) for row in rows]
+
+    async def stats(self, project_id: ProjectId, limit: int = 20) -> list[TemplateUsage]:
+        """Return the usage of the project's own templates, most used first."""
+        rows = await self._fetch_all("stats", project_id=project_id, limit=limit)
+        return [TemplateUsage(**row) for row in rows]
 
     async def list(self, project_id: ProjectId, page: TemplatePage | None = None) -> list[Template]:
-        """Return one's own and the shared, the newest first; fewer where they are large."""
-        page = page or TemplatePage()
-        wanted = page.model_dump(include={"created_by", "limit", "offset"})
-        wanted |= {"last_id": page.after(project_id).last_id, "most": MAX_PAGE_BYTES}
-        rows = await self._fetch_all("list", project_id=project_id, **wanted)
-        return [Template.of(project_id, row) for row in rows]
+        """Return a page of the project's own and the shared templates, newest first.
 
-    async def _change(
+        It is shorter than its limit if the templates are large.
+        """
+        page = page or TemplatePage()
+        rows = await self._fetch_all(
+            "list",
+            project_id=project_id,
+            created_by=page.created_by,
+            last_id=page.after(project_id).last_id,
+            limit=page.limit,
+            offset=page.offset,
+            max_bytes=MAX_PAGE_BYTES,
+        )
+        return [Template.from_row(project_id, row) for row in rows]
+
+    async def _update(
         self,
         project_id: ProjectId,
         id: UUID,
-        given: Mapping[str, Any],
+        changes: Mapping[str, Any],
         *,
         actor: Actor,
         may_share: bool,
     ) -> Template:
-        if given.get("shared") and not may_share:
-            raise Forbidden(SHARING)
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            rows = await here._fetch_all(
-                "change",
+        if changes.get("shared") and not may_share:
+            raise Forbidden(SHARING_FORBIDDEN)
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            rows = await inside._fetch_all(
+                "update",
                 project_id=project_id,
                 id=id,
-                given=dump_json(given, "tool_config").decode(),
-                edits=int(bool(CONTENT & given.keys())),
-                revives=bool(given.get("is_active")),
+                changes=dump_json(changes, "tool_config").decode(),
+                creates_version=not VERSIONED_FIELDS.isdisjoint(changes),
+                activates=changes.get("is_active") is True,
                 may_share=may_share,
             )
             if not rows:
-                # The project itself learns that it may not change its shared template; to others,
-                # what they may not change is not there.
-                if not may_share and (await here.get(project_id, id)).project_id == project_id:
-                    raise Forbidden(SHARING)
-                raise NotFound
+                raise await inside._update_error(project_id, id, may_share=may_share)
             [row] = rows
-            if may_share and (row["shared"] or "shared" in given):
-                await here._audit.record(actor, "template.change", str(id), project_id)
-        return Template.of(project_id, row)
+            if may_share and (row["shared"] or "shared" in changes):
+                await inside._audit.record(actor, "template.change", str(id), project_id)
+        return Template.from_row(project_id, row)
+
+    async def _update_error(
+        self, project_id: ProjectId, id: UUID, *, may_share: bool
+    ) -> Forbidden | NotFound:
+        """Return why a template cannot be changed.
+
+        Its own project learns that changing a shared template requires a scope; to other projects,
+        a template that they cannot change does not exist.
+        """
+        if not may_share and (await self.get(project_id, id)).project_id == project_id:
+            return Forbidden(SHARING_FORBIDDEN)
+        return NotFound()

@@ -54,7 +54,7 @@ class Usage(Repository):
         book = EMPTY_PRICE_BOOK if call.cost is not None else await self._prices.book()
         record = prepare_call(project_id, call, book, key or call.idempotency_key)
         if record.quote.price:
-            await self._prices.keep([record.quote.price])
+            await self._prices.insert_prices([record.quote.price])
         if self._database.in_caller_transaction:
             return _raise_first_error(await self._insert_records([record]))[0]
         return await self._group_commit(record)
@@ -137,7 +137,7 @@ class Usage(Repository):
 
     async def _keep_prices(self, records: Iterable[CallRecord]) -> None:
         if prices := [record.quote.price for record in records if record.quote.price]:
-            await self._prices.keep(prices)
+            await self._prices.insert_prices(prices)
 
     async def _insert_in_one_transaction(self, records: Sequence[CallRecord]) -> list[LogResult]:
         async with self._database.transaction() as inside:

@@ -1,10 +1,10 @@
--- Alias bindings: what an alias means, in a profile.
+-- Alias bindings: the model that an alias stands for in a profile.
 
 -- name: bind
--- In the order of their names, so that two who bind the same ones cannot lock each other out.
+-- Ordered by key, so that concurrent requests for the same aliases do not deadlock.
 INSERT INTO <<tables.alias_bindings>> (project_id, profile, alias, model, metadata)
 SELECT @project_id, profile, alias, model, metadata
-FROM json_to_recordset(@bindings::text::json) AS given (
+FROM json_to_recordset(@bindings::text::json) AS binding (
     profile text, alias text, model text, metadata json
 )
 ORDER BY profile, alias
@@ -19,12 +19,12 @@ FROM <<tables.alias_bindings>>
 WHERE project_id = @project_id AND profile = @profile AND alias = @alias;
 
 -- name: list
--- In the order of their names; of a page that is too large, what fits.
+-- Ordered by name. A page ends with the row that exceeds @max_bytes.
 SELECT project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at
 FROM (
     SELECT *, sum(octet_length(metadata::text)) OVER (
         ORDER BY alias, profile ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS before
+    ) AS preceding_bytes
     FROM (
         SELECT * FROM <<tables.alias_bindings>>
         WHERE project_id = @project_id
@@ -34,7 +34,7 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY alias, profile;
 
 -- name: delete

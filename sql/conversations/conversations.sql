@@ -1,32 +1,38 @@
--- What was said, to whom, and what it adds up to.
+-- Conversations, their messages, and full-text search.
+--
+-- Blocks cannot share text: each one that returns conversations or messages repeats the columns,
+-- which are the fields of `Conversation` and `Message`.
 
 -- name: create
--- Twice makes one.
+-- A second run with the same id changes nothing and returns the row.
 INSERT INTO <<tables.conversations>> (
     project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin
 )
 VALUES (@project_id, @id, @title, @system_prompt, @model_alias, @temperature, @max_tokens, @origin)
 ON CONFLICT (project_id, id) DO UPDATE SET id = excluded.id
 RETURNING
-    id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
-    total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at;
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    message_count, total_input_tokens, total_output_tokens, total_cost,
+    created_at, updated_at, last_message_at;
 
 -- name: get
 SELECT
-    id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
-    total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    message_count, total_input_tokens, total_output_tokens, total_cost,
+    created_at, updated_at, last_message_at
 FROM <<tables.conversations>>
 WHERE project_id = @project_id AND id = @id;
 
 -- name: list
--- The last to change first; of a page that is too large, what fits.
+-- Most recently updated first. A page ends with the row that exceeds @max_bytes.
 SELECT
-    id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
-    total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    message_count, total_input_tokens, total_output_tokens, total_cost,
+    created_at, updated_at, last_message_at
 FROM (
     SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
         ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS before
+    ) AS preceding_bytes
     FROM (
         SELECT * FROM <<tables.conversations>>
         WHERE project_id = @project_id
@@ -35,104 +41,109 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY updated_at DESC, id DESC;
 
 -- name: search
--- The same list, of conversations that have all of the words in their title, or in one message.
--- Rare words are looked up in the index. Of words in more than @many messages, most conversations
--- have some: then, from the last to change on, each is looked into, until the page is full.
-WITH sought AS MATERIALIZED (
-    SELECT quote_literal(@project_id::uuid::text)::tsquery && words AS words
-    FROM websearch_to_tsquery('simple', @words::text) AS words
+-- The same page of those conversations that contain all words of @query in the title or in one
+-- message. Rare words are looked up in the index of messages. If @match_limit messages match, the
+-- words are common and most conversations contain them: then conversations are checked one by one,
+-- most recently updated first, until the page is full.
+WITH search AS MATERIALIZED (
+    SELECT quote_literal(@project_id::uuid::text)::tsquery && words AS terms
+    FROM websearch_to_tsquery('simple', @query::text) AS words
     WHERE numnode(words) > 0
 ),
-hits AS MATERIALIZED (
-    SELECT conversation_id AS id FROM sought
-    JOIN <<tables.messages>> AS message ON message.words @@ sought.words
+message_matches AS MATERIALIZED (
+    SELECT conversation_id AS id FROM search
+    JOIN <<tables.messages>> AS message ON message.search_vector @@ search.terms
     WHERE project_id = @project_id
-    LIMIT @many::integer
+    LIMIT @match_limit::integer
 ),
-titles AS (
-    SELECT id FROM sought
+title_matches AS (
+    SELECT id FROM search
     JOIN <<tables.conversations>>
         ON to_tsvector('simple', coalesce(title, '')) || array_to_tsvector(ARRAY[project_id::text])
-           @@ sought.words
+           @@ search.terms
     WHERE project_id = @project_id
 ),
-common AS MATERIALIZED (
-    SELECT count(*) = @many AS "is" FROM hits
+frequency AS MATERIALIZED (
+    SELECT count(*) = @match_limit AS is_common FROM message_matches
 ),
-rare AS (
+page_of_matches AS (
     SELECT conversation.* FROM <<tables.conversations>> AS conversation
-    JOIN (SELECT id FROM hits UNION SELECT id FROM titles) AS found USING (id)
-    WHERE project_id = @project_id AND NOT (SELECT "is" FROM common)
+    JOIN (SELECT id FROM message_matches UNION SELECT id FROM title_matches) AS matches USING (id)
+    WHERE project_id = @project_id AND NOT (SELECT is_common FROM frequency)
       AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
     ORDER BY updated_at DESC, id DESC
     LIMIT @limit OFFSET @offset
 ),
-walked AS (
+page_by_scan AS (
     SELECT conversation.* FROM <<tables.conversations>> AS conversation
-    WHERE project_id = @project_id AND (SELECT "is" FROM common)
+    WHERE project_id = @project_id AND (SELECT is_common FROM frequency)
       AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
-      AND (id IN (SELECT id FROM titles) OR EXISTS (
+      AND (id IN (SELECT id FROM title_matches) OR EXISTS (
           SELECT FROM <<tables.messages>> AS message
           WHERE message.project_id = @project_id AND message.conversation_id = conversation.id
-            AND message.words @@ (SELECT words FROM sought)
+            AND message.search_vector @@ (SELECT terms FROM search)
       ))
     ORDER BY updated_at DESC, id DESC
     LIMIT @limit OFFSET @offset
 )
 SELECT
-    id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
-    total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    message_count, total_input_tokens, total_output_tokens, total_cost,
+    created_at, updated_at, last_message_at
 FROM (
     SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
         ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS before
-    FROM (SELECT * FROM rare UNION ALL SELECT * FROM walked) AS page
+    ) AS preceding_bytes
+    FROM (SELECT * FROM page_of_matches UNION ALL SELECT * FROM page_by_scan) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY updated_at DESC, id DESC;
 
 -- name: update
--- Sets what is named in @given, also to null.
+-- Sets the columns that @changed names, also to null.
 UPDATE <<tables.conversations>> SET
-    title = CASE WHEN 'title' = ANY (@given::text[]) THEN @title ELSE title END,
-    system_prompt = CASE WHEN 'system_prompt' = ANY (@given) THEN @system_prompt ELSE system_prompt END,
-    model_alias = CASE WHEN 'model_alias' = ANY (@given) THEN @model_alias ELSE model_alias END,
-    temperature = CASE WHEN 'temperature' = ANY (@given) THEN @temperature ELSE temperature END,
-    max_tokens = CASE WHEN 'max_tokens' = ANY (@given) THEN @max_tokens ELSE max_tokens END,
+    title = CASE WHEN 'title' = ANY (@changed::text[]) THEN @title ELSE title END,
+    system_prompt = CASE WHEN 'system_prompt' = ANY (@changed) THEN @system_prompt ELSE system_prompt END,
+    model_alias = CASE WHEN 'model_alias' = ANY (@changed) THEN @model_alias ELSE model_alias END,
+    temperature = CASE WHEN 'temperature' = ANY (@changed) THEN @temperature ELSE temperature END,
+    max_tokens = CASE WHEN 'max_tokens' = ANY (@changed) THEN @max_tokens ELSE max_tokens END,
     updated_at = now()
 WHERE project_id = @project_id AND id = @id
 RETURNING
-    id, title, system_prompt, model_alias, temperature, max_tokens, origin, message_count,
-    total_input_tokens, total_output_tokens, total_cost, created_at, updated_at, last_message_at;
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    message_count, total_input_tokens, total_output_tokens, total_cost,
+    created_at, updated_at, last_message_at;
 
 -- name: delete
--- With its messages.
+-- The foreign key deletes its messages.
 DELETE FROM <<tables.conversations>> WHERE project_id = @project_id AND id = @id RETURNING id;
 
 -- name: append
--- Stores messages and adds them up: one statement, one commit. The conversation's row is locked
--- by the addition, so its totals are exact whoever else appends. Twice adds nothing.
-WITH given AS MATERIALIZED (
+-- Inserts messages and adds them to the totals: one statement, one commit. The update locks the
+-- conversation's row, so the totals are exact under concurrent appends. A second run with the same
+-- ids changes nothing.
+WITH new_messages AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@messages::text::json) AS message (
-        id uuid, created_at timestamptz, size integer, role text, content_hash text,
+        id uuid, created_at timestamptz, size_bytes integer, role text, content_hash text,
         tool_call_id text, content json, tool_calls json, tool_results json, metadata json,
-        input_tokens bigint, output_tokens bigint, cost numeric, words text
+        input_tokens bigint, output_tokens bigint, cost numeric, searchable_text text
     )
 ),
-stored AS (
+inserted AS (
     INSERT INTO <<tables.messages>> (
-        project_id, conversation_id, id, created_at, size, role, content_hash, tool_call_id,
-        content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost, words
+        project_id, conversation_id, id, created_at, size_bytes, role, content_hash, tool_call_id,
+        content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost,
+        search_vector
     )
     SELECT
-        @project_id, @id, id, created_at, size, role, content_hash, tool_call_id,
+        @project_id, @id, id, created_at, size_bytes, role, content_hash, tool_call_id,
         content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost,
-        to_tsvector('simple', words) || array_to_tsvector(ARRAY[@project_id::uuid::text])
-    FROM given
+        to_tsvector('simple', searchable_text) || array_to_tsvector(ARRAY[@project_id::uuid::text])
+    FROM new_messages
     ORDER BY id
     ON CONFLICT DO NOTHING
     RETURNING created_at, input_tokens, output_tokens, cost
@@ -141,7 +152,7 @@ added AS (
     SELECT count(*) AS messages, max(created_at) AS last_at, coalesce(sum(cost), 0) AS cost,
            coalesce(sum(input_tokens), 0) AS input_tokens,
            coalesce(sum(output_tokens), 0) AS output_tokens
-    FROM stored
+    FROM inserted
 )
 UPDATE <<tables.conversations>> SET
     message_count = message_count + messages,
@@ -153,13 +164,14 @@ UPDATE <<tables.conversations>> SET
 FROM added
 WHERE project_id = @project_id AND id = @id AND messages > 0;
 
--- name: oldest
--- A page from the start of a chat on; of a page that is too large, what fits.
+-- name: messages_asc
+-- Oldest first. A page ends with the row that exceeds @max_bytes.
 SELECT
-    id, created_at, role, content_hash, tool_call_id, input_tokens, output_tokens, cost,
-    content::text, tool_calls::text, tool_results::text, metadata::text
+    id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
+    input_tokens, output_tokens, cost, content::text AS content, tool_calls::text AS tool_calls,
+    tool_results::text AS tool_results, metadata::text AS metadata
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY id) - size AS before
+    SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS preceding_bytes
     FROM (
         SELECT * FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
@@ -168,16 +180,17 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE before < @most::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id;
 
--- name: newest
--- The same from its end on.
+-- name: messages_desc
+-- Newest first, otherwise the same.
 SELECT
-    id, created_at, role, content_hash, tool_call_id, input_tokens, output_tokens, cost,
-    content::text, tool_calls::text, tool_results::text, metadata::text
+    id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
+    input_tokens, output_tokens, cost, content::text AS content, tool_calls::text AS tool_calls,
+    tool_results::text AS tool_results, metadata::text AS metadata
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY id DESC) - size AS before
+    SELECT *, sum(size_bytes) OVER (ORDER BY id DESC) - size_bytes AS preceding_bytes
     FROM (
         SELECT * FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
@@ -186,20 +199,20 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE before < @most::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id DESC;
 
--- name: forget
--- So few at a time that no one waits for the locks.
-WITH gone AS (
+-- name: delete_old_messages
+-- One batch, small enough that nobody waits long for its locks.
+WITH deleted AS (
     DELETE FROM <<tables.messages>>
     WHERE (project_id, conversation_id, id) IN (
         SELECT project_id, conversation_id, id FROM <<tables.messages>>
-        WHERE project_id = @project_id AND created_at < @until LIMIT @limit
+        WHERE project_id = @project_id AND created_at < @before LIMIT @limit
     )
     RETURNING 1
 )
-SELECT count(*) AS gone FROM gone;
+SELECT count(*) AS deleted FROM deleted;
 
 -- name: erase_messages
 WITH deleted AS (

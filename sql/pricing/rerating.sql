@@ -1,12 +1,12 @@
--- Giving calls the cost that the price book of today says, beside what they were recorded with.
+-- Re-rating: past calls at the prices that the price book has today, beside their recorded costs.
 -- Across projects: prices belong to the deployment, and re-rating to its operator.
 
--- name: claim
--- One at a time: two would add the same difference twice.
-SELECT pg_try_advisory_xact_lock('<<tables.usage_adjustments>>'::regclass::oid::bigint) AS claimed;
+-- name: lock_rerating
+-- One re-rating at a time: two would add the same difference twice.
+SELECT pg_try_advisory_xact_lock('<<tables.usage_adjustments>>'::regclass::oid::bigint) AS locked;
 
--- name: page
--- Calls that did not bring their cost, at what they cost by now, in the order of their primary key.
+-- name: next_calls
+-- Calls whose cost the client did not report, at their present cost, by primary key.
 SELECT
     project_id, logged_at, id, provider, model, input_tokens, output_tokens, cached_input_tokens,
     details::text AS details, details ->> 'service_tier' AS service_tier, cost
@@ -17,9 +17,9 @@ WHERE logged_at >= @since AND logged_at < @until AND cost_source <> 'client'
 ORDER BY project_id, logged_at, id
 LIMIT @limit;
 
--- name: adjust
--- Stores what changes, and adds it to the sums, in the order of their primary key.
-WITH given AS (
+-- name: insert_adjustments
+-- Inserts the adjustments and adds them to the rollups, in the order of their primary key.
+WITH adjustments AS (
     SELECT * FROM json_to_recordset(@changes::text::json) AS change (
         project_id uuid, logged_at timestamptz, id uuid, run uuid, amount numeric,
         was_unpriced boolean, cost numeric, cost_source text, price uuid
@@ -30,7 +30,7 @@ stored AS (
         project_id, logged_at, id, run, amount, was_unpriced, cost, cost_source, price
     )
     SELECT project_id, logged_at, id, run, amount, was_unpriced, cost, cost_source, price
-    FROM given
+    FROM adjustments
     RETURNING project_id, logged_at, id, amount, was_unpriced
 ),
 quarters AS (

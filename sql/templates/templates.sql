@@ -1,8 +1,11 @@
--- Templates: one's own, and those that are shared.
+-- Templates: a project's own, and those that projects share.
+--
+-- Blocks cannot share text: each one that returns templates or versions repeats the columns, which
+-- are the fields of `Template` and `TemplateVersion`.
 
 -- name: create
--- A template, and its first version.
-WITH made AS (
+-- A template and its first version.
+WITH created AS (
     INSERT INTO <<tables.templates>> (
         project_id, id, created_at, created_by, shared,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
@@ -10,9 +13,10 @@ WITH made AS (
     SELECT
         @project_id, @id, @created_at, created_by, shared,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
-    FROM json_populate_record(NULL::<<tables.templates>>, @given::text::json)
+    FROM json_populate_record(NULL::<<tables.templates>>, @template::text::json)
     RETURNING *
-), kept AS (
+),
+first_version AS (
     INSERT INTO <<tables.template_versions>> (
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
@@ -20,31 +24,34 @@ WITH made AS (
     SELECT
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
-    FROM made
+    FROM created
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
     created_at, updated_at, last_used_at
-FROM made;
+FROM created;
 
--- name: change
--- What is given takes the place of what is there; all else stays. A change of what a template
--- says, and not only of who sees it, makes a version of it.
-WITH changed AS (
+-- name: update
+-- Sets the fields of @changes and leaves the others. If @creates_version, the new content is also
+-- stored as a version; a change of who sees the template is none.
+WITH updated AS (
     UPDATE <<tables.templates>> AS template SET
         (name, description, system_prompt, model, temperature, max_tokens, tool_config,
          is_active, shared) = (
             SELECT
                 name, description, system_prompt, model, temperature, max_tokens, tool_config,
                 is_active, shared
-            FROM json_populate_record(template, @given::text::json)
+            FROM json_populate_record(template, @changes::text::json)
         ),
-        version = version + @edits::integer,
+        version = version + CASE WHEN @creates_version::boolean THEN 1 ELSE 0 END,
         updated_at = now()
-    WHERE project_id = @project_id AND id = @id AND (is_active OR @revives) AND (@may_share OR NOT shared)
+    WHERE project_id = @project_id AND id = @id
+      AND (is_active OR @activates::boolean)
+      AND (@may_share::boolean OR NOT shared)
     RETURNING *
-), kept AS (
+),
+new_version AS (
     INSERT INTO <<tables.template_versions>> (
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
@@ -52,17 +59,17 @@ WITH changed AS (
     SELECT
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
-    FROM changed WHERE @edits::integer > 0
+    FROM updated WHERE @creates_version
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
     created_at, updated_at, last_used_at
-FROM changed;
+FROM updated;
 
 -- name: list
--- One's own and the shared, the newest first; of a page that is too large, what fits. Who made
--- another's is nobody's business.
+-- The project's own and the shared templates, newest first. A page ends with the row that exceeds
+-- @max_bytes. A filter by author excludes shared templates, since their author is not public.
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
@@ -70,7 +77,7 @@ SELECT
 FROM (
     SELECT *, sum(
         octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
-    ) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS before
+    ) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS preceding_bytes
     FROM (
         SELECT * FROM <<tables.templates>>
         WHERE (project_id = @project_id OR (shared AND @created_by::text IS NULL)) AND is_active
@@ -80,10 +87,11 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: get
+-- The two branches use two indexes: the primary key, and the index of shared templates.
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
@@ -92,7 +100,7 @@ FROM <<tables.templates>>
 WHERE ((project_id = @project_id AND id = @id) OR (shared AND id = @id)) AND is_active;
 
 -- name: use
--- Counted in the row itself, so that no use is lost however many there are at once.
+-- The row itself is the counter, so concurrent uses are all counted.
 UPDATE <<tables.templates>> SET usage_count = usage_count + 1, last_used_at = now()
 WHERE ((project_id = @project_id AND id = @id) OR (shared AND id = @id)) AND is_active
 RETURNING
@@ -101,34 +109,43 @@ RETURNING
     created_at, updated_at, last_used_at;
 
 -- name: stats
--- One's own only: how much another's is used is theirs to know.
+-- The project's own templates only: the usage of others is theirs to know.
 SELECT id AS template_id, name AS template_name, usage_count, last_used_at, created_at
 FROM <<tables.templates>>
 WHERE project_id = @project_id AND is_active
 ORDER BY usage_count DESC, last_used_at DESC NULLS FIRST, id DESC
 LIMIT @limit;
 
+-- name: version
+-- The project's own templates only: a version from before the template was shared is not shared.
+SELECT
+    version.version, version.name, version.description, version.system_prompt, version.model,
+    version.temperature, version.max_tokens, version.tool_config::text AS tool_config,
+    version.created_at
+FROM <<tables.template_versions>> AS version
+JOIN <<tables.templates>> AS template USING (project_id, id)
+WHERE project_id = @project_id AND id = @id AND is_active AND version.version = @version;
+
 -- name: versions
--- One's own only: what was said before it was shared was not for others. The newest first; of a
--- page that is too large, what fits.
+-- The project's own templates only, for the same reason. Newest first. A page ends with the row
+-- that exceeds @max_bytes.
 SELECT
     version, name, description, system_prompt, model, temperature, max_tokens,
     tool_config::text AS tool_config, created_at
 FROM (
     SELECT *, sum(
         octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
-    ) OVER (ORDER BY version DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS before
+    ) OVER (ORDER BY version DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS preceding_bytes
     FROM (
-        SELECT old.* FROM <<tables.template_versions>> AS old
+        SELECT version.* FROM <<tables.template_versions>> AS version
         JOIN <<tables.templates>> AS template USING (project_id, id)
         WHERE project_id = @project_id AND id = @id AND is_active
-          AND (@version::integer IS NULL OR old.version = @version)
-          AND (@last_version::integer IS NULL OR old.version < @last_version)
-        ORDER BY old.version DESC
+          AND (@last_version::integer IS NULL OR version.version < @last_version)
+        ORDER BY version.version DESC
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY version DESC;
 
 -- name: erase_template_versions

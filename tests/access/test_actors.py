@@ -83,19 +83,27 @@ async def stage(alone: Ring) -> Stage:
     [tool] = (await ring.mcp.capabilities.refresh(project, server.id, changed)).tools
     file = await ring.db.fetch_value(
         "INSERT INTO {{tables.registry_files}}"
-        " (provider, version, content, since, fetched_at, state, reason)"
+        " (provider, version, content, valid_from, fetched_at, state, reason)"
         " VALUES ('openai', 7, $1, now(), now(), 'quarantined', 'doubts') RETURNING id",
         b"{}",
     )
     await ring.db.execute(
-        "INSERT INTO {{tables.registry_sources}} (provider, tried_at) VALUES ('openai', now())"
+        "INSERT INTO {{tables.registry_sources}} (provider, attempted_at) VALUES ('openai', now())"
     )
     # Two keys: the first has not encrypted anything yet.
     ring = Ring(alone.db, Settings.model_validate({"sealing_keys": KEYS[::-1]}))
     return Stage(
-        ring, project, issued.id, conversation.id, template.id, server.id,
-        tool.id, tool.definition_sha256, model, file,
-    )  # fmt: skip
+        ring=ring,
+        project=project,
+        key=issued.id,
+        conversation=conversation.id,
+        template=template.id,
+        server=server.id,
+        tool=tool.id,
+        sha256=tool.definition_sha256,
+        model=model,
+        file=file,
+    )
 
 
 def everything() -> RerateFilter:
@@ -121,10 +129,10 @@ ACTIONS: dict[str, Act] = {
     "template.create": lambda s, a: s.ring.templates.create(
         s.project, NewTemplate(name="t", created_by="ada", shared=True), actor=a, may_share=True
     ),
-    "template.change": lambda s, a: s.ring.templates.change(
+    "template.change": lambda s, a: s.ring.templates.replace(
         s.project, s.template, TemplateUpdate(name="x"), actor=a, may_share=True
     ),
-    "messages.delete": lambda s, a: s.ring.conversations.forget(s.project, 0, actor=a),
+    "messages.delete": lambda s, a: s.ring.conversations.delete_old_messages(s.project, 0, actor=a),
     "mcp.secret.read": lambda s, a: s.ring.mcp.servers.secret(s.project, s.server, actor=a),
     "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reseal(actor=a),
     "mcp.tool.acknowledge": lambda s, a: s.ring.mcp.capabilities.acknowledge(
@@ -146,7 +154,7 @@ async def contents(db: AsyncDatabaseManager) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmring_server.access.projects.ERASE_GRACE_SECONDS", 0)
 
 
@@ -237,6 +245,6 @@ async def test_work_within_a_transaction_needs_no_second_connection(
         await inside.prices.override(override(model, 1), actor=LIBRARY)
         await inside.usage.log(project_id, call(model))
         await inside.rerating.run(everything(), actor=LIBRARY)
-        await inside.conversations.forget(project_id, 1, actor=LIBRARY)
+        await inside.conversations.delete_old_messages(project_id, 1, actor=LIBRARY)
         assert (await inside.usage.stats(project_id)).summary.unpriced_requests == 0
         await transaction.rollback()

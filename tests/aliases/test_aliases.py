@@ -1,4 +1,4 @@
-"""Aliases: what they mean, in each profile, to each project."""
+"""Aliases over HTTP: bind, resolve, list and delete them, by profile and project."""
 
 import asyncio
 from typing import Any
@@ -9,79 +9,100 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.errors import NotFound
 
-URL = "/api/v1/aliases"
+ALIASES = "/api/v1/aliases"
 MODEL = "openai:gpt-4o-mini"
 
 
-async def bound(client: httpx.AsyncClient, **binding: Any) -> dict[str, Any]:
-    answer = await client.post(f"{URL}/bind", json={"alias": "fast", "model": MODEL} | binding)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+async def bind(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    response = await client.post(f"{ALIASES}/bind", json={"alias": "fast", "model": MODEL} | fields)
+    assert response.status_code == 200, response.text
+    binding: dict[str, Any] = response.json()
+    return binding
 
 
-async def means(client: httpx.AsyncClient, **query: str) -> str | None:
-    answer = await client.get(f"{URL}/resolve", params={"alias": "fast"} | query)
-    assert answer.json()["alias"] == (query.get("alias") or "fast")
-    model: str | None = answer.json()["model"]
+async def resolve(client: httpx.AsyncClient, **query: str) -> str | None:
+    response = await client.get(f"{ALIASES}/resolve", params={"alias": "fast"} | query)
+    assert response.json()["alias"] == (query.get("alias") or "fast")
+    model: str | None = response.json()["model"]
     return model
 
 
-async def test_bind_alias_answers_as_it_always_was(
+async def test_bind_alias_returns_the_binding_and_replaces_it(
     client: httpx.AsyncClient, project_id: ProjectId
 ) -> None:
     metadata = {"why": ["cheap", 0.5, None]}
-    told = await bound(client, metadata=metadata)
-    again = await bound(client, model="anthropic:claude-3-5-haiku:beta", profile=None)
-    assert again["metadata"] is None
-    assert (again["id"], again["created_at"]) == (told["id"], told["created_at"])
-    assert again["updated_at"] > told["updated_at"]
-    assert isinstance(told.pop("id"), int)
-    assert told.pop("created_at").endswith("Z")
-    assert told.pop("updated_at").endswith("Z")
-    assert told == {
-        "project_id": str(project_id), "profile": "default", "alias": "fast", "model": MODEL,
+    first = await bind(client, metadata=metadata)
+    second = await bind(client, model="anthropic:claude-3-5-haiku:beta", profile=None)
+    assert second["metadata"] is None
+    assert (second["id"], second["created_at"]) == (first["id"], first["created_at"])
+    assert second["updated_at"] > first["updated_at"]
+    assert isinstance(first.pop("id"), int)
+    assert first.pop("created_at").endswith("Z")
+    assert first.pop("updated_at").endswith("Z")
+    assert first == {
+        "project_id": str(project_id),
+        "profile": "default",
+        "alias": "fast",
+        "model": MODEL,
         "metadata": metadata,
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"alias": ""}, {"alias": "a" * 65}, {"alias": None}, {"model": "gpt-4o"}, {"model": ":x"},
-        {"model": "openai:"}, {"model": "open ai:x"}, {"model": "o:" + "x" * 254}, {"profile": ""},
-        {"profile": "p" * 65}, {"metadata": []}, {"metadata": {"k": "v" * 65_536}},
-        {"alias": "a\0b"}, {"model": "\n:x"}, {"alias": "bind"}, {"alias": "resolve"},
-    ],
-    ids=lambda wrong: str(wrong)[:40],
-)  # fmt: skip
-async def test_bind_alias_refuses_what_makes_no_sense(
-    client: httpx.AsyncClient, wrong: dict[str, Any]
+INVALID_FIELDS: list[dict[str, Any]] = [
+    {"alias": ""},
+    {"alias": "a" * 65},
+    {"alias": None},
+    {"alias": "a\0b"},
+    {"alias": "bind"},
+    {"alias": "resolve"},
+    {"model": "gpt-4o"},
+    {"model": ":x"},
+    {"model": "openai:"},
+    {"model": "open ai:x"},
+    {"model": "o:" + "x" * 254},
+    {"model": "\n:x"},
+    {"profile": ""},
+    {"profile": "p" * 65},
+    {"metadata": []},
+    {"metadata": {"k": "v" * 65_536}},
+]
+
+
+@pytest.mark.parametrize("fields", INVALID_FIELDS, ids=lambda fields: str(fields)[:40])
+async def test_bind_alias_refuses_invalid_fields(
+    client: httpx.AsyncClient, fields: dict[str, Any]
 ) -> None:
-    answer = await client.post(f"{URL}/bind", json={"alias": "fast", "model": MODEL} | wrong)
-    assert answer.status_code == 422
+    body = {"alias": "fast", "model": MODEL} | fields
+    assert (await client.post(f"{ALIASES}/bind", json=body)).status_code == 422
 
 
-@pytest.mark.parametrize("rare", ["\x85", "\x1f", "\u2003", "\U000e0001"])
-async def test_bind_alias_takes_in_the_database_what_it_takes_at_the_door(
-    client: httpx.AsyncClient, rare: str
+async def test_metadata_of_the_maximum_size_is_stored(client: httpx.AsyncClient) -> None:
+    largest = {"k": "v" * (65_536 - len('{"k":""}'))}
+    assert (await bind(client, metadata=largest))["metadata"] == largest
+    body = {"model": MODEL, "metadata": {"k": largest["k"] + "v"}}
+    assert (await client.put(f"{ALIASES}/fast", json=body)).status_code == 422
+
+
+@pytest.mark.parametrize("character", ["\x85", "\x1f", "\u2003", "\U000e0001"])
+async def test_bind_alias_stores_unusual_characters(
+    client: httpx.AsyncClient, character: str
 ) -> None:
-    model = f"a{rare}b:{rare}c"
-    assert (await bound(client, alias=f"x{rare}", model=model))["model"] == model
+    model = f"a{character}b:{character}c"
+    assert (await bind(client, alias=f"x{character}", model=model))["model"] == model
 
 
 async def test_resolve_alias_looks_in_one_profile_only(client: httpx.AsyncClient) -> None:
-    await bound(client)
-    await bound(client, profile="prod", model="openai:gpt-4o")
-    assert await means(client) == await means(client, profile="") == MODEL
-    assert await means(client, profile="prod") == "openai:gpt-4o"
-    assert await means(client, profile="dev") is None
-    assert await means(client, alias="slow") is None
-    assert (await client.get(f"{URL}/resolve")).status_code == 422
+    await bind(client)
+    await bind(client, profile="prod", model="openai:gpt-4o")
+    assert await resolve(client) == await resolve(client, profile="") == MODEL
+    assert await resolve(client, profile="prod") == "openai:gpt-4o"
+    assert await resolve(client, profile="dev") is None
+    assert await resolve(client, alias="slow") is None
+    assert (await client.get(f"{ALIASES}/resolve")).status_code == 422
 
 
 NAMES = ("fast", "team/fast", "ü fast")
@@ -91,73 +112,73 @@ NAMES = ("fast", "team/fast", "ü fast")
 async def test_get_alias_and_rebind_alias_by_any_name(
     client: httpx.AsyncClient, alias: str
 ) -> None:
-    url = f"{URL}/{alias}"
+    url = f"{ALIASES}/{alias}"
     assert (await client.get(url)).status_code == 404
-    told = (await client.put(url, json={"model": MODEL, "profile": "dev"})).json()
-    assert (told["alias"], told["profile"]) == (alias, "dev")
+    binding = (await client.put(url, json={"model": MODEL, "profile": "dev"})).json()
+    assert (binding["alias"], binding["profile"]) == (alias, "dev")
     assert (await client.get(url)).status_code == 404
-    assert (await client.get(f"{url}/?profile=dev")).json() == told
+    assert (await client.get(f"{url}/?profile=dev")).json() == binding
 
 
-async def test_rebind_alias_refuses_what_makes_no_sense(client: httpx.AsyncClient) -> None:
-    assert (await client.put(f"{URL}/{'a' * 65}", json={"model": MODEL})).status_code == 404
-    assert (await client.put(f"{URL}/fast", json={"model": "x"})).status_code == 422
+async def test_rebind_alias_refuses_invalid_fields(client: httpx.AsyncClient) -> None:
+    assert (await client.put(f"{ALIASES}/{'a' * 65}", json={"model": MODEL})).status_code == 404
+    assert (await client.put(f"{ALIASES}/fast", json={"model": "x"})).status_code == 422
 
 
 @pytest.mark.parametrize("alias", NAMES)
-async def test_delete_alias_is_of_one_profile_and_may_be_said_twice(
+async def test_delete_alias_affects_one_profile_and_is_idempotent(
     client: httpx.AsyncClient, alias: str
 ) -> None:
     for profile in ("dev", "prod"):
-        await bound(client, alias=alias, profile=profile)
+        await bind(client, alias=alias, profile=profile)
     for _ in range(2):
-        answer = await client.delete(f"{URL}/{alias}?profile=dev")
-        assert answer.json() == {"deleted": True}
-    assert await means(client, alias=alias, profile="dev") is None
-    assert await means(client, alias=alias, profile="prod") == MODEL
+        response = await client.delete(f"{ALIASES}/{alias}?profile=dev")
+        assert response.json() == {"deleted": True}
+    assert await resolve(client, alias=alias, profile="dev") is None
+    assert await resolve(client, alias=alias, profile="prod") == MODEL
 
 
 async def test_list_aliases_is_ordered_and_bounded(client: httpx.AsyncClient) -> None:
     for alias, profile in (("b", "default"), ("a", "prod"), ("a", "default"), ("c", "prod")):
-        await bound(client, alias=alias, profile=profile)
+        await bind(client, alias=alias, profile=profile)
 
-    async def listed(**query: Any) -> list[str]:
-        answer = await client.get(f"{URL}/", params=query)
-        return [f"{each['alias']} {each['profile']}" for each in answer.json()]
+    async def names(**query: Any) -> list[str]:
+        response = await client.get(f"{ALIASES}/", params=query)
+        return [f"{each['alias']} {each['profile']}" for each in response.json()]
 
-    assert await listed() == ["a default", "a prod", "b default", "c prod"]
-    assert await listed(profile="prod") == ["a prod", "c prod"]
-    assert await listed(limit=2, offset=1) == ["a prod", "b default"]
-    assert (await client.get(URL, params={"limit": 1001})).status_code == 422
+    assert await names() == ["a default", "a prod", "b default", "c prod"]
+    assert await names(profile="prod") == ["a prod", "c prod"]
+    assert await names(limit=2, offset=1) == ["a prod", "b default"]
+    assert (await client.get(ALIASES, params={"limit": 1001})).status_code == 422
 
 
 async def test_bind_aliases_binds_all_or_none_in_the_profile_of_the_query(
     client: httpx.AsyncClient,
 ) -> None:
     many = [{"alias": f"a{number}", "model": MODEL, "profile": "dev"} for number in range(1000)]
-    url = f"{URL}/bulk_upsert"
+    url = f"{ALIASES}/bulk_upsert"
     assert (await client.post(f"{url}?profile=prod", json=many)).json() == {"updated": 1000}
-    assert await means(client, alias="a999", profile="prod") == MODEL
-    assert await means(client, alias="a999", profile="dev") is None
+    assert await resolve(client, alias="a999", profile="prod") == MODEL
+    assert await resolve(client, alias="a999", profile="dev") is None
     twice = [many[0], many[0] | {"model": "openai:other"}]
     assert (await client.post(url, json=twice)).json() == {"updated": 1}
-    assert await means(client, alias="a0") == "openai:other"
+    assert await resolve(client, alias="a0") == "openai:other"
     assert (await client.post(url)).json() == {"updated": 0}
-    wrong: list[Any] = [[*many, many[0]], [{"alias": "b", "model": MODEL}, {"alias": "c"}], {}]
-    assert {(await client.post(url, json=each)).status_code for each in wrong} == {422}
-    assert await means(client, alias="b") is None
+    invalid: list[Any] = [[*many, many[0]], [{"alias": "b", "model": MODEL}, {"alias": "c"}], {}]
+    assert {(await client.post(url, json=each)).status_code for each in invalid} == {422}
+    assert await resolve(client, alias="b") is None
 
 
-async def test_many_who_bind_the_same_aliases_do_not_lock_each_other_out(
+async def test_concurrent_bindings_of_the_same_aliases_do_not_deadlock(
     ring: Ring, project_id: ProjectId
 ) -> None:
-    binds = [BindAlias(alias=f"a{number}", model=MODEL) for number in range(50)]
-    orders = (binds if turn % 2 else binds[::-1] for turn in range(20))
+    bindings = [BindAlias(alias=f"a{number}", model=MODEL) for number in range(50)]
+    orders = [bindings, bindings[::-1]] * 10
     await asyncio.gather(*(ring.aliases.bind_many(project_id, order) for order in orders))
     assert len(await ring.aliases.list(project_id)) == 50
 
 
-async def test_an_alias_is_of_its_project_and_of_the_caller_s_transaction(
+async def test_an_alias_belongs_to_its_project_and_to_the_callers_transaction(
     ring: Ring, project_id: ProjectId, db: AsyncDatabaseManager
 ) -> None:
     other = project_of_key(uuid4().hex)

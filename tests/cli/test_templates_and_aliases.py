@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from llmring_server import Ring, Settings
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.core.identity import LIBRARY
 from llmring_server.templates.models import NewTemplate
 from tests.cli.test_db import done, run

@@ -1,4 +1,4 @@
-"""POST /conversations/log: an exchange is kept once, whole, and counted once."""
+"""POST /conversations/log: an exchange is stored whole and once, and its call is counted once."""
 
 import asyncio
 from decimal import Decimal
@@ -10,98 +10,73 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
-from llmring_server.conversations.exchange import Exchange
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import NotFound
-
-LOG = "/api/v1/conversations/log"
-
-# As a decorator tells it: nobody else will.
-TERMS: dict[str, Any] = {
-    "provider": "openai",
-    "model": "gpt-4o",
-    "alias": "fast",
-    "origin": "app",
-    "input_tokens": 1000,
-    "output_tokens": 200,
-    "cached_tokens": None,
-}
-SENT: dict[str, Any] = {
-    "messages": [{"role": "developer", "content": "Be kind"}, {"content": [{"text": "Hi"}]}],
-    "response": {"content": "Hello", "model": "gpt-4o-2024", "finish_reason": "stop", "usage": {}},
-    "metadata": TERMS,
-}
+from tests.support.conversations import (
+    CONVERSATIONS,
+    EXCHANGE,
+    LOG_EXCHANGE,
+    METADATA,
+    exchange,
+    log_exchange,
+)
 
 
-def exchange(**fields: Any) -> Exchange:
-    return Exchange.model_validate(SENT | fields)
-
-
-async def logged(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    answer = await client.post(LOG, json=SENT | fields)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-async def test_log_begins_a_conversation(client: httpx.AsyncClient) -> None:
-    told = await logged(client)
-    assert told["receipt"] is None
-    found = (await client.get(f"/api/v1/conversations/{told['conversation_id']}")).json()
-    assert (found["title"], found["model_alias"]) == ("fast conversation", "fast")
-    assert (found["origin"], found["temperature"], found["message_count"]) == ("app", 0.7, 3)
-    assert (found["total_input_tokens"], found["total_output_tokens"]) == (1000, 200)
-    *sent, reply = found["messages"]
+async def test_log_exchange_creates_a_conversation(client: httpx.AsyncClient) -> None:
+    logged = await log_exchange(client)
+    assert logged["receipt"] is None
+    conversation = (await client.get(f"{CONVERSATIONS}/{logged['conversation_id']}")).json()
+    assert conversation["title"] == "fast conversation"
+    assert conversation["model_alias"] == "fast"
+    assert (conversation["origin"], conversation["temperature"]) == ("app", 0.7)
+    assert conversation["message_count"] == 3
+    assert conversation["total_input_tokens"] == 1000
+    assert conversation["total_output_tokens"] == 200
+    *sent, reply = conversation["messages"]
     assert [(each["role"], each["content"]) for each in sent] == [
         ("developer", "Be kind"),
         ("user", [{"text": "Hi"}]),
     ]
-    assert (reply["id"], reply["role"], reply["content"]) == (
-        told["message_id"],
-        "assistant",
-        "Hello",
-    )
+    assert reply["id"] == logged["message_id"]
+    assert (reply["role"], reply["content"]) == ("assistant", "Hello")
     assert reply["metadata"]["model"] == "gpt-4o-2024"
     assert reply["metadata"]["provider"] == "openai"
 
 
-async def test_log_goes_on_with_a_conversation(client: httpx.AsyncClient) -> None:
-    first = await logged(client)
-    id = first["conversation_id"]
-    assert (await logged(client, conversation_id=id))["conversation_id"] == id
-    found = (await client.get(f"/api/v1/conversations/{id}")).json()
-    assert (found["message_count"], len(found["messages"])) == (6, 6)
-    answer = await client.post(LOG, json=SENT | {"conversation_id": str(uuid4())})
-    assert answer.status_code == 404
+async def test_log_exchange_continues_a_conversation(client: httpx.AsyncClient) -> None:
+    id = (await log_exchange(client))["conversation_id"]
+    assert (await log_exchange(client, conversation_id=id))["conversation_id"] == id
+    conversation = (await client.get(f"{CONVERSATIONS}/{id}")).json()
+    assert (conversation["message_count"], len(conversation["messages"])) == (6, 6)
+    unknown = await client.post(LOG_EXCHANGE, json=EXCHANGE | {"conversation_id": str(uuid4())})
+    assert unknown.status_code == 404
 
 
-async def test_log_of_a_sole_report_is_a_call_with_the_reply_s_id(
-    client: httpx.AsyncClient,
-) -> None:
-    told = await logged(client)
+async def test_log_exchange_logs_the_call_under_the_reply_s_id(client: httpx.AsyncClient) -> None:
+    logged = await log_exchange(client)
     [call] = (await client.get("/api/v1/logs")).json()
-    assert call["id"] == told["log_id"] == told["message_id"]
-    assert call["conversation_id"] == call["id_at_origin"] == told["conversation_id"]
+    assert call["id"] == logged["log_id"] == logged["message_id"]
+    assert call["conversation_id"] == call["id_at_origin"] == logged["conversation_id"]
     assert (call["model"], call["alias"], call["origin"]) == ("gpt-4o", "fast", "app")
-    found = (await client.get(f"/conversations/{told['conversation_id']}")).json()
-    assert found["total_cost"] == call["cost"] > 0
+    conversation = (await client.get(f"/conversations/{logged['conversation_id']}")).json()
+    assert conversation["total_cost"] == call["cost"] > 0
 
 
 @pytest.mark.parametrize(
     ("fields", "calls"),
     [
-        ({"metadata": TERMS | {"profile": None}}, 0),
-        ({"metadata": TERMS | {"profile": "prod"}, "log_usage": True}, 1),
+        ({"metadata": METADATA | {"profile": None}}, 0),
+        ({"metadata": METADATA | {"profile": "prod"}, "log_usage": True}, 1),
         ({"log_usage": False}, 0),
         ({"log_usage": None}, 1),
     ],
 )
-async def test_log_counts_a_call_that_no_one_else_reports(
+async def test_log_exchange_counts_a_call_that_nothing_else_reports(
     client: httpx.AsyncClient, fields: dict[str, Any], calls: int
 ) -> None:
-    told = await logged(client, **fields)
+    logged = await log_exchange(client, **fields)
     assert len((await client.get("/api/v1/logs")).json()) == calls
-    assert bool(told["log_id"]) == bool(calls)
+    assert bool(logged["log_id"]) == bool(calls)
 
 
 @pytest.mark.parametrize(
@@ -116,73 +91,72 @@ async def test_log_counts_a_call_that_no_one_else_reports(
         ({"model": "nobody-knows"}, "0"),
     ],
 )
-async def test_log_costs_what_the_client_says_or_else_the_book(
+async def test_log_exchange_uses_the_reported_cost_or_else_the_price(
     client: httpx.AsyncClient, costs: dict[str, Any], total: str
 ) -> None:
-    told = await logged(client, metadata=TERMS | costs)
-    found = (await client.get(f"/conversations/{told['conversation_id']}")).text
-    assert f'"total_cost":{total},' in found
+    logged = await log_exchange(client, metadata=METADATA | costs)
+    conversation = (await client.get(f"/conversations/{logged['conversation_id']}")).text
+    assert f'"total_cost":{total},' in conversation
     assert f'"total_cost":"{total}"' in (await client.get("/api/v1/stats")).text
 
 
-async def test_log_with_a_key_is_stored_once(client: httpx.AsyncClient) -> None:
+async def test_log_exchange_with_a_key_is_stored_once(client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "one"}
-    first = await client.post(LOG, json=SENT, headers=headers)
-    again = await client.post(LOG, json=dict(reversed(SENT.items())), headers=headers)
+    first = await client.post(LOG_EXCHANGE, json=EXCHANGE, headers=headers)
+    reordered = dict(reversed(EXCHANGE.items()))
+    again = await client.post(LOG_EXCHANGE, json=reordered, headers=headers)
     assert again.json() == first.json()
-    assert (first.headers.get("Idempotent-Replayed"), again.headers["Idempotent-Replayed"]) == (
-        None,
-        "true",
-    )
-    other = await client.post(LOG, json=SENT | {"log_usage": False}, headers=headers)
-    call = {name: TERMS[name] for name in ("provider", "model", "input_tokens", "output_tokens")}
-    call_of_that_key = await client.post("/api/v1/log", json=call, headers=headers)
-    for refused in (other, call_of_that_key):
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    other = await client.post(LOG_EXCHANGE, json=EXCHANGE | {"log_usage": False}, headers=headers)
+    call = {name: METADATA[name] for name in ("provider", "model", "input_tokens", "output_tokens")}
+    call_with_that_key = await client.post("/api/v1/log", json=call, headers=headers)
+    for refused in (other, call_with_that_key):
         assert (refused.status_code, refused.json()["code"]) == (422, "idempotency_key_reused")
-    assert len((await client.get("/api/v1/conversations")).json()) == 1
+    assert len((await client.get(CONVERSATIONS)).json()) == 1
     assert len((await client.get("/api/v1/logs")).json()) == 1
 
 
-async def test_twins_at_the_same_moment_are_one_exchange(ring: Ring, project_id: ProjectId) -> None:
+async def test_concurrent_repeats_are_one_exchange(ring: Ring, project_id: ProjectId) -> None:
     keys = [f"key {n}" for n in range(10)] * 5
-    told = await asyncio.gather(
+    results = await asyncio.gather(
         *(ring.conversations.log(project_id, exchange(), key) for key in keys)
     )
-    assert len({each.messages[-1].id for each in told}) == 10
-    assert sum(not each.replayed for each in told) == 10
-    found = await ring.conversations.list(project_id)
-    assert [each.message_count for each in found] == [3] * 10
-    stats = await ring.usage.stats(project_id)
-    assert stats.summary.total_requests == 10
-    assert stats.summary.total_cost == sum(each.total_cost for each in found)
+    assert len({result.messages[-1].id for result in results}) == 10
+    assert sum(not result.replayed for result in results) == 10
+    conversations = await ring.conversations.list(project_id)
+    assert [conversation.message_count for conversation in conversations] == [3] * 10
+    summary = (await ring.usage.stats(project_id)).summary
+    assert summary.total_requests == 10
+    assert summary.total_cost == sum(each.total_cost for each in conversations)
 
 
-async def test_an_exchange_that_fails_leaves_nothing(ring: Ring, project_id: ProjectId) -> None:
+async def test_a_failed_exchange_leaves_nothing(ring: Ring, project_id: ProjectId) -> None:
     with pytest.raises(NotFound):
         await ring.conversations.log(project_id, exchange(conversation_id=str(uuid4())), "key")
     assert await ring.conversations.list(project_id) == []
     assert await ring.usage.logs(project_id) == []
-    told = await ring.conversations.log(project_id, exchange(), "key")
-    assert not told.replayed, "the key is free again"
+    result = await ring.conversations.log(project_id, exchange(), "key")
+    assert not result.replayed, "the key is free again"
 
 
-async def test_an_exchange_goes_with_the_callers_transaction(
+async def test_an_exchange_is_part_of_the_callers_transaction(
     db: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
     ring = Ring(db, Settings(conversation_content="full"))
 
-    async def work(divisor: int) -> None:
+    async def log(divisor: int) -> None:
         async with db.transaction() as tx:
             inside = ring.within(tx).conversations
-            told = await inside.log(project_id, exchange(), "key")
-            assert len(await inside.messages(project_id, told.conversation_id)) == 3
+            result = await inside.log(project_id, exchange(), "key")
+            assert len(await inside.messages(project_id, result.conversation_id)) == 3
             assert await ring.conversations.list(project_id) == []
             1 / divisor
 
     with pytest.raises(ZeroDivisionError):
-        await work(0)
+        await log(0)
     assert (await ring.usage.stats(project_id)).summary.total_requests == 0
-    await work(1)
+    await log(1)
     assert (await ring.usage.stats(project_id)).summary.total_requests == 1
-    [found] = await ring.conversations.list(project_id)
-    assert (found.message_count, found.total_cost) == (3, Decimal("0.0045"))
+    [conversation] = await ring.conversations.list(project_id)
+    assert (conversation.message_count, conversation.total_cost) == (3, Decimal("0.0045"))

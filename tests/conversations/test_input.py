@@ -1,4 +1,4 @@
-"""Conversations take what is odd, and refuse what makes no sense, without a trace of it."""
+"""Input of conversations: unusual values are stored, invalid ones leave no trace."""
 
 import json
 from typing import Any
@@ -6,8 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conversations.test_conversations import ROOT, begun
-from tests.conversations.test_exchanges import LOG, SENT, TERMS, logged
+from tests.support.conversations import (
+    CONVERSATIONS,
+    EXCHANGE,
+    LOG_EXCHANGE,
+    METADATA,
+    create_conversation,
+    log_exchange,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,22 +25,23 @@ from tests.conversations.test_exchanges import LOG, SENT, TERMS, logged
         {"messages": [{"role": "x" * 51}]},
         {"response": None},
         {"metadata": {}},
-        {"metadata": TERMS | {"cost": -1}},
-        {"metadata": TERMS | {"cost": "1"}},
-        {"metadata": TERMS | {"input_cost": 999999999, "output_cost": 999999999}},
-        {"metadata": TERMS | {"model": "x" * 256}},
-        {"metadata": TERMS | {"input_tokens": 1.5}},
+        {"metadata": METADATA | {"cost": -1}},
+        {"metadata": METADATA | {"cost": "1"}},
+        {"metadata": METADATA | {"input_cost": 999999999, "output_cost": 999999999}},
+        {"metadata": METADATA | {"model": "x" * 256}},
+        {"metadata": METADATA | {"input_tokens": 1.5}},
         {"conversation_id": "x"},
         {"response": {"content": "a\0b"}},
         {"response": {"usage": {"a": "x" * 65_536}}},
     ],
+    ids=lambda fields: json.dumps(fields)[:40],
 )
-async def test_log_refuses_what_makes_no_sense(
+async def test_log_exchange_refuses_invalid_fields(
     client: httpx.AsyncClient, fields: dict[str, Any]
 ) -> None:
-    answer = await client.post(LOG, json=SENT | fields)
-    assert answer.status_code == 422, answer.text
-    assert (await client.get("/api/v1/conversations")).json() == []
+    response = await client.post(LOG_EXCHANGE, json=EXCHANGE | fields)
+    assert response.status_code == 422, response.text
+    assert (await client.get(CONVERSATIONS)).json() == []
 
 
 @pytest.mark.parametrize(
@@ -50,22 +57,22 @@ async def test_log_refuses_what_makes_no_sense(
     ],
     ids=lambda fields: json.dumps(fields)[:40],
 )
-async def test_log_takes_what_is_odd_or_large(
+async def test_log_exchange_stores_empty_and_large_fields(
     client: httpx.AsyncClient, fields: dict[str, Any]
 ) -> None:
-    told = await logged(client, **fields)
-    page = await client.get(f"/api/v1/conversations/{told['conversation_id']}/messages")
-    assert page.json()[-1]["id"] == told["message_id"]
-    assert await logged(client) != told
+    logged = await log_exchange(client, **fields)
+    page = await client.get(f"{CONVERSATIONS}/{logged['conversation_id']}/messages")
+    assert page.json()[-1]["id"] == logged["message_id"]
+    assert await log_exchange(client) != logged
 
 
-async def test_log_of_ten_megabytes_is_a_413(client: httpx.AsyncClient) -> None:
-    answer = await client.post(LOG, json=SENT | {"messages": [{"content": "x" * 10_000_000}]})
-    assert answer.status_code == 413
+async def test_log_exchange_of_ten_megabytes_is_a_413(client: httpx.AsyncClient) -> None:
+    body = EXCHANGE | {"messages": [{"content": "x" * 10_000_000}]}
+    assert (await client.post(LOG_EXCHANGE, json=body)).status_code == 413
 
 
 @pytest.mark.parametrize(
-    "heading",
+    "fields",
     [
         {"title": "x" * 501},
         {"title": 1},
@@ -78,22 +85,22 @@ async def test_log_of_ten_megabytes_is_a_413(client: httpx.AsyncClient) -> None:
         {"max_tokens": 0},
         {"max_tokens": 2**31},
     ],
-    ids=str,
+    ids=lambda fields: str(fields)[:40],
 )
-async def test_a_heading_that_makes_no_sense_is_refused(
-    client: httpx.AsyncClient, heading: dict[str, Any]
+async def test_invalid_fields_of_a_conversation_are_refused(
+    client: httpx.AsyncClient, fields: dict[str, Any]
 ) -> None:
-    path = await begun(client, title="Tea")
+    path = await create_conversation(client, title="Tea")
     before = (await client.get(path)).json()
-    assert (await client.post(ROOT, json=heading)).status_code == 422
-    assert (await client.patch(path, json=heading)).status_code == 422
+    assert (await client.post(CONVERSATIONS, json=fields)).status_code == 422
+    assert (await client.patch(path, json=fields)).status_code == 422
     assert (await client.get(path)).json() == before
-    assert len((await client.get(ROOT)).json()) == 1
+    assert len((await client.get(CONVERSATIONS)).json()) == 1
 
 
 @pytest.mark.parametrize("number", [0, 501])
 async def test_a_batch_has_1_to_500_messages(client: httpx.AsyncClient, number: int) -> None:
-    path = await begun(client)
+    path = await create_conversation(client)
     batch = {"messages": [{"role": "user"}] * number}
     assert (await client.post(f"{path}/messages/batch", json=batch)).status_code == 422
 
@@ -102,22 +109,24 @@ async def test_a_batch_has_1_to_500_messages(client: httpx.AsyncClient, number: 
     "query",
     ["limit=0", "limit=1001", "limit=abc", "offset=-1", "offset=10001", "order=up", "cursor=zzz"],
 )
-async def test_a_page_that_makes_no_sense_is_refused(client: httpx.AsyncClient, query: str) -> None:
-    path = await begun(client)
+async def test_list_messages_refuses_an_invalid_query(
+    client: httpx.AsyncClient, query: str
+) -> None:
+    path = await create_conversation(client)
     assert (await client.get(f"{path}/messages?{query}")).status_code == 422
 
 
-async def test_what_is_no_id_is_the_id_of_nothing(client: httpx.AsyncClient) -> None:
-    for path in (f"{ROOT}/x", "/conversations/x", f"{ROOT}/x/messages"):
+async def test_an_id_that_is_no_uuid_is_not_found(client: httpx.AsyncClient) -> None:
+    for path in (f"{CONVERSATIONS}/x", "/conversations/x", f"{CONVERSATIONS}/x/messages"):
         assert (await client.get(path)).status_code == 404
 
 
-async def test_a_page_ends_where_it_would_be_too_large(client: httpx.AsyncClient) -> None:
-    path = await begun(client)
+async def test_a_page_of_large_messages_is_shorter(client: httpx.AsyncClient) -> None:
+    path = await create_conversation(client)
     for _ in range(5):
         message = {"role": "user", "content": "x" * 3_000_000}
         assert (await client.post(f"{path}/messages", json=message)).status_code == 200
-    page = await client.get(f"{path}/messages")
-    assert len(page.json()) == 3
-    rest = await client.get(f"{path}/messages{page.links['next']['url']}")
-    assert len(rest.json()) == 2
+    first = await client.get(f"{path}/messages")
+    assert len(first.json()) == 3
+    second = await client.get(f"{path}/messages{first.links['next']['url']}")
+    assert len(second.json()) == 2

@@ -186,13 +186,13 @@ def test_digest_of_a_prompt_definition() -> None:
 
 
 def test_id_of_a_price() -> None:
-    price = Price.of(
+    price = Price(
         provider="openai",
         model="gpt-4o",
         service_tier="batch",
         source="override",
         version="1",
-        since=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        valid_from=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         rates={
             "input": Rate(Decimal("2.50"), ((200_000, Decimal(5)),)),
             "output": Rate(Decimal(10)),

@@ -12,7 +12,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import IssuedKey, KeyOptions
-from llmring_server.aliases.service import BindAlias
+from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewConversation, NewMessage
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, Caller, ProjectId
 from llmring_server.mcp.executions import NewExecution
@@ -24,10 +24,10 @@ from llmring_server.usage.models import NewCall
 from llmring_server.web.router import Route
 from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
-from tests.conversations.test_exchanges import SENT
 from tests.mcp.test_servers import SENT as SERVER
+from tests.support.conversations import EXCHANGE
 from tests.support.signing import OLD, SEED, keyring
-from tests.templates.test_templates import NEW
+from tests.support.templates import NEW_TEMPLATE
 
 CANARY = f"canary-{uuid4().hex}"
 
@@ -134,12 +134,12 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/logs/batch": [CALL],
     "POST /api/v1/conversations": {"title": "mine"},
     "PATCH /api/v1/conversations/{id}": {"title": "mine"},
-    "POST /api/v1/conversations/log": SENT,
+    "POST /api/v1/conversations/log": EXCHANGE,
     "POST /api/v1/conversations/{id}/messages": {"role": "user", "content": "mine"},
     "POST /api/v1/conversations/{id}/messages/batch": {"messages": [{"role": "user"}]},
     "POST /api/v1/keys": {},
     "POST /api/v1/keys/{id}/rotate": {},
-    "POST /api/v1/templates": NEW,
+    "POST /api/v1/templates": NEW_TEMPLATE,
     "PUT /api/v1/templates/{id}": {"name": "mine"},
     "PATCH /api/v1/templates/{id}": {"description": None},
     "POST /api/v1/templates/{id}/render": {"variables": {"who": "me"}},

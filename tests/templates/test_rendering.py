@@ -1,4 +1,4 @@
-"""Filling templates in: what is filled in, what is refused, and that nothing runs."""
+"""Template rendering: what is filled in, what is refused, and that nothing is computed."""
 
 from contextlib import suppress
 from decimal import Decimal
@@ -9,12 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmring_server.errors import InvalidRequest
-from llmring_server.templates.rendering import LONGEST, render_template
+from llmring_server.templates.rendering import MAX_RESULT_CHARACTERS, render_template
 
 VARIABLES: dict[str, Any] = {
-    "name": "Ada", "user": {"name": "Bob", "tags": ["a", "b"], "items": 1}, "x": "{{ name }}",
-    "price": Decimal("0.10"), "nil": None, "yes": True, "self": 1, "range": [1],
-}  # fmt: skip
+    "name": "Ada",
+    "user": {"name": "Bob", "tags": ["a", "b"], "items": 1},
+    "x": "{{ name }}",
+    "price": Decimal("0.10"),
+    "nil": None,
+    "yes": True,
+    "self": 1,
+    "range": [1],
+}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +40,7 @@ VARIABLES: dict[str, Any] = {
         ("{{ self }}{{ range }}", "1[1]"),
     ],
 )
-def test_a_template_is_filled_in(text: str, expected: str) -> None:
+def test_expressions_are_replaced_by_values(text: str, expected: str) -> None:
     assert render_template(text, VARIABLES) == expected
 
 
@@ -50,7 +56,7 @@ def test_a_template_is_filled_in(text: str, expected: str) -> None:
         ("{{ ''.__class__ }}", "....__class__"),
     ],
 )
-def test_what_is_missing_is_named(text: str, missing: str) -> None:
+def test_missing_variables_are_named(text: str, missing: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         render_template(text, VARIABLES)
     assert str(caught.value) == f"variables: missing: {missing}"
@@ -106,22 +112,41 @@ def test_nothing_is_computed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        ("one\n{{ name\n}}\n{{ }}", "line 4: syntax error"),
+        ("one\n\n{{ name ~ name }}", "line 3: only {{ name }}, {{ name.member }}"),
+        ("{% if name %}{% endif %}", "line 1: only {{ name }}"),
+        ("one\n{{ 1e999 }}", "line 2: a constant cannot be represented in JSON"),
+        ("{{ " + "9" * 5000 + " }}", "a number has too many digits"),
+        ("{{ " + "not " * 2000 + "name }}", "nested too deeply"),
+        ("{{ name }}" * 2000, "more than 5,000 tokens"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_errors_give_the_line_and_the_reason(text: str, detail: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        render_template(text, VARIABLES)
+    assert str(caught.value).startswith(f"template: {detail}")
+
+
+@pytest.mark.parametrize(
     "constant", ["9" * 23, "-" + "9" * 23, "1e999", r'"\ud83d"', r'"a\x00"'], ids=str
 )
 @pytest.mark.parametrize("text", ["{{ %s }}", "{{ a | default(%s) }}"])
-def test_a_constant_is_one_that_json_can_say(text: str, constant: str) -> None:
+def test_a_constant_that_json_cannot_represent_is_refused(text: str, constant: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         render_template(text % constant, {})
     assert caught.value.code == "invalid_template"
 
 
-def test_what_comes_out_is_bounded() -> None:
+def test_the_result_is_bounded() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        render_template("{{ x }}" * 800, {"x": "x" * (LONGEST // 4)})
+        render_template("{{ x }}" * 800, {"x": "x" * (MAX_RESULT_CHARACTERS // 4)})
     assert caught.value.code == "result_too_long"
 
 
-def test_few_of_the_missing_are_named() -> None:
+def test_the_list_of_missing_variables_is_bounded() -> None:
     with pytest.raises(InvalidRequest) as caught:
         render_template("".join(f"{{{{ {'n' * 1000}{number} }}}}" for number in range(100)), {})
     assert len(str(caught.value)) < 2000
@@ -137,6 +162,6 @@ PARTS = (
         "".join
     )
 )
-def test_any_text_is_filled_in_or_refused(text: str) -> None:
+def test_any_text_is_rendered_or_refused(text: str) -> None:
     with suppress(InvalidRequest):
         assert len(render_template(text, VARIABLES)) <= len(text) * 100

@@ -1,4 +1,4 @@
-"""Answers and exports that end too early: nothing is told, nothing is kept, nothing looks whole."""
+"""Aborted responses: they reveal nothing, keep nothing open, and never look complete."""
 
 import asyncio
 import sys
@@ -43,7 +43,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("calls", "broken")
-async def test_our_own_server_breaks_an_answer_off_and_logs_no_text(
+async def test_our_own_server_aborts_the_response_and_logs_no_text(
     db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"X-API-Key": key}
@@ -61,7 +61,7 @@ async def test_our_own_server_breaks_an_answer_off_and_logs_no_text(
 
 
 @pytest.mark.usefixtures("calls", "broken")
-async def test_for_other_servers_an_answer_fails_and_tells_no_text(
+async def test_on_other_servers_the_app_fails_without_the_text(
     db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = httpx.ASGITransport(app=build(db, Settings(auth="open")))

@@ -1,5 +1,5 @@
--- What was said, and what it adds up to. A total counts what was added, also when messages are
--- gone; sums are plain numerics: they may outgrow what one message can hold.
+-- Conversations. The totals include messages that were deleted. They are plain numerics, because a
+-- sum can exceed the range of a single message.
 CREATE TABLE {{tables.conversations}} (
     project_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -20,14 +20,14 @@ CREATE TABLE {{tables.conversations}} (
 ) WITH (fillfactor = 80);
 CREATE INDEX ON {{tables.conversations}} (project_id, updated_at, id);
 
--- `id` is a UUIDv7 of the millisecond of `created_at`: the primary key is the order of a chat.
--- `size` is in bytes, so that a page of messages can be bounded without reading them.
+-- Messages. `id` is a UUIDv7 of the millisecond of `created_at`, so the primary key is the order of
+-- a conversation. `size_bytes` bounds a page of messages without reading their content.
 CREATE TABLE {{tables.messages}} (
     project_id uuid NOT NULL,
     conversation_id uuid NOT NULL,
     id uuid NOT NULL,
     created_at timestamptz NOT NULL,
-    size integer NOT NULL CHECK (size >= 0),
+    size_bytes integer NOT NULL CHECK (size_bytes >= 0),
     input_tokens bigint CHECK (input_tokens >= 0),
     output_tokens bigint CHECK (output_tokens >= 0),
     cost numeric(20, 10) CHECK (cost >= 0 AND cost <> 'NaN'),
@@ -38,14 +38,15 @@ CREATE TABLE {{tables.messages}} (
     tool_calls json,
     tool_results json,
     metadata json NOT NULL,
-    words tsvector,
+    search_vector tsvector,
     PRIMARY KEY (project_id, conversation_id, id),
     FOREIGN KEY (project_id, conversation_id) REFERENCES {{tables.conversations}} ON DELETE CASCADE
 );
 -- For retention.
 CREATE INDEX ON {{tables.messages}} (project_id, created_at);
 
--- A project is one of its own words: an index finds the words of one project among those of all.
-CREATE INDEX messages_words ON {{tables.messages}} USING gin (words);
-CREATE INDEX conversations_words ON {{tables.conversations}}
+-- Full-text search. Each vector contains the project id as a lexeme, so that one index lookup
+-- intersects the project with the words.
+CREATE INDEX messages_search ON {{tables.messages}} USING gin (search_vector);
+CREATE INDEX conversations_search ON {{tables.conversations}}
     USING gin ((to_tsvector('simple', coalesce(title, '')) || array_to_tsvector(ARRAY[project_id::text])));

@@ -1,5 +1,5 @@
--- How conversations of a kind begin. `shared` ones are for every project to see and to use; they
--- stay their project's to change.
+-- Templates in their current version. Every project can see and use a `shared` one; only its own
+-- project can change it.
 CREATE TABLE {{tables.templates}} (
     project_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -20,10 +20,11 @@ CREATE TABLE {{tables.templates}} (
     last_used_at timestamptz,
     PRIMARY KEY (project_id, id)
 );
--- No project leads to a shared one. Nothing that a use changes is in an index.
+-- A shared template is looked up without its project. No index contains a column that a use
+-- changes, so counting a use does not touch an index.
 CREATE UNIQUE INDEX templates_shared ON {{tables.templates}} (id) WHERE shared;
 
--- Every version that there was, with the one that there is: rows are added, and never changed.
+-- Every version of every template, including the current one. Rows are added and never changed.
 CREATE TABLE {{tables.template_versions}} (
     project_id uuid NOT NULL,
     id uuid NOT NULL,

@@ -1,4 +1,4 @@
--- What an alias means, in a profile.
+-- The model that an alias stands for in a profile, such as dev, staging or prod.
 CREATE TABLE {{tables.alias_bindings}} (
     project_id uuid NOT NULL,
     profile text NOT NULL CHECK (length(profile) BETWEEN 1 AND 64),
