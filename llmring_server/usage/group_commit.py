@@ -56,11 +56,11 @@ class GroupCommit(Generic[Item, Outcome]):
     #                                   nothing waits, or
     #                                   another flush is quick
     #
-    # `_start_flush` is called when an item arrives, when a flush ends, and when a batch has been
-    # written for longer than SLOW_COMMIT_SECONDS. It starts a flush if items wait, fewer than
-    # `concurrent_commits` run, and each of those is slow: usually there is one. A flush goes on
-    # to its next batch under the same condition on the others, so that after a slow moment there is
-    # one again. Every item that waits is thus followed by one of those three calls, whatever fails.
+    # `_start_flush` is called when an item arrives, when a flush ends, and when a batch has taken
+    # longer than SLOW_COMMIT_SECONDS. It starts a flush if items wait, fewer than
+    # `concurrent_commits` flushes run, and all of them are slow: usually there is one. A flush goes
+    # on to its next batch only while all others are slow, so that after a slow moment there is one
+    # again. Whatever fails, one of these three events follows for every item that waits.
 
     def __init__(
         self,

@@ -208,7 +208,7 @@ class Usage(Repository):
     async def _insert_one(
         self, record: CallRecord, idempotency_key: IdempotencyKey
     ) -> LogResult | RingError:
-        """Insert a key, then its call, so that a lock on the key is told from any other lock."""
+        """Insert a key, then its call, to distinguish a lock on the key from any other lock."""
         try:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)

@@ -20,11 +20,11 @@ async def post(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
 
 
 async def test_log_call_returns_id_cost_and_an_aware_time(client: httpx.AsyncClient) -> None:
-    answer = await post(client, cost=0.25)
-    assert answer.status_code == 200
-    assert answer.json()["cost"] == 0.25
-    assert answer.json()["cost_source"] == "client"
-    assert datetime.fromisoformat(answer.json()["timestamp"]).utcoffset() == timedelta(0)
+    response = await post(client, cost=0.25)
+    assert response.status_code == 200
+    assert response.json()["cost"] == 0.25
+    assert response.json()["cost_source"] == "client"
+    assert datetime.fromisoformat(response.json()["timestamp"]).utcoffset() == timedelta(0)
 
 
 async def test_log_call_with_a_trailing_slash(client: httpx.AsyncClient) -> None:
@@ -41,8 +41,8 @@ async def test_log_call_with_null_counts_and_metadata(client: httpx.AsyncClient)
 async def test_log_call_without_a_known_price_is_counted_as_unpriced(
     client: httpx.AsyncClient,
 ) -> None:
-    answer = (await post(client, model="nobody-knows")).json()
-    assert (answer["cost"], answer["cost_source"]) == (0, "unpriced")
+    response = (await post(client, model="nobody-knows")).json()
+    assert (response["cost"], response["cost_source"]) == (0, "unpriced")
     summary = (await client.get("/api/v1/stats")).json()["summary"]
     assert (summary["unpriced_requests"], summary["total_cost"]) == (1, "0")
 
@@ -64,8 +64,8 @@ async def test_log_call_stores_a_reported_cost_to_ten_places(
 ) -> None:
     body = json.dumps(CALL)[:-1] + f', "cost": {sent}}}'
     headers = {"Content-Type": "application/json"}
-    answer = await client.post("/api/v1/log", content=body, headers=headers)
-    assert f'"cost":{answered},' in answer.text
+    response = await client.post("/api/v1/log", content=body, headers=headers)
+    assert f'"cost":{answered},' in response.text
     assert f'"cost":{answered},' in (await client.get("/api/v1/logs")).text
     assert f'"total_cost":"{answered}"' in (await client.get("/api/v1/stats")).text
 
@@ -143,8 +143,8 @@ async def test_list_calls_rejects_a_cursor_with_other_contents(
     forged: Any = [("x", UUID(int=0)), ("2026-01-01T00:00:00Z", "x"), (7, None), ({}, [])]
     for last in forged:
         cursor = CallPage().following(project_id, last)
-        answer = await client.get("/api/v1/logs", params={"cursor": cursor})
-        assert (answer.status_code, answer.json()["detail"][:7]) == (422, "cursor:")
+        response = await client.get("/api/v1/logs", params={"cursor": cursor})
+        assert (response.status_code, response.json()["detail"][:7]) == (422, "cursor:")
 
 
 async def test_list_calls_rejects_a_cursor_of_another_list(

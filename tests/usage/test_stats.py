@@ -91,10 +91,10 @@ async def test_usage_stats_add_tenths_exactly(ring: Ring, project_id: ProjectId)
 async def test_usage_stats_add_more_tokens_than_a_bigint_holds(
     ring: Ring, project_id: ProjectId
 ) -> None:
-    most = 2**53 - 1
-    calls = [call(input_tokens=most, output_tokens=most) for _ in range(1100)]
+    max_count = 2**53 - 1
+    calls = [call(input_tokens=max_count, output_tokens=max_count) for _ in range(1100)]
     await ring.usage.log_many(project_id, calls)
-    assert (await ring.usage.stats(project_id)).summary.total_tokens == 2200 * most > 2**63
+    assert (await ring.usage.stats(project_id)).summary.total_tokens == 2200 * max_count > 2**63
 
 
 async def test_usage_stats_count_errors_as_requests_and_as_errors(
@@ -185,9 +185,9 @@ async def test_usage_stats_include_both_ends_of_the_range(client: httpx.AsyncCli
     ],
 )
 async def test_usage_stats_reject_an_invalid_range(client: httpx.AsyncClient, query: str) -> None:
-    answer = await client.get(f"/api/v1/stats?{query}")
-    assert (answer.status_code, answer.json()["status"]) == (422, 422)
-    assert answer.json()["detail"]
+    response = await client.get(f"/api/v1/stats?{query}")
+    assert (response.status_code, response.json()["status"]) == (422, 422)
+    assert response.json()["detail"]
 
 
 moments = st.datetimes(
