@@ -47,7 +47,10 @@ async def test_a_project_asks_for_little_at_once_that_takes_long(
     async with httpx.AsyncClient(
         transport=transport, base_url=f"http://test{PATH}", headers=headers
     ) as client:
-        with app.state.limits.concurrency_slot(project_id), app.state.limits.concurrency_slot(project_id):
+        with (
+            app.state.limits.concurrency_slot(project_id),
+            app.state.limits.concurrency_slot(project_id),
+        ):
             answers = [
                 await client.get(f"/{id}/logs"), await client.get(f"/{id}/proof/{id}"),
                 await client.get("/uncertified"), await client.post("/generate", json=ALL),
