@@ -7,9 +7,8 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp.executions import ExecutionPage, NewExecution
-from tests.mcp.test_executions import tool_of
-from tests.mcp.test_servers import SENT
+from llmring_server.mcp import ExecutionPage, NewExecution
+from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
 # Every module with a list whose items have no small bound.
@@ -103,14 +102,14 @@ async def test_aliases_of_several_profiles_continue_after_the_last_of_a_page(
 
 
 async def test_servers(client: httpx.AsyncClient) -> None:
-    fields = SENT | {"capabilities": {"a": LARGE}}
+    fields = SERVER | {"capabilities": {"a": LARGE}}
     ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/mcp/servers"), "id", ids[::-1])
 
 
 @pytest.mark.parametrize("large", [{"description": LARGE}, {"inputSchema": {"a": LARGE}}])
 async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
-    server = (await post(client, "/mcp/servers", **SENT))["id"]
+    server = (await post(client, "/mcp/servers", **SERVER))["id"]
     names = [f"t{n}" for n in range(COUNT)]
     tools = [{"name": name} | large for name in names]
     await post(client, f"/mcp/servers/{server}/refresh", tools=tools)
@@ -119,7 +118,7 @@ async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("large", [{"output": {"a": LARGE}}, {"error": LARGE}, {"error": CONTROLS}])
 async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectId) -> None:
-    tool, history = await tool_of(ring, project_id), ring.mcp.executions.history
+    tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
     for _ in range(COUNT):
         await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))
     first = await history(project_id, tool)
