@@ -4,7 +4,7 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import rich_click as click
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from llmring_server.receipts.signing_keys import StoredKey
 from llmring_server.receipts.verification import verify_document
 from llmring_verify.canonical_json import NotVerified, parse
 
-file = click.option(
+key_file_option = click.option(
     "--file",
     "path",
     envvar="LLMRING_RECEIPT_KEY_FILE",
@@ -34,44 +34,50 @@ def receipts() -> None:
 
 
 @receipts.command()
-@file
+@key_file_option
 def keygen(path: Path) -> None:
     """Make a file with a first key, which signs at once. Keep a copy of it in a safe place."""
-    _announce(signing_keys.create_key_file(path))
+    _print_new_key(signing_keys.create_key_file(path))
     click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} where the server runs.", err=True)
 
 
 @receipts.command()
-@file
+@key_file_option
 @click.option("--compromised", is_flag=True, help="Give up all private keys of the file, at once.")
 def rotate(path: Path, *, compromised: bool) -> None:
     """Announce the next key; a day later, run again, let it sign in place of the one that does.
 
     Servers read the file again by themselves, and publish what is in it.
     """
-    _announce(
-        signing_keys.compromise_key(path) if compromised else signing_keys.rotate_key_file(path)
-    )
+    rotate_file = signing_keys.compromise_key_file if compromised else signing_keys.rotate_key_file
+    _print_new_key(rotate_file(path))
 
 
-def _announce(key: StoredKey) -> None:
+def _print_new_key(key: StoredKey) -> None:
     click.echo(key.kid)
-    since = f" It may sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
-    click.echo(f"The key {key.kid} is {key.state}.{since}", err=True)
+    click.echo(f"The key {key.kid} is {key.state}.", err=True)
+    if key.state == "next":
+        click.echo(f"It may sign from {_format_time(key.not_before)} UTC on.", err=True)
 
 
 @receipts.command()
-@file
+@key_file_option
 def keys(path: Path) -> None:
     """List the keys of a file, without their secrets."""
     table = wrapping_table("key", "state", "public key", "signs from", "retired", "compromised")
     for key in signing_keys.read_key_file(path).keys:
-        times = key.not_before, key.retired_at, key.compromised_at
-        table.add_row(key.kid, key.state, key.x, *map(_time, times))
+        table.add_row(
+            key.kid,
+            key.state,
+            key.x,
+            _format_time(key.not_before),
+            _format_time(key.retired_at),
+            _format_time(key.compromised_at),
+        )
     CONSOLE.print(table)
 
 
-def _time(moment: datetime | None) -> str:
+def _format_time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
@@ -79,24 +85,25 @@ def _time(moment: datetime | None) -> str:
 @project_options
 @click.option("--description", help="What it is for.")
 @click.option("--tag", "tags", multiple=True, help="Once for each.")
-def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
+def generate(
+    env: str, data_dir: Path, project: str, description: str | None, tags: tuple[str, ...]
+) -> None:
     """Certify all calls of a project that no receipt has certified yet."""
-    tags = [*given["tags"]]
     try:
-        wanted = ReceiptRequest(
-            since_last_receipt=True, description=given["description"], tags=tags
-        )
+        request = ReceiptRequest(since_last_receipt=True, description=description, tags=list(tags))
     except ValidationError as exc:
         raise click.UsageError("at most 1,000 characters, and 50 tags of 100") from exc
-    made = with_project(
-        env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, wanted)
+    result = with_project(
+        env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, request)
     )
-    click.echo(made["receipt"]["receipt_id"])
-    click.echo(f"Calls: {made['certified_count']:,}", err=True)
-    if made["more"]:
-        click.echo("There are more: run it again.", err=True)
-    if made["uncountable"]:
-        click.echo(f"Left out, of 2^53 tokens or more: {made['uncountable']:,}", err=True)
+    click.echo(result["receipt"]["receipt_id"])
+    click.echo(f"Certified calls: {result['certified_count']:,}", err=True)
+    if result["has_more"]:
+        click.echo("There are more uncertified calls. Run this command again.", err=True)
+    if result["skipped_count"]:
+        click.echo(
+            f"Skipped calls, which have 2^53 tokens or more: {result['skipped_count']:,}", err=True
+        )
 
 
 @receipts.command("list")
@@ -105,13 +112,16 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
 def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
     """List receipts, the newest first."""
     page = ReceiptPage(limit=limit)
-    found = with_project(
+    receipt_list = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.list(project_id, page)
     )
-    for each in found["receipts"]:
-        what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f} USD"
-        issued, used = each["timestamp"][:16].replace("T", " "), f"{each['total_tokens']:,} tokens"
-        entry(each["receipt_id"], each["description"] or what, what, used, cost, issued)
+    for receipt in receipt_list["receipts"]:
+        model = f"{receipt['provider']} {receipt['model']}"
+        tokens = f"{receipt['total_tokens']:,} tokens"
+        cost = f"{receipt['total_cost']:.6f} USD"
+        issued_at = receipt["timestamp"][:16].replace("T", " ")
+        title = receipt["description"] or model
+        entry(receipt["receipt_id"], title, model, tokens, cost, issued_at)
 
 
 @receipts.command()
@@ -119,10 +129,10 @@ def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
 @click.argument("id")
 def show(env: str, data_dir: Path, project: str, id: str) -> None:
     """Write a receipt as JSON: its `envelope` is what llmring-verify takes."""
-    found = with_project(
+    receipt = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.get(project_id, id)
     )
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(receipt, indent=2, ensure_ascii=False))
 
 
 @receipts.command()
@@ -132,12 +142,13 @@ def verify(receipt: BinaryIO) -> None:
 
     Who does not trust this server asks llmring-verify, with keys that were kept.
     """
-    keys = signing_keys.keyring_source(environment.read(os.environ))()
+    keyring = signing_keys.keyring_source(environment.read(os.environ))()
     try:
-        found = verify_document(keys.trusted if keys else {}, parse(receipt.read()))
+        result = verify_document(keyring.trusted if keyring else {}, parse(receipt.read()))
     except NotVerified as exc:
         raise click.ClickException(str(exc)) from exc
-    if not found["valid"]:
-        raise click.ClickException(f"Not genuine: {found['reason']}")
-    alone = " Its 13 fields alone were proved." if found["form"] == "fields" else ""
-    click.echo(f"Genuine: signed with the key {found['kid']}.{alone}")
+    if not result["valid"]:
+        raise click.ClickException(f"Not genuine: {result['reason']}")
+    click.echo(f"Genuine: signed with the key {result['kid']}.")
+    if result["form"] == "fields":
+        click.echo("Without an envelope, only the 13 fields are proved.")

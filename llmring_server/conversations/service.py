@@ -24,7 +24,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
-from llmring_server.receipts.models import Certifying
+from llmring_server.receipts import Receipts
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 
 # Words that are in so many messages are looked for in another way.
@@ -44,7 +44,7 @@ class Conversations(Repository):
         usage: Recording,
         claims: IdempotencyKeys,
         audit: Auditing,
-        receipts: Certifying,
+        receipts: Receipts,
         level: Level,
     ) -> None:
         super().__init__(database)
@@ -149,7 +149,9 @@ class Conversations(Repository):
                 await inside._store(project_id, exchange, to, made)
                 if sole:
                     await inside._usage.store(call)
-            receipt = await inside._receipts.certify(project_id, made[-1].id) if sole else None
+            receipt = None
+            if sole:
+                receipt = await inside._receipts.receipt_for_call(project_id, made[-1].id)
             return AppendResult(at, made, start != first, receipt)
 
         return await self._together(work)

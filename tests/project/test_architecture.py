@@ -99,7 +99,7 @@ def test_every_public_handler_has_a_route() -> None:
 
 async def test_every_statement_fits_the_schema(db: AsyncDatabaseManager, ring: Ring) -> None:
     async with db.acquire() as connection:
-        for part in (*vars(ring).values(), *ring.mcp):
+        for part in (*vars(ring).values(), *ring.mcp, *vars(ring.receipts).values()):
             for statement in part._sql.values() if isinstance(part, Repository) else ():
                 prepared = await connection.prepare(statement.text)
                 assert len(prepared.get_parameters()) == len(statement.params)

@@ -121,7 +121,7 @@ async def test_receipts_outlive_the_calls(alone: Ring, tmp_path: Path) -> None:
     assert await proof(ring, project_id, told, kept) == before
     with pytest.raises(NotFound):
         await proof(ring, project_id, told, gone)
-    logs = await ring.receipts.logs(project_id, told["receipt_id"])
+    logs = await ring.receipts.calls(project_id, told["receipt_id"])
     assert ([str(each["id"]) for each in logs["logs"]], logs["total"]) == ([kept], 3)
 
 
@@ -157,7 +157,7 @@ async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) 
     }
     of = ("--project", "mine", "--env", "prod")
     off = run("receipts", "generate", *of, **prod)
-    assert (off.returncode, "no key is configured" in off.stderr) == (1, True)
+    assert (off.returncode, "no signing key is configured" in off.stderr) == (1, True)
     prod["LLMRING_RECEIPT_KEY_FILE"] = path
     id = done("receipts", "generate", "--description", "July", *of, **prod).strip()
     assert id in (shown := done("receipts", "list", *of, **prod))

@@ -40,9 +40,9 @@ async def made(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
 def proved(told: dict[str, Any]) -> dict[str, Any]:
     """Check both signatures of a receipt, and return what it says."""
     key = keyring().active
-    assert key.signed(legacy.signed_bytes(told), legacy.signature(told))
+    assert key.is_valid_signature(legacy.signed_bytes(told), legacy.signature(told))
     kid, signed, signature = receipt.open_envelope(told["envelope"])
-    assert (kid, key.signed(signed, signature)) == (KID, True)
+    assert (kid, key.is_valid_signature(signed, signature)) == (KID, True)
     body: dict[str, Any] = told["envelope"]["receipt"]
     return body
 

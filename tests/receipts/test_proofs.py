@@ -138,11 +138,11 @@ async def test_a_receipt_has_a_leaf_for_a_log_that_tells_nothing_without_its_sal
     assert len(row["salt"]) == 16
     stored = StoredReceipt(**{name: row[name] for name in StoredReceipt._fields})
     assert stored.signed
-    assert stored.sig
-    shown = b"llmring-leaf/1\n" + row["salt"] + sha256(stored.signed).digest() + stored.sig
-    assert row["leaf"] == sha256(shown).digest()
+    assert stored.signature
+    shown = b"llmring-leaf/1\n" + row["salt"] + sha256(stored.signed).digest() + stored.signature
+    assert row["log_commitment"] == sha256(shown).digest()
     # Of the same receipt another one, with another salt.
-    assert log_commitment(stored)["leaf"] != row["leaf"]
+    assert log_commitment(stored)["log_commitment"] != row["log_commitment"]
 
 
 @asynccontextmanager

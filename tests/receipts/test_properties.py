@@ -79,5 +79,5 @@ async def test_any_history_holds(ring: Ring, steps: list[tuple[str, int]]) -> No
         kept, ids = history.receipts[told["receipt_id"]]
         assert told == kept
         assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
-        logs = await ring.receipts.logs(project_id, told["receipt_id"], ALL)
+        logs = await ring.receipts.calls(project_id, told["receipt_id"], ALL)
         assert {each["id"] for each in logs["logs"]} == ids

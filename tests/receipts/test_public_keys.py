@@ -115,10 +115,10 @@ async def test_openssl_verifies_a_receipt_by_hand(
     await called(ring, project_id, {}, {})
     await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
     row = await ring.db.fetch_one(
-        "SELECT signed, sig FROM {{tables.receipts}} WHERE project_id = $1", project_id
+        "SELECT signed, signature FROM {{tables.receipts}} WHERE project_id = $1", project_id
     )
     assert row
-    files = {"data": row["signed"], "sig": row["sig"], "key.pem": PEM.encode()}
+    files = {"data": row["signed"], "sig": row["signature"], "key.pem": PEM.encode()}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-rawin"]

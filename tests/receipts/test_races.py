@@ -70,7 +70,7 @@ async def confused(_: bytes) -> bytes:
 async def test_what_signs_may_fail_and_no_chat_is_lost(
     db: AsyncDatabaseManager, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch, sign: Sign
 ) -> None:
-    monkeypatch.setattr("llmring_server.receipts.signing_keys.SIGN_TIMEOUT", 0.05)
+    monkeypatch.setattr("llmring_server.receipts.signing_keys.SIGN_TIMEOUT_SECONDS", 0.05)
     ring = signed_by(db, sign)
     assert (await ring.conversations.log(project_id, Exchange.model_validate(CHAT))).receipt is None
     assert len(await ring.usage.logs(project_id)) == 1

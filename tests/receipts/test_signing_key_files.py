@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_thief_of_the_file_has_no_key_that_is_trusted(path: Path) -> None:
     signing_keys.rotate_key_file(path)
     stolen = {key.kid for key in signing_keys.read_key_file(path).keys}
-    fresh = signing_keys.compromise_key(path)
+    fresh = signing_keys.compromise_key_file(path)
     assert fresh.kid not in stolen
     states = {key.kid: key.state for key in signing_keys.read_key_file(path).keys}
     assert states == dict.fromkeys(stolen, "compromised") | {fresh.kid: "active"}
@@ -57,7 +57,7 @@ def test_a_file_that_is_there_is_not_made_again(
 ) -> None:
     before = path.read_bytes()
     monkeypatch.setattr(Path, "exists", lambda _: False)
-    with pytest.raises(SigningKeyError, match="there is such a file"):
+    with pytest.raises(SigningKeyError, match="already exists"):
         signing_keys.create_key_file(path)
     assert path.read_bytes() == before
 

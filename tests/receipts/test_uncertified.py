@@ -29,19 +29,19 @@ def ago(days: int, second: int = 0) -> dict[str, str]:
 
 
 async def open_days(ring: Ring, project_id: ProjectId) -> int:
-    return len(await ring.receipts._fetch_all("open_days", project_id=project_id))
+    return len(await ring.receipts._selection._fetch_all("open_days", project_id=project_id))
 
 
 async def test_the_rest_is_taken_oldest_first_until_nothing_is_left(
     ring: Ring, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.receipts.selection.MAX_UNCERTIFIED_CALLS", 4)
+    monkeypatch.setattr("llmring_server.receipts.service.MAX_UNCERTIFIED_CALLS", 4)
     monkeypatch.setattr("llmring_server.receipts.selection.BATCH_SIZE", 2)
     ids = await called(
         ring, project_id, *[ago(day, n) for n, day in enumerate((3, 2, 2, 2, 2, 2, 1, 0))]
     )
     told = [await ring.receipts.generate(project_id, REST) for _ in range(3)]
-    counts = [(each["certified_count"], each["more"]) for each in told]
+    counts = [(each["certified_count"], each["has_more"]) for each in told]
     assert counts == [(4, True), (2, True), (2, False)]
     assert told[0]["receipt"]["batch_summary"]
     assert told[0]["receipt"]["batch_summary"]["log_ids"] == sorted(ids)[:4]
@@ -78,7 +78,7 @@ async def test_calls_that_json_cannot_count_do_not_stop_the_rest(
         await ring.receipts.generate(project_id, REST)
     await called(ring, project_id, {}, {})
     told = await ring.receipts.generate(project_id, REST)
-    assert (told["certified_count"], told["uncountable"]) == (2, 1)
+    assert (told["certified_count"], told["skipped_count"]) == (2, 1)
     assert (await ring.receipts.uncertified(project_id))["total"] == 1
 
 
@@ -88,7 +88,7 @@ async def test_the_rest_stops_before_its_sums_are_too_large(
     await called(ring, project_id, LARGEST, LARGEST | ago(1), LARGEST | ago(1))
     told = [await ring.receipts.generate(project_id, REST) for _ in range(3)]
     assert [each["certified_count"] for each in told] == [1, 1, 1]
-    assert [each["more"] for each in told] == [True, True, False]
+    assert [each["has_more"] for each in told] == [True, True, False]
 
 
 async def test_calls_that_are_stored_meanwhile_are_certified_once(
