@@ -26,7 +26,7 @@ from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
 from tests.conversations.test_exchanges import SENT
 from tests.mcp.test_servers import SENT as SERVER
-from tests.support.signing import OLD, SEED, keyring
+from tests.support.signing import LEGACY_RECEIPT, SEED, keyring
 from tests.templates.test_templates import NEW
 
 CANARY = f"canary-{uuid4().hex}"
@@ -146,7 +146,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/aliases/bind": {"alias": "fast", "model": "openai:mine"},
     "POST /api/v1/aliases/bulk_upsert": [{"alias": "fast", "model": "openai:mine"}],
     "PUT /api/v1/aliases/{alias:path}": {"model": "openai:mine"},
-    "POST /api/v1/receipts": {"receipt": OLD},
+    "POST /api/v1/receipts": {"receipt": LEGACY_RECEIPT},
     "POST /api/v1/receipts/generate": {"since_last_receipt": True},
     "POST /api/v1/receipts/preview": {"since_last_receipt": True},
     "POST /api/v1/receipts/issue": {"log_id": str(uuid4())},
