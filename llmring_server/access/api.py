@@ -119,7 +119,7 @@ class RegistrationResponse(TypedDict):
 
 async def register(
     request: Request, body: RegistrationRequest
-) -> Annotated[RegistrationResponse, Forbidden]:  # noqa: ARG001
+) -> Annotated[RegistrationResponse, Forbidden]:
     """Make up a key for mode `open`; in the others, keys are not to be had for the asking."""
     if request.ring.settings.auth != "open":
         raise Forbidden(CLOSED)

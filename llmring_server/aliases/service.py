@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams
-from llmring_server.core.strict_json import JsonObject, dump_json
+from llmring_server.core.strict_json import SmallJsonObject, dump_json
 from llmring_server.db.repository import Repository
 
 DEFAULT, MAX_BINDINGS = "default", 1_000
@@ -49,7 +49,7 @@ class BindAlias(BaseModel, strict=True):
     alias: Free
     model: Model
     profile: Profile = DEFAULT
-    metadata: JsonObject | None = None
+    metadata: SmallJsonObject | None = None
 
 
 class BindAliases(RootModel[Annotated[list[BindAlias], Field(max_length=MAX_BINDINGS)]]):

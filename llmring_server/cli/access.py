@@ -36,7 +36,7 @@ def keys() -> None:
     """Issue, list, rotate and revoke API keys."""
 
 
-@keys.command()
+@keys.command("issue")
 @environment.options
 @click.option("--project", default="default", show_default=True, help="Made if there is none.")
 @click.option("--label", default="", help="What the key is for.")
@@ -97,7 +97,7 @@ def _day(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
-@keys.command()
+@keys.command("show")
 @environment.options
 @click.argument("id")
 def show_key(env: str, data_dir: Path, id: str) -> None:
@@ -109,7 +109,7 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
     CONSOLE.print(table)
 
 
-@keys.command()
+@keys.command("rotate")
 @environment.options
 @click.argument("id")
 @click.option(
@@ -129,7 +129,7 @@ def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     )
 
 
-@keys.command()
+@keys.command("revoke")
 @environment.options
 @click.argument("id")
 def revoke_key(env: str, data_dir: Path, id: str) -> None:
@@ -146,7 +146,7 @@ def projects() -> None:
     """Create, list, rename and erase projects."""
 
 
-@projects.command()
+@projects.command("create")
 @environment.options
 @click.argument("name")
 def create_project(env: str, data_dir: Path, name: str) -> None:
@@ -169,7 +169,7 @@ def list_projects(env: str, data_dir: Path) -> None:
     CONSOLE.print(table)
 
 
-@projects.command()
+@projects.command("rename")
 @environment.options
 @click.argument("project")
 @click.argument("name")
@@ -194,7 +194,7 @@ class RetentionDays(click.ParamType[int | None]):
         return None if value == "forever" else int(value.removesuffix("d"))
 
 
-@projects.command()
+@projects.command("retain")
 @environment.options
 @click.argument("project")
 @click.argument("days", type=RetentionDays())
@@ -211,7 +211,7 @@ def retain_messages(env: str, data_dir: Path, project: str, days: int | None) ->
     environment.with_ring(env, data_dir, work)
 
 
-@projects.command()
+@projects.command("erase")
 @environment.options
 @click.argument("project")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -22,7 +22,7 @@ def aliases() -> None:
     """Bind, resolve, list and delete aliases of models."""
 
 
-@aliases.command()
+@aliases.command("bind")
 @project_options
 @profile
 @click.argument("alias")
@@ -39,7 +39,7 @@ def bind_alias(env: str, data_dir: Path, project: str, **given: Any) -> None:
     )
 
 
-@aliases.command()
+@aliases.command("resolve")
 @project_options
 @profile
 @click.argument("alias")
@@ -73,7 +73,7 @@ def list_aliases(env: str, data_dir: Path, project: str, profile: str | None) ->
     CONSOLE.print(table)
 
 
-@aliases.command()
+@aliases.command("delete")
 @project_options
 @profile
 @click.argument("alias")
@@ -110,7 +110,7 @@ def list_templates(env: str, data_dir: Path, project: str) -> None:
         entry(each.id, each.name, each.model, *counts, *["shared"] * each.shared)
 
 
-@templates.command()
+@templates.command("show")
 @project_options
 @click.argument("id", type=click.UUID)
 def show_template(env: str, data_dir: Path, project: str, id: UUID) -> None:

@@ -14,6 +14,7 @@ from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 MAX_DEPTH, MAX_KEYS, MAX_KEY_LENGTH = 32, 10_000, 1024
 # What can be written in 64 bits, with a sign if there is one.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64
+MAX_SMALL_OBJECT_BYTES = 64 * 1024
 MAX_VALUES = 500_000
 _DIGITS = 30
 
@@ -98,6 +99,16 @@ def dump_json(value: Any, what: str) -> bytes:
         return orjson.dumps(value, json_default)
     except TypeError as exc:
         raise InvalidRequest(f"{what}: must be plain JSON") from exc
+
+
+def _check_small(value: dict[str, Any]) -> dict[str, Any]:
+    if len(dump_json(check_json(value), "object")) > MAX_SMALL_OBJECT_BYTES:
+        raise ValueError("must be at most 64 KiB of JSON")
+    return value
+
+
+# The same, of a size that may stand in every row of a list.
+SmallJsonObject = Annotated[dict[str, Any], AfterValidator(_check_small)]
 
 
 def dump_bounded_json(value: Any, what: str, most: int) -> str:

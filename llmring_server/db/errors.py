@@ -20,10 +20,10 @@ from llmring_server.errors import (
 # name, or deleted the parent row. A violation of any other constraint is a bug.
 CONSTRAINTS: dict[str, type[RingError]] = {
     "projects_name_key": Conflict,
-    "api_keys_tenant_fkey": NotFound,
-    "messages_tenant_conversation_id_fkey": NotFound,
-    "capabilities_tenant_server_id_fkey": NotFound,
-    "executions_tenant_tool_id_fkey": NotFound,
+    "api_keys_project_id_fkey": NotFound,
+    "messages_project_id_conversation_id_fkey": NotFound,
+    "capabilities_project_id_server_id_fkey": NotFound,
+    "executions_project_id_tool_id_fkey": NotFound,
 }
 
 _UNAVAILABLE = (

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import JsonObject
+from llmring_server.core.strict_json import SmallJsonObject
 
 Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
 Text = Annotated[str, Field(max_length=200_000)]
@@ -38,7 +38,7 @@ class NewTemplate(BaseModel, strict=True):
     model: Label = MODEL
     temperature: Temperature = TEMPERATURE
     max_tokens: Tokens | None = None
-    tool_config: JsonObject = {}
+    tool_config: SmallJsonObject = {}
     shared: bool = False
 
 
@@ -51,7 +51,7 @@ class TemplateUpdate(BaseModel, strict=True):
     model: Label | None = None
     temperature: Temperature | None = None
     max_tokens: Tokens | None = None
-    tool_config: JsonObject | None = None
+    tool_config: SmallJsonObject | None = None
     is_active: bool | None = None
     shared: bool | None = None
 

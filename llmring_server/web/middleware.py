@@ -71,8 +71,11 @@ class RequestMiddleware:
             if started or not isinstance(exc, RingError):
                 log_exception(exc, scope)
             if not started:
-                error = exc if isinstance(exc, RingError) else RingError()
-                await problem(scope, error)(scope, receive, answer)
+                # Under no name of its own: that would keep the exception in a cycle with this frame,
+                # and with it the body that was read, until the garbage collector runs.
+                await problem(scope, exc if isinstance(exc, RingError) else RingError())(
+                    scope, receive, answer
+                )
         # Not above: what is raised there would have the text of `exc` in its trace.
         if failed and started and not complete:
             _abort(scope)

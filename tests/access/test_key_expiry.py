@@ -37,7 +37,7 @@ async def test_rotate_key_gives_no_more_than_its_caller_has_nor_for_longer(
 async def test_who_is_shut_out_while_their_body_comes_is_refused(
     guarded: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.web.endpoint.BELIEVED", 0)
+    monkeypatch.setattr("llmring_server.web.endpoint.CACHE_TTL", 0)
     monkeypatch.setattr("llmring_server.access.keys.CACHE_TTL", 0)
     issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
 
@@ -59,7 +59,7 @@ async def slow() -> AsyncIterator[bytes]:
 async def test_a_slow_body_is_one_request_for_the_rate_limit(
     db: AsyncDatabaseManager, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.web.endpoint.BELIEVED", 0)
+    monkeypatch.setattr("llmring_server.web.endpoint.CACHE_TTL", 0)
     issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     for auth, key in (("keys", issued.secret), ("open", issued.secret), ("open", uuid4().hex)):
         headers = {"X-API-Key": key, "Content-Type": "application/json"}
@@ -75,7 +75,7 @@ async def test_a_slow_body_is_one_request_for_the_rate_limit(
 async def test_a_parent_is_asked_once_for_a_slow_body(
     db: AsyncDatabaseManager, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.web.endpoint.BELIEVED", 0)
+    monkeypatch.setattr("llmring_server.web.endpoint.CACHE_TTL", 0)
     asked = []
 
     def authenticate(scope: Any) -> ProjectId:

@@ -34,7 +34,7 @@ from tests.support.served import ask, statuses
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 LOG = "/api/v1/log"
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROGRAMS = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
 
 

@@ -169,9 +169,9 @@ async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
 @pytest.mark.parametrize(
     ("values", "violation"),
     [
-        ("project, id || '-', digest", asyncpg.CheckViolationError),
-        ("project, id, digest", asyncpg.UniqueViolationError),
-        ("project, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
+        ("project_id, id || '-', digest", asyncpg.CheckViolationError),
+        ("project_id, id, digest", asyncpg.UniqueViolationError),
+        ("project_id, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
     ],
 )
 async def test_a_row_that_no_request_should_make_is_a_bug(

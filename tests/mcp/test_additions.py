@@ -50,7 +50,7 @@ async def test_add_tool_of_which_there_are_too_many(client: httpx.AsyncClient) -
 async def test_add_tool_that_is_too_large_for_the_page(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.mcp.capabilities.PAGE_BYTES", 20_000)
+    monkeypatch.setattr("llmring_server.mcp.capabilities.MAX_PAGE_BYTES", 20_000)
     path = await made(client)
     await refreshed(client, path, tools=[{"name": "t", "description": "x" * 15_000}])
     await refuses_all_but_one(client, path, description="x" * 3000)

@@ -166,7 +166,7 @@ async def test_lists_come_in_pages(client: httpx.AsyncClient) -> None:
 async def test_a_page_ends_where_it_would_be_too_large(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.mcp.capabilities.PAGE_BYTES", 20_000)
+    monkeypatch.setattr("llmring_server.mcp.capabilities.MAX_PAGE_BYTES", 20_000)
     path = await made(client)
     tools = [{"name": f"t{number}", "description": "x" * 9000} for number in range(5)]
     await refreshed(client, path, tools=tools)

@@ -134,7 +134,7 @@ async def test_history_comes_in_pages(client: httpx.AsyncClient) -> None:
 async def test_a_page_of_history_ends_where_it_would_be_too_large(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmring_server.mcp.executions.PAGE_BYTES", 20_000)
+    monkeypatch.setattr("llmring_server.mcp.executions.MAX_PAGE_BYTES", 20_000)
     path = await tool(client)
     for _ in range(5):
         await recorded(client, path, input={"a": "x" * 9000})

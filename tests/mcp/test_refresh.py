@@ -72,7 +72,7 @@ async def test_others_are_served_while_a_refresh_is_prepared(
         assert served.wait(30)
         return capability_rows(offers)
 
-    monkeypatch.setattr("llmring_server.mcp.capabilities.rows", slow)
+    monkeypatch.setattr("llmring_server.mcp.capabilities.capability_rows", slow)
     asyncio.get_running_loop().call_soon(served.set)
     offers = RefreshRequest(tools=[ToolIn(name="t")])
     assert (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools

@@ -161,7 +161,7 @@ async def test_of_too_many_lines_not_all_are_read(
         read += 1
         return parse_json(line)
 
-    monkeypatch.setattr("llmring_server.usage.api.parse", counted)
+    monkeypatch.setattr("llmring_server.usage.api.parse_json", counted)
     headers = {"Content-Type": "application/x-ndjson"}
     for line in (b"{}\n", b"x\n"):
         path = "/api/v1/logs/batch?partial=true"

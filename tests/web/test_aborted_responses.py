@@ -38,7 +38,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
         written.append(logs)
         return b"first\n"
 
-    monkeypatch.setattr("llmring_server.usage.export._csv", write)
+    monkeypatch.setattr("llmring_server.usage.api._csv", write)
 
 
 @pytest.mark.usefixtures("calls", "broken")

@@ -51,7 +51,7 @@ async def test_ready_tells_anyone_to_migrate_and_no_one_which_files_are_missing(
         assert answer.json()["code"] == "not_migrated"
         assert "llmring-server db migrate" in answer.json()["detail"]
         assert ".sql" not in answer.text
-    with pytest.raises(NotMigrated, match=r"001_usage_logs\.sql"):
+    with pytest.raises(NotMigrated, match=r"001_usage\.sql"):
         await Ring(fresh).ready()
 
 

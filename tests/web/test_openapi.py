@@ -38,7 +38,7 @@ async def test_openapi_is_for_anyone_and_tells_where_it_is(client: httpx.AsyncCl
 
 
 async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None:
-    described = document()["components"]["schemas"]["Entry"]
+    described = document()["components"]["schemas"]["NewCall"]
     assert described["required"] == ["provider", "model", "input_tokens", "output_tokens"]
     cost, _null = described["properties"]["cost"]["anyOf"]
     assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
@@ -50,7 +50,7 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
 def test_money_is_a_number_but_in_statistics() -> None:
     schemas = document()["components"]["schemas"]
     for name, kind in (
-        ("Answer", "number"), ("Log", "number"), ("Line", "number"), ("Totals", "string"),
+        ("LogResponse", "number"), ("Call", "number"), ("CostLine", "number"), ("Totals", "string"),
         ("Bucket", "string"), ("OriginTotals", "number"),
     ):  # fmt: skip
         told = schemas[name]["properties"]

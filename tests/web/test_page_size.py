@@ -13,12 +13,12 @@ from tests.mcp.test_servers import SENT
 
 API = "/api/v1"
 MODULES = (
-    "aliases",
-    "conversations",
-    "mcp_capabilities",
-    "mcp_executions",
-    "mcp_servers",
-    "templates",
+    "aliases.service",
+    "conversations.service",
+    "mcp.capabilities",
+    "mcp.executions",
+    "mcp.servers",
+    "templates.service",
 )
 MOST, MANY = 50_000, 6
 # 20,000 bytes in UTF-8.
@@ -30,7 +30,7 @@ CONTROLS = "\x01" * 3500
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in MODULES:
-        monkeypatch.setattr(f"llmring_server.{module}.PAGE_BYTES", MOST)
+        monkeypatch.setattr(f"llmring_server.{module}.MAX_PAGE_BYTES", MOST)
 
 
 async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:

@@ -59,7 +59,7 @@ async def test_our_own_mistakes_are_a_500_without_the_callers_words(
     def broken(*_: object) -> None:
         raise ValueError(secret)
 
-    monkeypatch.setattr(usage, "record", broken)
+    monkeypatch.setattr(usage, "prepare_call", broken)
     transport = httpx.ASGITransport(app=build(db, Settings(auth="open")))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         with caplog.at_level(logging.DEBUG):

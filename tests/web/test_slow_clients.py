@@ -52,7 +52,11 @@ SLEEPERS: dict[str, tuple[bytes, bytes, list[int]]] = {
 @pytest.fixture
 async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.URL]:
     """A server that is as impatient as a test."""
-    for name, seconds in {"PATIENCE": 1.0, "SILENCE": 0.5, "TICK": 0.1}.items():
+    for name, seconds in {
+        "BODY_GRACE_SECONDS": 1.0,
+        "KEEP_ALIVE_SECONDS": 0.5,
+        "TICK": 0.1,
+    }.items():
         monkeypatch.setattr(protocol, name, seconds)
     async with Server(Ring(ring.db, Settings(auth="open")), port=0) as server:
         yield httpx.URL(server.url)
