@@ -85,7 +85,7 @@ async def list_uncertified_calls(request: Request, query: OffsetPage) -> Receipt
 async def generate_receipt(
     request: Request, body: ReceiptRequest
 ) -> Annotated[GenerateResult, Conflict]:
-    """Issue a receipt for the calls of a conversation or period, for given or uncertified calls."""
+    """Issue a receipt for uncertified calls, or for calls by conversation, period or id."""
     request.caller.require("read")
     with request.long_running_slot():
         return await request.ring.receipts.generate(request.project_id, body)

@@ -100,10 +100,12 @@ def verify_fields(keys: TrustedKeys, receipt: Mapping[str, Any]) -> StoredReceip
     NotVerified or CannotVerify if the receipt is not genuine.
     """
     fields = dict(receipt)
+    # This also checks that all 13 fields are there.
+    legacy_body = legacy.signed_bytes(fields)
     stored = StoredReceipt(
         id=receipt["receipt_id"],
         kid="",
-        legacy_body=legacy.signed_bytes(fields),
+        legacy_body=legacy_body,
         legacy_signature=legacy.signature(fields),
     )
     if receipt.get("envelope") is None:

@@ -128,6 +128,17 @@ async def test_store_receipt_that_was_signed_earlier(client: httpx.AsyncClient) 
     assert (await client.get(PATH)).json()["total"] == 1
 
 
+@pytest.mark.parametrize("missing", [*legacy.FIELDS, "signature"])
+async def test_store_receipt_rejects_incomplete_receipts(
+    client: httpx.AsyncClient, missing: str
+) -> None:
+    incomplete = {name: value for name, value in LEGACY_RECEIPT.items() if name != missing}
+    for receipt in (incomplete, {}):
+        response = await client.post(PATH, json={"receipt": receipt})
+        assert response.status_code == 400
+        assert response.json()["detail"].startswith("Invalid receipt signature")
+
+
 async def test_store_receipt_needs_the_envelope_of_a_new_receipt(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
