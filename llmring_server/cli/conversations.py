@@ -36,7 +36,13 @@ def conversations() -> None:
 @conversations.command("list")
 @project_options
 @click.option("--search", "q", help="Only conversations with these words in title or messages.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, MAX_LISTED))
+@click.option(
+    "--limit",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1, MAX_LISTED),
+    help="Maximum number of conversations.",
+)
 def list_conversations(env: str, data_dir: Path, project: str, q: str | None, limit: int) -> None:
     """List conversations, most recently updated first."""
 
@@ -63,6 +69,7 @@ def list_conversations(env: str, data_dir: Path, project: str, q: str | None, li
     default=DEFAULT_SHOWN_MESSAGES,
     show_default=True,
     type=click.IntRange(1, MAX_SHOWN_MESSAGES),
+    help="Number of messages, counted from the newest.",
 )
 def show_conversation(env: str, data_dir: Path, project: str, id: UUID, last: int) -> None:
     """Show a conversation and its last messages."""
@@ -77,7 +84,7 @@ def show_conversation(env: str, data_dir: Path, project: str, id: UUID, last: in
     CONSOLE.print(conversation.title or "Untitled", style="bold")
     CONSOLE.print(f"{conversation.model_alias}, {_cost(conversation)} USD")
     if conversation.message_count > len(messages):
-        CONSOLE.print(f"{conversation.message_count - len(messages):,} messages before these.")
+        CONSOLE.print(f"{conversation.message_count - len(messages):,} earlier messages not shown.")
     for message in messages:
         CONSOLE.print()
         CONSOLE.print(f"{message.role}, {message.timestamp:%Y-%m-%d %H:%M}", style="bold cyan")
@@ -93,6 +100,7 @@ def show_conversation(env: str, data_dir: Path, project: str, id: UUID, last: in
     type=click.Choice(["jsonl", "markdown"]),
     default="jsonl",
     show_default=True,
+    help="Output format.",
 )
 def export_conversation(env: str, data_dir: Path, project: str, id: UUID, file_format: str) -> None:
     """Write a whole conversation to standard output.
@@ -140,8 +148,10 @@ def _cost(conversation: Conversation) -> str:
 def _message_text(message: Message) -> str:
     """Return the text of a message, and its tool calls and other parts as JSON."""
     lines = [_content_text(message.content)] if message.content else []
-    lines += [f"calls {brief(call, MAX_JSON_CHARACTERS)}" for call in message.tool_calls or ()]
-    lines += [f"gets {brief(result, MAX_JSON_CHARACTERS)}" for result in message.tool_results or ()]
+    lines += [f"tool call {brief(call, MAX_JSON_CHARACTERS)}" for call in message.tool_calls or ()]
+    lines += [
+        f"tool result {brief(result, MAX_JSON_CHARACTERS)}" for result in message.tool_results or ()
+    ]
     return "\n".join(lines) or "(content not stored)"
 
 

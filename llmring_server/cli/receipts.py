@@ -4,7 +4,7 @@ import json
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import rich_click as click
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from llmring_server.receipts.signing_keys import StoredKey
 from llmring_server.receipts.verification import verify_document
 from llmring_verify.canonical_json import NotVerified, parse
 
-file = click.option(
+key_file_option = click.option(
     "--file",
     "path",
     envvar="LLMRING_RECEIPT_KEY_FILE",
@@ -34,15 +34,15 @@ def receipts() -> None:
 
 
 @receipts.command()
-@file
+@key_file_option
 def keygen(path: Path) -> None:
     """Create a key file with a first key, which signs at once. Keep a backup of the file."""
-    _announce(signing_keys.create_key_file(path))
+    _print_new_key(signing_keys.create_key_file(path))
     click.echo(f"Set LLMRING_RECEIPT_KEY_FILE={path} for the server.", err=True)
 
 
 @receipts.command()
-@file
+@key_file_option
 @click.option(
     "--compromised", is_flag=True, help="Mark all private keys of the file as compromised, at once."
 )
@@ -51,29 +51,35 @@ def rotate(path: Path, *, compromised: bool) -> None:
 
     Running servers read the file again and publish its public keys.
     """
-    _announce(
-        signing_keys.compromise_key(path) if compromised else signing_keys.rotate_key_file(path)
-    )
+    rotate_file = signing_keys.compromise_key_file if compromised else signing_keys.rotate_key_file
+    _print_new_key(rotate_file(path))
 
 
-def _announce(key: StoredKey) -> None:
+def _print_new_key(key: StoredKey) -> None:
     click.echo(key.kid)
-    since = f" It can sign from {_time(key.not_before)} UTC on." if key.state == "next" else ""
-    click.echo(f"The key {key.kid} is {key.state}.{since}", err=True)
+    click.echo(f"The key {key.kid} is {key.state}.", err=True)
+    if key.state == "next":
+        click.echo(f"It can sign from {_format_time(key.not_before)} UTC on.", err=True)
 
 
 @receipts.command()
-@file
+@key_file_option
 def keys(path: Path) -> None:
     """List the keys of a key file, without private keys."""
     table = wrapping_table("key", "state", "public key", "signs from", "retired", "compromised")
     for key in signing_keys.read_key_file(path).keys:
-        times = key.not_before, key.retired_at, key.compromised_at
-        table.add_row(key.kid, key.state, key.x, *map(_time, times))
+        table.add_row(
+            key.kid,
+            key.state,
+            key.x,
+            _format_time(key.not_before),
+            _format_time(key.retired_at),
+            _format_time(key.compromised_at),
+        )
     CONSOLE.print(table)
 
 
-def _time(moment: datetime | None) -> str:
+def _format_time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
@@ -81,26 +87,27 @@ def _time(moment: datetime | None) -> str:
 @project_options
 @click.option("--description", help="Description of the receipt.")
 @click.option("--tag", "tags", multiple=True, help="Tag of the receipt; repeat for more.")
-def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
+def generate(
+    env: str, data_dir: Path, project: str, description: str | None, tags: tuple[str, ...]
+) -> None:
     """Certify all calls of a project that no receipt certifies yet."""
-    tags = [*given["tags"]]
     try:
-        wanted = ReceiptRequest(
-            since_last_receipt=True, description=given["description"], tags=tags
-        )
+        request = ReceiptRequest(since_last_receipt=True, description=description, tags=list(tags))
     except ValidationError as exc:
         raise click.UsageError(
             "a description has at most 1,000 characters; at most 50 tags of 100 characters"
         ) from exc
-    made = with_project(
-        env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, wanted)
+    result = with_project(
+        env, data_dir, project, lambda ring, project_id: ring.receipts.generate(project_id, request)
     )
-    click.echo(made["receipt"]["receipt_id"])
-    click.echo(f"Calls: {made['certified_count']:,}", err=True)
-    if made["more"]:
-        click.echo("More calls are uncertified: run the command again.", err=True)
-    if made["uncountable"]:
-        click.echo(f"Skipped calls with 2^53 tokens or more: {made['uncountable']:,}", err=True)
+    click.echo(result["receipt"]["receipt_id"])
+    click.echo(f"Certified calls: {result['certified_count']:,}", err=True)
+    if result["has_more"]:
+        click.echo("There are more uncertified calls. Run this command again.", err=True)
+    if result["skipped_count"]:
+        click.echo(
+            f"Skipped calls, which have 2^53 tokens or more: {result['skipped_count']:,}", err=True
+        )
 
 
 @receipts.command("list")
@@ -115,13 +122,16 @@ def generate(env: str, data_dir: Path, project: str, **given: Any) -> None:
 def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
     """List receipts, newest first."""
     page = ReceiptPage(limit=limit)
-    found = with_project(
+    receipt_list = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.list(project_id, page)
     )
-    for each in found["receipts"]:
-        what, cost = f"{each['provider']} {each['model']}", f"{each['total_cost']:.6f} USD"
-        issued, used = each["timestamp"][:16].replace("T", " "), f"{each['total_tokens']:,} tokens"
-        entry(each["receipt_id"], each["description"] or what, what, used, cost, issued)
+    for receipt in receipt_list["receipts"]:
+        model = f"{receipt['provider']} {receipt['model']}"
+        tokens = f"{receipt['total_tokens']:,} tokens"
+        cost = f"{receipt['total_cost']:.6f} USD"
+        issued_at = receipt["timestamp"][:16].replace("T", " ")
+        title = receipt["description"] or model
+        entry(receipt["receipt_id"], title, model, tokens, cost, issued_at)
 
 
 @receipts.command()
@@ -129,10 +139,10 @@ def list_(env: str, data_dir: Path, project: str, limit: int) -> None:
 @click.argument("id")
 def show(env: str, data_dir: Path, project: str, id: str) -> None:
     """Print a receipt as JSON. `llmring-verify` reads this form, too."""
-    found = with_project(
+    receipt = with_project(
         env, data_dir, project, lambda ring, project_id: ring.receipts.get(project_id, id)
     )
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(receipt, indent=2, ensure_ascii=False))
 
 
 @receipts.command()
@@ -142,12 +152,13 @@ def verify(receipt: BinaryIO) -> None:
 
     To verify without trusting this server, use llmring-verify with a saved key file.
     """
-    keys = signing_keys.keyring_source(environment.read(os.environ))()
+    keyring = signing_keys.keyring_source(environment.read(os.environ))()
     try:
-        found = verify_document(keys.trusted if keys else {}, parse(receipt.read()))
+        result = verify_document(keyring.trusted if keyring else {}, parse(receipt.read()))
     except NotVerified as exc:
         raise click.ClickException(str(exc)) from exc
-    if not found["valid"]:
-        raise click.ClickException(f"Not genuine: {found['reason']}")
-    alone = " Only its 13 signed fields are proved." if found["form"] == "fields" else ""
-    click.echo(f"Genuine: signed with the key {found['kid']}.{alone}")
+    if not result["valid"]:
+        raise click.ClickException(f"Not genuine: {result['reason']}")
+    click.echo(f"Genuine: signed with the key {result['kid']}.")
+    if result["form"] == "fields":
+        click.echo("Without an envelope, only the 13 fields are proved.")

@@ -185,7 +185,7 @@ class Conversations(Repository):
                         await inside._usage.insert(call)
                 receipt = None
                 if exchange.logs_call:
-                    receipt = await inside._receipts.certify(project_id, stored[-1].id)
+                    receipt = await inside._receipts.receipt_for_call(project_id, stored[-1].id)
                 return AppendResult(conversation_id, stored, replayed, receipt)
 
         return await self._retry(attempt)

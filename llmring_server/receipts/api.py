@@ -1,4 +1,4 @@
-"""Receipts, over HTTP."""
+"""HTTP API of receipts and of the public keys that verify them."""
 
 import json
 from typing import Annotated, Any, Literal, NotRequired
@@ -23,50 +23,56 @@ from llmring_server.receipts.models import (
     ReceiptPreview,
     ReceiptRequest,
 )
-from llmring_server.receipts.signing_keys import Keyring, SigningKey, State
-from llmring_server.receipts.verification import VerificationResult, verification_result
+from llmring_server.receipts.signing_keys import Keyring, SigningKey
+from llmring_server.receipts.verification import VerificationResult, invalid_result
 from llmring_server.usage.api import jsonl_response
 from llmring_server.usage.export import JSONL_MEDIA_TYPE
 from llmring_server.usage.models import Call
 from llmring_server.web.request import RawBody, Request, link, render
 from llmring_server.web.request_limits import JSON
 from llmring_verify.canonical_json import NotVerified, parse
+from llmring_verify.keys import KeyState
+
+# A new key is published for a day before it signs, so an hour-old copy has it.
+PUBLIC_KEY_HEADERS = {"Cache-Control": "public, max-age=3600"}
+TEXT = "text/plain; charset=utf-8"
+PEM = "application/x-pem-file"
 
 
 class StoreReceipt(BaseModel):
-    """A receipt that one of the published keys has signed, in the form that `get` shows."""
+    """A receipt to store, as `GET /api/v1/receipts/{id}` returns it."""
 
     receipt: JsonObject
 
 
 class StoredReceiptResponse(TypedDict):
-    """That a receipt is genuine, and kept."""
+    """A receipt that was verified and stored."""
 
     receipt_id: str
     status: Literal["verified"]
 
 
 async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[ReceiptList, "Link"]:
-    """List receipts, the newest first, a page at a time, fewer where they are large."""
-    found = await request.ring.receipts.list(request.project_id, query)
-    if found["next"]:
-        request.response_headers = link(query, found["next"])
-    return found
+    """List receipts, newest first. A page has fewer than `limit` receipts if they are large."""
+    page = await request.ring.receipts.list(request.project_id, query)
+    if page["next"]:
+        request.response_headers = link(query, page["next"])
+    return page
 
 
 async def get_receipt(request: Request, id: str) -> Receipt:
-    """Show a receipt, with the envelope that proves it."""
+    """Get a receipt, with the envelope that proves it."""
     return await request.ring.receipts.get(request.project_id, id)
 
 
 async def list_receipt_calls(request: Request, id: str, query: OffsetPage) -> ReceiptCalls:
     """List the calls that a receipt certifies, newest first."""
     with request.long_running_slot():
-        return await request.ring.receipts.logs(request.project_id, id, query)
+        return await request.ring.receipts.calls(request.project_id, id, query)
 
 
 async def get_receipt_proof(request: Request, id: str, log_id: UUID) -> InclusionProof:
-    """Prove that a call is one of those that a receipt certifies."""
+    """Get the proof that a batch receipt certifies a call."""
     with request.long_running_slot():
         return await request.ring.receipts.proof(request.project_id, id, log_id)
 
@@ -80,14 +86,14 @@ async def list_uncertified_calls(request: Request, query: OffsetPage) -> Receipt
 async def generate_receipt(
     request: Request, body: ReceiptRequest
 ) -> Annotated[GenerateResult, Conflict]:
-    """Certify calls: of a conversation, a span of time, by their ids, or all that are not yet."""
+    """Issue a receipt for uncertified calls, or for calls by conversation, period or id."""
     request.caller.require("read")
     with request.long_running_slot():
         return await request.ring.receipts.generate(request.project_id, body)
 
 
 async def preview_receipt(request: Request, body: ReceiptRequest) -> ReceiptPreview:
-    """Tell what such a receipt would say; nothing is signed, and nothing stored."""
+    """Preview what a receipt would certify. Nothing is signed or stored."""
     with request.long_running_slot():
         return await request.ring.receipts.preview(request.project_id, body)
 
@@ -95,7 +101,7 @@ async def preview_receipt(request: Request, body: ReceiptRequest) -> ReceiptPrev
 async def issue_receipt(
     request: Request, body: IssueRequest
 ) -> Annotated[Receipt, NotFound, Conflict]:
-    """Give the receipt of one stored call, which is signed now if it was not before."""
+    """Issue the receipt of one stored call, or return the existing one."""
     request.caller.require("read")
     with request.long_running_slot():
         return await request.ring.receipts.issue(request.project_id, body.log_id)
@@ -104,49 +110,52 @@ async def issue_receipt(
 async def store_receipt(
     request: Request, body: StoreReceipt
 ) -> Annotated[StoredReceiptResponse, Conflict]:
-    """Keep a receipt that was signed with one of our keys, here or elsewhere."""
-    return {
-        "receipt_id": await request.ring.receipts.store(request.project_id, body.receipt),
-        "status": "verified",
-    }
+    """Store a receipt that was signed with a key of this server, here or elsewhere."""
+    receipt_id = await request.ring.receipts.store(request.project_id, body.receipt)
+    return {"receipt_id": receipt_id, "status": "verified"}
 
 
 async def verify_receipt(
     request: Request, body: Annotated[RawBody, {JSON: dict[str, Any]}]
 ) -> VerificationResult:
-    """Say whether a receipt, or its envelope alone, is genuine."""
+    """Verify a receipt or its envelope with the keys of this server."""
     try:
         document = parse(body.data)
     except NotVerified as exc:
-        return _not_strict(body.data, str(exc))
+        # Ambiguous JSON, such as a duplicate name, proves nothing. It is a result, not an error.
+        _require_json(body.data)
+        return invalid_result(str(exc))
     return request.ring.receipts.verify(document)
 
 
-def _not_strict(data: bytes, reason: str) -> VerificationResult:
-    """Tell what can be read in two ways, and so proves nothing, from what cannot be read."""
+def _require_json(data: bytes) -> None:
     try:
         json.loads(data)
     except (ValueError, RecursionError) as exc:
         raise BadRequest("The body is not JSON.") from exc
-    return verification_result(reason=reason)
 
 
 async def export_receipt(
     request: Request, id: str
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: Call}]:
-    """Stream the calls that a receipt certifies, newest first: a line of JSON for each."""
-    logs = request.ring.receipts.export(request.project_id, id)
-    return await jsonl_response(logs, "receipt.jsonl", request)
+    """Export the calls that a receipt certifies, newest first, as JSON lines."""
+    calls = request.ring.receipts.export(request.project_id, id)
+    return await jsonl_response(calls, "receipt.jsonl", request)
 
 
-# A key is shown for a day before it signs.
-KEPT = {"Cache-Control": "public, max-age=3600"}
+# Public keys.
 
 
-TEXT, PEM = "text/plain; charset=utf-8", "application/x-pem-file"
+class Jwk(TypedDict):
+    """A public key as a JWK (RFC 8037)."""
+
+    kid: str
+    kty: str
+    crv: str
+    x: str
 
 
-# RFC 8037, and when a key was retired.
+# A key of a JWKS. The member with a hyphen is not from a standard: when the key was retired.
 JwksKey = TypedDict(
     "JwksKey",
     {
@@ -162,27 +171,24 @@ JwksKey = TypedDict(
 )
 
 
-class Jwk(TypedDict):
-    """A public key as RFC 8037 writes it."""
+class Jwks(TypedDict):
+    """The trusted public keys as a JWKS (RFC 7517)."""
 
-    kid: str
-    kty: str
-    crv: str
-    x: str
+    keys: list[JwksKey]
 
 
 class PublicKey(Jwk):
-    """A public key, and for what it is good."""
+    """A public key and its state."""
 
     alg: str
-    state: State
+    state: KeyState
     not_before: str | None
     retired_at: str | None
     compromised_at: str | None
 
 
 class PublicKeyCompat(PublicKey):
-    """A public key, in the words of old clients too."""
+    """A public key, with the additional names that older clients read."""
 
     key_id: str
     public_key: str
@@ -191,85 +197,82 @@ class PublicKeyCompat(PublicKey):
 
 
 class PublicKeyDocument(TypedDict):
-    """The keys that `llmring-verify` takes."""
+    """All public keys and their states; `llmring-verify --keys` reads this document."""
 
     issuer: str
     keys: list[PublicKeyCompat]
     current_key_id: str
 
 
-class Jwks(TypedDict):
-    """A JWKS (RFC 7517)."""
-
-    keys: list[JwksKey]
-
-
 async def get_public_key_pem(request: Request) -> Annotated[Response, {TEXT: str}, NotFound]:
-    """Give the public key that signs now, as openssl reads it."""
-    return Response(_keyring(request).active.pem, headers=KEPT, media_type=TEXT)
+    """Get the active public key in PEM."""
+    return Response(_keyring(request).active.pem, headers=PUBLIC_KEY_HEADERS, media_type=TEXT)
 
 
 async def get_public_key_pem_compat(request: Request) -> Annotated[Response, {PEM: str}, NotFound]:
-    """Give the public key that signs now, as openssl reads it."""
-    return Response(_keyring(request).active.pem, headers=KEPT, media_type=PEM)
+    """Get the active public key in PEM."""
+    return Response(_keyring(request).active.pem, headers=PUBLIC_KEY_HEADERS, media_type=PEM)
 
 
 async def get_public_key_jwk(request: Request) -> Annotated[Response, {JSON: Jwk}, NotFound]:
-    """Give the public key that signs now as a JWK."""
-    return _kept(_keyring(request).active.jwk)
+    """Get the active public key as a JWK."""
+    return _cacheable(_keyring(request).active.jwk)
 
 
 async def list_public_keys(
     request: Request,
 ) -> Annotated[Response, {JSON: list[PublicKey]}, NotFound]:
-    """List the public keys: those that signed, that sign, and that will."""
-    return _kept([_published(key) for key in _keyring(request).keys.values()])
+    """List all public keys and their states."""
+    return _cacheable([_public_key(key) for key in _keyring(request).keys.values()])
 
 
 async def get_public_key_document(
     request: Request,
 ) -> Annotated[Response, {JSON: PublicKeyDocument}, NotFound]:
-    """Give the public keys as a document to keep, and to verify with."""
+    """Get all public keys as a document to save and to verify with."""
     keyring = _keyring(request)
     document = {
         "issuer": request.ring.settings.receipt_issuer,
-        "keys": [_told(key) for key in keyring.keys.values()],
+        "keys": [_public_key_compat(key) for key in keyring.keys.values()],
         "current_key_id": keyring.active.kid,
     }
-    return _kept(document)
+    return _cacheable(document)
 
 
 async def get_jwks(request: Request) -> Annotated[Response, {JSON: Jwks}, NotFound]:
-    """Give the public keys that are to be trusted as a JWKS, which has no word for others."""
+    """Get the public keys as a JWKS, without compromised keys: a JWKS has no state for them."""
     keyring = _keyring(request)
-    return _kept({"keys": [_web_key(keyring.keys[kid]) for kid in keyring.trusted]})
+    return _cacheable({"keys": [_jwks_key(keyring.keys[kid]) for kid in keyring.trusted]})
 
 
 def _keyring(request: Request) -> Keyring:
-    keyring = request.ring.receipts.keys()
+    keyring = request.ring.receipts.keyring
     if keyring is None:
         raise NotFound("Public key not configured")
     return keyring
 
 
-def _kept(told: Any) -> Response:
-    return Response(render(told), headers=KEPT, media_type=JSON)
+def _cacheable(document: Any) -> Response:
+    return Response(render(document), headers=PUBLIC_KEY_HEADERS, media_type=JSON)
 
 
-def _published(key: SigningKey) -> dict[str, Any]:
-    return {**key.jwk, "alg": "Ed25519", "state": key.state, **key.times}
+def _public_key(key: SigningKey) -> dict[str, Any]:
+    return {**key.jwk, "alg": "Ed25519", "state": key.state, **key.timestamps}
 
 
-def _told(key: SigningKey) -> dict[str, Any]:
-    old = {"algorithm": "Ed25519", "format": "base64url"}
-    return _published(key) | {"key_id": key.kid, "public_key": key.jwk["x"], **old}
-
-
-def _web_key(key: SigningKey) -> dict[str, Any]:
+def _public_key_compat(key: SigningKey) -> dict[str, Any]:
     return {
-        **key.jwk,
-        "use": "sig",
-        "alg": "EdDSA",
-        **({"nbf": int(key.not_before.timestamp())} if key.not_before else {}),
-        "x-retired-at": key.times["retired_at"],
+        **_public_key(key),
+        "key_id": key.kid,
+        "public_key": key.jwk["x"],
+        "algorithm": "Ed25519",
+        "format": "base64url",
     }
+
+
+def _jwks_key(key: SigningKey) -> dict[str, Any]:
+    jwks_key: dict[str, Any] = {**key.jwk, "use": "sig", "alg": "EdDSA"}
+    if key.not_before:
+        jwks_key["nbf"] = int(key.not_before.timestamp())
+    jwks_key["x-retired-at"] = key.timestamps["retired_at"]
+    return jwks_key

@@ -1,4 +1,4 @@
-"""What a receipt says, before and after it is signed: in its own form, and in the old one."""
+"""Receipt documents: what a receipt states, in today's format and the legacy one, and signing."""
 
 import secrets
 from datetime import datetime
@@ -14,56 +14,57 @@ from llmring_server.receipts.signing_keys import Keyring, format_timestamp
 from llmring_server.receipts.totals import ReceiptTotals
 from llmring_verify import legacy, receipt
 
-_LEAF = b"llmring-leaf/1\n"
+_LOG_COMMITMENT_PREFIX = b"llmring-leaf/1\n"
+# Fields of a receipt for one call that this server has no values for.
+_UNKNOWN_CALL_FIELDS = {"lock_digest": None, "registry_snapshot": None, "content": None}
 
 
 class ReceiptDraft(NamedTuple):
-    """What is said of some calls: who says it, when, and what for."""
+    """A receipt before it is signed: who issues it, when, why, and the totals of its calls."""
 
     id: UUID
     project_id: ProjectId
     issuer: str
     issued_at: datetime
-    wanted: ReceiptRequest
-    tally: ReceiptTotals
+    request: ReceiptRequest
+    totals: ReceiptTotals
 
-    def of_call(self, kid: str, told: dict[str, Any]) -> dict[str, Any]:
-        """Say that this call was stored."""
-        unknown = dict.fromkeys(("lock_digest", "registry_snapshot", "content"))
-        fields = {name: told[name] for name in receipt.CALL_FIELDS}
-        return self._body(kid, "usage") | fields | unknown
+    def usage_receipt(self, kid: str, call: dict[str, Any]) -> dict[str, Any]:
+        """Return the receipt of one call, which it contains."""
+        call_fields = {name: call[name] for name in receipt.CALL_FIELDS}
+        return self._common_fields(kid, "usage") | call_fields | _UNKNOWN_CALL_FIELDS
 
-    def of_batch(self, kid: str, root: bytes, summary: bytes) -> dict[str, Any]:
-        """Say that these calls were stored, and what they add up to."""
-        return self._body(kid, "batch") | {
-            "from": format_timestamp(self.tally.since),
-            "to": format_timestamp(self.tally.until),
-            "count": self.tally.count,
-            "totals": self.tally.totals(),
+    def batch_receipt(self, kid: str, root: bytes, summary: bytes) -> dict[str, Any]:
+        """Return the receipt of several calls: their totals and the root of their Merkle tree."""
+        return self._common_fields(kid, "batch") | {
+            "from": format_timestamp(self.totals.first_logged_at),
+            "to": format_timestamp(self.totals.last_logged_at),
+            "count": self.totals.count,
+            "totals": self.totals.signed_totals(),
             "leaves_root": root.hex(),
             "summary_sha256": sha256(summary).hexdigest(),
         }
 
-    def flat(self, model: str) -> dict[str, Any]:
-        """Say the same in 13 fields. What a call cost is not known in parts."""
-        tokens = self.tally.totals()["tokens"]
+    def legacy_receipt(self, model: str) -> dict[str, Any]:
+        """Return the 13 fields of a legacy receipt."""
         return {
             "receipt_id": str(self.id),
             "timestamp": self.issued_at.isoformat(),
-            "alias": self.tally.alias,
-            "profile": self.tally.profile,
+            "alias": self.totals.alias,
+            "profile": self.totals.profile,
             "lock_digest": "",
-            "provider": self.tally.maker,
+            "provider": self.totals.provider,
             "model": model,
-            "prompt_tokens": tokens["input"],
-            "completion_tokens": tokens["output"],
-            "total_tokens": self.tally.used,
+            "prompt_tokens": self.totals.tokens["input"],
+            "completion_tokens": self.totals.tokens["output"],
+            "total_tokens": self.totals.total_tokens,
+            # A stored call has a single cost.
             "input_cost": 0.0,
             "output_cost": 0.0,
-            "total_cost": float(self.tally.cost),
+            "total_cost": float(self.totals.cost),
         }
 
-    def _body(self, kid: str, kind: str) -> dict[str, Any]:
+    def _common_fields(self, kid: str, kind: str) -> dict[str, Any]:
         return {
             "v": receipt.RECEIPT_VERSION,
             "kind": kind,
@@ -72,47 +73,53 @@ class ReceiptDraft(NamedTuple):
             "kid": kid,
             "project_id": str(self.project_id),
             "issued_at": format_timestamp(self.issued_at),
-            "description": self.wanted.description,
-            "tags": self.wanted.tags or [],
+            "description": self.request.description,
+            "tags": self.request.tags or [],
         }
 
 
 async def sign_draft(
-    keys: Keyring, draft: ReceiptDraft, root: bytes, last: dict[str, Any]
+    keyring: Keyring, draft: ReceiptDraft, root: bytes, last_call: dict[str, Any]
 ) -> StoredReceipt:
-    """Sign a draft in both of its forms; `last` is its last call, and may be its only one.
+    """Sign both formats of a receipt; a receipt of one call contains `last_call`.
 
-    Invalid if its calls add up to more than JSON can count.
+    Raise InvalidRequest if the totals are larger than JSON can count.
     """
-    kid = keys.active.kid
-    draft.tally.totals()
-    if draft.tally.count == 1:
-        summary, model = None, last["model"]
-        body = draft.of_call(kid, last)
+    totals, kid = draft.totals, keyring.active.kid
+    totals.check_countable()
+    if totals.count == 1:
+        summary = None
+        model = last_call["model"]
+        body = draft.usage_receipt(kid, last_call)
     else:
-        summary, model = digested(draft.tally.summary()), f"batch:{draft.tally.count} calls"
-        body = draft.of_batch(kid, root, summary)
-    signed, flat = receipt.signed_bytes(body), legacy.signed_bytes(draft.flat(model))
+        summary = canonical_summary(totals.summary())
+        model = f"batch:{totals.count} calls"
+        body = draft.batch_receipt(kid, root, summary)
+    signed = receipt.signed_bytes(body)
+    legacy_body = legacy.signed_bytes(draft.legacy_receipt(model))
     return StoredReceipt(
         id=str(draft.id),
         kid=kid,
-        flat=flat,
-        flat_sig=await keys.sign(flat),
+        legacy_body=legacy_body,
+        legacy_signature=await keyring.sign(legacy_body),
         signed=signed,
-        sig=await keys.sign(signed),
+        signature=await keyring.sign(signed),
         summary=summary,
     )
 
 
-def digested(summary: Any) -> bytes:
-    """Write a summary as its digest is made (RFC 8785)."""
+def canonical_summary(summary: Any) -> bytes:
+    """Return a summary in the form of which a receipt contains the digest (RFC 8785)."""
     return rfc8785.dumps(summary)
 
 
 def log_commitment(stored: StoredReceipt) -> dict[str, bytes | None]:
-    """Return what a public log may show of a receipt, and the salt that keeps it from telling."""
-    if stored.signed is None or stored.sig is None:
-        return {"salt": None, "leaf": None}
+    """Return the commitment that a public log may show, and the salt without which it is opaque."""
+    if stored.signed is None or stored.signature is None:
+        return {"salt": None, "log_commitment": None}
     salt = secrets.token_bytes(16)
-    shown = sha256(_LEAF + salt + sha256(stored.signed).digest() + stored.sig).digest()
-    return {"salt": salt, "leaf": shown}
+    committed = salt + sha256(stored.signed).digest() + stored.signature
+    return {
+        "salt": salt,
+        "log_commitment": sha256(_LOG_COMMITMENT_PREFIX + committed).digest(),
+    }

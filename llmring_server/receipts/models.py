@@ -1,9 +1,9 @@
-"""A receipt: what is kept of it, and what it is told as."""
+"""Models of receipts: requests for receipts, receipts as stored and as returned, lists of calls."""
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 from uuid import UUID
 
 import asyncpg
@@ -16,18 +16,90 @@ from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import check_json
 from llmring_server.core.time_range import Instant, TimeRange
-from llmring_server.db.database import Database
 from llmring_server.errors import BadRequest
 from llmring_server.receipts.totals import BatchSummary, GroupTotals, ReceiptTotals
-from llmring_server.usage.models import MAX_CALL_AGE
 from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
-Kind = Literal["single", "batch"]
+# Clients of the first servers show these two messages.
+NO_SELECTION = "Must specify one of: conversation_id, date range, log_ids, or since_last_receipt"
+NO_CALLS = "No logs found matching the criteria"
+
+
+# Requests.
+
+
+def _reject_number(value: object) -> object:
+    # Pydantic would read a number as seconds since 1970.
+    if value is not None and not isinstance(value, str | date):
+        raise ValueError("must be a date or a time")
+    return value
+
+
+DateOrTime = Annotated[Instant, BeforeValidator(_reject_number)]
+Tag = Annotated[str, Field(max_length=100), AfterValidator(check_json)]
+Selection = Literal["conversation", "period", "ids", "uncertified"]
+
+
+class ReceiptRequest(TimeRange):
+    """The calls to certify, selected in one of four ways; if several are given, the first counts.
+
+    `conversation_id`: the calls of a conversation. `start_date` and `end_date`: the calls of a
+    period, both ends included. `log_ids`: these calls. `since_last_receipt`: the calls that no
+    receipt certifies yet, oldest first, up to 250,000.
+    """
+
+    conversation_id: UUID | None = None
+    start_date: DateOrTime | None = None
+    end_date: DateOrTime | None = None
+    log_ids: Annotated[list[UUID], Field(max_length=10_000)] | None = None
+    since_last_receipt: StrictBool = False
+    description: Annotated[str, Field(max_length=1000), AfterValidator(check_json)] | None = None
+    tags: Annotated[list[Tag], Field(max_length=50)] | None = None
+
+    def selected_by(self) -> Selection:
+        """Return the way in which calls are selected; raise BadRequest if none is given."""
+        if self.conversation_id:
+            return "conversation"
+        if self.start_date and self.end_date:
+            return "period"
+        if self.log_ids:
+            return "ids"
+        if self.since_last_receipt:
+            return "uncertified"
+        raise BadRequest(NO_SELECTION)
+
+
+class IssueRequest(BaseModel, strict=True):
+    """The call to issue a receipt for."""
+
+    log_id: Annotated[UUID, Field(strict=False)]
+
+
+class ReceiptPage(PageParams):
+    """A page of receipts, newest first."""
+
+    limit: int = Field(100, ge=1, le=10_000)
+
+    def next(self, project_id: ProjectId, last: UUID) -> str:
+        """Return the cursor of the page after the receipt at position `last`."""
+        return self.following(project_id, Position(moment_of(last), last))
+
+
+class OffsetPage(BaseModel):
+    """A page of calls, given by its offset."""
+
+    limit: int = Field(100, ge=1, le=1000)
+    offset: int = Field(0, ge=0, le=1_000_000)
+
+
+# Receipts.
+
+ReceiptType = Literal["single", "batch"]
 
 
 class Signature(TypedDict):
-    """Who signed, and how."""
+    """The signature of a receipt, and the key that made it."""
 
     alg: Literal["Ed25519"]
     kid: str
@@ -35,7 +107,7 @@ class Signature(TypedDict):
 
 
 class Envelope(TypedDict):
-    """A receipt as it is verified: `llmring_verify.receipt` says what it holds."""
+    """A receipt and its signature, as they are verified."""
 
     receipt: dict[str, Any]
     signature: Signature
@@ -43,7 +115,7 @@ class Envelope(TypedDict):
 
 
 class Receipt(TypedDict):
-    """A receipt in its old form, beside the `envelope` that proves it."""
+    """A receipt in the legacy format, and the `envelope` that proves it."""
 
     receipt_id: str
     timestamp: str
@@ -59,66 +131,68 @@ class Receipt(TypedDict):
     output_cost: float
     total_cost: float
     signature: str
-    receipt_type: Kind
+    receipt_type: ReceiptType
     batch_summary: BatchSummary | None
     description: str | None
     tags: list[str]
     envelope: Envelope | None
 
 
-_KINDS: dict[str, Kind] = {"usage": "single", "batch": "batch"}
-
-
-def kind_of(model: str) -> Kind:
-    """Return the kind of a receipt that has no envelope to tell it."""
+def type_of_model(model: str) -> ReceiptType:
+    """Return the type of a receipt without an envelope, which only its `model` shows."""
     return "batch" if model.startswith("batch:") else "single"
 
 
 class StoredReceipt(NamedTuple):
-    """What is kept of a receipt: what was signed, word for word."""
+    """A row of a receipt: the signed bytes in both formats, word for word."""
 
     id: str
     kid: str
-    flat: bytes
-    flat_sig: bytes
+    legacy_body: bytes
+    legacy_signature: bytes
     signed: bytes | None = None
-    sig: bytes | None = None
+    signature: bytes | None = None
     summary: bytes | None = None
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> "StoredReceipt":
-        return cls(*(row[name] for name in cls._fields))
+    def from_row(cls, row: asyncpg.Record) -> "StoredReceipt":
+        return cls(**{name: row[name] for name in cls._fields})
 
-    def told(self) -> Receipt:
-        flat, envelope = orjson.loads(self.flat), self.envelope()
+    def to_response(self) -> Receipt:
+        fields = orjson.loads(self.legacy_body)
+        envelope = self.envelope()
         body = envelope["receipt"] if envelope else {}
-        kind = _KINDS[body["kind"]] if body else kind_of(flat["model"])
-        told = {
-            **{name: flat[name] for name in FIELDS},
-            # As it always was: signed with +00:00, sent with Z.
-            "timestamp": flat["timestamp"].replace("+00:00", "Z"),
-            "signature": SIGNATURE_PREFIX + base64url(self.flat_sig),
-            "receipt_type": kind,
+        if envelope:
+            receipt_type = "batch" if body["kind"] == "batch" else "single"
+        else:
+            receipt_type = type_of_model(fields["model"])
+        response = {
+            **{name: fields[name] for name in FIELDS},
+            # Signed with +00:00, but sent with Z since the first servers.
+            "timestamp": fields["timestamp"].replace("+00:00", "Z"),
+            "signature": SIGNATURE_PREFIX + base64url(self.legacy_signature),
+            "receipt_type": receipt_type,
             "batch_summary": orjson.loads(self.summary) if self.summary else None,
             "description": body.get("description"),
             "tags": body.get("tags", []),
             "envelope": envelope,
         }
-        return cast("Receipt", told)
+        return cast("Receipt", response)
 
     def envelope(self) -> Envelope | None:
-        if self.signed is None or self.sig is None:
+        """Return the envelope, which a receipt that was signed elsewhere may lack."""
+        if self.signed is None or self.signature is None:
             return None
         _, _, body = self.signed.partition(b"\n")
         return {
             "receipt": orjson.loads(body),
-            "signature": {"alg": "Ed25519", "kid": self.kid, "sig": base64url(self.sig)},
+            "signature": {"alg": "Ed25519", "kid": self.kid, "sig": base64url(self.signature)},
             "signed_sha256": sha256(self.signed).hexdigest(),
         }
 
 
 class ReceiptList(TypedDict):
-    """A page of receipts, how many there are, and the cursor of the page after it."""
+    """A page of receipts, their total number, and the cursor of the next page."""
 
     receipts: list[Receipt]
     total: int
@@ -128,20 +202,21 @@ class ReceiptList(TypedDict):
 
 
 class GenerateResult(TypedDict):
-    """A receipt, and how many calls it certifies.
+    """A new receipt and the number of calls that it certifies.
 
-    `more`: the rest did not fit, or may not; certify it again. `uncountable`: so many calls were
-    left out, each of 2^53 tokens or more.
+    `has_more`: there are uncertified calls that the receipt has no room for; repeat the request.
+    `skipped_count`: the number of calls that cannot be certified, because each has 2^53 tokens or
+    more.
     """
 
     receipt: Receipt
     certified_count: int
-    more: bool
-    uncountable: int
+    has_more: bool
+    skipped_count: int
 
 
 class InclusionProof(TypedDict):
-    """That a call is in a batch: what `llmring-verify` needs beside the keys."""
+    """A proof that a batch receipt certifies a call; `llmring-verify` checks it."""
 
     envelope: Envelope
     call: dict[str, Any]
@@ -150,101 +225,45 @@ class InclusionProof(TypedDict):
     path: list[str]
 
 
-class Certifying(Protocol):
-    """Where calls get their receipts."""
+class ReceiptPreview(TypedDict):
+    """What a receipt would certify."""
 
-    async def certify(self, project_id: ProjectId, log_id: UUID) -> Receipt | None: ...
-    def with_database(self, database: Database) -> Self: ...
-
-
-NO_MODE = "Must specify one of: conversation_id, date range, log_ids, or since_last_receipt"
-
-
-_EVER = datetime(1971, 1, 1, tzinfo=UTC), datetime(9998, 1, 1, tzinfo=UTC)
-
-
-_FROM_A_CLOCK = 7
-
-
-def _written(value: object) -> object:
-    if value is not None and not isinstance(value, str | date):
-        raise ValueError("must be a date or a time")
-    return value
+    total_logs: int
+    total_conversations: int
+    total_tokens: int
+    total_cost: float
+    start_date: str | None
+    end_date: str | None
+    by_model: dict[str, GroupTotals]
+    by_alias: dict[str, GroupTotals]
+    receipt_type: ReceiptType | None
+    message: str | None
 
 
-When = Annotated[Instant, BeforeValidator(_written)]
+def receipt_preview(totals: ReceiptTotals) -> ReceiptPreview:
+    """Return what a receipt of these calls would state; raise InvalidRequest if it cannot."""
+    totals.check_countable()
+    summary = totals.summary()
+    receipt_type: ReceiptType = "single" if totals.count == 1 else "batch"
+    return {
+        "total_logs": totals.count,
+        "total_conversations": summary["total_conversations"],
+        "total_tokens": summary["total_tokens"],
+        "total_cost": summary["total_cost"],
+        "start_date": summary["start_date"],
+        "end_date": summary["end_date"],
+        "by_model": summary["by_model"],
+        "by_alias": summary["by_alias"],
+        "receipt_type": receipt_type if totals.count else None,
+        "message": None if totals.count else NO_CALLS,
+    }
 
 
-Tag = Annotated[str, Field(max_length=100), AfterValidator(check_json)]
-
-
-class ReceiptRequest(TimeRange):
-    """Which calls to certify, in one of four ways; of several, the first in this order.
-
-    `conversation_id`: those of a conversation. `start_date` and `end_date`: those of a span, both
-    included. `log_ids`: those. `since_last_receipt`: those that no receipt has certified, the
-    oldest first, up to 250,000.
-    """
-
-    conversation_id: UUID | None = None
-    start_date: When | None = None
-    end_date: When | None = None
-    log_ids: Annotated[list[UUID], Field(max_length=10_000)] | None = None
-    since_last_receipt: StrictBool = False
-    description: Annotated[str, Field(max_length=1000), AfterValidator(check_json)] | None = None
-    tags: Annotated[list[Tag], Field(max_length=50)] | None = None
-
-    def where(self) -> dict[str, Any]:
-        """Return the parameters of the statement that finds them."""
-        of, (since, until) = self.conversation_id, _EVER
-        if of:
-            since = moment_of(of) - MAX_CALL_AGE if of.version == _FROM_A_CLOCK else since
-        elif self.start_date and self.end_date:
-            since, until = self.bounds()
-        else:
-            raise BadRequest(NO_MODE)
-        return {"since": since, "until": until, "conversation_id": of and str(of)}
-
-    @property
-    def rest(self) -> bool:
-        """Tell whether those are wanted that no receipt has certified."""
-        dates = self.start_date and self.end_date
-        return self.since_last_receipt and not (self.conversation_id or dates or self.log_ids)
-
-    def named(self) -> list[UUID]:
-        """Return the ids of the calls that are wanted, if that is the way."""
-        if self.conversation_id or (self.start_date and self.end_date):
-            return []
-        return sorted(set(self.log_ids or ()))
-
-
-class IssueRequest(BaseModel, strict=True):
-    """One call, by its id."""
-
-    log_id: Annotated[UUID, Field(strict=False)]
-
-
-class ReceiptPage(PageParams):
-    """A page of receipts, the newest first."""
-
-    limit: int = Field(100, ge=1, le=10_000)
-
-    def next(self, project_id: ProjectId, last: UUID) -> str:
-        return self.following(project_id, Position(moment_of(last), last))
-
-
-class OffsetPage(BaseModel):
-    """A stretch of a list of calls."""
-
-    limit: int = Field(100, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=1_000_000)
-
-
-NOTHING = "No logs found matching the criteria"
+# Calls, certified or not.
 
 
 class ReceiptCall(TypedDict):
-    """A call that a receipt certifies, or none does yet; an unknown cost is 0, `unpriced`."""
+    """A call of a receipt, or an uncertified call. The cost of an unpriced call is 0."""
 
     id: UUID
     type: Literal["usage"]
@@ -264,14 +283,17 @@ class ReceiptCall(TypedDict):
 
 
 def receipt_call(row: asyncpg.Record) -> ReceiptCall:
-    found = dict(row)
-    alias = found["alias"] or "default"
-    made: Any = found | {"type": "usage", "timestamp": found["logged_at"], "alias": alias}
-    return cast("ReceiptCall", made)
+    call: Any = dict(row)
+    call |= {
+        "type": "usage",
+        "timestamp": row["logged_at"],
+        "alias": row["alias"] or "default",
+    }
+    return cast("ReceiptCall", call)
 
 
 class ReceiptCallPage(TypedDict):
-    """A stretch of a list of calls; `total` counts no further than 100,000."""
+    """A page of calls. `total` is their number, counted up to 100,000."""
 
     logs: list[ReceiptCall]
     total: int
@@ -280,39 +302,6 @@ class ReceiptCallPage(TypedDict):
 
 
 class ReceiptCalls(ReceiptCallPage):
-    """A stretch of the calls of a receipt that are still kept; `total`: all that it certifies."""
+    """A page of a receipt's calls that are still stored. `total` counts all that it certifies."""
 
     receipt_id: str
-
-
-class ReceiptPreview(TypedDict):
-    """What a receipt would certify."""
-
-    total_logs: int
-    total_conversations: int
-    total_tokens: int
-    total_cost: float
-    start_date: str | None
-    end_date: str | None
-    by_model: dict[str, GroupTotals]
-    by_alias: dict[str, GroupTotals]
-    receipt_type: Literal["single", "batch"] | None
-    message: str | None
-
-
-def receipt_preview(tally: ReceiptTotals) -> ReceiptPreview:
-    """Return what a receipt of these calls would say; Invalid if there can be none."""
-    tally.totals()
-    told = tally.summary()
-    return {
-        "total_logs": tally.count,
-        "total_conversations": told["total_conversations"],
-        "total_tokens": told["total_tokens"],
-        "total_cost": told["total_cost"],
-        "start_date": told["start_date"],
-        "end_date": told["end_date"],
-        "by_model": told["by_model"],
-        "by_alias": told["by_alias"],
-        "receipt_type": ("single" if tally.count == 1 else "batch") if tally.count else None,
-        "message": None if tally.count else NOTHING,
-    }

@@ -1,10 +1,11 @@
-"""How the calls are read that a receipt is wanted of: in order, a page at a time, from a cursor."""
+"""Call selection: which calls a receipt certifies, read in order of their ids and in pages."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
+from uuid import UUID
 
 import asyncpg
 
@@ -13,156 +14,224 @@ from llmring_server.core.ids import moment_of
 from llmring_server.db.repository import Repository
 from llmring_server.errors import InvalidRequest
 from llmring_server.receipts.models import ReceiptRequest
+from llmring_server.usage.models import MAX_CALL_AGE
 from llmring_verify.canonical_json import MAX_SAFE_INTEGER
 
-_NEVER = datetime.max.replace(tzinfo=UTC)
+# The largest number of calls in a receipt. It keeps the statement far from its timeout.
+MAX_CALLS = 1_000_000
+# The same for uncertified calls, where one receipt follows another.
+MAX_UNCERTIFIED_CALLS = 250_000
+# Calls are read and inserted in batches of this many.
+BATCH_SIZE = 500
+
+ONLY_UNCOUNTABLE_CALLS = (
+    "The remaining calls have 2^53 tokens or more each and cannot be certified."
+)
+
+_BEGINNING_OF_TIME = datetime(1971, 1, 1, tzinfo=UTC)
+_END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
+_UUID_WITH_TIME = 7
+
+Rows = Sequence[asyncpg.Record]
+RowStream = AsyncGenerator[asyncpg.Record]
 
 
 class UncertifiedDay(NamedTuple):
-    """A day, how many calls it has by now, and how many of them may be in no receipt."""
+    """A day, the number of its calls, and how many of them at most are in no receipt."""
 
     day: datetime
-    requests: int
-    fresh: int
-
-
-def parts(days: Sequence[UncertifiedDay], most: int) -> Iterator[list[UncertifiedDay]]:
-    """Split days so that no part has more than `most` fresh calls and one day's."""
-    part: list[UncertifiedDay] = []
-    for each in days:
-        part.append(each)
-        if sum(day.fresh for day in part) >= most:
-            yield part
-            part = []
-    if part:
-        yield part
+    calls: int
+    uncertified: int
 
 
 @dataclass(slots=True)
 class UncertifiedCalls:
-    """How far it was read. What JSON cannot count is left out, and its days stay open."""
+    """The limits of a receipt of uncertified calls, and how far the calls have been read.
 
-    most: int
-    days: list[UncertifiedDay] = field(default_factory=list)
-    more: bool = False
-    uncountable: int = 0
-    taken: int = 0
-    _used: int = 0
-    _cached: int = 0
-    _open: set[datetime] = field(default_factory=set)
-    _until: datetime = _NEVER
+    A receipt has at most `max_calls` calls and at most 2^53 tokens. A call that has more tokens
+    than that is skipped, and its day stays open.
+    """
 
-    def takes(self, row: asyncpg.Record) -> bool:
-        """Take a call, if JSON can count it; none from the first on that is too much."""
-        used, cached = row["input_tokens"] + row["output_tokens"], row["cached_input_tokens"]
-        if self.taken + self.uncountable == self.most:
-            self._end(row)
-        elif used > MAX_SAFE_INTEGER:
-            self.uncountable += 1
-            self._open.add(_day(row))
-        elif max(self._used + used, self._cached + cached) > MAX_SAFE_INTEGER:
-            self._end(row)
-        if self.more or used > MAX_SAFE_INTEGER:
+    max_calls: int
+    has_more: bool = False
+    accepted: int = 0
+    skipped: int = 0
+    _days_read: list[UncertifiedDay] = field(default_factory=list)
+    _days_with_skipped_calls: set[datetime] = field(default_factory=set)
+    _stopped_on: datetime = _END_OF_TIME
+    _tokens: int = 0
+    _cached_tokens: int = 0
+
+    def add_days(self, days: Sequence[UncertifiedDay]) -> None:
+        """Add days whose calls are read next."""
+        self._days_read += days
+
+    def accept(self, row: asyncpg.Record) -> bool:
+        """Return whether the receipt certifies this call.
+
+        Calls come in order of time. The first call that exceeds a limit ends the receipt: neither
+        that call nor a later one is accepted.
+        """
+        if self.has_more:
             return False
-        self._used, self._cached = self._used + used, self._cached + cached
-        self.taken += 1
+        tokens = row["input_tokens"] + row["output_tokens"]
+        total = self._tokens + tokens
+        total_cached = self._cached_tokens + row["cached_input_tokens"]
+        if self.accepted + self.skipped == self.max_calls:
+            self._stop_before(row)
+            return False
+        if tokens > MAX_SAFE_INTEGER:
+            self.skipped += 1
+            self._days_with_skipped_calls.add(_day_of(row))
+            return False
+        if max(total, total_cached) > MAX_SAFE_INTEGER:
+            self._stop_before(row)
+            return False
+        self.accepted += 1
+        self._tokens, self._cached_tokens = total, total_cached
         return True
 
-    def _end(self, row: asyncpg.Record) -> None:
-        self.more, self._until = True, min(self._until, _day(row))
+    def _stop_before(self, row: asyncpg.Record) -> None:
+        self.has_more = True
+        self._stopped_on = _day_of(row)
 
-    def done(self) -> list[UncertifiedDay]:
-        """Return the days of which nothing is left."""
-        ended = [each for each in self.days if each.day < self._until]
-        return [each for each in ended if each.day not in self._open]
-
-
-def _day(row: asyncpg.Record) -> datetime:
-    moment: datetime = row["logged_at"]
-    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-# A receipt is of no more calls than MOST, or of REST where one comes after another: that keeps
-# the statement far from its limit of time. So many are read and written at once.
-MAX_CALLS, MAX_UNCERTIFIED_CALLS, BATCH_SIZE = 1_000_000, 250_000, 500
+    def closed_days(self) -> list[UncertifiedDay]:
+        """Return the days that have no uncertified calls left."""
+        return [
+            day
+            for day in self._days_read
+            if day.day < self._stopped_on and day.day not in self._days_with_skipped_calls
+        ]
 
 
-UNCOUNTABLE = "The calls that are left have 2^53 tokens or more each: they cannot be certified."
-
-
-Rows = Sequence[asyncpg.Record]
+def _day_of(row: asyncpg.Record) -> datetime:
+    logged_at: datetime = row["logged_at"]
+    return logged_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 class CallSelection(Repository):
-    """Finds what is to be certified."""
+    """Selects the calls that a receipt certifies."""
 
-    sql = "receipts/receipts"
+    sql = "receipts/selection"
 
-    async def _read(
-        self, project_id: ProjectId, wanted: ReceiptRequest, take: Callable[[Rows], Awaitable[None]]
-    ) -> UncertifiedCalls:
-        """Pass the calls that are wanted on, a page at a time; Invalid if they are too many."""
-        rest = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
-        if wanted.rest:
-            found = self._rest(project_id, rest)
-        elif ids := wanted.named():
-            found = self._stream(
-                "named", project_id=project_id, ids=ids, times=[*map(moment_of, ids)]
-            )
-        else:
-            found = _not_too_many(
-                self._stream("calls", project_id=project_id, most=MAX_CALLS, **wanted.where())
-            )
-        async with aclosing(found) as rows, aclosing(_paged(rows)) as pages:
+    async def pages(
+        self, project_id: ProjectId, request: ReceiptRequest, uncertified: UncertifiedCalls
+    ) -> AsyncGenerator[Rows]:
+        """Yield the selected calls in pages; raise InvalidRequest if they are too many.
+
+        `uncertified` is filled if the request selects uncertified calls. Read to the end: a stream
+        that is closed before rolls back what its transaction has written meanwhile.
+        """
+        match request.selected_by():
+            case "uncertified":
+                stream = self._uncertified_calls(project_id, uncertified)
+            case "ids":
+                stream = self._calls_by_id(project_id, request.log_ids or [])
+            case "period" | "conversation":
+                stream = self._calls_in_period(
+                    project_id, *_period_of(request), request.conversation_id
+                )
+        async with aclosing(stream) as rows, aclosing(_in_pages(rows)) as pages:
             async for page in pages:
-                await take(page)
-        if rest.uncountable and not rest.taken:
-            raise InvalidRequest(UNCOUNTABLE)
-        return rest
+                yield page
+        if uncertified.skipped and not uncertified.accepted:
+            raise InvalidRequest(ONLY_UNCOUNTABLE_CALLS)
 
-    async def _rest(
-        self, project_id: ProjectId, rest: UncertifiedCalls
-    ) -> AsyncGenerator[asyncpg.Record]:
-        for part in parts(
-            [
-                UncertifiedDay(**row)
-                for row in await self._fetch_all("open_days", project_id=project_id)
-            ],
-            MAX_UNCERTIFIED_CALLS,
-        ):
-            if rest.taken:
-                rest.more = True
-            if rest.more:
+    async def call(self, project_id: ProjectId, log_id: UUID) -> asyncpg.Record:
+        """Return one call; raise NotFound if it is not stored any more."""
+        return await self._fetch_one(
+            "calls_by_id", project_id=project_id, ids=[log_id], times=[moment_of(log_id)]
+        )
+
+    async def close_days(self, project_id: ProjectId, uncertified: UncertifiedCalls) -> None:
+        """Close the days that have no uncertified calls left, so that they are not read again."""
+        if closed := uncertified.closed_days():
+            await self._fetch_all(
+                "close_days",
+                project_id=project_id,
+                days=[day.day for day in closed],
+                calls=[day.calls for day in closed],
+            )
+
+    async def _uncertified_calls(
+        self, project_id: ProjectId, uncertified: UncertifiedCalls
+    ) -> RowStream:
+        rows = await self._fetch_all("open_days", project_id=project_id)
+        days = [UncertifiedDay(**row) for row in rows]
+        for group in _groups_of_days(days, uncertified.max_calls):
+            # Another group is read only if no call of the groups before was accepted.
+            if uncertified.accepted:
+                uncertified.has_more = True
+            if uncertified.has_more:
                 return
-            rest.days += part
-            days = [each.day for each in part]
-            async with aclosing(
-                self._stream("rest", project_id=project_id, days=days, most=MAX_UNCERTIFIED_CALLS)
-            ) as rows:
-                # To its end: a stream that is left takes back what was written meanwhile.
-                async for row in rows:
-                    if rest.takes(row):
+            uncertified.add_days(group)
+            stream = self._stream(
+                "uncertified_calls",
+                project_id=project_id,
+                days=[day.day for day in group],
+                max_calls=uncertified.max_calls,
+            )
+            async with aclosing(stream) as rows_of_group:
+                # To its end, although nothing is accepted after `has_more`.
+                async for row in rows_of_group:
+                    if uncertified.accept(row):
                         yield row
 
-    async def _close(self, project_id: ProjectId, rest: UncertifiedCalls) -> None:
-        if done := rest.done():
-            days, requests = [each.day for each in done], [each.requests for each in done]
-            await self._fetch_all("close_days", project_id=project_id, days=days, requests=requests)
+    def _calls_by_id(self, project_id: ProjectId, log_ids: Sequence[UUID]) -> RowStream:
+        ids = sorted(set(log_ids))
+        times = [moment_of(id) for id in ids]
+        return self._stream("calls_by_id", project_id=project_id, ids=ids, times=times)
+
+    async def _calls_in_period(
+        self,
+        project_id: ProjectId,
+        since: datetime,
+        until: datetime,
+        conversation_id: UUID | None,
+    ) -> RowStream:
+        stream = self._stream(
+            "calls_in_period",
+            project_id=project_id,
+            since=since,
+            until=until,
+            conversation_id=str(conversation_id) if conversation_id else None,
+            max_calls=MAX_CALLS,
+        )
+        async with aclosing(stream) as rows:
+            async for row in rows:
+                if row["call_count"] > MAX_CALLS:
+                    raise InvalidRequest(
+                        f"More than {MAX_CALLS:,} calls: certify them in smaller parts."
+                    )
+                yield row
 
 
-async def _not_too_many(
-    found: AsyncGenerator[asyncpg.Record],
-) -> AsyncGenerator[asyncpg.Record]:
-    async with aclosing(found) as rows:
-        async for row in rows:
-            if row["calls"] > MAX_CALLS:
-                raise InvalidRequest(
-                    f"More than {MAX_CALLS:,} calls: certify them in smaller parts."
-                )
-            yield row
+def _period_of(request: ReceiptRequest) -> tuple[datetime, datetime]:
+    """Return the times between which the calls are, the end excluded."""
+    conversation_id = request.conversation_id
+    if conversation_id is None:
+        return request.bounds()
+    if conversation_id.version != _UUID_WITH_TIME:
+        return _BEGINNING_OF_TIME, _END_OF_TIME
+    # A call may have a time this long before its conversation was created.
+    return moment_of(conversation_id) - MAX_CALL_AGE, _END_OF_TIME
 
 
-async def _paged(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
+def _groups_of_days(
+    days: Sequence[UncertifiedDay], max_calls: int
+) -> Iterator[list[UncertifiedDay]]:
+    """Split days into groups that end as soon as they have `max_calls` uncertified calls."""
+    group: list[UncertifiedDay] = []
+    for day in days:
+        group.append(day)
+        if sum(member.uncertified for member in group) >= max_calls:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+async def _in_pages(rows: AsyncIterator[asyncpg.Record]) -> AsyncGenerator[Rows]:
     page = []
     async for row in rows:
         page.append(row)

@@ -1,4 +1,4 @@
-"""Receipts of what this server stored: kept as they were signed, shown, proved, verified."""
+"""Receipts: issued for stored calls, stored as they were signed, listed, proved and verified."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,9 +10,11 @@ import asyncpg
 import orjson
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import new_id
+from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import json_default
 from llmring_server.db.database import Database
+from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import (
     BadRequest,
@@ -23,7 +25,7 @@ from llmring_server.errors import (
 )
 from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_draft
 from llmring_server.receipts.models import (
-    NOTHING,
+    NO_CALLS,
     GenerateResult,
     InclusionProof,
     OffsetPage,
@@ -38,148 +40,31 @@ from llmring_server.receipts.models import (
     receipt_call,
     receipt_preview,
 )
-from llmring_server.receipts.selection import CallSelection, Rows
+from llmring_server.receipts.selection import (
+    MAX_UNCERTIFIED_CALLS,
+    CallSelection,
+    Rows,
+    UncertifiedCalls,
+)
 from llmring_server.receipts.signing_keys import Keyring, KeyringSource, SigningKeyError
-from llmring_server.receipts.totals import ReceiptTotals, call_of
+from llmring_server.receipts.totals import ReceiptTotals, call_from_row
 from llmring_server.receipts.verification import VerificationResult, verify_document, verify_fields
 from llmring_server.usage.models import Call
-from llmring_verify import merkle
 from llmring_verify.canonical_json import CannotVerify, NotVerified
+from llmring_verify.merkle import InclusionPath, MerkleRoot, leaf_hash
 from llmring_verify.receipt import leaf_entry
 from llmring_verify.schema import is_uuid
 from llmring_verify.verify import TrustedKeys
 
+# Totals of lists are counted up to this number.
+MAX_TOTAL = 100_000
 
-class Issuing(CallSelection):
-    """Signs what is stored, if there are keys to sign with."""
-
-    sql = "receipts/receipts"
-
-    def __init__(self, database: Database, keys: KeyringSource, issuer: str) -> None:
-        super().__init__(database)
-        self.keys, self._issuer = keys, issuer
-
-    @property
-    def keyring(self) -> Keyring:
-        """Return the keys that sign; NotConfigured if there are none."""
-        keys = self.keys()
-        if keys is None:
-            raise ReceiptsNotConfigured
-        return keys
-
-    async def generate(self, project_id: ProjectId, wanted: ReceiptRequest) -> GenerateResult:
-        """Certify the calls that are wanted, all of them or none; BadRequest if there are none."""
-        keys = self.keyring
-        async with self._database.transaction() as inside:
-            await self.with_database(inside)._alone(project_id)
-            made = await self.with_database(inside)._generate(keys, project_id, wanted)
-        if made is None:
-            raise BadRequest(NOTHING)
-        return made
-
-    async def preview(self, project_id: ProjectId, wanted: ReceiptRequest) -> ReceiptPreview:
-        """Tell what a receipt of these calls would say."""
-        tally = ReceiptTotals()
-
-        async def add(rows: Rows) -> None:
-            tally.add(rows)
-
-        await self._read(project_id, wanted, add)
-        return receipt_preview(tally)
-
-    async def issue(self, project_id: ProjectId, log_id: UUID) -> Receipt:
-        """Return the receipt of one stored call: the one that there is, or else a new one."""
-        keys = self.keyring
-        async with self._database.transaction() as inside:
-            await self.with_database(inside)._alone(project_id)
-            if found := await self.with_database(inside)._of_call(keys, project_id, log_id):
-                return found
-        raise NotFound
-
-    async def certify(self, project_id: ProjectId, log_id: UUID) -> Receipt | None:
-        """Do the same, on the transaction that stores the call; None if nothing can be signed.
-
-        The keys cannot be used, or the call has more tokens than JSON can count: it is stored.
-        """
-        try:
-            if (keys := self.keys()) is None:
-                return None
-            async with self._database.transaction() as inside:
-                return await self.with_database(inside)._of_call(keys, project_id, log_id)
-        except (InvalidRequest, SigningKeyError):
-            return None
-
-    async def _alone(self, project_id: ProjectId) -> None:
-        if (await self._fetch_one("one_at_a_time", project_id=project_id))[
-            "isolation"
-        ] != "read committed":
-            raise InvalidRequest("Receipts are made in transactions of READ COMMITTED alone.")
-
-    async def _of_call(self, keys: Keyring, project_id: ProjectId, log_id: UUID) -> Receipt | None:
-        kids = list(keys.trusted)
-        if found := await self._fetch_all(
-            "of_call", project_id=project_id, log_id=log_id, kids=kids
-        ):
-            return StoredReceipt.of(found[0]).told()
-        made = await self._generate(keys, project_id, ReceiptRequest(log_ids=[log_id]))
-        return made and made["receipt"]
-
-    async def _generate(
-        self, keys: Keyring, project_id: ProjectId, wanted: ReceiptRequest
-    ) -> GenerateResult | None:
-        id, tally, tree, last = new_id(), ReceiptTotals(), merkle.MerkleRoot(), None
-
-        async def take(rows: Rows) -> None:
-            nonlocal last
-            calls = [call_of(row) for row in rows]
-            leaves = [merkle.leaf_hash(leaf_entry(each)) for each in calls]
-            for each in leaves:
-                tree.add(each)
-            tally.add(rows)
-            last = calls[-1]
-            await self._certify(project_id, id, rows, leaves)
-
-        rest = await self._read(project_id, wanted, take)
-        await self._close(project_id, rest)
-        if last is None:
-            return None
-        draft = ReceiptDraft(id, project_id, self._issuer, datetime.now(UTC), wanted, tally)
-        stored = await sign_draft(keys, draft, tree.value(), last)
-        await self.keep(project_id, stored)
-        return {
-            "receipt": stored.told(),
-            "certified_count": tally.count,
-            "more": rest.more,
-            "uncountable": rest.uncountable,
-        }
-
-    async def _certify(
-        self, project_id: ProjectId, id: UUID, rows: Rows, leaves: Sequence[bytes]
-    ) -> None:
-        await self._fetch_all(
-            "certify",
-            project_id=project_id,
-            id=str(id),
-            log_ids=[row["id"] for row in rows],
-            times=[row["logged_at"] for row in rows],
-            leaves=leaves,
-        )
-
-    async def keep(self, project_id: ProjectId, stored: StoredReceipt) -> bool:
-        """Store a receipt as it was signed; False if there is one of that id."""
-        row = {**stored._asdict(), **log_commitment(stored)}
-        return bool(await self._fetch_all("keep", project_id=project_id, place=new_id(), **row))
+_FIRST_RECEIPTS = ReceiptPage()
+_FIRST_CALLS = OffsetPage()
 
 
-# No page is larger, and no list counts further.
-MAX_PAGE_BYTES, MAX_COUNTED = 8 * 1024 * 1024, 100_000
-
-
-_FIRST, _ALL = ReceiptPage(), OffsetPage()
-
-
-class Receipts(Issuing):
-    """The receipts of every project, those that were signed elsewhere included."""
+class Receipts(Repository):
+    """The receipts of all projects, including those that were signed elsewhere."""
 
     sql = "receipts/receipts"
     tables = (
@@ -188,52 +73,187 @@ class Receipts(Issuing):
         Table("receipts", "receipts", "erase_receipts"),
     )
 
-    async def get(self, project_id: ProjectId, id: str) -> Receipt:
-        return (await self._get(project_id, id)).told()
+    def __init__(self, database: Database, keyring_source: KeyringSource, issuer: str) -> None:
+        super().__init__(database)
+        self._selection = CallSelection(database)
+        self._keyring_source = keyring_source
+        self._issuer = issuer
 
-    async def list(self, project_id: ProjectId, page: ReceiptPage = _FIRST) -> ReceiptList:
-        """Return a page of receipts, the newest first; fewer than its limit where they are large.
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys of receipts, or None if receipts are off."""
+        return self._keyring_source()
 
-        `next` makes the cursor of the page after it.
+    # Issue.
+
+    async def generate(self, project_id: ProjectId, request: ReceiptRequest) -> GenerateResult:
+        """Certify the selected calls, all or none; raise BadRequest if there are none."""
+        keyring = self._required_keyring()
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._lock_project(project_id)
+            result = await inside._generate(keyring, project_id, request)
+        # After the commit: days without uncertified calls are closed also if there was no call.
+        if result is None:
+            raise BadRequest(NO_CALLS)
+        return result
+
+    async def preview(self, project_id: ProjectId, request: ReceiptRequest) -> ReceiptPreview:
+        """Return what a receipt of the selected calls would state."""
+        totals = ReceiptTotals()
+        uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
+        async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
+            async for rows in pages:
+                totals.add(rows)
+        return receipt_preview(totals)
+
+    async def issue(self, project_id: ProjectId, log_id: UUID) -> Receipt:
+        """Return the receipt of one call: an existing one, or else a new one."""
+        keyring = self._required_keyring()
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._lock_project(project_id)
+            receipt = await inside._receipt_for_call(keyring, project_id, log_id)
+        if receipt is None:
+            raise NotFound
+        return receipt
+
+    async def receipt_for_call(self, project_id: ProjectId, log_id: UUID) -> Receipt | None:
+        """Return the receipt of one call, in the transaction that stores the call.
+
+        The call is stored in any case: the result is None if receipts are off, the keys cannot be
+        used, or the call has more tokens than JSON can count.
         """
+        try:
+            keyring = self.keyring
+            if keyring is None:
+                return None
+            async with self._database.transaction() as transaction:
+                inside = self.with_database(transaction)
+                return await inside._receipt_for_call(keyring, project_id, log_id)
+        except (InvalidRequest, SigningKeyError):
+            return None
+
+    def _required_keyring(self) -> Keyring:
+        keyring = self.keyring
+        if keyring is None:
+            raise ReceiptsNotConfigured
+        return keyring
+
+    async def _lock_project(self, project_id: ProjectId) -> None:
+        row = await self._fetch_one("lock_project", project_id=project_id)
+        if row["isolation"] != "read committed":
+            raise InvalidRequest("Receipts need isolation level READ COMMITTED.")
+
+    async def _receipt_for_call(
+        self, keyring: Keyring, project_id: ProjectId, log_id: UUID
+    ) -> Receipt | None:
+        rows = await self._fetch_all(
+            "receipt_of_call", project_id=project_id, log_id=log_id, kids=list(keyring.trusted)
+        )
+        if rows:
+            return StoredReceipt.from_row(rows[0]).to_response()
+        result = await self._generate(keyring, project_id, ReceiptRequest(log_ids=[log_id]))
+        return result["receipt"] if result else None
+
+    async def _generate(
+        self, keyring: Keyring, project_id: ProjectId, request: ReceiptRequest
+    ) -> GenerateResult | None:
+        id = new_id()
+        totals, tree = ReceiptTotals(), MerkleRoot()
+        last_call = None
+        uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
+        async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
+            async for rows in pages:
+                calls = [call_from_row(row) for row in rows]
+                leaves = [leaf_hash(leaf_entry(call)) for call in calls]
+                for leaf in leaves:
+                    tree.add(leaf)
+                totals.add(rows)
+                last_call = calls[-1]
+                await self._insert_receipt_calls(project_id, id, rows, leaves)
+        await self._selection.close_days(project_id, uncertified)
+        if last_call is None:
+            return None
+        draft = ReceiptDraft(id, project_id, self._issuer, datetime.now(UTC), request, totals)
+        stored = await sign_draft(keyring, draft, tree.value(), last_call)
+        await self._insert_receipt(project_id, stored)
+        return {
+            "receipt": stored.to_response(),
+            "certified_count": totals.count,
+            "has_more": uncertified.has_more,
+            "skipped_count": uncertified.skipped,
+        }
+
+    async def _insert_receipt_calls(
+        self, project_id: ProjectId, id: UUID, rows: Rows, leaves: Sequence[bytes]
+    ) -> None:
+        await self._fetch_all(
+            "insert_receipt_calls",
+            project_id=project_id,
+            id=str(id),
+            log_ids=[row["id"] for row in rows],
+            times=[row["logged_at"] for row in rows],
+            leaves=leaves,
+        )
+
+    async def _insert_receipt(self, project_id: ProjectId, stored: StoredReceipt) -> bool:
+        """Store a receipt; return False if there is one with this id."""
+        columns = {**stored._asdict(), **log_commitment(stored)}
+        rows = await self._fetch_all(
+            "insert_receipt", project_id=project_id, position=new_id(), **columns
+        )
+        return bool(rows)
+
+    # Read.
+
+    async def get(self, project_id: ProjectId, id: str) -> Receipt:
+        return (await self._get(project_id, id)).to_response()
+
+    async def list(self, project_id: ProjectId, page: ReceiptPage = _FIRST_RECEIPTS) -> ReceiptList:
+        """Return a page of receipts, newest first; fewer than its limit if they are large."""
         rows = await self._fetch_all(
             "list",
             project_id=project_id,
             last_id=page.after(project_id).last_id,
             limit=page.limit,
             offset=page.offset,
-            most=MAX_PAGE_BYTES,
+            max_bytes=MAX_PAGE_BYTES,
         )
-        total = (await self._fetch_one("count", project_id=project_id, most=MAX_COUNTED))["total"]
-        next = page.next(project_id, rows[-1]["place"]) if rows else None
-        found = [StoredReceipt.of(row).told() for row in rows]
+        count = await self._fetch_one("count", project_id=project_id, max_total=MAX_TOTAL)
         return {
-            "receipts": found,
-            "total": total,
+            "receipts": [StoredReceipt.from_row(row).to_response() for row in rows],
+            "total": count["total"],
             "limit": page.limit,
             "offset": page.offset,
-            "next": next,
+            "next": page.next(project_id, rows[-1]["position"]) if rows else None,
         }
 
-    async def uncertified(self, project_id: ProjectId, page: OffsetPage = _ALL) -> ReceiptCallPage:
-        """Return calls that no receipt certifies, newest first."""
-        rows = await self._fetch_all("uncertified", project_id=project_id, **page.model_dump())
-        counted = await self._fetch_one(
-            "count_uncertified", project_id=project_id, most=MAX_COUNTED
-        )
-        return _stretch(rows, counted["total"], page)
-
-    async def logs(self, project_id: ProjectId, id: str, page: OffsetPage = _ALL) -> ReceiptCalls:
-        """Return the calls of a receipt that are still kept, newest first."""
+    async def calls(
+        self, project_id: ProjectId, id: str, page: OffsetPage = _FIRST_CALLS
+    ) -> ReceiptCalls:
+        """Return a page of the calls of a receipt that are still stored, newest first."""
         await self._get(project_id, id)
-        rows = await self._fetch_all("logs", project_id=project_id, id=id, **page.model_dump())
-        total = (await self._fetch_one("count_logs", project_id=project_id, id=id))["total"]
-        return {"receipt_id": id, **_stretch(rows, total, page)}
+        rows = await self._fetch_all(
+            "list_calls", project_id=project_id, id=id, **page.model_dump()
+        )
+        count = await self._fetch_one("count_calls", project_id=project_id, id=id)
+        return {"receipt_id": id, **_page_of_calls(rows, count["total"], page)}
+
+    async def uncertified(
+        self, project_id: ProjectId, page: OffsetPage = _FIRST_CALLS
+    ) -> ReceiptCallPage:
+        """Return a page of the calls that no receipt certifies, newest first."""
+        rows = await self._fetch_all("list_uncertified", project_id=project_id, **page.model_dump())
+        count = await self._fetch_one(
+            "count_uncertified", project_id=project_id, max_total=MAX_TOTAL
+        )
+        return _page_of_calls(rows, count["total"], page)
 
     async def export(self, project_id: ProjectId, id: str) -> AsyncGenerator[Call]:
-        """Yield the calls of a receipt that are still kept, newest first, from one snapshot.
+        """Yield the calls of a receipt that are still stored, newest first, from one snapshot.
 
-        It holds a transaction: whoever may leave before the end uses `contextlib.aclosing`.
+        The generator holds a transaction: use `contextlib.aclosing` if you may stop before its end.
         """
         await self._get(project_id, id)
         rows = self._stream("export", project_id=project_id, id=id)
@@ -242,62 +262,70 @@ class Receipts(Issuing):
                 yield call
 
     async def proof(self, project_id: ProjectId, id: str, log_id: UUID) -> InclusionProof:
-        """Return what proves that a call is in a batch; NotFound if it is not, or no longer kept.
+        """Return the proof that a batch receipt certifies a call.
 
-        A receipt of one call holds it, and needs none: Invalid.
+        Raise NotFound if the receipt does not certify the call or the call is no longer stored, and
+        InvalidRequest if the receipt is of one call, which it contains.
         """
         envelope = (await self._get(project_id, id)).envelope()
-        place = await self._fetch_one("place", project_id=project_id, id=id, log_id=log_id)
+        position = await self._fetch_one("leaf_index", project_id=project_id, id=id, log_id=log_id)
         if envelope is None:
             raise NotFound
         if envelope["receipt"]["kind"] != "batch":
             raise InvalidRequest(
-                "This receipt is of one call, and holds it: it needs no other proof."
+                "A receipt for a single call contains the call; there is no separate proof."
             )
-        named = {"ids": [log_id], "times": [moment_of(log_id)]}
-        told = call_of(await self._fetch_one("named", project_id=project_id, **named))
-        path = merkle.InclusionPath(place["index"])
+        call = call_from_row(await self._selection.call(project_id, log_id))
+        path = InclusionPath(position["index"])
         async with aclosing(self._stream("leaves", project_id=project_id, id=id)) as rows:
             async for row in rows:
                 path.add(row["leaf"])
         return {
             "envelope": envelope,
-            "call": told,
-            "leaf_index": place["index"],
+            "call": call,
+            "leaf_index": position["index"],
             "tree_size": path.size,
-            "path": [each.hex() for each in path.value()],
+            "path": [node.hex() for node in path.value()],
         }
 
+    # Verify, and store what was signed elsewhere.
+
     def verify(self, document: Any) -> VerificationResult:
-        """Say whether a receipt, or its envelope alone, is genuine; Invalid if it is neither."""
-        return verify_document(self._trusted(), document)
+        """Verify a receipt or its envelope; raise InvalidRequest if the document is neither."""
+        return verify_document(self._trusted_keys(), document)
 
-    async def store(self, project_id: ProjectId, told: Mapping[str, Any]) -> str:
-        """Keep a receipt that one of our keys has signed, here or elsewhere; return its id.
+    async def store(self, project_id: ProjectId, receipt: Mapping[str, Any]) -> str:
+        """Store a receipt that one of our keys signed, here or elsewhere; return its id.
 
-        BadRequest if it is not genuine, or has lost its envelope; Conflict if another is kept
-        under its id.
+        Raise BadRequest if it is not genuine or its envelope is missing, and Conflict if another
+        receipt has its id.
         """
+        document = orjson.loads(orjson.dumps(receipt, json_default))
         try:
-            stored = verify_fields(self._trusted(), orjson.loads(orjson.dumps(told, json_default)))
+            stored = verify_fields(self._trusted_keys(), document)
         except (NotVerified, CannotVerify) as exc:
             raise BadRequest(f"Invalid receipt signature: {exc}") from None
         if stored.signed is None and is_uuid(stored.id):
-            raise BadRequest("Only old receipts have no envelope: send this one with its own.")
-        if not await self.keep(project_id, stored):
-            kept = await self._get(project_id, stored.id)
-            if (kept.flat, kept.flat_sig) != (stored.flat, stored.flat_sig):
-                raise Conflict("Another receipt is kept under this id.")
+            raise BadRequest("The envelope is missing: only legacy receipts have none.")
+        if not await self._insert_receipt(project_id, stored):
+            existing = await self._get(project_id, stored.id)
+            same = (stored.legacy_body, stored.legacy_signature)
+            if (existing.legacy_body, existing.legacy_signature) != same:
+                raise Conflict("Another receipt is stored under this id.")
         return stored.id
 
-    def _trusted(self) -> TrustedKeys:
-        keys = self.keys()
-        return keys.trusted if keys else {}
+    def _trusted_keys(self) -> TrustedKeys:
+        keyring = self.keyring
+        return keyring.trusted if keyring else {}
 
     async def _get(self, project_id: ProjectId, id: str) -> StoredReceipt:
-        return StoredReceipt.of(await self._fetch_one("get", project_id=project_id, id=id))
+        return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
 
 
-def _stretch(rows: Sequence[asyncpg.Record], total: int, page: OffsetPage) -> ReceiptCallPage:
-    found = [receipt_call(row) for row in rows]
-    return {"logs": found, "total": total, "limit": page.limit, "offset": page.offset}
+def _page_of_calls(rows: Sequence[asyncpg.Record], total: int, page: OffsetPage) -> ReceiptCallPage:
+    return {
+        "logs": [receipt_call(row) for row in rows],
+        "total": total,
+        "limit": page.limit,
+        "offset": page.offset,
+    }

@@ -1,13 +1,13 @@
-"""Is a receipt genuine: in its old form, in its envelope, and that both say the same."""
+"""Verification of receipts: the legacy format, the envelope, and that both agree."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import rfc8785
 from typing_extensions import TypedDict
 
 from llmring_server.errors import InvalidRequest
-from llmring_server.receipts.models import StoredReceipt, kind_of
+from llmring_server.receipts.document import canonical_summary
+from llmring_server.receipts.models import StoredReceipt, type_of_model
 from llmring_verify import legacy
 from llmring_verify.canonical_json import CannotVerify, NotVerified
 from llmring_verify.keys import is_valid_signature
@@ -15,16 +15,18 @@ from llmring_verify.receipt import open_envelope
 from llmring_verify.schema import is_uuid
 from llmring_verify.verify import TrustedKeys, verify_envelope, verify_receipt
 
-_ONLY_IN_ENVELOPE = ("batch_summary", "description", "tags")
-NO_RECEIPT = "receipt: give a receipt with its 13 fields and signature, or an envelope"
+NOT_A_RECEIPT = "receipt: must be a receipt with its 13 fields and signature, or an envelope"
+
+# Fields of a response that only an envelope proves.
+_ENVELOPE_ONLY = ("batch_summary", "description", "tags")
 
 Form = Literal["envelope", "fields"]
 
 
 class VerificationResult(TypedDict):
-    """Whether a receipt is genuine; which key signed it, or what is wrong.
+    """Whether a receipt is genuine, and the key that signed it or the reason why it is not.
 
-    `form` is what was proved: the whole of an `envelope`, or the 13 `fields` of an answer alone.
+    `form` is what was verified: the whole `envelope`, or only the 13 `fields` beside it.
     """
 
     receipt_id: str
@@ -35,68 +37,102 @@ class VerificationResult(TypedDict):
     reason: str | None
 
 
+def valid_result(receipt_id: str, kid: str, form: Form) -> VerificationResult:
+    return {
+        "receipt_id": receipt_id,
+        "valid": True,
+        "algorithm": "Ed25519",
+        "kid": kid,
+        "form": form,
+        "reason": None,
+    }
+
+
+def invalid_result(reason: str, receipt_id: str = "") -> VerificationResult:
+    return {
+        "receipt_id": receipt_id,
+        "valid": False,
+        "algorithm": "Ed25519",
+        "kid": None,
+        "form": None,
+        "reason": reason,
+    }
+
+
 def verify_document(keys: TrustedKeys, document: Any) -> VerificationResult:
-    """Say whether this is a genuine receipt or envelope; Invalid if it is neither."""
+    """Verify a receipt, its envelope, or the response of `generate`.
+
+    Raise InvalidRequest if the document is none of these.
+    """
     if isinstance(document, dict) and "certified_count" in document:
         document = document.get("receipt")
     if not isinstance(document, dict):
-        raise InvalidRequest(NO_RECEIPT)
-    alone = "receipt" in document
-    if not alone and not legacy.FIELDS.keys() <= document.keys():
-        raise InvalidRequest(NO_RECEIPT)
-    body = document["receipt"] if alone else document
-    id = body.get("receipt_id") if isinstance(body, dict) else None
-    id = id if isinstance(id, str) and _is_text(id) else ""
+        raise InvalidRequest(NOT_A_RECEIPT)
+    is_envelope = "receipt" in document
+    if not is_envelope and not legacy.FIELDS.keys() <= document.keys():
+        raise InvalidRequest(NOT_A_RECEIPT)
+    receipt_id = _receipt_id(document["receipt"] if is_envelope else document)
     try:
-        if alone:
-            return verification_result(id, verify_envelope(document, keys)["kid"], "envelope")
-        found = verify_fields(keys, document)
+        if is_envelope:
+            return valid_result(receipt_id, verify_envelope(document, keys)["kid"], "envelope")
+        stored = verify_fields(keys, document)
     except (NotVerified, CannotVerify) as exc:
-        return verification_result(id, reason=str(exc))
-    return verification_result(id, found.kid, "envelope" if found.signed else "fields")
+        return invalid_result(str(exc), receipt_id)
+    return valid_result(receipt_id, stored.kid, "envelope" if stored.signed else "fields")
 
 
-def _is_text(id: str) -> bool:
+def _receipt_id(receipt: Any) -> str:
+    """Return the id of an unverified receipt, or "" if a response cannot contain it."""
+    id = receipt.get("receipt_id") if isinstance(receipt, dict) else None
+    if not isinstance(id, str):
+        return ""
     try:
         id.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return ""
+    return id
 
 
-def verification_result(
-    id: str = "", kid: str | None = None, form: Form | None = None, reason: str | None = None
-) -> VerificationResult:
-    """Return a verdict: genuine, unless there is a reason against it."""
-    valid = reason is None
-    return {
-        "receipt_id": id, "valid": valid, "algorithm": "Ed25519", "kid": kid, "form": form,
-        "reason": reason,
-    }  # fmt: skip
+def verify_fields(keys: TrustedKeys, receipt: Mapping[str, Any]) -> StoredReceipt:
+    """Verify a receipt with its 13 fields, and return what can be stored of it.
 
-
-def verify_fields(keys: TrustedKeys, told: Mapping[str, Any]) -> StoredReceipt:
-    """Return what is to be kept of a receipt; NotVerified or CannotVerify if it is not genuine.
-
-    Without an envelope it is worth its 13 fields, and nothing else of it is kept.
+    Without an envelope, only the 13 fields are proved, and only they are returned. Raise
+    NotVerified or CannotVerify if the receipt is not genuine.
     """
-    written, signature = legacy.signed_bytes(dict(told)), legacy.signature(dict(told))
-    flat = StoredReceipt(told["receipt_id"], "", written, signature)
-    if told.get("envelope") is None:
-        if is_uuid(told["receipt_id"]) and any(told.get(name) for name in _ONLY_IN_ENVELOPE):
-            raise NotVerified("it has lost the envelope that proves all but its 13 fields")
-        if told.get("receipt_type", kind_of(told["model"])) != kind_of(told["model"]):
-            raise NotVerified("its receipt_type is not that of its model")
-        return flat._replace(kid=_signer(keys, flat))
-    verify_receipt(told, keys)
-    kid, data, sig = open_envelope(told["envelope"])
-    summary = told.get("batch_summary")
-    digested = None if summary is None else rfc8785.dumps(summary)
-    return flat._replace(kid=kid, signed=data, sig=sig, summary=digested)
+    fields = dict(receipt)
+    # This also checks that all 13 fields are there.
+    legacy_body = legacy.signed_bytes(fields)
+    stored = StoredReceipt(
+        id=receipt["receipt_id"],
+        kid="",
+        legacy_body=legacy_body,
+        legacy_signature=legacy.signature(fields),
+    )
+    if receipt.get("envelope") is None:
+        _reject_unproved_fields(receipt)
+        return stored._replace(kid=_legacy_signer(keys, stored))
+    verify_receipt(receipt, keys)
+    kid, signed, signature = open_envelope(receipt["envelope"])
+    summary = receipt.get("batch_summary")
+    return stored._replace(
+        kid=kid,
+        signed=signed,
+        signature=signature,
+        summary=None if summary is None else canonical_summary(summary),
+    )
 
 
-def _signer(keys: TrustedKeys, stored: StoredReceipt) -> str:
+def _reject_unproved_fields(receipt: Mapping[str, Any]) -> None:
+    if is_uuid(receipt["receipt_id"]) and any(receipt.get(name) for name in _ENVELOPE_ONLY):
+        raise NotVerified("the envelope is missing; without it, only the 13 fields are proved")
+    receipt_type = type_of_model(receipt["model"])
+    if receipt.get("receipt_type", receipt_type) != receipt_type:
+        raise NotVerified("receipt_type does not match the model")
+
+
+def _legacy_signer(keys: TrustedKeys, stored: StoredReceipt) -> str:
+    # A legacy receipt has no key id, so any trusted key may have signed it.
     for key in keys.values():
-        if is_valid_signature(key.public, stored.flat, stored.flat_sig):
+        if is_valid_signature(key.public, stored.legacy_body, stored.legacy_signature):
             return key.kid
-    raise NotVerified("no key that is trusted here has signed it, or it was altered")
+    raise NotVerified("no key of this server signed the receipt, or it was altered")

@@ -1,123 +1,70 @@
--- What was signed, and of which calls.
+-- Receipts, as they were signed, and the calls that they certify.
 
--- name: one_at_a_time
--- Two that certify what no receipt has certified yet would certify the same.
--- What a snapshot of before the lock shows is not the rest.
+-- name: lock_project
+-- Two transactions that certify the uncertified calls of a project would certify the same calls. The
+-- lock alone is not enough: a snapshot from before the lock still shows calls as uncertified that
+-- another receipt has certified since, so the caller checks the isolation level.
 SELECT
     current_setting('transaction_isolation') AS isolation,
     pg_advisory_xact_lock(hashtextextended('llmring receipts ' || @project_id::uuid::text, 0));
 
--- name: calls
--- Calls in the order of their ids; `opens`: the first of its conversation. At most @most and one,
--- so that too many can be told from all, by the first of them: `calls` says how many there are.
-SELECT
-    *, count(*) OVER () AS calls, conversation_id IS NOT NULL
-        AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
-FROM (
-    SELECT * FROM <<tables.usage_entries>>
-    WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @until
-      AND (@conversation_id::text IS NULL OR conversation_id = @conversation_id)
-    ORDER BY logged_at, id
-    LIMIT @most::integer + 1
-) AS log
-ORDER BY id;
-
--- name: open_days
-SELECT day, requests, fresh FROM <<tables.receipt_open_days>> WHERE project_id = @project_id ORDER BY day;
-
--- name: rest
--- The same, of the calls of these days that no receipt certifies. OFFSET 0: each is looked up, so
--- that no plan reads all that was ever certified.
-SELECT
-    *, conversation_id IS NOT NULL
-        AND row_number() OVER (PARTITION BY conversation_id ORDER BY id) = 1 AS opens
-FROM (
-    SELECT log.*
-    FROM unnest(@days::timestamptz[]) AS day
-    CROSS JOIN LATERAL (
-        SELECT * FROM <<tables.usage_entries>> AS log
-        WHERE project_id = @project_id AND logged_at >= day AND logged_at < day + interval '24 hours'
-          AND NOT EXISTS (
-              SELECT FROM <<tables.receipt_calls>> AS certified
-              WHERE certified.project_id = log.project_id AND certified.log_id = log.id
-              OFFSET 0
-          )
-        ORDER BY logged_at, id
-        LIMIT @most::integer + 1
-    ) AS log
-    ORDER BY logged_at, id
-    LIMIT @most::integer + 1
-) AS log
-ORDER BY id;
-
--- name: close_days
--- Only under the lock: so many calls there were when these days were read.
-INSERT INTO <<tables.receipt_days>> (project_id, day, requests)
-SELECT @project_id, day, requests FROM unnest(@days::timestamptz[], @requests::bigint[]) AS done (day, requests)
-ON CONFLICT (project_id, day) DO UPDATE SET requests = excluded.requests;
-
--- name: named
--- The same, of calls by their ids; an id tells its millisecond.
-SELECT
-    log.*, conversation_id IS NOT NULL
-        AND row_number() OVER (PARTITION BY conversation_id ORDER BY log.id) = 1 AS opens
-FROM unnest(@ids::uuid[], @times::timestamptz[]) AS wanted (id, at)
-JOIN <<tables.usage_entries>> AS log
-  ON log.id = wanted.id AND logged_at >= at AND logged_at < at + interval '1 millisecond'
-WHERE project_id = @project_id
-ORDER BY log.id;
-
--- name: certify
+-- name: insert_receipt_calls
 INSERT INTO <<tables.receipt_calls>> (project_id, receipt_id, log_id, logged_at, leaf)
 SELECT @project_id, @id, log_id, logged_at, leaf
 FROM unnest(@log_ids::uuid[], @times::timestamptz[], @leaves::bytea[]) AS call (log_id, logged_at, leaf);
 
--- name: keep
--- Twice keeps the first.
-INSERT INTO <<tables.receipts>> (project_id, id, place, kid, flat, flat_sig, signed, sig, summary, salt, leaf)
-VALUES (@project_id, @id, @place, @kid, @flat, @flat_sig, @signed, @sig, @summary, @salt, @leaf)
+-- name: insert_receipt
+-- An id that is already stored keeps its first receipt.
+INSERT INTO <<tables.receipts>> (
+    project_id, id, position, kid, legacy_body, legacy_signature, signed, signature, summary, salt,
+    log_commitment
+)
+VALUES (
+    @project_id, @id, @position, @kid, @legacy_body, @legacy_signature, @signed, @signature, @summary,
+    @salt, @log_commitment
+)
 ON CONFLICT (project_id, id) DO NOTHING
 RETURNING id;
 
 -- name: get
-SELECT id, kid, flat, flat_sig, signed, sig, summary
+SELECT id, kid, legacy_body, legacy_signature, signed, signature, summary
 FROM <<tables.receipts>>
 WHERE project_id = @project_id AND id = @id;
 
--- name: of_call
--- The first receipt that is of this call alone, by a key that is trusted.
-SELECT receipt.id, kid, flat, flat_sig, signed, sig, summary
+-- name: receipt_of_call
+-- The first receipt of this call alone that was signed by a trusted key.
+SELECT receipt.id, kid, legacy_body, legacy_signature, signed, signature, summary
 FROM <<tables.receipt_calls>> AS certified
 JOIN <<tables.receipts>> AS receipt
   ON receipt.project_id = certified.project_id AND receipt.id = certified.receipt_id
 WHERE certified.project_id = @project_id AND certified.log_id = @log_id AND summary IS NULL
   AND kid = ANY (@kids::text[])
-ORDER BY place
+ORDER BY position
 LIMIT 1;
 
 -- name: list
--- The newest first; of a page that is too large, what fits.
-SELECT id, place, kid, flat, flat_sig, signed, sig, summary
+-- Newest first, and at most @max_bytes.
+SELECT id, position, kid, legacy_body, legacy_signature, signed, signature, summary
 FROM (
-    SELECT *, sum(length(flat) + coalesce(length(signed), 0) + coalesce(length(summary), 0))
-        OVER (ORDER BY place DESC ROWS UNBOUNDED PRECEDING) AS size
+    SELECT *, sum(length(legacy_body) + coalesce(length(signed), 0) + coalesce(length(summary), 0))
+        OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) AS size
     FROM (
         SELECT * FROM <<tables.receipts>>
         WHERE project_id = @project_id
-          AND (@last_id::uuid IS NULL OR place < @last_id)
-        ORDER BY place DESC
+          AND (@last_id::uuid IS NULL OR position < @last_id)
+        ORDER BY position DESC
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE size <= @most::bigint
-ORDER BY place DESC;
+WHERE size <= @max_bytes::bigint
+ORDER BY position DESC;
 
 -- name: count
 SELECT count(*) AS total FROM (
-    SELECT FROM <<tables.receipts>> WHERE project_id = @project_id LIMIT @most
+    SELECT FROM <<tables.receipts>> WHERE project_id = @project_id LIMIT @max_total
 ) AS receipt;
 
--- name: uncertified
+-- name: list_uncertified
 SELECT
     id, logged_at, provider, model, alias, profile, origin, status,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
@@ -140,11 +87,11 @@ SELECT count(*) AS total FROM (
         SELECT FROM <<tables.receipt_calls>> AS certified
         WHERE certified.project_id = log.project_id AND certified.log_id = log.id
     )
-    LIMIT @most
+    LIMIT @max_total
 ) AS log;
 
--- name: logs
--- The calls of a receipt that are still kept, newest first.
+-- name: list_calls
+-- The calls of a receipt that are still stored, newest first.
 SELECT
     id, logged_at, provider, model, alias, profile, origin, status,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
@@ -156,8 +103,11 @@ JOIN <<tables.usage_logs>> AS log USING (project_id, logged_at, id)
 ORDER BY logged_at DESC, id DESC
 LIMIT @limit OFFSET @offset;
 
+-- name: count_calls
+SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE project_id = @project_id AND receipt_id = @id;
+
 -- name: export
--- The same as an export of calls has them.
+-- The same calls, with the columns of an export of calls.
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
@@ -169,20 +119,18 @@ FROM (
 JOIN <<tables.usage_calls>> AS log USING (project_id, logged_at, id)
 ORDER BY logged_at DESC, id DESC;
 
--- name: count_logs
-SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE project_id = @project_id AND receipt_id = @id;
-
--- name: place
--- How many of a receipt's calls come before this one, if it is one of them.
+-- name: leaf_index
+-- The number of the receipt's calls that precede this one; no row if it is not one of them.
 SELECT (
-    SELECT count(*) FROM <<tables.receipt_calls>> AS before
-    WHERE before.project_id = @project_id AND before.receipt_id = @id AND before.log_id < certified.log_id
+    SELECT count(*) FROM <<tables.receipt_calls>> AS preceding
+    WHERE preceding.project_id = @project_id AND preceding.receipt_id = @id
+      AND preceding.log_id < certified.log_id
 ) AS index
 FROM <<tables.receipt_calls>> AS certified
 WHERE project_id = @project_id AND receipt_id = @id AND log_id = @log_id;
 
 -- name: leaves
--- The hashes of a receipt's calls, in the order of their ids.
+-- The leaf hashes of a receipt's Merkle tree, in order.
 SELECT leaf FROM <<tables.receipt_calls>>
 WHERE project_id = @project_id AND receipt_id = @id
 ORDER BY log_id;

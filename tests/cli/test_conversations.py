@@ -52,11 +52,11 @@ async def test_a_conversation_is_shown_as_a_chat(
     shown = done("conversations", "show", id, "--project", project, *PROD, **prod)
     lines = [line.strip() for line in shown.splitlines()]
     assert lines[:2] == ["Cats [and dogs]", "default, 0.25 USD"]
-    for line in ("A [bold] cat?", 'calls {"name":"look"}', "A cat.\ufffd[31m", "gets 1"):
+    for line in ("A [bold] cat?", 'tool call {"name":"look"}', "A cat.\ufffd[31m", "tool result 1"):
         assert line in lines
     assert [line.split(",")[0] for line in lines if ", 20" in line] == ["user", "assistant", "tool"]
     last = done("conversations", "show", id, "--last", "1", "--project", project, *PROD, **prod)
-    assert "2 messages before these." in last
+    assert "2 earlier messages not shown." in last
     assert "bold" not in last
 
 

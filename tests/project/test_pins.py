@@ -29,7 +29,7 @@ from llmring_server.pricing.cost import Rate
 from llmring_server.pricing.price_book import Price
 from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_draft
 from llmring_server.receipts.models import ReceiptRequest, StoredReceipt
-from llmring_server.receipts.totals import ReceiptTotals, call_of
+from llmring_server.receipts.totals import ReceiptTotals, call_from_row
 from llmring_server.settings import Settings
 from llmring_server.usage.idempotency import batch_item_key, fingerprint, fingerprint_of_call
 from llmring_server.usage.idempotency import digest as digest_of_key
@@ -250,7 +250,7 @@ def row(**changes: object) -> Row:
         "details": '{"web_searches": 1}',
         "cost": Decimal("0.25"),
         "cost_source": "client",
-        "opens": False,
+        "is_first_of_conversation": False,
     } | changes
 
 
@@ -261,19 +261,19 @@ UNPRICED = row(
     cost_source="unpriced",
     alias=None,
     conversation_id=str(PROJECT),
-    opens=True,
+    is_first_of_conversation=True,
 )
 
 
 async def receipt_of(*rows: Row) -> StoredReceipt:
-    tally, tree = ReceiptTotals(), merkle.MerkleRoot()
-    tally.add(rows)
-    calls = [call_of(each) for each in rows]
+    totals, tree = ReceiptTotals(), merkle.MerkleRoot()
+    totals.add(rows)
+    calls = [call_from_row(each) for each in rows]
     for each in calls:
         tree.add(merkle.leaf_hash(receipt.leaf_entry(each)))
-    wanted = ReceiptRequest(description="d", tags=["t"], since_last_receipt=True)
+    request = ReceiptRequest(description="d", tags=["t"], since_last_receipt=True)
     issued_at = datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=UTC)
-    draft = ReceiptDraft(ID, PROJECT, "logs.example.org", issued_at, wanted, tally)
+    draft = ReceiptDraft(ID, PROJECT, "logs.example.org", issued_at, request, totals)
     return await sign_draft(keyring(), draft, tree.value(), calls[-1])
 
 
@@ -292,12 +292,12 @@ async def test_bytes_of_a_receipt_of_one_call() -> None:
         b'"registry_snapshot":null,"status":"ok","tags":["t"],'
         b'"tokens":{"cached_input":0,"input":10,"output":5},"v":"llmring-receipt/1"}'
     )
-    assert stored.sig is not None
-    assert stored.sig.hex() == (
+    assert stored.signature is not None
+    assert stored.signature.hex() == (
         "0a3c5769a4052156599324221a24c3dd9d6cfda12b875bfa93f6512ae779f7b9"
         "d2b321b39defcfbe1333fbe429f0f028504318a633a02507e6c08821b9b1a00f"
     )
-    assert stored.flat == (
+    assert stored.legacy_body == (
         b'{"alias":"fast","completion_tokens":5,"input_cost":0,"lock_digest":"","model":"gpt-4o",'
         b'"output_cost":0,"profile":"default","prompt_tokens":10,"provider":"openai",'
         b'"receipt_id":"01900000-0000-7000-8000-000000000002",'
@@ -330,7 +330,7 @@ async def test_bytes_of_a_receipt_of_several_calls() -> None:
         b'"start_date":"2026-01-02T03:04:05.678901+00:00","total_calls":2,'
         b'"total_conversations":1,"total_cost":0.25,"total_tokens":30}'
     )
-    assert stored.flat == (
+    assert stored.legacy_body == (
         b'{"alias":"mixed","completion_tokens":10,"input_cost":0,"lock_digest":"",'
         b'"model":"batch:2 calls","output_cost":0,"profile":"default","prompt_tokens":20,'
         b'"provider":"openai","receipt_id":"01900000-0000-7000-8000-000000000002",'
@@ -339,7 +339,7 @@ async def test_bytes_of_a_receipt_of_several_calls() -> None:
 
 
 def test_leaf_of_a_call() -> None:
-    entry = receipt.leaf_entry(call_of(PRICED))
+    entry = receipt.leaf_entry(call_from_row(PRICED))
     assert entry == (
         b'llmring-call/1\n{"alias":"fast","conversation_id":null,'
         b'"cost":{"amount":"0.2500000000","currency":"USD","source":"client"},'
@@ -359,7 +359,7 @@ async def test_log_commitment_of_a_receipt(monkeypatch: pytest.MonkeyPatch) -> N
     expected = "0615e8f87e623f03bedbf91e8c7c1f468423a3166c7f9e3e49336ec5d986816f"
     assert log_commitment(await receipt_of(PRICED)) == {
         "salt": bytes(16),
-        "leaf": bytes.fromhex(expected),
+        "log_commitment": bytes.fromhex(expected),
     }
 
 

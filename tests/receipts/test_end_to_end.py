@@ -1,4 +1,4 @@
-"""From a call to an auditor: what this server gives out, checked by the program for auditors."""
+"""Receipts from end to end: the published clients, the command line, and `llmring-verify`."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -13,158 +13,164 @@ import pytest
 from llmring.server_client import ServerClient  # type: ignore[import-untyped]
 
 from llmring_server import Ring, Server, Settings
-from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
+from llmring_server.core.identity import LIBRARY, project_of_key
 from llmring_server.errors import NotFound
 from llmring_server.maintenance import maintain
 from llmring_server.receipts import signing_keys
-from llmring_server.receipts.models import Receipt, ReceiptRequest
 from tests.cli.test_db import done, run
 from tests.conftest import CALL
-from tests.receipts.test_generate import PATH
-from tests.receipts.test_proofs import piped
-from tests.support.signing import called
+from tests.receipts.test_proofs import run_program
+from tests.support.receipts import PATH, UNCERTIFIED, UNCERTIFIED_BODY, log_calls
 
-VERIFY = Path(sys.executable).with_name("llmring-verify")
-REST = ReceiptRequest(since_last_receipt=True)
+VERIFIER = Path(sys.executable).with_name("llmring-verify")
 
 
 @pytest.fixture
-async def signer(alone: Ring, tmp_path: Path) -> AsyncIterator[Server]:
-    """A server that signs, on a database that is its own."""
-    signing_keys.create_key_file(tmp_path / "private.json")
+async def server(alone: Ring, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server that signs with a key file, on its own database."""
+    key_file = tmp_path / "private.json"
+    signing_keys.create_key_file(key_file)
     settings = alone.settings.model_copy(
-        update={"receipt_key_file": tmp_path / "private.json", "receipt_issuer": "logs.example.org"}
+        update={
+            "receipts_private_key_b64": None,
+            "receipt_key_file": key_file,
+            "receipt_issuer": "logs.example.org",
+        }
     )
     async with Server(Ring(alone.db, settings), port=0) as server:
         yield server
 
 
 @pytest.fixture
-async def remote(signer: Server, key: str) -> AsyncIterator[ServerClient]:
-    async with ServerClient(signer.url, key) as remote:
+async def remote(server: Server, key: str) -> AsyncIterator[ServerClient]:
+    async with ServerClient(server.url, key) as remote:
         yield remote
 
 
-async def test_what_is_given_out_satisfies_an_auditor(
-    signer: Server, remote: ServerClient, key: str, tmp_path: Path
+async def test_the_verifier_accepts_every_document_of_the_server(
+    server: Server, remote: ServerClient, key: str, tmp_path: Path
 ) -> None:
     ids = [(await remote.post("/api/v1/log", json=CALL | {"cost": n}))["log_id"] for n in range(5)]
-    first = await remote.post(f"{PATH}/generate", json={"log_ids": ids[:3], "tags": ["t"]})
-    rest = await remote.post(f"{PATH}/generate", json={"log_ids": ids[3:4]})
-    last = await remote.post(f"{PATH}/generate", json={"since_last_receipt": True})
-    batch = first["receipt"]["receipt_id"]
-    files: dict[str, Any] = {
+    batch = await remote.post(f"{PATH}/generate", json={"log_ids": ids[:3], "tags": ["t"]})
+    single = await remote.post(f"{PATH}/generate", json={"log_ids": ids[3:4]})
+    remaining = await remote.post(f"{PATH}/generate", json=UNCERTIFIED_BODY)
+    batch_id = batch["receipt"]["receipt_id"]
+    documents: dict[str, Any] = {
         "keys.json": await remote.get(f"{PATH}/public-keys.json"),
-        "answer.json": first,
-        "receipt.json": last["receipt"],
-        "proof.json": await remote.get(f"{PATH}/{batch}/proof/{ids[1]}"),
+        "response.json": batch,
+        "receipt.json": remaining["receipt"],
+        "proof.json": await remote.get(f"{PATH}/{batch_id}/proof/{ids[1]}"),
     }
-    for name, document in files.items():
+    for name, document in documents.items():
         (tmp_path / name).write_bytes(orjson.dumps(document))
-    lines = [orjson.dumps(each["receipt"]["envelope"]) for each in (first, rest, last)]
-    (tmp_path / "receipts.jsonl").write_bytes(b"\n".join(lines))
+    envelopes = [result["receipt"]["envelope"] for result in (batch, single, remaining)]
+    (tmp_path / "receipts.jsonl").write_bytes(b"\n".join(map(orjson.dumps, envelopes)))
     async with httpx.AsyncClient(
-        base_url=signer.url, headers={"X-API-Key": key}, timeout=60
+        base_url=server.url, headers={"X-API-Key": key}, timeout=60
     ) as client:
         export = await client.get("/api/v1/logs/export?format=jsonl")
     (tmp_path / "calls.jsonl").write_bytes(export.content)
-    pinned = ("--keys", str(tmp_path / "keys.json"))
-    for command in (
-        ("answer.json",), ("receipt.json",), ("receipts.jsonl",), ("proof", "proof.json"),
+    for command, *files in (
+        ("", "response.json"),
+        ("", "receipt.json"),
+        ("", "receipts.jsonl"),
+        ("proof", "proof.json"),
         ("export", "calls.jsonl", "receipts.jsonl"),
-    ):  # fmt: skip
-        given = [str(tmp_path / each) if "." in each else each for each in command]
-        told = await piped(VERIFY, *given, *pinned)
-        assert b"VERIFIED" in told
-        assert b"logs.example.org" in told or b"jsonl" in told
+    ):
+        arguments = [command] if command else []
+        arguments += [str(tmp_path / file) for file in files]
+        output = await run_program(VERIFIER, *arguments, "--keys", str(tmp_path / "keys.json"))
+        assert b"VERIFIED" in output
+        assert b"logs.example.org" in output or b"jsonl" in output
 
 
-async def test_clients_of_then_find_what_they_knew(remote: ServerClient) -> None:
-    """What llmring's ServerClient sent until 1.2, method by method."""
+async def test_receipts_of_older_clients(remote: ServerClient) -> None:
+    """The requests of llmring's ServerClient until 1.2, method by method."""
     now = datetime.now(UTC).replace(tzinfo=None)
-    call = await remote.post("/api/v1/log", json=CALL | {"cost": 0.5})
+    logged = await remote.post("/api/v1/log", json=CALL | {"cost": 0.5})
     page = {"limit": 100, "offset": 0}
     assert (await remote.get(f"{PATH}/uncertified", params=page))["total"] == 1
-    span = {
+    period = {
         "start_date": (now - timedelta(hours=1)).isoformat(),
         "end_date": (now + timedelta(hours=1)).isoformat(),
         "description": "Q4",
     }
-    preview = await remote.post(f"{PATH}/preview", json=span)
+    preview = await remote.post(f"{PATH}/preview", json=period)
     assert (preview["total_logs"], preview["total_cost"]) == (1, 0.5)
-    made = await remote.post(f"{PATH}/generate", json=span)
-    assert made["certified_count"] == 1
-    id = made["receipt"]["receipt_id"]
+    result = await remote.post(f"{PATH}/generate", json=period)
+    assert result["certified_count"] == 1
+    id = result["receipt"]["receipt_id"]
     [listed] = (await remote.get(PATH, params={"limit": 10_000, "offset": 0}))["receipts"]
-    got = await remote.get(f"{PATH}/{id}")
-    assert listed == got == made["receipt"]
-    assert (got["receipt_type"], got["description"]) == ("single", "Q4")
-    logs = await remote.get(f"{PATH}/{id}/logs", params=page)
-    assert [each["id"] for each in logs["logs"]] == [call["log_id"]]
-    assert (await remote.post(f"{PATH}/verify", json=got))["valid"]
-    assert (await remote.post(f"{PATH}/", json={"receipt": got}))["status"] == "verified"
+    receipt = await remote.get(f"{PATH}/{id}")
+    assert listed == receipt == result["receipt"]
+    assert (receipt["receipt_type"], receipt["description"]) == ("single", "Q4")
+    calls = await remote.get(f"{PATH}/{id}/logs", params=page)
+    assert [call["id"] for call in calls["logs"]] == [logged["log_id"]]
+    assert (await remote.post(f"{PATH}/verify", json=receipt))["valid"]
+    stored = await remote.post(f"{PATH}/", json={"receipt": receipt})
+    assert stored["status"] == "verified"
     assert (await remote.get(f"{PATH}/uncertified", params=page))["total"] == 0
 
 
-async def test_receipts_outlive_the_calls(alone: Ring, tmp_path: Path) -> None:
+async def test_receipts_remain_when_their_calls_are_dropped(alone: Ring, tmp_path: Path) -> None:
     signing_keys.create_key_file(tmp_path / "keys.json")
     ring = Ring(alone.db, Settings(receipt_key_file=tmp_path / "keys.json"))
     project_id = project_of_key("project_id")
-    old = (datetime.now(UTC) - timedelta(days=200)).isoformat()
-    ids = sorted(await called(ring, project_id, {"logged_at": old}, {"logged_at": old}, {}))
-    told = (await ring.receipts.generate(project_id, REST))["receipt"]
-    kept, gone = ids[-1], ids[0]
-    before = await proof(ring, project_id, told, kept)
+    old = {"logged_at": (datetime.now(UTC) - timedelta(days=200)).isoformat()}
+    ids = sorted(await log_calls(ring, project_id, old, old, {}))
+    receipt = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
+    receipt_id, dropped, kept = receipt["receipt_id"], UUID(ids[0]), UUID(ids[-1])
+    proof = await ring.receipts.proof(project_id, receipt_id, kept)
     await maintain(ring.db, retain=timedelta(days=60), actor=LIBRARY)
-    assert await ring.receipts.get(project_id, told["receipt_id"]) == told
-    assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
-    assert await proof(ring, project_id, told, kept) == before
+    assert await ring.receipts.get(project_id, receipt_id) == receipt
+    assert ring.receipts.verify(orjson.loads(orjson.dumps(receipt)))["valid"]
+    assert await ring.receipts.proof(project_id, receipt_id, kept) == proof
     with pytest.raises(NotFound):
-        await proof(ring, project_id, told, gone)
-    logs = await ring.receipts.logs(project_id, told["receipt_id"])
-    assert ([str(each["id"]) for each in logs["logs"]], logs["total"]) == ([kept], 3)
+        await ring.receipts.proof(project_id, receipt_id, dropped)
+    calls = await ring.receipts.calls(project_id, receipt_id)
+    assert ([call["id"] for call in calls["logs"]], calls["total"]) == ([kept], 3)
 
 
-async def proof(ring: Ring, project_id: ProjectId, told: Receipt, id: str) -> Any:
-    return await ring.receipts.proof(project_id, told["receipt_id"], UUID(id))
-
-
-def check_genuine(path: Path, told: dict[str, Any], **prod: str) -> None:
-    path.write_bytes(orjson.dumps(told))
-    assert "Genuine" in done("receipts", "verify", str(path), **prod)
-    for text in (orjson.dumps(told | {"total_cost": 9}), b"{", b"{}"):
+def check_verify_command(path: Path, receipt: dict[str, Any], **environment: str) -> None:
+    path.write_bytes(orjson.dumps(receipt))
+    assert "Genuine" in done("receipts", "verify", str(path), **environment)
+    for text in (orjson.dumps(receipt | {"total_cost": 9}), b"{", b"{}"):
         path.write_bytes(text)
-        refused = run("receipts", "verify", str(path), **prod)
-        assert (refused.returncode, "Error" in refused.stderr) == (1, True)
+        rejected = run("receipts", "verify", str(path), **environment)
+        assert (rejected.returncode, "Error" in rejected.stderr) == (1, True)
 
 
-async def test_an_operator_makes_keys_and_receipts(alone: Ring, tmp_path: Path) -> None:
+async def test_receipts_on_the_command_line(alone: Ring, tmp_path: Path) -> None:
     path = str(tmp_path / "keys.json")
-    made = done("receipts", "keygen", "--file", path).strip()
+    active = done("receipts", "keygen", "--file", path).strip()
     assert run("receipts", "keygen", "--file", path).returncode == 1
     announced = done("receipts", "rotate", LLMRING_RECEIPT_KEY_FILE=path).strip()
     early = run("receipts", "rotate", "--file", path)
     assert (early.returncode, "may sign from" in early.stderr) == (1, True)
-    listed = done("receipts", "keys", "--file", path)
-    assert (made in listed, announced in listed) == (True, True)
-    secrets = [each.d or "" for each in signing_keys.read_key_file(tmp_path / "keys.json").keys]
-    assert not any(secret in listed for secret in secrets)
+    table = done("receipts", "keys", "--file", path)
+    assert active in table
+    assert announced in table
+    keys = signing_keys.read_key_file(tmp_path / "keys.json").keys
+    assert not any(key.d in table for key in keys if key.d)
     project_id = await alone.projects.create("mine", actor=LIBRARY)
-    await called(alone, project_id, {"cost": 1}, {"cost": 1})
-    prod = {
+    await log_calls(alone, project_id, {"cost": 1}, {"cost": 1})
+    environment = {
         "LLMRING_DATABASE_URL": alone.settings.database_url or "",
         "LLMRING_DATABASE_SCHEMA": alone.settings.database_schema,
     }
-    of = ("--project", "mine", "--env", "prod")
-    off = run("receipts", "generate", *of, **prod)
+    options = ("--project", "mine", "--env", "prod")
+    off = run("receipts", "generate", *options, **environment)
     assert (off.returncode, "no signing key is configured" in off.stderr) == (1, True)
-    prod["LLMRING_RECEIPT_KEY_FILE"] = path
-    id = done("receipts", "generate", "--description", "July", *of, **prod).strip()
-    assert id in (shown := done("receipts", "list", *of, **prod))
-    assert ("July" in shown, "2.000000 USD" in shown) == (True, True)
-    told = orjson.loads(done("receipts", "show", id, *of, **prod))
-    assert told["envelope"]["signature"]["kid"] == made
-    assert run("receipts", "generate", *of, **prod).returncode == 1
-    check_genuine(tmp_path / "receipt.json", told, **prod)
-    given_up = done("receipts", "rotate", "--compromised", "--file", path).strip()
-    assert given_up not in {made, announced}
+    environment["LLMRING_RECEIPT_KEY_FILE"] = path
+    generate = ("receipts", "generate", "--description", "July", *options)
+    id = done(*generate, **environment).strip()
+    receipts = done("receipts", "list", *options, **environment)
+    assert id in receipts
+    assert "July" in receipts
+    assert "2.000000 USD" in receipts
+    receipt = orjson.loads(done("receipts", "show", id, *options, **environment))
+    assert receipt["envelope"]["signature"]["kid"] == active
+    assert run("receipts", "generate", *options, **environment).returncode == 1
+    check_verify_command(tmp_path / "receipt.json", receipt, **environment)
+    new = done("receipts", "rotate", "--compromised", "--file", path).strip()
+    assert new not in {active, announced}

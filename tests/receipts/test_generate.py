@@ -1,4 +1,4 @@
-"""Receipts over HTTP: made in four ways, listed, shown, kept."""
+"""Issuing receipts over HTTP: `generate` in its four ways, `preview` and `issue`."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,124 +8,113 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Settings
+from llmring_server import Ring, Settings, build
 from llmring_server.core.identity import ProjectId
-from llmring_verify import legacy, receipt
-from llmring_verify.keys import key_id
-from tests.support.signing import KID, SEED, called, keyring
+from llmring_server.core.ids import new_id
+from llmring_server.receipts import ReceiptRequest
+from llmring_verify import legacy
+from llmring_verify.canonical_json import MAX_SAFE_INTEGER
+from tests.support.receipts import PATH, UNCERTIFIED_BODY, generate, log_calls, verified_body
+from tests.support.signing import KID, keyring
 
-PATH = "/api/v1/receipts"
-ALL = {"since_last_receipt": True}
-
-
-@pytest.fixture
-def settings(settings: Settings) -> Settings:
-    return Settings.model_validate(
-        settings.model_dump() | {"receipts_private_key_b64": SEED, "receipt_issuer": "us"}
-    )
+NO_CALLS = "No logs found matching the criteria"
 
 
-@pytest.fixture
-def ring(db: AsyncDatabaseManager) -> Ring:
-    return Ring(db, Settings(conversation_content="full"), keyring())
-
-
-async def made(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
-    answer = await client.post(f"{PATH}/generate", json=wanted or ALL)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def proved(told: dict[str, Any]) -> dict[str, Any]:
-    """Check both signatures of a receipt, and return what it says."""
-    key = keyring().active
-    assert key.signed(legacy.signed_bytes(told), legacy.signature(told))
-    kid, signed, signature = receipt.open_envelope(told["envelope"])
-    assert (kid, key.signed(signed, signature)) == (KID, True)
-    body: dict[str, Any] = told["envelope"]["receipt"]
-    return body
-
-
-async def test_generate_receipt_of_what_no_receipt_certifies(
+async def test_generate_receipt_of_uncertified_calls(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
-    ids = await called(ring, project_id, *[{"cost": 0.1, "alias": f"a{n}"} for n in range(3)])
-    answer = await made(client, **ALL, description="July", tags=["x", "y"])
-    assert answer["certified_count"] == 3
-    told = answer["receipt"]
-    assert list(told)[:13] == list(legacy.FIELDS)
-    assert (told["receipt_type"], told["model"]) == ("batch", "batch:3 calls")
-    assert (told["provider"], told["alias"]) == ("openai", "mixed")
-    assert (told["total_tokens"], told["total_cost"]) == (3600, 0.3)
-    body = proved(told)
+    ids = await log_calls(ring, project_id, *[{"cost": 0.1, "alias": f"a{n}"} for n in range(3)])
+    result = await generate(client, **UNCERTIFIED_BODY, description="July", tags=["x", "y"])
+    assert (result["certified_count"], result["has_more"], result["skipped_count"]) == (3, False, 0)
+    receipt = result["receipt"]
+    assert list(receipt)[:13] == list(legacy.FIELDS)
+    assert (receipt["receipt_type"], receipt["model"]) == ("batch", "batch:3 calls")
+    assert (receipt["provider"], receipt["alias"]) == ("openai", "mixed")
+    assert (receipt["total_tokens"], receipt["total_cost"]) == (3600, 0.3)
+    body = verified_body(receipt)
     assert (body["kind"], body["count"], body["issuer"]) == ("batch", 3, "us")
     assert (body["description"], body["tags"]) == ("July", ["x", "y"])
     assert body["totals"]["cost"]["amount"] == "0.3000000000"
     assert (body["project_id"], body["kid"]) == (str(project_id), KID)
-    assert told["batch_summary"]["log_ids"] == sorted(ids)
-    again = await client.post(f"{PATH}/generate", json=ALL)
-    assert (again.status_code, again.json()["detail"]) == (
-        400, "No logs found matching the criteria",
-    )  # fmt: skip
+    assert receipt["batch_summary"]["log_ids"] == sorted(ids)
+    again = await client.post(f"{PATH}/generate", json=UNCERTIFIED_BODY)
+    assert (again.status_code, again.json()["detail"]) == (400, NO_CALLS)
 
 
-async def test_generate_receipt_of_one_call_holds_it(
+async def test_generate_receipt_of_one_call_contains_it(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
     call = {"cost": 0.0025, "alias": "fast", "reasoning_output_tokens": 5, "latency_ms": 70}
-    [id] = await called(ring, project_id, call | {"metadata": {"secret": "s"}})
-    told = (await made(client, log_ids=[id]))["receipt"]
-    assert (told["receipt_type"], told["batch_summary"]) == ("single", None)
-    assert (told["model"], told["alias"], told["profile"]) == ("gpt-4o-mini", "fast", "default")
-    body = proved(told)
+    [id] = await log_calls(ring, project_id, call | {"metadata": {"secret": "s"}})
+    receipt = (await generate(client, log_ids=[id]))["receipt"]
+    assert (receipt["receipt_type"], receipt["batch_summary"]) == ("single", None)
+    labels = receipt["model"], receipt["alias"], receipt["profile"]
+    assert labels == ("gpt-4o-mini", "fast", "default")
+    body = verified_body(receipt)
     assert (body["kind"], body["log_id"], body["latency_ms"]) == ("usage", id, 70)
     assert body["cost"] == {"currency": "USD", "amount": "0.0025000000", "source": "client"}
     assert body["details"] == {"reasoning_output_tokens": 5}
-    assert "secret" not in str(told)
+    assert "secret" not in str(receipt)
 
 
-async def test_generate_receipt_of_a_span_of_time(
+async def test_generate_receipt_of_a_period(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     times = [now - timedelta(days=days) for days in (1, 2, 3, 40)]
-    await called(ring, project_id, *[{"logged_at": at.isoformat()} for at in times])
-    # Naive times are UTC, both ends are included, and a date is its whole day.
+    await log_calls(ring, project_id, *[{"logged_at": at.isoformat()} for at in times])
+    # Naive times are UTC, both ends are included, and a date is the whole day.
     since, until = (f"{at:%Y-%m-%dT%H:%M:%S}" for at in (times[2], times[1]))
-    assert (await made(client, start_date=since, end_date=until))["certified_count"] == 2
+    result = await generate(client, start_date=since, end_date=until)
+    assert result["certified_count"] == 2
     for end, count in ((f"{times[1]:%Y-%m-%d}", 2), (f"{times[2]:%Y-%m-%d}", 1)):
-        made_so = await made(client, start_date=f"{times[2]:%Y-%m-%d}", end_date=end)
-        assert made_so["certified_count"] == count
-    # What a receipt certifies may be certified again, but not as the rest.
-    assert (await made(client))["certified_count"] == 2
+        result = await generate(client, start_date=f"{times[2]:%Y-%m-%d}", end_date=end)
+        assert result["certified_count"] == count
+    # Certified calls can be certified again, but are not uncertified.
+    assert (await generate(client))["certified_count"] == 2
 
 
 async def test_generate_receipt_of_a_conversation_counts_each_call_once(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
-    sent = {
+    exchange = {
         "messages": [{"role": "user", "content": "hi"}],
         "response": {"content": "hello", "model": "gpt-4o-mini"},
         "metadata": {
-            "provider": "openai", "model": "gpt-4o-mini", "profile": None,
-            "input_tokens": 10, "output_tokens": 2, "cost": 0.5,
+            "provider": "openai",
+            "model": "gpt-4o-mini",
+            "profile": None,
+            "input_tokens": 10,
+            "output_tokens": 2,
+            "cost": 0.5,
         },
-    }  # fmt: skip
-    answer = (await client.post("/api/v1/conversations/log", json=sent)).json()
-    # Its client reports the call apart, too: that is the one that counts.
-    assert answer["receipt"] is None
-    id = answer["conversation_id"]
+    }
+    logged = (await client.post("/api/v1/conversations/log", json=exchange)).json()
+    # With a profile, the client also logs the call by itself. That is the call that counts.
+    assert logged["receipt"] is None
+    id = logged["conversation_id"]
     linked = {"cost": 0.5, "metadata": {"conversation_id": id}}
-    await called(ring, project_id, linked, {"cost": 1}, linked)
-    told = (await made(client, conversation_id=id))["receipt"]
-    assert (told["total_cost"], told["batch_summary"]["total_conversations"]) == (1, 1)
-    assert told["batch_summary"]["conversation_ids"] == [id]
-    assert (await made(client))["receipt"]["total_cost"] == 1
+    await log_calls(ring, project_id, linked, {"cost": 1}, linked)
+    receipt = (await generate(client, conversation_id=id))["receipt"]
+    assert receipt["total_cost"] == 1
+    assert receipt["batch_summary"]["total_conversations"] == 1
+    assert receipt["batch_summary"]["conversation_ids"] == [id]
+    assert (await generate(client))["receipt"]["total_cost"] == 1
+
+
+async def test_generate_receipt_of_a_conversation_finds_calls_with_old_times(
+    ring: Ring, project_id: ProjectId
+) -> None:
+    id = new_id()
+    old = (datetime.now(UTC) - timedelta(days=399)).isoformat()
+    linked = {"metadata": {"conversation_id": str(id)}}
+    await log_calls(ring, project_id, linked, linked | {"logged_at": old})
+    result = await ring.receipts.generate(project_id, ReceiptRequest(conversation_id=id))
+    assert result["certified_count"] == 2
 
 
 @pytest.mark.parametrize(
-    ("wanted", "status"),
+    ("body", "status"),
     [
         ({}, 400),
         ({"start_date": "2026-01-01"}, 400),
@@ -136,64 +125,108 @@ async def test_generate_receipt_of_a_conversation_counts_each_call_once(
         ({"since_last_receipt": "yes"}, 422),
         ({"start_date": 5, "end_date": 6}, 422),
         ({"start_date": "2026-01-03", "end_date": "2026-01-01"}, 422),
-        (ALL | {"description": "x" * 1001}, 422),
-        (ALL | {"description": "\0"}, 422),
-        (ALL | {"tags": ["x" * 101]}, 422),
-        (ALL | {"tags": ["x"] * 51}, 422),
+        (UNCERTIFIED_BODY | {"description": "x" * 1001}, 422),
+        (UNCERTIFIED_BODY | {"description": "\0"}, 422),
+        (UNCERTIFIED_BODY | {"tags": ["x" * 101]}, 422),
+        (UNCERTIFIED_BODY | {"tags": ["x"] * 51}, 422),
         ({"log_ids": [str(uuid4())] * 10_001}, 422),
     ],
 )
-async def test_generate_receipt_refuses_what_makes_no_sense(
-    client: httpx.AsyncClient,
-    ring: Ring,
-    project_id: ProjectId,
-    wanted: dict[str, Any],
-    status: int,
+async def test_generate_receipt_rejects_invalid_requests(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId, body: dict[str, Any], status: int
 ) -> None:
-    await called(ring, project_id, {})
-    answer = await client.post(f"{PATH}/generate", json=wanted)
-    assert answer.status_code == status
+    await log_calls(ring, project_id, {})
+    response = await client.post(f"{PATH}/generate", json=body)
+    assert response.status_code == status
     assert (await client.get(PATH)).json()["total"] == 0
     assert (await client.get(f"{PATH}/uncertified")).json()["total"] == 1
 
 
-async def test_preview_receipt_says_what_the_receipt_will_say(
+async def test_generate_receipt_rejects_totals_that_json_cannot_count(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
-    empty = await client.post(f"{PATH}/preview", json=ALL)
-    assert empty.json()["message"] == "No logs found matching the criteria"
-    assert (empty.json()["total_logs"], empty.json()["total_cost"]) == (0, 0)
-    await called(ring, project_id, {"cost": 0.1}, {"model": "o1", "alias": "slow", "cost": 0.2})
-    told = (await client.post(f"{PATH}/preview", json=ALL)).json()
+    largest = {"input_tokens": MAX_SAFE_INTEGER, "output_tokens": 0}
+    ids = await log_calls(ring, project_id, *[largest] * 1100)
+    for path in ("generate", "preview"):
+        response = await client.post(f"{PATH}/{path}", json={"log_ids": ids})
+        assert (response.status_code, response.json()["code"]) == (422, "validation_error")
+
+
+async def test_preview_receipt_shows_what_generate_would_certify(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
+) -> None:
+    empty = (await client.post(f"{PATH}/preview", json=UNCERTIFIED_BODY)).json()
+    assert (empty["message"], empty["total_logs"], empty["total_cost"]) == (NO_CALLS, 0, 0)
+    slow = {"model": "o1", "alias": "slow", "cost": 0.2}
+    await log_calls(ring, project_id, {"cost": 0.1}, slow)
+    preview = (await client.post(f"{PATH}/preview", json=UNCERTIFIED_BODY)).json()
     assert (await client.get(PATH)).json()["total"] == 0
-    summary = (await made(client))["receipt"]["batch_summary"]
-    assert told["receipt_type"] == "batch"
-    assert {name: told[name] for name in summary.keys() & told.keys()} == {
-        name: summary[name] for name in summary.keys() & told.keys()
-    }
-    assert told["by_model"]["openai:o1"] == {"calls": 1, "cost": 0.2, "tokens": 1200}
-    assert told["by_alias"].keys() == {"default", "slow"}
+    summary = (await generate(client))["receipt"]["batch_summary"]
+    assert preview["receipt_type"] == "batch"
+    common = summary.keys() & preview.keys()
+    assert {name: preview[name] for name in common} == {name: summary[name] for name in common}
+    assert preview["by_model"]["openai:o1"] == {"calls": 1, "cost": 0.2, "tokens": 1200}
+    assert preview["by_alias"].keys() == {"default", "slow"}
 
 
-async def test_issue_receipt_signs_what_is_stored_and_nothing_else(
+async def test_issue_receipt_signs_the_stored_call_only(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:
-    [id] = await called(ring, project_id, {"cost": 0.1})
+    [id] = await log_calls(ring, project_id, {"cost": 0.1})
     first = await client.post(f"{PATH}/issue", json={"log_id": id, "total_cost": 5})
-    assert proved(first.json())["log_id"] == id
+    assert verified_body(first.json())["log_id"] == id
     assert first.json()["total_cost"] == 0.1
     again = await client.post(f"{PATH}/issue", json={"log_id": id})
     assert again.content == first.content
-    made_up = {
-        "alias": "a", "provider": "p", "model": "m", "prompt_tokens": 1, "completion_tokens": 1,
-        "total_tokens": 2, "input_cost": 1.0, "output_cost": 1.0, "total_cost": 2.0,
-    }  # fmt: skip
-    assert (await client.post(f"{PATH}/issue", json=made_up)).status_code == 422
+    # The first servers signed whatever they were sent.
+    unsigned = {
+        "alias": "a",
+        "provider": "p",
+        "model": "m",
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
+        "total_tokens": 2,
+        "input_cost": 1.0,
+        "output_cost": 1.0,
+        "total_cost": 2.0,
+    }
+    assert (await client.post(f"{PATH}/issue", json=unsigned)).status_code == 422
     assert (await client.post(f"{PATH}/issue", json={"log_id": str(uuid4())})).status_code == 404
-    nobody = await client.post(f"{PATH}/issue", json={"log_id": id}, headers={"X-API-Key": ""})
-    assert nobody.status_code == 401
+    no_key = await client.post(f"{PATH}/issue", json={"log_id": id}, headers={"X-API-Key": ""})
+    assert no_key.status_code == 401
     assert (await client.get(PATH)).json()["total"] == 1
 
 
-def test_the_key_s_id_is_of_its_spki() -> None:
-    assert key_id(keyring().active.public) == KID
+async def test_a_project_has_few_slots_for_long_running_requests(
+    db: AsyncDatabaseManager, project_id: ProjectId, key: str
+) -> None:
+    app, id = build(db, Settings(auth="open"), keyring=keyring()), uuid4()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url=f"http://test{PATH}", headers={"X-API-Key": key}
+    ) as client:
+        with app.state.limits.holding(project_id), app.state.limits.holding(project_id):
+            responses = [
+                await client.get(f"/{id}/logs"),
+                await client.get(f"/{id}/proof/{id}"),
+                await client.get("/uncertified"),
+                await client.post("/generate", json=UNCERTIFIED_BODY),
+                await client.post("/preview", json=UNCERTIFIED_BODY),
+                await client.post("/issue", json={"log_id": str(id)}),
+            ]
+        assert {response.status_code for response in responses} == {429}
+        free = await client.post("/preview", json=UNCERTIFIED_BODY)
+        assert free.status_code == 200
+
+
+async def test_a_summary_is_bounded_and_adds_up(ring: Ring, project_id: ProjectId) -> None:
+    calls = [{"model": f"m{n}", "metadata": {"conversation_id": str(uuid4())}} for n in range(105)]
+    await log_calls(ring, project_id, *calls)
+    result = await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
+    summary = result["receipt"]["batch_summary"]
+    assert summary
+    assert (summary["total_calls"], summary["total_conversations"]) == (105, 105)
+    assert len(summary["by_model"]) == 101
+    assert summary["by_model"]["(others)"]["calls"] == 5
+    assert sum(group["calls"] for group in summary["by_model"].values()) == 105
+    assert (len(summary["log_ids"]), len(summary["conversation_ids"])) == (100, 100)

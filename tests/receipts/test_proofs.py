@@ -1,4 +1,4 @@
-"""What a receipt proves, whatever was called: to whoever has an export, and after a restore."""
+"""What receipts prove: any calls match an export, after re-rating and after a restore."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,116 +21,117 @@ from llmring_server import Ring, Settings, build
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import find_programs
+from llmring_server.receipts import Receipt
 from llmring_server.receipts.document import log_commitment
-from llmring_server.receipts.models import Receipt, ReceiptRequest, StoredReceipt
+from llmring_server.receipts.models import StoredReceipt
 from llmring_verify import merkle, receipt
 from llmring_verify.canonical_json import parse
 from tests.pricing.test_pricing import override
 from tests.pricing.test_rerating import rerate
-from tests.receipts.test_generate import ring
-from tests.support.signing import SEED, called, keyring
+from tests.support.receipts import UNCERTIFIED, log_calls
+from tests.support.signing import SEED, keyring
 
-__all__ = ["ring"]
-
-REST = ReceiptRequest(since_last_receipt=True)
-
-labels = st.text(
+LABELS = st.text(
     st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20
 )
-counts = st.integers(0, 2**50)
-calls = st.fixed_dictionaries(
+TOKENS = st.integers(0, 2**50)
+CALLS = st.fixed_dictionaries(
     {
-        "provider": labels.filter(str.strip),
-        "model": labels.filter(str.strip),
-        "input_tokens": counts,
-        "output_tokens": counts,
+        "provider": LABELS.filter(str.strip),
+        "model": LABELS.filter(str.strip),
+        "input_tokens": TOKENS,
+        "output_tokens": TOKENS,
         "cost": st.decimals(0, 999_999_999, places=10),
     },
     optional={
-        "alias": labels,
-        "profile": labels,
-        "origin": labels,
-        "id_at_origin": labels,
-        "cached_input_tokens": counts,
+        "alias": LABELS,
+        "profile": LABELS,
+        "origin": LABELS,
+        "id_at_origin": LABELS,
+        "cached_input_tokens": TOKENS,
         "reasoning_output_tokens": st.integers(0, 100),
-        "service_tier": labels,
+        "service_tier": LABELS,
         "latency_ms": st.integers(0, 2**31 - 1),
         "status": st.sampled_from(["ok", "error", "timeout", "cancelled"]),
-        "metadata": st.fixed_dictionaries({"conversation_id": st.uuids().map(str) | labels}),
+        "metadata": st.fixed_dictionaries({"conversation_id": st.uuids().map(str) | LABELS}),
     },
 )
 
 
-def opened(told: Receipt) -> dict[str, Any]:
-    """Verify a receipt as PyNaCl does, and return what it says."""
-    _, signed, signature = receipt.open_envelope(told["envelope"])
+def body_verified_by_pynacl(response: Receipt) -> dict[str, Any]:
+    """Verify a receipt with another Ed25519 library; return the receipt in its envelope."""
+    _, signed, signature = receipt.open_envelope(response["envelope"])
     VerifyKey(keyring().active.public).verify(signed, signature)
-    assert told["envelope"]
-    return told["envelope"]["receipt"]
+    assert response["envelope"]
+    return response["envelope"]["receipt"]
 
 
-async def exported(ring: Ring, key: str) -> list[dict[str, Any]]:
-    """Export calls as an auditor has them, and read them as calls."""
+async def exported_calls(ring: Ring, key: str) -> list[dict[str, Any]]:
+    """Rebuild the calls of a project from its export, as an auditor does."""
     transport = httpx.ASGITransport(app=build(ring.db, Settings(auth="open")))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         path = "/api/v1/logs/export?format=jsonl"
-        answer = await client.get(path, headers={"X-API-Key": key})
-    lines = answer.content.splitlines()
-    found = [receipt.call_from_export(parse(line, Decimal)) for line in lines]
-    return sorted(found, key=lambda each: each["log_id"])
+        response = await client.get(path, headers={"X-API-Key": key})
+    lines = response.content.splitlines()
+    calls = [receipt.call_from_export(parse(line, Decimal)) for line in lines]
+    return sorted(calls, key=lambda call: call["log_id"])
 
 
-async def check(ring: Ring, key: str, told: Receipt) -> None:
-    """Check that a receipt says what an export says, and that each of its calls is in it."""
-    body, lines = opened(told), await exported(ring, key)
+async def check_against_export(ring: Ring, key: str, response: Receipt) -> None:
+    """Check that a receipt of all calls of a project agrees with the export of the project."""
+    body = body_verified_by_pynacl(response)
+    calls = await exported_calls(ring, key)
     if body["kind"] == "usage":
-        assert receipt.call_from_receipt(body) == lines[0]
+        assert receipt.call_from_receipt(body) == calls[0]
         return
-    leaves = [merkle.leaf_hash(receipt.leaf_entry(each)) for each in lines]
-    assert (body["count"], body["leaves_root"]) == (len(lines), merkle.merkle_root(leaves).hex())
-    costs = [Decimal(each["cost"]["amount"]) for each in lines if each["cost"]["amount"]]
-    assert Decimal(body["totals"]["cost"]["amount"]) == sum(costs)
-    for name, sum_of in body["totals"]["tokens"].items():
-        assert sum_of == sum(each["tokens"][name] for each in lines)
-    assert [body["from"], body["to"]] == [
-        choose(each["logged_at"] for each in lines) for choose in (min, max)
-    ]
+    leaves = [merkle.leaf_hash(receipt.leaf_entry(call)) for call in calls]
+    assert (body["count"], body["leaves_root"]) == (len(calls), merkle.merkle_root(leaves).hex())
+    amounts = [Decimal(call["cost"]["amount"]) for call in calls if call["cost"]["amount"]]
+    assert Decimal(body["totals"]["cost"]["amount"]) == sum(amounts)
+    for name, total in body["totals"]["tokens"].items():
+        assert total == sum(call["tokens"][name] for call in calls)
+    times = [call["logged_at"] for call in calls]
+    assert (body["from"], body["to"]) == (min(times), max(times))
 
 
 @examples(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(made=st.lists(calls, min_size=1, max_size=7))
-async def test_any_calls_are_proved_by_an_export(ring: Ring, made: list[dict[str, Any]]) -> None:
+@given(calls=st.lists(CALLS, min_size=1, max_size=7))
+async def test_an_export_proves_a_receipt_of_any_calls(
+    ring: Ring, calls: list[dict[str, Any]]
+) -> None:
     key = uuid4().hex
-    ids = await called(ring, project_of_key(key), *made)
-    told = (await ring.receipts.generate(project_of_key(key), REST))["receipt"]
-    assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
-    await check(ring, key, told)
+    project_id = project_of_key(key)
+    ids = await log_calls(ring, project_id, *calls)
+    response = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
+    assert ring.receipts.verify(orjson.loads(orjson.dumps(response)))["valid"]
+    await check_against_export(ring, key, response)
     if len(ids) > 1:
-        proof = await ring.receipts.proof(project_of_key(key), told["receipt_id"], UUID(ids[0]))
+        proof = await ring.receipts.proof(project_id, response["receipt_id"], UUID(ids[0]))
         assert proof["call"]["log_id"] == ids[0]
 
 
-async def test_a_receipt_stays_true_when_a_call_is_rated_again(
+async def test_a_receipt_stays_true_when_its_calls_are_re_rated(
     owner: AsyncDatabaseManager,
 ) -> None:
-    ring, key, model = Ring(owner, Settings(), keyring()), uuid4().hex, f"m-{uuid4().hex}"
-    await called(ring, project_of_key(key), *[{"provider": "acme", "model": model}] * 3)
-    told = (await ring.receipts.generate(project_of_key(key), REST))["receipt"]
-    assert opened(told)["totals"]["cost"] == {
-        "currency": "USD", "amount": "0.0000000000", "unpriced": 3,
-    }  # fmt: skip
+    ring = Ring(owner, Settings(), keyring())
+    key, model = uuid4().hex, f"m-{uuid4().hex}"
+    project_id = project_of_key(key)
+    await log_calls(ring, project_id, *[{"provider": "acme", "model": model}] * 3)
+    response = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
+    totals = body_verified_by_pynacl(response)["totals"]
+    assert totals["cost"] == {"currency": "USD", "amount": "0.0000000000", "unpriced": 3}
     await ring.prices.override(override(model, 1), actor=LIBRARY)
     await rerate(ring, model)
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
-    assert (await ring.usage.logs(project_of_key(key)))[0].cost > 0
-    await check(ring, key, told)
+    assert (await ring.usage.logs(project_id))[0].cost > 0
+    await check_against_export(ring, key, response)
 
 
-async def test_a_receipt_has_a_leaf_for_a_log_that_tells_nothing_without_its_salt(
+async def test_a_receipt_is_stored_with_a_salted_commitment(
     ring: Ring, project_id: ProjectId
 ) -> None:
-    await called(ring, project_id, {}, {})
-    await ring.receipts.generate(project_id, REST)
+    await log_calls(ring, project_id, {}, {})
+    await ring.receipts.generate(project_id, UNCERTIFIED)
     row = await ring.db.fetch_one(
         "SELECT * FROM {{tables.receipts}} WHERE project_id = $1", project_id
     )
@@ -138,56 +139,59 @@ async def test_a_receipt_has_a_leaf_for_a_log_that_tells_nothing_without_its_sal
     assert len(row["salt"]) == 16
     stored = StoredReceipt(**{name: row[name] for name in StoredReceipt._fields})
     assert stored.signed
-    assert stored.sig
-    shown = b"llmring-leaf/1\n" + row["salt"] + sha256(stored.signed).digest() + stored.sig
-    assert row["leaf"] == sha256(shown).digest()
-    # Of the same receipt another one, with another salt.
-    assert log_commitment(stored)["leaf"] != row["leaf"]
+    assert stored.signature
+    digest = sha256(stored.signed).digest()
+    committed = b"llmring-leaf/1\n" + row["salt"] + digest + stored.signature
+    assert row["log_commitment"] == sha256(committed).digest()
+    # Another salt, another commitment to the same receipt.
+    assert log_commitment(stored)["log_commitment"] != row["log_commitment"]
 
 
 @asynccontextmanager
-async def database(url: str) -> AsyncIterator[str]:
-    """Make a database for a while, and return its URL."""
-    made = admin.throwaway_url(url)
-    await admin.create_database(made, throwaway=True)
+async def temporary_database(url: str) -> AsyncIterator[str]:
+    """Create a database, yield its URL, and drop it."""
+    own_url = admin.throwaway_url(url)
+    await admin.create_database(own_url, throwaway=True)
     try:
-        yield made
+        yield own_url
     finally:
-        await admin.drop_database(made)
+        await admin.drop_database(own_url)
 
 
-async def piped(*command: str | Path, given: bytes = b"") -> bytes:
+async def run_program(*command: str | Path, stdin: bytes = b"") -> bytes:
+    """Run a program that must succeed; return its output."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
-    written, _ = await process.communicate(given)
+    output, _ = await process.communicate(stdin)
     assert process.returncode == 0
-    return written
+    return output
 
 
 @asynccontextmanager
-async def signing(url: str, *, migrate: bool) -> AsyncIterator[Ring]:
+async def signing_ring(url: str, *, migrate: bool) -> AsyncIterator[Ring]:
     settings = Settings(database_url=url, migrate_on_start=migrate, receipts_private_key_b64=SEED)
     async with Ring.open(settings) as ring:
         yield ring
 
 
-async def test_a_dump_and_restore_keeps_everything_verifying(url: str) -> None:
+async def test_receipts_verify_after_dump_and_restore(url: str) -> None:
     key, programs = uuid4().hex, find_programs()
     project_id = project_of_key(key)
-    async with database(url) as before, database(url) as after:
-        async with signing(before, migrate=True) as ring:
-            odd = {
+    async with temporary_database(url) as before, temporary_database(url) as after:
+        async with signing_ring(before, migrate=True) as ring:
+            unusual = {
                 "model": "m \\ \u2028 \U0001f600",
                 "metadata": {"conversation_id": str(project_id)},
             }
-            ids = await called(ring, project_id, odd, {"cost": 0.1}, {"latency_ms": 5})
-            told = (await ring.receipts.generate(project_id, REST))["receipt"]
-            one = await ring.receipts.issue(project_id, UUID(ids[0]))
-        dump = await piped(programs / "pg_dump", "--no-owner", before)
-        await piped(programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", after, given=dump)
-        async with signing(after, migrate=False) as ring:
-            assert (await ring.receipts.list(project_id))["receipts"] == [one, told]
-            await check(ring, key, told)
-            assert ring.receipts.verify(orjson.loads(orjson.dumps(told)))["valid"]
-            proof = await ring.receipts.proof(project_id, told["receipt_id"], UUID(ids[1]))
+            ids = await log_calls(ring, project_id, unusual, {"cost": 0.1}, {"latency_ms": 5})
+            batch = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
+            single = await ring.receipts.issue(project_id, UUID(ids[0]))
+        dump = await run_program(programs / "pg_dump", "--no-owner", before)
+        restore = (programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", after)
+        await run_program(*restore, stdin=dump)
+        async with signing_ring(after, migrate=False) as ring:
+            assert (await ring.receipts.list(project_id))["receipts"] == [single, batch]
+            await check_against_export(ring, key, batch)
+            assert ring.receipts.verify(orjson.loads(orjson.dumps(batch)))["valid"]
+            proof = await ring.receipts.proof(project_id, batch["receipt_id"], UUID(ids[1]))
             assert proof["call"]["log_id"] == ids[1]

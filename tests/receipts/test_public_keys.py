@@ -1,4 +1,4 @@
-"""Public keys, as they are published."""
+"""Public keys of receipts over HTTP, as PEM, JWK, JWKS, list and document."""
 
 import shutil
 import subprocess
@@ -15,118 +15,121 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, build
 from llmring_server.core.identity import ProjectId
-from llmring_server.receipts import signing_keys
-from llmring_server.receipts.models import ReceiptRequest
-from llmring_server.receipts.signing_keys import keyring_from, stored_key
-from llmring_verify.keys import TrustedKey, read_keys
-from tests.receipts.test_generate import PATH, ring, settings
-from tests.support.signing import KID, called, keyring
-
-__all__ = ["ring", "settings"]
+from llmring_server.receipts.signing_keys import keyring_from, new_private_key, stored_key
+from llmring_verify.keys import TrustedKey, key_id, read_keys
+from tests.support.receipts import PATH, UNCERTIFIED, log_calls
+from tests.support.signing import KID, keyring
 
 PEM = """-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=
 -----END PUBLIC KEY-----
 """
+X = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
+CACHE_CONTROL = "public, max-age=3600"
 
 
-def pinned(document: Any) -> dict[str, TrustedKey]:
+def read_trusted_keys(document: Any) -> dict[str, TrustedKey]:
+    """Read keys as `llmring-verify` does."""
     return read_keys(orjson.dumps(document))
 
 
-X = "A6EHv_POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg"
-
-
-@pytest.mark.parametrize(
-    ("path", "media"),
-    [
-        ("/receipts/public-key.pem", "text/plain; charset=utf-8"),
-        (f"{PATH}/public-key.pem", "application/x-pem-file"),
-    ],
-)
-async def test_key_pem_is_a_real_spki(client: httpx.AsyncClient, path: str, media: str) -> None:
-    answer = await client.get(path, headers={"X-API-Key": ""})
-    assert (answer.text, answer.headers["Content-Type"]) == (PEM, media)
-    assert answer.headers["Cache-Control"] == "public, max-age=3600"
-    key = load_pem_public_key(answer.content)
+async def check_pem(client: httpx.AsyncClient, path: str, media_type: str) -> None:
+    response = await client.get(path, headers={"X-API-Key": ""})
+    assert (response.text, response.headers["Content-Type"]) == (PEM, media_type)
+    assert response.headers["Cache-Control"] == CACHE_CONTROL
+    key = load_pem_public_key(response.content)
     assert isinstance(key, Ed25519PublicKey)
     assert key.public_bytes_raw() == keyring().active.public
 
 
-async def test_old_key_pem_is_no_other(client: httpx.AsyncClient) -> None:
+async def test_get_public_key_pem(client: httpx.AsyncClient) -> None:
+    await check_pem(client, "/receipts/public-key.pem", "text/plain; charset=utf-8")
+
+
+async def test_get_public_key_pem_compat(client: httpx.AsyncClient) -> None:
     for path in (f"{PATH}/public-key.pem", f"{PATH}/public-key.pem/"):
-        assert (await client.get(path)).text == PEM
+        await check_pem(client, path, "application/x-pem-file")
 
 
-async def test_key_jwk_is_the_key_that_signs(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/receipts/public-key.jwk")
-    assert answer.json() == {"kid": KID, "kty": "OKP", "crv": "Ed25519", "x": X}
+async def test_get_public_key_jwk(client: httpx.AsyncClient) -> None:
+    response = await client.get("/receipts/public-key.jwk")
+    assert response.json() == {"kid": KID, "kty": "OKP", "crv": "Ed25519", "x": X}
 
 
-async def test_jwks_and_public_keys_say_the_same(client: httpx.AsyncClient) -> None:
-    [told] = (await client.get("/receipts/public-keys.json")).json()
-    assert (told["state"], told["not_before"], told["retired_at"]) == ("active", None, None)
+async def test_list_public_keys(client: httpx.AsyncClient) -> None:
+    keys = (await client.get("/receipts/public-keys.json")).json()
+    [key] = keys
+    assert (key["state"], key["not_before"], key["retired_at"]) == ("active", None, None)
+    assert (key["kid"], key["x"]) == (KID, X)
+    assert read_trusted_keys(keys).keys() == {KID}
+
+
+async def test_get_jwks(client: httpx.AsyncClient) -> None:
     jwks = (await client.get("/.well-known/jwks.json")).json()
     [key] = jwks["keys"]
-    assert {key["kid"], told["kid"]} == pinned(jwks).keys() == pinned([told]).keys() == {KID}
-    assert {key["x"], told["x"]} == {X}
+    assert (key["kid"], key["x"]) == (KID, X)
+    assert "nbf" not in key
+    assert read_trusted_keys(jwks).keys() == {KID}
 
 
-async def test_old_public_keys_are_what_the_verifier_pins(client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"{PATH}/public-keys.json")
-    document = answer.json()
+async def test_get_public_key_document(client: httpx.AsyncClient) -> None:
+    response = await client.get(f"{PATH}/public-keys.json")
+    document = response.json()
     assert (document["current_key_id"], document["issuer"]) == (KID, "us")
     [key] = document["keys"]
-    old = {"key_id": KID, "public_key": X, "algorithm": "Ed25519", "format": "base64url"}
-    assert key | old == key
-    assert pinned(document)[KID].state == "active"
-    assert answer.headers["Cache-Control"] == "public, max-age=3600"
+    compat = {"key_id": KID, "public_key": X, "algorithm": "Ed25519", "format": "base64url"}
+    assert key | compat == key
+    assert read_trusted_keys(document)[KID].state == "active"
+    assert response.headers["Cache-Control"] == CACHE_CONTROL
 
 
-async def test_public_keys_are_shown_in_every_state(db: AsyncDatabaseManager) -> None:
+async def test_public_keys_are_published_in_every_state(db: AsyncDatabaseManager) -> None:
     now = datetime.now(UTC)
-    states = keyring_from(
+    every_state = keyring_from(
         [
-            stored_key(signing_keys.new_private_key(), "compromised", compromised_at=now),
-            stored_key(signing_keys.new_private_key(), "retired", retired_at=now),
-            stored_key(signing_keys.new_private_key(), "active"),
-            stored_key(signing_keys.new_private_key(), "next", not_before=now),
+            stored_key(new_private_key(), "compromised", compromised_at=now),
+            stored_key(new_private_key(), "retired", retired_at=now),
+            stored_key(new_private_key(), "active"),
+            stored_key(new_private_key(), "next", not_before=now),
         ]
     )
-    transport = httpx.ASGITransport(app=build(db, keyring=states))
+    transport = httpx.ASGITransport(app=build(db, keyring=every_state))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        told = (await client.get(f"{PATH}/public-keys.json")).json()
-        listed = (await client.get("/receipts/public-keys.json")).json()
+        document = (await client.get(f"{PATH}/public-keys.json")).json()
+        keys = (await client.get("/receipts/public-keys.json")).json()
         jwks = (await client.get("/.well-known/jwks.json")).json()
-    for document in (told, listed):
-        assert pinned(document).keys() == states.keys.keys()
-    # Who reads a JWKS knows nothing of states.
-    assert pinned(jwks).keys() == states.keys.keys() - {listed[0]["kid"]}
-    assert [key["state"] for key in listed] == ["compromised", "retired", "active", "next"]
-    assert pinned(told)[listed[0]["kid"]].state == "compromised"
-    assert listed[0]["compromised_at"]
-    assert '"d"' not in str(told) + str(jwks)
+    compromised = keys[0]
+    assert [key["state"] for key in keys] == ["compromised", "retired", "active", "next"]
+    assert compromised["compromised_at"]
+    assert read_trusted_keys(keys).keys() == every_state.keys.keys()
+    assert read_trusted_keys(document).keys() == every_state.keys.keys()
+    assert read_trusted_keys(document)[compromised["kid"]].state == "compromised"
+    # Readers of a JWKS know no states.
+    assert read_trusted_keys(jwks).keys() == every_state.keys.keys() - {compromised["kid"]}
+    assert jwks["keys"][-1]["nbf"] == int(now.timestamp())
+    assert '"d"' not in f"{orjson.dumps([document, keys, jwks])!r}"
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
-async def test_openssl_verifies_a_receipt_by_hand(
+async def test_openssl_verifies_a_receipt(
     ring: Ring, project_id: ProjectId, tmp_path: Path
 ) -> None:
-    await called(ring, project_id, {}, {})
-    await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
+    await log_calls(ring, project_id, {}, {})
+    await ring.receipts.generate(project_id, UNCERTIFIED)
     row = await ring.db.fetch_one(
-        "SELECT signed, sig FROM {{tables.receipts}} WHERE project_id = $1", project_id
+        "SELECT signed, signature FROM {{tables.receipts}} WHERE project_id = $1", project_id
     )
     assert row
-    files = {"data": row["signed"], "sig": row["sig"], "key.pem": PEM.encode()}
+    files = {"data": row["signed"], "signature": row["signature"], "key.pem": PEM.encode()}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     command = ["openssl", "pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-rawin"]
-    command += ["-in", "data", "-sigfile", "sig"]
+    command += ["-in", "data", "-sigfile", "signature"]
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0  # noqa: ASYNC221
     (tmp_path / "data").write_bytes(row["signed"] + b" ")
     assert subprocess.run(command, cwd=tmp_path, check=False).returncode != 0  # noqa: ASYNC221
 
 
-def test_the_pem_is_of_the_key_that_the_known_answers_name() -> None:
+def test_pem_and_id_of_a_key_are_the_known_answers() -> None:
     assert keyring().active.pem == PEM
+    assert key_id(keyring().active.public) == KID

@@ -31,7 +31,7 @@ from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
 from tests.support.conversations import EXCHANGE
 from tests.support.mcp import SERVER
-from tests.support.signing import OLD, SEED, keyring
+from tests.support.signing import LEGACY_RECEIPT, SEED, keyring
 from tests.support.templates import NEW_TEMPLATE
 
 CANARY = f"canary-{uuid4().hex}"
@@ -151,7 +151,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/aliases/bind": {"alias": "fast", "model": "openai:mine"},
     "POST /api/v1/aliases/bulk_upsert": [{"alias": "fast", "model": "openai:mine"}],
     "PUT /api/v1/aliases/{alias:path}": {"model": "openai:mine"},
-    "POST /api/v1/receipts": {"receipt": OLD},
+    "POST /api/v1/receipts": {"receipt": LEGACY_RECEIPT},
     "POST /api/v1/receipts/generate": {"since_last_receipt": True},
     "POST /api/v1/receipts/preview": {"since_last_receipt": True},
     "POST /api/v1/receipts/issue": {"log_id": str(uuid4())},

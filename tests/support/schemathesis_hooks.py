@@ -25,7 +25,7 @@ RULES = re.compile(
     "|cursor: not a cursor|offset: give a cursor or an offset|capabilities: .* unknown"
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
     "|metadata: must be at most|expires_at: must be in the future"
-    "|Must specify one of|No logs found|Invalid receipt signature|receipt: give|These calls use"
+    "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"
     "|arguments: |content: more than|not a template|may say {{ name }}|variables: missing"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"

@@ -1,19 +1,14 @@
-"""Keys to sign with, for tests, and calls to sign."""
+"""A key that signs receipts in tests, and a legacy receipt that it signed."""
 
 from typing import Any
 
-from llmring_server import Ring
-from llmring_server.core.identity import ProjectId
-from llmring_server.receipts import signing_keys
-from llmring_server.receipts.signing_keys import Keyring, keyring_from, stored_key
-from llmring_server.usage.models import NewCall
-from tests.conftest import CALL
+from llmring_server.receipts import Keyring, signing_keys
 
 # The seed of the known answers: bytes 0 to 31.
 SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 KID = "a050837d"
-# What the first servers signed, and their known answer.
-OLD: dict[str, Any] = {
+# A receipt of the first servers; its signature is a known answer.
+LEGACY_RECEIPT: dict[str, Any] = {
     "receipt_id": "rcpt_0123456789abcdef",
     "timestamp": "2025-10-02T12:34:56.789012Z",
     "alias": "fast",
@@ -33,10 +28,5 @@ OLD: dict[str, Any] = {
 
 
 def keyring() -> Keyring:
-    return keyring_from([stored_key(signing_keys.decode_private_key(SEED), "active")])
-
-
-async def called(ring: Ring, project_id: ProjectId, *calls: dict[str, Any]) -> list[str]:
-    """Log calls, and return their ids."""
-    entries = [NewCall.model_validate(CALL | call) for call in calls]
-    return [str(each.log_id) for each in await ring.usage.log_many(project_id, entries)]
+    private_key = signing_keys.decode_private_key(SEED)
+    return signing_keys.keyring_from([signing_keys.stored_key(private_key, "active")])
