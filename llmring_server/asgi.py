@@ -1,4 +1,4 @@
-"""ASGI app: wires the routes, the middleware and a Ring, which the app opens or borrows."""
+"""ASGI app: wires the routes, the middleware and a Ring, which the app opens or receives."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -96,7 +96,7 @@ class ASGIFactory:
             raise ValueError("auth=parent and authenticate=... belong together")
 
     def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
-        """Return an app that borrows `db`. It needs no startup and no shutdown."""
+        """Return an app that uses the caller's `db`. It needs no startup and no shutdown."""
         return self.around(Ring(db, self.settings, self.keyring), run_migrations=run_migrations)
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
@@ -107,7 +107,7 @@ class ASGIFactory:
         return app
 
     def standalone(self) -> Starlette:
-        """Return an app that opens, migrates and closes a database of its own."""
+        """Return an app that opens, migrates and closes its own database."""
 
         @asynccontextmanager
         async def lifespan(app: _App) -> AsyncIterator[None]:
@@ -177,7 +177,7 @@ def create_app(  # noqa: PLR0913, all but the first are options
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
 ) -> Starlette:
-    """Return an app on the caller's `db_manager`, or without one, on a database of its own.
+    """Return an app on the caller's `db_manager`, or without one, on its own database.
 
     `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when the
     app's lifespan starts, or before its first request is answered. Without `include_meta_routes`,

@@ -1,7 +1,7 @@
 """Errors: each class has an HTTP status, a `code` for programs and a default `detail` for people.
 
 Codes are public and stay the same when a class is renamed. `detail` is written out, because
-docstrings are gone under `python -OO`.
+`python -OO` removes docstrings.
 """
 
 import traceback

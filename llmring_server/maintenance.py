@@ -61,7 +61,7 @@ async def maintain(
 
 @asynccontextmanager
 async def _step(ring: Ring) -> AsyncIterator[Database]:
-    """Begin a transaction of its own for a step, so that it keeps no locks of another."""
+    """Begin a separate transaction for a step, so that it holds no locks of other steps."""
     async with ring._database.transaction() as step:
         # A long delete is harmless; waiting for a lock would make others wait behind it.
         step.timeout = None

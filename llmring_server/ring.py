@@ -32,7 +32,7 @@ from llmring_server.usage.service import Usage
 
 
 class Ring:
-    """All services on one database, which it borrows. There is nothing to open.
+    """All services on one database, which the caller opens and closes.
 
     `keyring` signs receipts; without it, the keys in `settings` do. `aclose` ends background work
     before the database is closed.

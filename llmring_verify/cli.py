@@ -260,7 +260,7 @@ def _give_up(error: Exception) -> Outcome:
     try:
         _or_discard(sys.stdout).flush()
     except OSError:
-        # Python would flush again on exit, fail, and set an exit code of its own.
+        # Python would flush again on exit, fail, and set its own exit code.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return Outcome.CANNOT_VERIFY
 

@@ -28,7 +28,7 @@ class Report:
     proved: list[str]
     errors: list[str]
     not_proved: list[str]
-    # For programs: what was proved as it was signed, and the calls of an export that differ.
+    # For programs: what was proved, as signed, and the calls of an export that differ.
     receipt: Body | None = None
     call: Body | None = None
     calls: dict[str, list[str]] | None = None

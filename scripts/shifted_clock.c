@@ -34,18 +34,18 @@ time_t time(time_t *now)
     return result;
 }
 
-/* A program that gets an environment of its own, as PostgreSQL does, gets the shifted clock too. */
+/* A program started with a new environment, as PostgreSQL is, gets the shifted clock too. */
 int execve(const char *program, char *const arguments[], char *const environment[])
 {
-    size_t count = 0, kept = 0;
+    size_t count = 0, length = 0;
     while (environment && environment[count])
         count++;
     /* On the stack: between fork and exec, another thread may hold the lock of malloc. */
     char *shifted[count + 2];
-    for (size_t each = 0; each < count; each++)
-        if (strncmp(environment[each], "LD_PRELOAD=", 11) != 0)
-            shifted[kept++] = environment[each];
-    shifted[kept++] = "LD_PRELOAD=" LIBRARY;
-    shifted[kept] = NULL;
+    for (size_t i = 0; i < count; i++)
+        if (strncmp(environment[i], "LD_PRELOAD=", 11) != 0)
+            shifted[length++] = environment[i];
+    shifted[length++] = "LD_PRELOAD=" LIBRARY;
+    shifted[length] = NULL;
     return REAL(execve)(program, arguments, shifted);
 }

@@ -115,7 +115,7 @@ class RegistrationRequest(BaseModel, strict=True):
 
 
 class RegistrationResponse(TypedDict):
-    """An API key for a project of its own. Clients print `dashboard_url`."""
+    """An API key of a new project. Clients print `dashboard_url`."""
 
     api_key: str
     api_key_active: bool

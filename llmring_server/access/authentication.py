@@ -1,7 +1,7 @@
 """Authentication: turns the credentials of a request into a caller, in the configured mode.
 
 - `keys`: an API key that was issued here.
-- `open`: any API key; a key that was not issued names a project of its own.
+- `open`: any API key; each key that was not issued here names its own project.
 - `proxy`: headers signed by a proxy in front (see `trusted_proxy`).
 - `parent`: the application that mounts this one decides.
 """
@@ -30,7 +30,7 @@ from llmring_server.settings import Settings
 from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Request, client_network
 
-# Identifies the caller in mode `parent`: the id of a project, or a Caller with scopes of its own;
+# Identifies the caller in mode `parent`: the id of a project, or a Caller with its own scopes;
 # anything else is nobody. It may be a coroutine function.
 Authenticate = Callable[[Scope], Any]
 
@@ -90,7 +90,7 @@ class Authentication:
     async def _by_any_key(self, request: Request) -> Caller:
         key = credential(request)
         if key_id(key):
-            # A key in the format of issued keys names no project of its own, even if it was issued
+            # A key in the format of issued keys never names its own project, even if it was issued
             # elsewhere or has been revoked.
             return await self._by_issued_key(request)
         return _open_mode_caller(digest_of_key(key))

@@ -65,7 +65,7 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
     except ValidationError as exc:
         lines = []
         for error in exc.errors():
-            # A rule about several settings has no location of its own.
+            # An error about several settings has no location.
             field = error["loc"][0] if error["loc"] else "auth"
             lines.append(f"{PREFIX}{str(field).upper()}: {error['msg']}")
         raise click.UsageError("\n".join(lines)) from exc

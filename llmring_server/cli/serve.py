@@ -133,7 +133,7 @@ def _config(target: Environment, workers: int, *, access_log: bool | None) -> uv
         workers=workers,
         # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
         timeout_worker_healthcheck=60,
-        # The application has an access log of its own, which costs an eighth of uvicorn's.
+        # The application has its own access log, which costs an eighth of uvicorn's.
         access_log=False,
         log_level="info" if is_dev else "warning",
         **uvicorn_options(target.settings),

@@ -14,7 +14,7 @@ from llmring_server.errors import InvalidRequest
 
 INVALID_CURSOR = "cursor: not a cursor of this list; start again without one"
 
-# For lists whose items have no small bound of their own: the size of a page without its last item.
+# For lists of items that can be large: the maximum size of a page without its last item.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 _DIGEST_BYTES = 8
@@ -59,7 +59,7 @@ class Position(NamedTuple):
 
     @classmethod
     def of(cls, last_at: str | None, last_id: str | None) -> Self:
-        """Read a position from a cursor; raise InvalidRequest if it is no position."""
+        """Read a position from a cursor; raise InvalidRequest if it is invalid."""
         try:
             at = datetime.fromisoformat(last_at) if last_at else None
             return cls(at, UUID(last_id) if last_id else None)

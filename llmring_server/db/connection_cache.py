@@ -21,7 +21,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 # How long a connection is kept after its last use.
 IDLE_SECONDS = 0.01
-# How long a connection is kept from the pool in all, which may want to close it.
+# How long a connection stays out of the pool in total: the pool may have to close it.
 MAX_HELD_SECONDS = 1.0
 
 
@@ -42,7 +42,7 @@ class CachedConnection(NamedTuple):
 
 
 class ConnectionCache:
-    """The kept connections of one pool."""
+    """The cached connections of one pool."""
 
     def __init__(self, manager: AsyncDatabaseManager, timeout: float) -> None:
         self._manager = manager
@@ -76,12 +76,12 @@ class ConnectionCache:
 
     async def release(self, cached: CachedConnection) -> None:
         """Return a connection to the pool."""
-        # The pool closes a connection that it cannot reset. Nobody needs to be told.
+        # The pool closes a connection that it cannot reset, so the error needs no handling.
         with suppress(Exception):
             await cached.releasing.aclose()
 
     async def aclose(self) -> None:
-        """Return all kept connections to the pool."""
+        """Return all cached connections to the pool."""
         if self._release_task:
             self._release_task.cancel()
             await asyncio.wait([self._release_task])

@@ -184,5 +184,5 @@ class Database:
                 await connection.execute(script, timeout=self.timeout)
 
     async def aclose(self) -> None:
-        """Return the connections that are kept between uses to the pool."""
+        """Return all cached connections to the pool."""
         await self._connections.aclose()

@@ -1,6 +1,6 @@
 """Supervisor of the embedded PostgreSQL: keeps it running while any process holds a shared lock.
 
-It runs as a file, in a process of its own, and imports nothing of this package: it must start fast
+It runs as a file, in a separate process, and imports nothing of this package: it must start fast
 and outlive the process that started it.
 """
 

@@ -183,7 +183,7 @@ def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, int, in
             continue
         rate = rates.get(kind)
         if rate is None and kind == "reasoning":
-            # Every provider bills reasoning as output unless it has a price of its own.
+            # Every provider bills reasoning as output unless reasoning has a separate price.
             rate = rates.get("output")
         threshold, price = rate.tier(usage.prompt_tokens) if rate else (0, None)
         if price is not None:

@@ -73,7 +73,7 @@ class Pricing(Repository):
             return await self._book_in_transaction()
         if self._cache.book and time.monotonic() < self._cache.expires:
             return self._cache.book
-        # Set before loading, so that other calls go on with the book that there is.
+        # Set before loading, so that other calls use the current book meanwhile.
         self._cache.expires = time.monotonic() + CACHE_TTL
         return await self._retry(self._reload)
 

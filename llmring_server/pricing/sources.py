@@ -207,7 +207,7 @@ class GenaiPrices:
         info = seller.find_model(model, all_providers=providers)
         if info is None:
             return None
-        # A model that the provider resells has no prices of its own for other tiers.
+        # A provider has no separate prices for other tiers of a model that it resells.
         is_own = any(info is own for own in seller.models)
         return _GenaiModel(seller.id, info, tier) if is_own or not tier else None
 

@@ -1,7 +1,7 @@
 """Registry: which models there are, with their limits, capabilities and prices.
 
 The files of the model registry are fetched in the background, checked, and served as numbered
-editions; providers of which there is no file are completed from the built-in price book.
+editions; providers without a file are completed from the built-in price book.
 """
 
 from llmring_server.registry.diff import RegistryDiff, diff_registries

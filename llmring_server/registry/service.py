@@ -328,7 +328,7 @@ class Registry(Repository):
         return reason
 
     async def _known_prices(self, provider: str) -> Models:
-        """Return every model with its last known prices, also if they are gone by now."""
+        """Return every model with its last known prices, including models removed since."""
         builtin = (await self._builtin_files()).get(provider)
         known = dict(builtin.models) if builtin else {}
         for file in reversed(self._cache.snapshot.history):

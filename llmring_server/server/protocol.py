@@ -1,8 +1,8 @@
 """HTTP/1.1 protocol: uvicorn's httptools protocol, with limits on size and time.
 
 Only the protocol sees what never becomes a request, or does not belong to one: heads that do not
-end, trailers, clients that stop sending or reading. `web/request_limits.py` does the rest, for
-every server.
+end, trailers, clients that stop sending or reading. `web/request_limits.py` applies all other
+limits, with every server.
 
 uvicorn documents none of what this module builds on. It overrides these methods of
 `HttpToolsProtocol`: `connection_made`, `connection_lost`, `data_received`, `on_headers_complete`,
@@ -10,7 +10,7 @@ uvicorn documents none of what this module builds on. It overrides these methods
 attributes `cycle` (`keep_alive`, `response_started`, `response_complete`), `flow` (`read_paused`,
 `resume_reading`), `headers`, `loop`, `parser`, `pipeline`, `scope`, `server_state`
 (`total_requests`), `transport` and `url`; and `STATUS_LINE`. `tests/server/test_protocol.py` fails
-if one of them is gone or takes other parameters.
+if one of them is missing or takes other parameters.
 """
 
 import asyncio

@@ -259,7 +259,7 @@ async def _in_long_running_slot(
 class _FileResponse(StreamingResponse):
     """A stream whose first chunk has been read; it closes the transaction behind it at the end.
 
-    Starlette would leave the generator of a client that has gone to the garbage collector.
+    After a client disconnects, Starlette would leave the generator to the garbage collector.
     """
 
     def __init__(self, first: bytes, rest: AsyncGenerator[bytes], **options: Any) -> None:

@@ -90,7 +90,7 @@ class GroupCommit(Generic[Item, Outcome]):
     def _start_flush(self) -> None:
         has_room = len(self._flushes) < self._limits.concurrent_commits
         if self._waiting and has_room and self._others_are_slow():
-            # A task of its own, so that a caller who is cancelled cancels nobody else's commit.
+            # A separate task, so that cancelling a caller does not cancel the commit of others.
             flush = asyncio.create_task(self._flush_loop())
             self._flushes[flush] = time.monotonic()
             flush.add_done_callback(self._flush_done)

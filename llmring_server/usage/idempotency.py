@@ -141,8 +141,8 @@ class IdempotencyKeys(Repository):
         self, keys: Iterable[tuple[ProjectId, UUID]]
     ) -> dict[tuple[ProjectId, UUID], FirstUse]:
         """Return the calls, with their costs, that these keys were first used for."""
-        wanted = [{"project_id": project_id, "key": key} for project_id, key in keys]
+        requested = [{"project_id": project_id, "key": key} for project_id, key in keys]
         rows = await self._fetch_all(
-            "keys_of_calls", keys=orjson.dumps(wanted, json_default).decode()
+            "keys_of_calls", keys=orjson.dumps(requested, json_default).decode()
         )
         return {(ProjectId(row["project_id"]), row["key"]): row for row in rows}

@@ -100,7 +100,7 @@ def prefers_html(accept: bytes) -> bool:
     quality: dict[str, float] = {}
     for item in accept.decode("latin-1").lower().split(","):
         media, *parameters = [part.strip() for part in item.split(";")]
-        weights = [each[2:] for each in parameters if each.startswith("q=")]
+        weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
         quality[media] = _number(weights[0]) if weights else 1.0
     html = _quality_of(quality, "text/html", "text/*")
     return html > _quality_of(quality, JSON, "application/*")

@@ -29,7 +29,7 @@ def annotations_of(annotation: Any) -> tuple[Any, ...]:
 
 def media_types(annotation: Any) -> Mapping[str, Any]:
     """Return the type that is read or sent as each media type: JSON, unless annotated otherwise."""
-    mappings = [each for each in annotations_of(annotation) if isinstance(each, dict)]
+    mappings = [item for item in annotations_of(annotation) if isinstance(item, dict)]
     return mappings[0] if mappings else {JSON: annotation}
 
 

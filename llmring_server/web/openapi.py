@@ -175,7 +175,7 @@ def _query_parameter(name: str, schema: Schema, *, is_required: bool) -> Schema:
 
 def without_null(schema: Schema) -> Schema:
     """Describe an optional parameter when it is present: then it is not null."""
-    alternatives = [each for each in schema.pop("anyOf", []) if each != _NULL]
+    alternatives = [alternative for alternative in schema.pop("anyOf", []) if alternative != _NULL]
     if len(alternatives) == 1:
         schema |= alternatives[0]
     elif alternatives:
@@ -192,7 +192,7 @@ class _OpenApiBuilder:
         self._security_schemes = security_schemes
         self._groups = groups
         endpoints = [route.endpoint for group in groups for route in group.routes]
-        types = [each for endpoint in endpoints for each in _types(endpoint)]
+        types = [type_ for endpoint in endpoints for type_ in _types(endpoint)]
         self._schemas = SchemaRegistry([(Problem, "serialization"), *types])
         problem = self._schemas.schema(Problem, "serialization")
         self._problem_content = {MEDIA_TYPE: {"schema": problem}}
@@ -269,7 +269,7 @@ class _OpenApiBuilder:
 
     def _responses(self, endpoint: Endpoint) -> Schema:
         annotations = annotations_of(endpoint.response_type)
-        names = [each for each in annotations if isinstance(each, str)]
+        names = [item for item in annotations if isinstance(item, str)]
         if endpoint.key_type:
             names.append("Idempotent-Replayed")
         headers = _header_refs([*names, "X-Request-ID"])
@@ -339,5 +339,5 @@ def _errors(endpoint: Endpoint) -> list[type[RingError]]:
         RateLimited: endpoint.required_scope,
         Unavailable: True,
     }
-    annotated = [each for each in annotations_of(endpoint.response_type) if isinstance(each, type)]
+    annotated = [item for item in annotations_of(endpoint.response_type) if isinstance(item, type)]
     return [error for error, applies in possible.items() if applies or error in annotated]

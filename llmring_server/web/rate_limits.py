@@ -1,6 +1,6 @@
 """Rate limits: requests per key, failed logins per network, long operations per project.
 
-The counts are in the memory of this process: each worker has limits of its own.
+The counts are in the memory of this process: each worker has its own limits.
 """
 
 import math

@@ -11,7 +11,7 @@ _CALL = (
     '"origin":"<origin>","id_at_origin":"%012d","metadata":{"note":"<note>"}}'
 )
 CALL_BYTES = 300
-# In mode `open`, each key has a project of its own.
+# In mode `open`, each key has its own project.
 KEYS = [f"key-{number:04}" for number in range(1, 1001)]
 
 
@@ -19,7 +19,7 @@ def log_requests(origin: str, keys: Sequence[str], *, with_cost: bool) -> Iterat
     """Yield requests that log one call each, each with one of the `keys` at random."""
     call = _call_template(origin, with_cost=with_cost)
     requests = [_post("/api/v1/log", key, CALL_BYTES) + call for key in keys]
-    # Drawn in advance: a random choice costs as much CPU as the rest of a request.
+    # Drawn in advance: a random choice costs as much CPU as all other work for a request.
     choices = random.Random(1).choices(requests, k=65_536)  # noqa: S311, nothing to guess
     for number, request in enumerate(cycle(choices)):
         yield request % number

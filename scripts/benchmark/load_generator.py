@@ -1,6 +1,6 @@
 """The load generator: keep-alive connections that send a request as soon as they have a response.
 
-It runs as a process of its own and uses little CPU, because it shares the machine with the server
+It runs as a separate process and uses little CPU, because it shares the machine with the server
 under test. It reads a load as JSON on stdin and writes its result as JSON to stdout.
 """
 
@@ -84,10 +84,10 @@ class LoadGenerator:
         connections = [await self._connect(port) for _ in range(self._load.connections)]
         cpu, started = time.process_time(), time.perf_counter()
         self.deadline = started + self._load.seconds
-        for each in connections:
-            each.send(started)
-        for each in connections:
-            await each.finished
+        for connection in connections:
+            connection.send(started)
+        for connection in connections:
+            await connection.finished
         return LoadResult(
             seconds=time.perf_counter() - started,
             client_cpu_seconds=time.process_time() - cpu,

@@ -26,7 +26,7 @@ from scripts.benchmark.processes import (
 )
 
 QUERY_TIMEOUT_SECONDS = 3600.0
-# Every server under test has a database of its own, with this schema in it.
+# Every server under test has its own database, with this schema in it.
 SCHEMA = "llmring"
 
 MISSING = (
@@ -90,7 +90,7 @@ def _embedded_cluster() -> Iterator[str]:
 @contextmanager
 def _system_cluster() -> Iterator[str]:
     """Run the newest PostgreSQL of the operating system on a new data directory."""
-    installed = [each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    installed = [initdb.parent for initdb in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     if not installed:
         sys.exit(MISSING)
     programs = max(installed, key=lambda path: float(path.parent.name))

@@ -55,7 +55,9 @@ def on_every_server(load: Load) -> LoadFor:
 
 def by_connections(label: str, load: Callable[[int], Load]) -> dict[str, LoadFor]:
     """Name a load for each number of connections, the same for every server."""
-    return {f"{label}c={each}": on_every_server(load(each)) for each in CONNECTIONS}
+    return {
+        f"{label}c={connections}": on_every_server(load(connections)) for connections in CONNECTIONS
+    }
 
 
 class Comparison:
@@ -104,7 +106,9 @@ class Comparison:
         return able
 
     def _report(self, label: str) -> dict[str, Any]:
-        first, *others = [(each.name, self.samples[label, each.name]) for each in self._servers]
+        first, *others = [
+            (server.name, self.samples[label, server.name]) for server in self._servers
+        ]
         figures = {name: summarize(samples) for name, samples in (first, *others)}
         return figures | {f"{first[0]}/{name}": ratios(first[1], other) for name, other in others}
 

@@ -1,4 +1,4 @@
-"""The servers under test, each with one worker process and a database of its own."""
+"""The servers under test, each with one worker process and its own database."""
 
 import os
 import secrets
@@ -69,7 +69,7 @@ StartServer = Callable[[str], AbstractContextManager[ServerUnderTest]]
 def start(cluster_url: str, *starters: StartServer) -> Iterator[list[ServerUnderTest]]:
     """Run several servers side by side: a server without requests takes no CPU time."""
     with ExitStack() as stack:
-        yield [stack.enter_context(each(cluster_url)) for each in starters]
+        yield [stack.enter_context(starter(cluster_url)) for starter in starters]
 
 
 def prod(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:

@@ -36,20 +36,20 @@ def round_figures(value: float) -> float:
 
 def spread(values: Iterable[float | None]) -> dict[str, float] | None:
     """Return the median, the smallest and the largest of the values that are known."""
-    known = [each for each in values if each is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return None
     figures = {"median": median(known), "min": min(known), "max": max(known)}
-    return {name: round_figures(each) for name, each in figures.items()}
+    return {name: round_figures(value) for name, value in figures.items()}
 
 
 def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     """Report all rounds of one load on one server."""
-    failures = sum((each.failures for each in samples), Counter[str]())
+    failures = sum((sample.failures for sample in samples), Counter[str]())
     return {
-        **{name: spread(each.metrics[name] for each in samples) for name in samples[0].metrics},
+        **{name: spread(sample.metrics[name] for sample in samples) for name in samples[0].metrics},
         **{
-            name: sum(each.storage_errors[name] for each in samples)
+            name: sum(sample.storage_errors[name] for sample in samples)
             for name in samples[0].storage_errors
         },
         "failures": dict(failures),

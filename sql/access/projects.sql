@@ -32,7 +32,7 @@ RETURNING project_id;
 DELETE FROM <<tables.projects>> WHERE project_id = @project_id;
 
 -- name: try_receipt_lock
--- The lock that is held while receipts of the project are made.
+-- A transaction that creates receipts of the project holds this lock.
 SELECT pg_try_advisory_xact_lock(
     hashtextextended('llmring receipts ' || @project_id::uuid::text, 0)
 ) AS locked;

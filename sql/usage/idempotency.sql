@@ -15,7 +15,7 @@ WHERE project_id = @project_id AND key = @key;
 -- For which calls these keys were first used, and what those calls cost.
 -- Across projects: each key brings its own.
 SELECT project_id, key, fingerprint, id, logged_at, cost, coalesce(cost_source, 'unpriced') AS cost_source
-FROM json_to_recordset(@keys::text::json) AS wanted (project_id uuid, key uuid)
+FROM json_to_recordset(@keys::text::json) AS requested (project_id uuid, key uuid)
 JOIN <<tables.idempotency_keys>> AS first_use USING (project_id, key)
 LEFT JOIN <<tables.usage_logs>> AS call USING (project_id, logged_at, id);
 

@@ -91,5 +91,5 @@ deleted AS (
 SELECT count(*) AS deleted FROM deleted;
 
 -- name: delete_quarter_hours
--- Across projects: where the calls are gone, totals are kept by the day.
+-- Across projects: once the calls are dropped, only daily totals remain.
 DELETE FROM <<tables.usage_rollups>> WHERE minutes = 15 AND bucket < @oldest;

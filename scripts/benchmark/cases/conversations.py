@@ -22,10 +22,12 @@ def conversations(settings: Settings) -> dict[str, Any]:
     """Read the first and the last ten messages of a conversation, and append one."""
     with start(settings.cluster_url, prod, *settings.against) as servers:
         paths = {
-            (each.name, size): _create(each, size) for each in servers for size in (SHORT, LONG)
+            (server.name, size): _create(server, size)
+            for server in servers
+            for size in (SHORT, LONG)
         }
-        for each in servers:
-            settle(each)
+        for server in servers:
+            settle(server)
         names = list(_loads(settings, ""))
         loads = {
             _label(name, size): lambda server, name=name, size=size: _loads(
@@ -37,8 +39,8 @@ def conversations(settings: Settings) -> dict[str, Any]:
         comparison = Comparison(settings, servers, loads)
         return comparison.report() | {
             f"{name}, {LONG:,} / {SHORT}": {
-                each.name: comparison.growth(each, _label(name, SHORT), _label(name, LONG))
-                for each in servers
+                server.name: comparison.growth(server, _label(name, SHORT), _label(name, LONG))
+                for server in servers
             }
             for name in names
         }

@@ -23,7 +23,7 @@ SCHEMA_SIZE = (
 def size(settings: Settings) -> dict[str, Any]:
     """Store calls with 100 bytes of metadata; measure the schema with its indexes."""
     with start(settings.cluster_url, prod, *settings.against, *settings.peer) as servers:
-        return {each.name: _size(each, settings.calls) for each in servers}
+        return {server.name: _size(server, settings.calls) for server in servers}
 
 
 def _size(server: ServerUnderTest, calls: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def _size(server: ServerUnderTest, calls: int) -> dict[str, Any]:
 def memory(settings: Settings) -> dict[str, Any]:
     """Log many calls; measure the server process before and after. The peer takes too long."""
     with start(settings.cluster_url, prod, *settings.against) as servers:
-        return {each.name: _memory(settings, each) for each in servers}
+        return {server.name: _memory(settings, server) for server in servers}
 
 
 def _memory(settings: Settings, server: ServerUnderTest) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def executions(settings: Settings) -> dict[str, Any]:
         comparison = Comparison(settings, servers, loads)
         return comparison.report() | {
             f"{after} / {before}": {
-                each.name: comparison.growth(each, before, after) for each in servers
+                server.name: comparison.growth(server, before, after) for server in servers
             }
             for before, after in ((newest, oldest), (short, long))
         }

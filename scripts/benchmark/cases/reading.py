@@ -47,10 +47,10 @@ def logs(settings: Settings) -> dict[str, Any]:
     )
     with start(settings.cluster_url, prod, *settings.against, *settings.peer) as servers:
         _seed(servers, {LARGE: settings.calls}, now)
-        deep_paths = {each.name: _path_of_page_at(each, now, depth) for each in servers}
+        deep_paths = {server.name: _path_of_page_at(server, now, depth) for server in servers}
         loads[deep] = lambda server: Load(1, settings.seconds, [LARGE], deep_paths[server.name])
         comparison = Comparison(settings, servers, loads)
-        growth = {each.name: comparison.growth(each, f"{first}c=1", deep) for each in servers}
+        growth = {server.name: comparison.growth(server, f"{first}c=1", deep) for server in servers}
         return comparison.report() | {f"{deep} / {first}c=1": growth}
 
 
