@@ -212,7 +212,7 @@ async def client(
 
 
 @pytest.fixture
-async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
+async def keys_client(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app in mode `keys`, without a key."""
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

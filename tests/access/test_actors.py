@@ -43,7 +43,7 @@ def test_no_privileged_action_has_a_default_actor(ring: Ring) -> None:
     assert len(privileged) == 21
 
 
-def test_programs_can_name_themselves_or_be_the_library() -> None:
+def test_embedding_programs_can_pass_their_own_actor() -> None:
     assert {"Actor", "LIBRARY"} <= set(llmring_server.__all__)
     assert LIBRARY.name == "library"
 
@@ -178,7 +178,7 @@ async def test_actions_that_cannot_be_recorded_do_not_happen(stage: Stage) -> No
         assert await contents(stage.ring.db) == before, action
 
 
-async def test_actions_go_with_their_caller_s_transaction(stage: Stage) -> None:
+async def test_actions_are_part_of_the_callers_transaction(stage: Stage) -> None:
     before = await contents(stage.ring.db)
     for action, act in ACTIONS.items():
         if action == "registry.accept":
@@ -193,7 +193,7 @@ async def test_actions_go_with_their_caller_s_transaction(stage: Stage) -> None:
         assert await contents(stage.ring.db) == before, action
 
 
-async def test_a_rerating_that_does_not_begin_is_not_recorded(stage: Stage) -> None:
+async def test_rejected_rerating_is_not_audited(stage: Stage) -> None:
     lock = "SELECT pg_advisory_xact_lock('{{tables.usage_adjustments}}'::regclass::oid::bigint)"
     async with stage.ring.db.transaction() as tx:
         await tx.execute(lock)

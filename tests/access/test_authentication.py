@@ -22,8 +22,8 @@ async def issued(ring: Ring) -> str:
     return (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret
 
 
-async def test_an_issued_key_opens_its_project_in_either_header(
-    guarded: httpx.AsyncClient, issued: str
+async def test_issued_key_is_accepted_in_either_header(
+    keys_client: httpx.AsyncClient, issued: str
 ) -> None:
     for headers in (
         {"X-API-Key": issued},
@@ -31,18 +31,22 @@ async def test_an_issued_key_opens_its_project_in_either_header(
         {"X-API-Key": issued, "Authorization": f"bearer {issued}"},
         {"X-API-Key": issued, "X-User-ID": str(uuid4()), "X-Project-ID": str(uuid4())},
     ):
-        assert (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code == 200
-    assert len((await guarded.get("/api/v1/logs", headers={"X-API-Key": issued})).json()) == 4
+        assert (
+            await keys_client.post("/api/v1/log", json=CALL, headers=headers)
+        ).status_code == 200
+    assert len((await keys_client.get("/api/v1/logs", headers={"X-API-Key": issued})).json()) == 4
 
 
 async def test_two_keys_of_a_project_see_the_same_data(
-    guarded: httpx.AsyncClient, ring: Ring
+    keys_client: httpx.AsyncClient, ring: Ring
 ) -> None:
     project = f"project {uuid4()}"
     one, two = [await ring.keys.issue(project, actor=LIBRARY) for _ in range(2)]
     assert one.project_id == two.project_id
-    await guarded.post("/api/v1/log", json=CALL, headers={"X-API-Key": one.secret})
-    assert len((await guarded.get("/api/v1/logs", headers={"X-API-Key": two.secret})).json()) == 1
+    await keys_client.post("/api/v1/log", json=CALL, headers={"X-API-Key": one.secret})
+    assert (
+        len((await keys_client.get("/api/v1/logs", headers={"X-API-Key": two.secret})).json()) == 1
+    )
 
 
 def wrong(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
@@ -66,12 +70,12 @@ def wrong(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
 
 @pytest.mark.parametrize("kind", wrong(new_api_key()))
 @pytest.mark.parametrize(("method", "path"), PATHS)
-async def test_a_wrong_credential_is_a_401(
-    guarded: httpx.AsyncClient, issued: str, kind: str, method: str, path: str
+async def test_invalid_credentials_return_401(
+    keys_client: httpx.AsyncClient, issued: str, kind: str, method: str, path: str
 ) -> None:
-    answer = await guarded.request(method, path, headers=wrong(issued)[kind])
-    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-    assert "key" in answer.json()["detail"]
+    response = await keys_client.request(method, path, headers=wrong(issued)[kind])
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert "key" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -82,47 +86,49 @@ async def test_a_wrong_credential_is_a_401(
         [("Authorization", "Bearer a"), ("Authorization", "Bearer a")],
     ],
 )
-async def test_contradicting_credentials_are_a_400(
-    guarded: httpx.AsyncClient, headers: list[tuple[str, str]]
+async def test_conflicting_credentials_return_400(
+    keys_client: httpx.AsyncClient, headers: list[tuple[str, str]]
 ) -> None:
-    assert (await guarded.get("/api/v1/logs", headers=headers)).status_code == 400
+    assert (await keys_client.get("/api/v1/logs", headers=headers)).status_code == 400
 
 
 @pytest.mark.parametrize("value", ['""', "k" * 256, "kéy", "two"])
-async def test_a_bad_idempotency_key_is_a_400(client: httpx.AsyncClient, value: str) -> None:
+async def test_invalid_idempotency_key_returns_400(client: httpx.AsyncClient, value: str) -> None:
     headers = [(b"Idempotency-Key", value.encode("latin-1"))] * (2 if value == "two" else 1)
-    answer = await client.post(
+    response = await client.post(
         "/api/v1/log",
         json=CALL,
         headers=[*headers, (b"X-API-Key", client.headers["X-API-Key"].encode())],
     )
-    assert answer.status_code == 400
+    assert response.status_code == 400
     assert (await client.get("/api/v1/logs")).json() == []
 
 
-async def test_an_unknown_key_is_told_what_to_do(guarded: httpx.AsyncClient) -> None:
-    answer = await guarded.get("/api/v1/stats", headers={"X-API-Key": "llmr_pk_0123"})
-    assert "llmring-server keys issue" in answer.json()["detail"]
-    assert "LLMRING_AUTH=open" in answer.json()["detail"]
-    assert "llmr_pk_0123" not in answer.text
+async def test_error_for_an_unknown_key_explains_how_to_get_one(
+    keys_client: httpx.AsyncClient,
+) -> None:
+    response = await keys_client.get("/api/v1/stats", headers={"X-API-Key": "llmr_pk_0123"})
+    assert "llmring-server keys issue" in response.json()["detail"]
+    assert "LLMRING_AUTH=open" in response.json()["detail"]
+    assert "llmr_pk_0123" not in response.text
 
 
-async def test_a_revoked_key_is_refused(
-    guarded: httpx.AsyncClient, ring: Ring, issued: str
+async def test_revoked_key_is_rejected(
+    keys_client: httpx.AsyncClient, ring: Ring, issued: str
 ) -> None:
     revoked_at = await ring.keys.revoke(issued[8:16], actor=LIBRARY)
-    assert (await guarded.get("/api/v1/logs", headers={"X-API-Key": issued})).status_code == 401
+    assert (await keys_client.get("/api/v1/logs", headers={"X-API-Key": issued})).status_code == 401
     assert await ring.keys.revoke(issued[8:16], actor=LIBRARY) == revoked_at
     assert {key.id: key.revoked_at for key in await ring.keys.list()}[issued[8:16]] == revoked_at
 
 
-async def test_no_key_is_kept(db: AsyncDatabaseManager, issued: str) -> None:
+async def test_secrets_of_keys_are_not_stored(db: AsyncDatabaseManager, issued: str) -> None:
     rows = await db.fetch_all("SELECT to_json(key)::text AS text FROM {{tables.api_keys}} AS key")
     assert rows
     assert not any(issued[16:] in row["text"] for row in rows)
 
 
-async def test_open_mode_names_a_project_by_the_keys_digest(
+async def test_open_mode_derives_the_project_from_the_key(
     client: httpx.AsyncClient, ring: Ring, key: str
 ) -> None:
     await client.post("/api/v1/log", json=CALL)
@@ -136,14 +142,14 @@ def test_keys_differ_and_match_the_published_pattern() -> None:
     assert all(PATTERN.fullmatch(key) and len(key) == 54 for key in keys)
 
 
-async def test_a_key_of_ours_that_is_no_more_names_no_project_of_its_own(
+async def test_open_mode_rejects_invalid_keys_in_the_issued_format(
     client: httpx.AsyncClient, ring: Ring
 ) -> None:
     issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     await ring.keys.revoke(issued.id, actor=LIBRARY)
     for key in (issued.secret, new_api_key()):
-        answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
-        assert answer.status_code == 401
+        response = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
+        assert response.status_code == 401
 
 
 @asynccontextmanager
@@ -155,7 +161,7 @@ async def mounted_in_parent(
         yield client
 
 
-async def test_a_parent_names_the_project_whatever_the_headers(
+async def test_parent_chooses_the_project_regardless_of_headers(
     db: AsyncDatabaseManager, ring: Ring, project_id: ProjectId
 ) -> None:
     async def authenticated(_: Any) -> UUID:
@@ -164,12 +170,12 @@ async def test_a_parent_names_the_project_whatever_the_headers(
     headers = {"X-API-Key": "other", "X-User-ID": str(uuid4()), "X-Project-ID": str(uuid4())}
     for authenticate in (authenticated, lambda _: project_id):
         async with mounted_in_parent(db, authenticate) as client:
-            answer = await client.post("/api/v1/log", json=CALL, headers=headers)
-            assert answer.status_code == 200
+            response = await client.post("/api/v1/log", json=CALL, headers=headers)
+            assert response.status_code == 200
     assert len(await ring.usage.logs(project_id)) == 2
 
 
-async def test_a_parent_can_restrict_the_scopes_of_a_caller(
+async def test_parent_can_restrict_the_scopes_of_a_caller(
     db: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
     reader = Caller(project_id, frozenset({"read"}), "reader")
@@ -178,7 +184,7 @@ async def test_a_parent_can_restrict_the_scopes_of_a_caller(
         assert (await client.post("/api/v1/log", json=CALL)).status_code == 403
 
 
-async def test_a_parent_that_returns_an_id_makes_no_admin(
+async def test_project_id_from_the_parent_grants_no_admin_scope(
     db: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
     async with mounted_in_parent(db, lambda _: project_id) as client:
@@ -186,14 +192,14 @@ async def test_a_parent_that_returns_an_id_makes_no_admin(
 
 
 @pytest.mark.parametrize("nobody", [None, "", "someone", 0])
-async def test_a_parent_that_names_nobody_refuses_the_request(
+async def test_request_is_rejected_if_the_parent_returns_no_caller(
     db: AsyncDatabaseManager, nobody: object
 ) -> None:
     async with mounted_in_parent(db, lambda _: nobody) as client:
         assert (await client.get("/api/v1/logs")).status_code == 401
 
 
-def test_mode_parent_and_a_function_belong_together(db: AsyncDatabaseManager) -> None:
+def test_mode_parent_and_authenticate_require_each_other(db: AsyncDatabaseManager) -> None:
     with pytest.raises(ValueError, match="belong together"):
         build(db, Settings(auth="parent"))
     with pytest.raises(ValueError, match="belong together"):

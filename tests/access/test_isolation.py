@@ -26,13 +26,15 @@ WITH_ID = [route for route in OURS if "id" in route.path_params]
 WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
 
 
-def seen(answer: httpx.Response) -> tuple[int, bytes]:
+def seen(response: httpx.Response) -> tuple[int, bytes]:
     """Return all that an answer tells, but for the id of its request."""
-    return answer.status_code, answer.content.replace(answer.headers["X-Request-ID"].encode(), b"")
+    return response.status_code, response.content.replace(
+        response.headers["X-Request-ID"].encode(), b""
+    )
 
 
 @pytest.mark.parametrize("route", WITH_ID, ids=named)
-async def test_another_s_thing_is_as_one_that_never_was(
+async def test_ids_of_another_project_are_not_found(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
     before = await victim.everything(ring)
@@ -49,17 +51,17 @@ async def test_another_s_thing_is_as_one_that_never_was(
 
 
 @pytest.mark.parametrize("route", WITHOUT_ID, ids=named)
-async def test_no_answer_tells_of_another(
+async def test_responses_contain_no_data_of_another_project(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
     before = await victim.everything(ring)
-    answer = await intruder.ask(route)
+    response = await intruder.ask(route)
     # There is no such alias, server or call of theirs: 404, and 400.
     absent = "alias" in route.path_params or named(route) == "POST /api/v1/mcp/tools"
     absent = absent or "receipts" in route.path
     expected = {200, 400, 403, 404} if absent else {200, 403}
-    assert answer.status_code in expected, answer.text
-    told = answer.text + str(answer.headers)
+    assert response.status_code in expected, response.text
+    told = response.text + str(response.headers)
     ids: list[object] = [
         victim.log_id,
         victim.conversation_id,
@@ -74,7 +76,7 @@ async def test_no_answer_tells_of_another(
 
 
 @pytest.mark.parametrize("filter", ["log_id", "model", "id_at_origin"])
-async def test_a_filter_finds_nothing_of_another(
+async def test_filters_match_only_the_callers_project(
     filter: str, ring: Ring, db: AsyncDatabaseManager, victim: Victim
 ) -> None:
     key = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
@@ -82,14 +84,14 @@ async def test_a_filter_finds_nothing_of_another(
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         for path in ("/api/v1/logs", "/api/v1/logs/export?format=jsonl"):
-            answer = await client.get(
+            response = await client.get(
                 path, params={filter: value}, headers={"X-API-Key": key.secret}
             )
-            assert CANARY not in answer.text
+            assert CANARY not in response.text
 
 
 @pytest.mark.parametrize("route", OURS, ids=named)
-async def test_no_route_answers_who_may_not_ask(
+async def test_every_route_requires_a_valid_key_with_its_scope(
     route: Route, db: AsyncDatabaseManager, ring: Ring, victim: Victim
 ) -> None:
     project = f"project {uuid4()}"

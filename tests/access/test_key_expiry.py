@@ -21,12 +21,12 @@ from tests.conftest import CALL
 __all__ = ["admin"]
 
 
-async def test_rotate_key_gives_no_more_than_its_caller_has_nor_for_longer(
-    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+async def test_rotate_key_cannot_extend_scopes_or_lifetime(
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     weak = await ring.keys.issue_for(admin.project_id, KeyOptions(scopes=["admin"]), actor=LIBRARY)
     path = f"/api/v1/keys/{admin.id}/rotate"
-    assert (await guarded.post(path, json={}, headers=of(weak))).status_code == 403
+    assert (await keys_client.post(path, json={}, headers=of(weak))).status_code == 403
     soon = datetime.now(UTC) + timedelta(hours=1)
     brief = await ring.keys.issue_for(admin.project_id, KeyOptions(expires_at=soon), actor=LIBRARY)
     new = await ring.keys.get((await ring.keys.rotate(brief.id, timedelta(0), actor=LIBRARY)).id)
@@ -34,8 +34,8 @@ async def test_rotate_key_gives_no_more_than_its_caller_has_nor_for_longer(
     assert abs(new.expires_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
 
 
-async def test_who_is_shut_out_while_their_body_comes_is_refused(
-    guarded: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
+async def test_key_revoked_during_a_slow_body_is_rejected(
+    keys_client: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.web.endpoint.REAUTHENTICATE_AFTER_SECONDS", 0)
     monkeypatch.setattr("llmring_server.access.keys.CACHE_TTL", 0)
@@ -47,8 +47,8 @@ async def test_who_is_shut_out_while_their_body_comes_is_refused(
         yield orjson.dumps(CALL)[20:]
 
     headers = of(issued) | {"Content-Type": "application/json"}
-    answer = await guarded.post("/api/v1/log", content=body(), headers=headers)
-    assert (answer.status_code, await ring.usage.logs(issued.project_id)) == (401, [])
+    response = await keys_client.post("/api/v1/log", content=body(), headers=headers)
+    assert (response.status_code, await ring.usage.logs(issued.project_id)) == (401, [])
 
 
 async def slow() -> AsyncIterator[bytes]:
@@ -56,7 +56,7 @@ async def slow() -> AsyncIterator[bytes]:
     yield orjson.dumps(CALL)[20:]
 
 
-async def test_a_slow_body_is_one_request_for_the_rate_limit(
+async def test_slow_body_counts_once_for_the_rate_limit(
     db: AsyncDatabaseManager, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.web.endpoint.REAUTHENTICATE_AFTER_SECONDS", 0)
@@ -66,13 +66,13 @@ async def test_a_slow_body_is_one_request_for_the_rate_limit(
         settings = Settings.model_validate({"auth": auth, "rate_limit": 1e-6, "rate_burst": 2})
         transport = httpx.ASGITransport(app=build(db, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            answers = [
+            responses = [
                 await client.post("/api/v1/log", content=slow(), headers=headers) for _ in range(3)
             ]
-        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert [response.status_code for response in responses] == [200, 200, 429]
 
 
-async def test_a_parent_is_asked_once_for_a_slow_body(
+async def test_parent_authenticates_a_slow_request_once(
     db: AsyncDatabaseManager, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.web.endpoint.REAUTHENTICATE_AFTER_SECONDS", 0)
@@ -85,11 +85,11 @@ async def test_a_parent_is_asked_once_for_a_slow_body(
     transport = httpx.ASGITransport(app=build(db, authenticate=authenticate))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         headers = {"Content-Type": "application/json"}
-        answer = await client.post("/api/v1/log", content=slow(), headers=headers)
-    assert (answer.status_code, asked) == (200, ["/api/v1/log"])
+        response = await client.post("/api/v1/log", content=slow(), headers=headers)
+    assert (response.status_code, asked) == (200, ["/api/v1/log"])
 
 
-async def test_what_is_found_in_a_transaction_is_nobody_elses(
+async def test_keys_read_in_a_rolled_back_transaction_are_not_cached(
     ring: Ring, db: AsyncDatabaseManager
 ) -> None:
     """A key that is issued, or revoked, in a transaction that is rolled back."""
@@ -108,7 +108,7 @@ async def test_what_is_found_in_a_transaction_is_nobody_elses(
     assert await ring.keys.caller(issued.secret)
 
 
-async def test_bad_keys_push_out_no_good_ones(
+async def test_invalid_keys_do_not_evict_valid_keys_from_the_cache(
     settings: Settings, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.access.keys.CACHE_SIZE", 3)

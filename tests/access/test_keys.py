@@ -34,7 +34,7 @@ async def status(client: httpx.AsyncClient, issued: IssuedKey) -> int:
     return (await client.get("/api/v1/logs", headers=of(issued))).status_code
 
 
-async def test_a_key_is_limited_to_its_scopes(guarded: httpx.AsyncClient, ring: Ring) -> None:
+async def test_a_key_is_limited_to_its_scopes(keys_client: httpx.AsyncClient, ring: Ring) -> None:
     project = f"project {uuid4()}"
     for scopes, statuses in (
         (["read"], (403, 200, 403)),
@@ -43,30 +43,30 @@ async def test_a_key_is_limited_to_its_scopes(guarded: httpx.AsyncClient, ring: 
     ):
         headers = of(await ring.keys.issue(project, KeyOptions(scopes=scopes), actor=LIBRARY))
         responses = (
-            (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code,
-            (await guarded.get("/api/v1/stats", headers=headers)).status_code,
-            (await guarded.get("/api/v1/keys", headers=headers)).status_code,
+            (await keys_client.post("/api/v1/log", json=CALL, headers=headers)).status_code,
+            (await keys_client.get("/api/v1/stats", headers=headers)).status_code,
+            (await keys_client.get("/api/v1/keys", headers=headers)).status_code,
         )
         assert responses == statuses
 
 
 async def test_requests_with_an_idempotency_key_are_replayed(
-    guarded: httpx.AsyncClient, admin: IssuedKey
+    keys_client: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
     headers = of(admin) | {"Idempotency-Key": "once"}
     for path, body in (("/api/v1/log", CALL), ("/api/v1/logs/batch", [CALL, CALL])):
-        first, again = [await guarded.post(path, json=body, headers=headers) for _ in range(2)]
+        first, again = [await keys_client.post(path, json=body, headers=headers) for _ in range(2)]
         assert (first.status_code, again.status_code) == (200, 200)
         assert (again.json(), again.headers["Idempotent-Replayed"]) == (first.json(), "true")
         headers["Idempotency-Key"] = "twice"
 
 
-async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
+async def test_a_key_expires(keys_client: httpx.AsyncClient, ring: Ring) -> None:
     soon = datetime.now(UTC) + timedelta(seconds=0.5)
     issued = await ring.keys.issue(f"project {uuid4()}", KeyOptions(expires_at=soon), actor=LIBRARY)
-    assert await status(guarded, issued) == 200
+    assert await status(keys_client, issued) == 200
     await asyncio.sleep(0.6)
-    assert await status(guarded, issued) == 401
+    assert await status(keys_client, issued) == 401
 
 
 @pytest.mark.parametrize(
@@ -78,26 +78,26 @@ async def test_invalid_options_are_rejected(ring: Ring, options: KeyOptions) -> 
 
 
 async def test_rotate_key_issues_a_key_and_lets_the_old_one_expire(
-    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
-    answer = await guarded.post(
+    response = await keys_client.post(
         f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=of(admin)
     )
-    new = IssuedKey(answer.json()["key"], answer.json()["id"], admin.project_id)
-    assert [await status(guarded, key) for key in (admin, new)] == [200, 200]
+    new = IssuedKey(response.json()["key"], response.json()["id"], admin.project_id)
+    assert [await status(keys_client, key) for key in (admin, new)] == [200, 200]
     old, copy = [await ring.keys.get(id) for id in (admin.id, new.id)]
     assert copy.scopes == old.scopes
     assert old.expires_at
     assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
-    await guarded.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
-    assert await status(guarded, new) == 401
+    await keys_client.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
+    assert await status(keys_client, new) == 401
 
 
 async def test_get_key_shows_its_last_use_to_the_hour(
-    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey, db: AsyncDatabaseManager
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey, db: AsyncDatabaseManager
 ) -> None:
     assert (await ring.keys.get(admin.id)).last_used_at is None
-    await status(guarded, admin)
+    await status(keys_client, admin)
     first = (await ring.keys.get(admin.id)).last_used_at
     assert first
     await Ring(db).keys.caller(admin.secret)
@@ -105,24 +105,26 @@ async def test_get_key_shows_its_last_use_to_the_hour(
 
 
 async def test_issue_key_shows_the_secret_and_get_key_does_not(
-    guarded: httpx.AsyncClient, admin: IssuedKey
+    keys_client: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
     options = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
-    issued = (await guarded.post("/api/v1/keys", json=options, headers=of(admin))).json()
+    issued = (await keys_client.post("/api/v1/keys", json=options, headers=of(admin))).json()
     assert issued["project_id"] == str(admin.project_id)
-    assert await status(guarded, IssuedKey(issued["key"], issued["id"], admin.project_id)) == 200
-    shown = (await guarded.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
+    assert (
+        await status(keys_client, IssuedKey(issued["key"], issued["id"], admin.project_id)) == 200
+    )
+    shown = (await keys_client.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
     assert (shown["label"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
-    listed = await guarded.get("/api/v1/keys", headers=of(admin))
+    listed = await keys_client.get("/api/v1/keys", headers=of(admin))
     assert {key["id"] for key in listed.json()} == {admin.id, issued["id"]}
     assert issued["key"][16:] not in listed.text + str(shown)
 
 
-async def test_list_keys_shows_keys_of_the_caller_s_project_only(
-    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+async def test_list_keys_shows_only_keys_of_the_callers_project(
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     other = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
-    assert other.id not in (await guarded.get("/api/v1/keys", headers=of(admin))).text
+    assert other.id not in (await keys_client.get("/api/v1/keys", headers=of(admin))).text
     answers: list[Any] = []
     for id in (other.id, "00000000"):
         for method, path, body in (
@@ -130,35 +132,37 @@ async def test_list_keys_shows_keys_of_the_caller_s_project_only(
             ("DELETE", "", None),
             ("POST", "/rotate", {}),
         ):
-            answer = await guarded.request(
+            response = await keys_client.request(
                 method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
             )
-            answers.append((answer.status_code, answer.json()["detail"]))
+            answers.append((response.status_code, response.json()["detail"]))
     assert set(answers) == {(404, NotFound.detail)}
-    assert await status(guarded, other) == 200
+    assert await status(keys_client, other) == 200
 
 
 async def test_a_key_cannot_grant_scopes_that_it_lacks(
-    guarded: httpx.AsyncClient, ring: Ring
+    keys_client: httpx.AsyncClient, ring: Ring
 ) -> None:
     limited = await ring.keys.issue(
         f"project {uuid4()}", KeyOptions(scopes=["admin", "read"]), actor=LIBRARY
     )
     for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
-        answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(limited))
-        assert answer.status_code == expected
+        response = await keys_client.post(
+            "/api/v1/keys", json={"scopes": scopes}, headers=of(limited)
+        )
+        assert response.status_code == expected
 
 
 async def test_revoke_key_is_final_and_audited(
-    guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     other = await ring.keys.issue_for(admin.project_id, actor=LIBRARY)
-    answer = await guarded.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
-    assert answer.status_code == 200
-    assert await status(guarded, other) == 401
+    response = await keys_client.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
+    assert response.status_code == 200
+    assert await status(keys_client, other) == 401
     revoked, issued, first = await ring.audit.events(NOW, admin.project_id)
     assert (revoked.action, revoked.actor, revoked.target) == ("key.revoke", admin.id, other.id)
-    assert revoked.request_id == answer.headers["X-Request-ID"]
+    assert revoked.request_id == response.headers["X-Request-ID"]
     assert (issued.action, issued.actor) == ("key.issue", "library")
     assert first.action == "key.issue"
 

@@ -9,7 +9,7 @@ from tests.support.mcp import make_tool_of
 __all__ = ["intruder", "victim"]
 
 
-async def test_nothing_is_offered_or_done_under_another_s_id(
+async def test_bodies_cannot_use_ids_of_another_project(
     intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
     """A body may name what a path does not."""
@@ -23,8 +23,8 @@ async def test_nothing_is_offered_or_done_under_another_s_id(
         ),
         (f"/tools/{mine}/execute", {"input": {}, "log_id": str(victim.log_id)}),
     ):
-        answer = await intruder.send("POST", f"/api/v1/mcp{path}", orjson.dumps(body))
-        assert answer.status_code == 404
+        response = await intruder.send("POST", f"/api/v1/mcp{path}", orjson.dumps(body))
+        assert response.status_code == 404
     found = await intruder.send("GET", f"/api/v1/mcp/tools?server_id={victim.mcp['servers']}")
     assert found.json() == []
     assert await ring.mcp.executions.history(intruder.key.project_id, mine) == []

@@ -51,7 +51,7 @@ async def test_a_key_is_only_in_the_response_that_issues_it(
     assert issued.secret[16:] not in await dumped(owner) + caplog.text + "".join(texts)
 
 
-async def test_a_proxy_secret_is_nowhere(
+async def test_proxy_secret_is_not_stored_logged_or_returned(
     db: AsyncDatabaseManager, owner: AsyncDatabaseManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -69,7 +69,7 @@ async def filled(ring: Ring) -> ProjectId:
     return project_id
 
 
-async def test_erase_deletes_all_of_a_project_and_nothing_of_others(
+async def test_erase_deletes_all_data_of_one_project_only(
     owner: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = Ring(owner)

@@ -14,11 +14,11 @@ REQUEST = {"email": "a@b.c", "organization": None, "project_name": None, "accept
 
 
 async def test_register_returns_a_key_that_works(client: httpx.AsyncClient) -> None:
-    answer = await client.post(URL, json=REQUEST, headers={"X-API-Key": ""})
-    key = answer.json()["api_key"]
+    response = await client.post(URL, json=REQUEST, headers={"X-API-Key": ""})
+    key = response.json()["api_key"]
     assert key != (await client.post(URL, json=REQUEST)).json()["api_key"]
     logged = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
-    assert (answer.json()["api_key_active"], logged.status_code) == (True, 200)
+    assert (response.json()["api_key_active"], logged.status_code) == (True, 200)
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ async def test_register_rejects_invalid_requests(
     assert (await client.post(URL, json=REQUEST | invalid)).status_code == 422
 
 
-async def test_register_says_who_issues_keys_in_other_modes(
-    guarded: httpx.AsyncClient, ring: Ring
+async def test_register_explains_how_to_get_a_key_in_other_modes(
+    keys_client: httpx.AsyncClient, ring: Ring
 ) -> None:
     email = f"{uuid4()}@example.org"
     before = await ring.keys.list()
-    answer = await guarded.post(URL, json=REQUEST | {"email": email})
-    assert (answer.status_code, "keys issue" in answer.json()["detail"]) == (403, True)
-    assert email not in answer.text
+    response = await keys_client.post(URL, json=REQUEST | {"email": email})
+    assert (response.status_code, "keys issue" in response.json()["detail"]) == (403, True)
+    assert email not in response.text
     assert await ring.keys.list() == before

@@ -54,8 +54,8 @@ async def test_only_an_operator_issues_a_key_for_operators(ring: Ring) -> None:
         base_url="http://test",
         headers={"X-API-Key": admin.secret},
     ) as client:
-        answer = await client.post("/api/v1/keys", json={"scopes": ["operator"]})
-        assert (answer.status_code, "operator" in answer.json()["detail"]) == (403, True)
+        response = await client.post("/api/v1/keys", json={"scopes": ["operator"]})
+        assert (response.status_code, "operator" in response.json()["detail"]) == (403, True)
         issued = await ring.keys.issue(project, KeyOptions(scopes=["operator"]), actor=LIBRARY)
         rotated = await client.post(f"/api/v1/keys/{issued.id}/rotate", json={})
         assert rotated.status_code == 403
@@ -65,7 +65,7 @@ async def test_only_an_operator_issues_a_key_for_operators(ring: Ring) -> None:
 
 
 @pytest.mark.parametrize("mode", ["open", "parent"])
-async def test_no_mode_makes_an_operator(db: AsyncDatabaseManager, mode: str) -> None:
+async def test_no_mode_grants_admin_or_operator(db: AsyncDatabaseManager, mode: str) -> None:
     granted = Caller(ProjectId(uuid4()), MODE_SCOPES[mode], "somebody")
     for scope in ("admin", "operator"):
         with pytest.raises(Forbidden, match=scope):

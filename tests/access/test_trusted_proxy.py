@@ -83,13 +83,13 @@ async def test_a_signed_request_belongs_to_the_project(
     ],
     ids=str,
 )
-async def test_a_signature_of_something_else_is_rejected(
+async def test_signature_of_another_request_is_rejected(
     proxied: httpx.AsyncClient, other: dict[str, Any]
 ) -> None:
     assert await log(proxied, vouch(**other)) == 401
 
 
-async def test_a_signature_is_good_once(
+async def test_signature_cannot_be_replayed(
     proxied: httpx.AsyncClient, db: AsyncDatabaseManager
 ) -> None:
     headers = vouch()
@@ -117,14 +117,12 @@ async def test_identity_headers_without_a_signature_are_rejected(
 
 
 @pytest.mark.parametrize("spelled", ["{%s}", "urn:uuid:%s", "%s,%s", "x"])
-async def test_a_project_is_a_uuid_in_one_spelling(
-    proxied: httpx.AsyncClient, spelled: str
-) -> None:
+async def test_project_must_be_a_plain_uuid(proxied: httpx.AsyncClient, spelled: str) -> None:
     project = spelled.replace("%s", str(uuid4()))
     assert await log(proxied, vouch(project=project)) == 400
 
 
-def test_a_proxy_needs_secrets_that_cannot_be_guessed() -> None:
+def test_proxy_mode_requires_one_or_two_long_secrets() -> None:
     for secrets in ((), ("brief",), ("a" * 32, "b" * 32, "c" * 32)):
         with pytest.raises(ValidationError) as caught:
             Settings.model_validate({"auth": "proxy", "proxy_secrets": secrets})

@@ -19,7 +19,7 @@ def prod(owner: AsyncDatabaseManager, url: str) -> dict[str, str]:
     return {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": owner.schema or ""}
 
 
-async def test_a_key_s_life_is_shown_and_audited(ring: Ring, prod: dict[str, str]) -> None:
+async def test_keys_are_issued_shown_rotated_and_audited(ring: Ring, prod: dict[str, str]) -> None:
     project = f"project {uuid4().hex}"
     issue = ("keys", "issue", "--project", project, "--label", "ci", "--scope", "read")
     secret = done(*issue, "--expires", "90d", *PROD, **prod).strip()
@@ -38,11 +38,11 @@ async def test_a_key_s_life_is_shown_and_audited(ring: Ring, prod: dict[str, str
 
 
 @pytest.mark.parametrize("wrong", [("--expires", "soon"), ("--scope", "root")])
-def test_a_key_that_makes_no_sense_is_refused(prod: dict[str, str], wrong: tuple[str, str]) -> None:
+def test_invalid_key_options_are_rejected(prod: dict[str, str], wrong: tuple[str, str]) -> None:
     assert run("keys", "issue", *wrong, *PROD, **prod).returncode == 2
 
 
-def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
+def test_projects_are_created_renamed_and_erased(prod: dict[str, str]) -> None:
     name, other = f"project {uuid4().hex}", f"project {uuid4().hex}"
     project_id = done("projects", "create", name, *PROD, **prod).strip()
     assert "already" in run("projects", "create", name, *PROD, **prod).stderr
@@ -55,7 +55,7 @@ def test_a_project_is_made_renamed_and_erased(prod: dict[str, str]) -> None:
     assert project_id not in done("projects", "list", *PROD, **prod)
 
 
-async def test_a_label_is_text_and_no_markup(ring: Ring, prod: dict[str, str]) -> None:
+async def test_labels_are_not_interpreted_as_markup(ring: Ring, prod: dict[str, str]) -> None:
     issued = await ring.keys.issue(
         f"project {uuid4()}", KeyOptions("[/x] [link=y]z"), actor=LIBRARY
     )
@@ -64,6 +64,6 @@ async def test_a_label_is_text_and_no_markup(ring: Ring, prod: dict[str, str]) -
     assert "[/x]" in done("keys", "list", *PROD, **prod)
 
 
-def test_a_proxy_without_a_secret_is_explained(prod: dict[str, str]) -> None:
+def test_missing_proxy_secret_is_reported(prod: dict[str, str]) -> None:
     wrong = run("keys", "list", *PROD, **prod, LLMRING_AUTH="proxy")
     assert (wrong.returncode, "proxy_secrets" in wrong.stderr) == (2, True)

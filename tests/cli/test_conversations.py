@@ -72,7 +72,7 @@ async def test_a_conversation_is_exported(chat: tuple[str, str], prod: dict[str,
     assert "\n## user, 20" in markdown
 
 
-async def test_another_project_has_no_such_conversation(
+async def test_conversation_of_another_project_is_not_found(
     chat: tuple[str, str], ring: Ring, prod: dict[str, str]
 ) -> None:
     other = f"project {uuid4().hex}"
@@ -85,7 +85,7 @@ async def test_another_project_has_no_such_conversation(
     assert not done("conversations", "list", *PROD, **prod | {"LLMRING_AUTH": "open"}).count("Cats")
 
 
-async def test_a_project_keeps_messages_as_long_as_it_says(
+async def test_retain_sets_the_retention_of_a_project(
     chat: tuple[str, str], ring: Ring, prod: dict[str, str]
 ) -> None:
     project, id = chat

@@ -100,7 +100,7 @@ def taken() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", ["db create", "db migrate", "db status", "keys list", "serve"])
-def test_prod_has_no_database_but_the_one_that_is_named(command: str) -> None:
+def test_prod_requires_a_database_url(command: str) -> None:
     refused = run(*command.split(), "--env", "prod")
     assert refused.returncode == 2
     assert "prod has no default database: set LLMRING_DATABASE_URL=" in refused.stderr
@@ -120,14 +120,14 @@ def test_prod_creates_its_database_once(nowhere: str) -> None:
     assert "pending" not in done("db", "status", "--env", "prod", **prod)
 
 
-def test_dev_without_a_server_has_one_of_its_own(data_dir: Path) -> None:
+def test_dev_without_a_database_url_uses_embedded_postgres(data_dir: Path) -> None:
     dev = {"LLMRING_DATA_DIR": str(data_dir)}
     assert str(data_dir) in done("db", "create", **dev)
     assert "up to date" in done("db", "migrate", "--env", "dev", **dev)
     assert "pending" not in done("db", "status", **dev)
 
 
-def test_databases_for_tests_are_dropped_and_no_others(data_dir: Path) -> None:
+def test_drop_test_drops_only_test_databases(data_dir: Path) -> None:
     ours = {"LLMRING_DATA_DIR": str(data_dir)}
     done("db", "create", **ours)
     made = {done("db", "create", "--env", "test", **ours).strip() for _ in range(2)}
@@ -138,7 +138,7 @@ def test_databases_for_tests_are_dropped_and_no_others(data_dir: Path) -> None:
     assert "pending" not in done("db", "status", **ours)
 
 
-async def test_test_creates_a_database_on_the_server_that_is_named(
+async def test_env_test_creates_a_database_on_the_configured_server(
     url: str, server_for_tests: dict[str, str]
 ) -> None:
     created = await asyncio.to_thread(done, "db", "create", "--env", "test", **server_for_tests)
@@ -152,11 +152,11 @@ async def test_test_creates_a_database_on_the_server_that_is_named(
 async def status_with(db: AsyncDatabaseManager, key: str) -> int:
     transport = httpx.ASGITransport(build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
-        return answer.status_code
+        response = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
+        return response.status_code
 
 
-async def test_a_key_is_good_from_its_issue_to_its_revocation(
+async def test_issued_key_works_until_it_is_revoked(
     db: AsyncDatabaseManager, prod: dict[str, str]
 ) -> None:
     project = f"shop-{uuid4()}"
@@ -175,7 +175,7 @@ async def test_a_key_is_good_from_its_issue_to_its_revocation(
 
 
 @pytest.mark.parametrize("command", ["db create", "db status", "keys list"])
-def test_no_command_shows_the_password_of_its_database(prod: dict[str, str], command: str) -> None:
+def test_no_command_prints_the_database_password(prod: dict[str, str], command: str) -> None:
     secret = with_password(prod["LLMRING_DATABASE_URL"], "pass-canary")
     for url in (secret, secret.replace("//", "//nobody")):
         ran = run(*command.split(), "--env", "prod", **prod | {"LLMRING_DATABASE_URL": url})
@@ -183,7 +183,7 @@ def test_no_command_shows_the_password_of_its_database(prod: dict[str, str], com
         assert "Traceback" not in ran.stderr
 
 
-def test_settings_that_are_wrong_are_explained_without_their_values() -> None:
+def test_invalid_settings_are_reported_without_their_values() -> None:
     wrong = {"LLMRING_DATABASE_POOL_SIZE": "canary", "LLMRING_AUTH": "canary"}
     refused = run("db", "status", **wrong)
     assert refused.returncode == 2
@@ -191,13 +191,13 @@ def test_settings_that_are_wrong_are_explained_without_their_values() -> None:
     assert "canary" not in refused.stderr
 
 
-def test_open_mode_is_served_to_this_machine_only(prod: dict[str, str]) -> None:
+def test_open_mode_is_served_on_loopback_only(prod: dict[str, str]) -> None:
     refused = run("serve", "--host", "0.0.0.0", **prod)  # noqa: S104, it is refused
     assert refused.returncode == 2
     assert "LLMRING_AUTH=keys" in refused.stderr
 
 
-def test_a_port_in_use_is_explained(prod: dict[str, str], taken: int) -> None:
+def test_port_in_use_is_reported(prod: dict[str, str], taken: int) -> None:
     refused = run("serve", "--env", "prod", "--port", str(taken), **prod)
     assert refused.returncode == 1
     assert f"Cannot listen on 127.0.0.1:{taken}" in refused.stderr

@@ -21,7 +21,7 @@ def model() -> str:
     return f"m-{uuid4().hex}"
 
 
-async def test_a_model_without_a_price_is_found_priced_and_its_calls_are_rated(
+async def test_unpriced_models_are_listed_overridden_and_rerated(
     ring: Ring, project_id: ProjectId, prod: dict[str, str], model: str
 ) -> None:
     await ring.usage.log(project_id, call(model))
@@ -41,7 +41,7 @@ async def test_a_model_without_a_price_is_found_priced_and_its_calls_are_rated(
     assert "No price is known" in run("prices", "show", "acme", model, *PROD, **prod).stderr
 
 
-def test_prices_come_from_a_file_all_or_none(
+def test_overrides_from_a_file_are_all_or_nothing(
     prod: dict[str, str], model: str, tmp_path: Path
 ) -> None:
     rate = {"base": "1.25", "above": {"200000": 2.5}}

@@ -29,7 +29,7 @@ def registry(db: AsyncDatabaseManager, url: str, fake: FakeRegistry) -> Run:
     return registry
 
 
-async def test_an_operator_follows_a_registry(
+async def test_registry_is_refreshed_compared_and_accepted(
     registry: Run, fake: FakeRegistry, ring: Ring
 ) -> None:
     started = datetime.now(UTC)
@@ -56,7 +56,7 @@ async def test_an_operator_follows_a_registry(
     assert "Quarantined" not in told
 
 
-async def test_what_cannot_be_done_is_said_in_a_sentence(registry: Run) -> None:
+async def test_errors_are_reported_without_a_traceback(registry: Run) -> None:
     for arguments, said in (
         (["accept", "99"], "No file is quarantined as 99"),
         (["diff", "98", "99"], "The registry has no edition 98"),

@@ -57,12 +57,12 @@ class Serving(NamedTuple):
         self.client.base_url = httpx.URL(told[1])
 
     async def ids(self) -> list[str]:
-        answer = await self.client.get("/api/v1/logs?limit=500")
-        return sorted(log["id"] for log in answer.raise_for_status().json())
+        response = await self.client.get("/api/v1/logs?limit=500")
+        return sorted(log["id"] for log in response.raise_for_status().json())
 
     async def log(self) -> str:
-        answer = await self.client.post(LOG, json=CALL)
-        return str(answer.raise_for_status().json()["log_id"])
+        response = await self.client.post(LOG, json=CALL)
+        return str(response.raise_for_status().json()["log_id"])
 
     async def end(self, request: signal.Signals) -> int:
         self.process.send_signal(request)
@@ -112,7 +112,7 @@ def serve(home: Path, tmp_path: Path, key: str) -> Serve:
     return serve
 
 
-async def test_a_server_in_a_program_serves_until_it_is_stopped(ring: Ring) -> None:
+async def test_in_process_server_serves_until_it_is_stopped(ring: Ring) -> None:
     server = Server(ring, port=0)
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
@@ -123,7 +123,7 @@ async def test_a_server_in_a_program_serves_until_it_is_stopped(ring: Ring) -> N
     await ring.ping()
 
 
-async def test_two_servers_in_a_program_serve_a_ring_each(
+async def test_two_in_process_servers_serve_separate_rings(
     db: AsyncDatabaseManager, ring: Ring, key: str
 ) -> None:
     open_ring = Ring(db, Settings(auth="open"))
@@ -136,14 +136,14 @@ async def test_two_servers_in_a_program_serve_a_ring_each(
         assert (await client.post(second.url + LOG, json=CALL)).status_code == 200
 
 
-async def test_a_server_in_a_program_raises_when_its_port_is_in_use(ring: Ring) -> None:
+async def test_in_process_server_raises_if_its_port_is_in_use(ring: Ring) -> None:
     async with Server(ring, port=0) as server:
         port = int(server.url.rpartition(":")[2])
         with pytest.raises(OSError, match="in use"):
             await Server(ring, port=port).start()
 
 
-async def test_ctrl_c_stops_serve_well_and_keeps_the_data(serve: Serve) -> None:
+async def test_ctrl_c_stops_serve_cleanly_without_data_loss(serve: Serve) -> None:
     async with serve() as first:
         logged = await first.log()
         assert await first.end(signal.SIGINT) == 0
@@ -152,7 +152,7 @@ async def test_ctrl_c_stops_serve_well_and_keeps_the_data(serve: Serve) -> None:
         assert await second.ids() == [logged]
 
 
-async def test_a_second_serve_on_one_data_folder_joins_the_first(serve: Serve) -> None:
+async def test_second_serve_on_a_data_directory_shares_its_database(serve: Serve) -> None:
     async with serve() as first, serve() as second:
         logged = [await first.log(), await second.log()]
         assert await first.ids() == await second.ids() == sorted(logged)
@@ -160,7 +160,7 @@ async def test_a_second_serve_on_one_data_folder_joins_the_first(serve: Serve) -
         assert len(await second.ids()) == 2
 
 
-async def test_serve_that_is_killed_has_lost_nothing_that_it_acknowledged(serve: Serve) -> None:
+async def test_killed_serve_loses_no_acknowledged_calls(serve: Serve) -> None:
     acknowledged, enough = set(), asyncio.Event()
 
     async def keep_logging(server: Serving) -> None:
@@ -179,7 +179,7 @@ async def test_serve_that_is_killed_has_lost_nothing_that_it_acknowledged(serve:
         assert acknowledged <= set(await second.ids())
 
 
-async def test_serve_recovers_from_the_loss_of_its_database_and_its_supervisor(
+async def test_serve_recovers_when_its_database_and_supervisor_are_killed(
     serve: Serve, home: Path
 ) -> None:
     async with serve() as first:
@@ -198,7 +198,7 @@ async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
         assert server.said().count("Waiting for child process") == 2
 
 
-async def test_the_procfile_serves_with_the_bounds_of_serve(
+async def test_procfile_enforces_the_request_limits_of_serve(
     db: AsyncDatabaseManager, url: str, tmp_path: Path
 ) -> None:
     prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
@@ -228,7 +228,7 @@ async def test_the_procfile_serves_with_the_bounds_of_serve(
 
 
 @pytest.mark.parametrize("is_of_serve", [False, True])
-async def test_only_serve_tunes_the_garbage_collection_of_its_process(
+async def test_only_serve_tunes_garbage_collection(
     settings: Settings, *, is_of_serve: bool
 ) -> None:
     app = application(settings) if is_of_serve else create_app(settings=settings)
@@ -244,7 +244,7 @@ async def test_only_serve_tunes_the_garbage_collection_of_its_process(
             gc.unfreeze()
 
 
-async def test_serve_does_not_show_the_password_of_its_database(
+async def test_serve_does_not_print_the_database_password(
     serve: Serve, db: AsyncDatabaseManager, url: str
 ) -> None:
     secret = url if urlsplit(url).password else with_password(url, "canary")
@@ -264,14 +264,14 @@ async def test_serve_does_not_show_the_password_of_its_database(
         (("--workers", "2"), True),
     ],
 )
-async def test_serve_logs_requests_in_dev_or_when_told_to(
+async def test_serve_logs_requests_in_dev_or_if_configured(
     serve: Serve, db: AsyncDatabaseManager, url: str, options: tuple[str, ...], *, is_logged: bool
 ) -> None:
     prod = {"LLMRING_DATABASE_URL": url, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
     async with serve(*options, **(prod if "prod" in options else {})) as server:
-        answer = await server.client.get("/health/live?secret", headers={"X-API-Key": "canary"})
+        response = await server.client.get("/health/live?secret", headers={"X-API-Key": "canary"})
         assert await server.end(signal.SIGINT) == 0
-        line = rf"^[\dT:.-]+Z GET /health/live 200 [\d.]+ ms {answer.headers['X-Request-ID']}$"
+        line = rf"^[\dT:.-]+Z GET /health/live 200 [\d.]+ ms {response.headers['X-Request-ID']}$"
         assert len(re.findall(line, server.said(), re.MULTILINE)) == is_logged
         assert server.said().count("/health/live") == is_logged
         assert "canary" not in server.said()

@@ -41,9 +41,7 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
     assert run("aliases", "bind", "fast", "gpt-4o", *of, **prod).returncode == 2
 
 
-async def test_what_callers_wrote_moves_no_cursor_and_is_no_markup(
-    ring: Ring, prod: dict[str, str]
-) -> None:
+async def test_control_characters_and_markup_are_escaped(ring: Ring, prod: dict[str, str]) -> None:
     name = f"project {uuid4().hex}"
     project_id = await ring.projects.create(name, actor=LIBRARY)
     await ring.aliases.bind(project_id, BindAlias(alias="\x1b[2Jx [/y]", model="openai:gpt-4o"))

@@ -36,7 +36,7 @@ async def two_calls(ring: Ring, project_id: ProjectId) -> None:
     await ring.usage.log(project_id, NewCall(**CALL, alias="fast", profile="prod"))
 
 
-async def test_init_finds_the_server_and_saves_where_it_is(
+async def test_init_finds_the_server_and_saves_its_url(
     llmring: Run, server: Server, key: str, tmp_path: Path
 ) -> None:
     printed = await llmring("server", "init")
@@ -46,25 +46,25 @@ async def test_init_finds_the_server_and_saves_where_it_is(
     assert f"LLMRING_API_KEY={key}\n" in saved
 
 
-async def test_status_finds_everything_well(llmring: Run) -> None:
+async def test_status_reports_a_healthy_server(llmring: Run) -> None:
     printed = await llmring("server", "status")
     assert "status=healthy database=connected" in printed
     assert "API key accepted" in printed
 
 
 @pytest.mark.parametrize("server", ["keys"], indirect=True)
-async def test_status_says_when_a_key_was_never_issued(llmring: Run) -> None:
+async def test_status_reports_an_unknown_key(llmring: Run) -> None:
     assert "API key was rejected (401)" in await llmring("server", "status")
 
 
-async def test_register_brings_a_key(llmring: Run) -> None:
+async def test_register_returns_a_key(llmring: Run) -> None:
     asked = "--non-interactive", "--email", "a@b.c", "--accept-terms"
     printed = await llmring("register", *asked)
     assert 'LLMRING_API_KEY="llmr_pk_' in printed
 
 
 @pytest.mark.usefixtures("two_calls")
-async def test_stats_as_json_are_what_the_server_says(llmring: Run) -> None:
+async def test_stats_as_json_match_the_server(llmring: Run) -> None:
     stats = json.loads(await llmring("server", "stats", "--json"))
     assert (stats["summary"]["total_requests"], stats["summary"]["total_cost"]) == (2, "0.25027")
     assert list(stats["by_alias"]) == ["fast"]

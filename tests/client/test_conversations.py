@@ -56,7 +56,7 @@ async def only_conversation(ring: Ring, project_id: ProjectId) -> Conversation:
     return found
 
 
-async def test_session_keeps_what_was_said(
+async def test_session_stores_its_messages(
     session: LLMRingSession, ring: Ring, project_id: ProjectId
 ) -> None:
     id = await session.create_conversation("Tea", "Be kind")
@@ -74,7 +74,7 @@ async def test_session_keeps_what_was_said(
     assert [each.conversation_id for each in calls] == [id, id]
 
 
-async def test_conversation_manager_goes_on_where_it_was(session: LLMRingSession) -> None:
+async def test_conversation_manager_loads_a_conversation(session: LLMRingSession) -> None:
     manager = ConversationManager(session)
     id = await manager.start_conversation("Tea", "Be kind", "openai:gpt-4o")
     await manager.send_message("Hi", model="openai:gpt-4o")
@@ -109,7 +109,7 @@ async def test_mcp_client_adds_and_reads(server: Server, key: str) -> None:
             await client.add_message(uuid4(), "user", "Hi")
 
 
-async def test_logging_service_keeps_the_exchange_and_counts_the_call_once(
+async def test_logging_service_stores_the_exchange_and_counts_the_call_once(
     remote: ServerClient, ring: Ring, project_id: ProjectId
 ) -> None:
     service = LoggingService(remote, log_metadata=True, log_conversations=True, origin="tests")
@@ -129,7 +129,7 @@ async def test_logging_service_keeps_the_exchange_and_counts_the_call_once(
     assert answer.metadata["finish_reason"] == "stop"
 
 
-async def test_log_llm_call_keeps_the_exchange_and_counts_the_call(
+async def test_log_llm_call_stores_the_exchange_and_counts_the_call(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId
 ) -> None:
     async def answer(_: list[Any]) -> object:
@@ -149,7 +149,7 @@ async def test_log_llm_call_keeps_the_exchange_and_counts_the_call(
     ]
 
 
-async def test_log_llm_stream_keeps_the_exchange(
+async def test_log_llm_stream_stores_the_exchange(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId
 ) -> None:
     async def stream(_: str) -> AsyncIterator[ChatCompletionChunk]:
@@ -168,7 +168,7 @@ async def test_log_llm_stream_keeps_the_exchange(
 
 
 @pytest.mark.slow
-async def test_many_sessions_at_once_keep_their_own(
+async def test_concurrent_sessions_do_not_mix_conversations(
     session: LLMRingSession, ring: Ring, project_id: ProjectId
 ) -> None:
     ids: list[UUID] = [await session.create_conversation(f"chat {n}") for n in range(5)]

@@ -105,7 +105,7 @@ async def test_executions_are_recorded_and_read(remote: MCPHttpClient) -> None:
     assert (done["status"], failed["status"]) == ("ok", "error")
 
 
-async def test_a_manifest_is_applied_once_or_twice(
+async def test_applying_a_manifest_is_idempotent(
     remote: MCPHttpClient, ring: Ring, project_id: ProjectId
 ) -> None:
     first = await ensure_from_manifest(remote, MANIFEST)
@@ -116,7 +116,7 @@ async def test_a_manifest_is_applied_once_or_twice(
     assert await ring.mcp.capabilities.list(project_id, "tool") == tools
 
 
-async def test_the_command_line_applies_a_manifest_and_lists_it(
+async def test_command_line_applies_and_lists_a_manifest(
     llmring: Run, tmp_path: Path, ring: Ring, project_id: ProjectId
 ) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
@@ -132,7 +132,7 @@ async def test_the_command_line_applies_a_manifest_and_lists_it(
     assert "- greet" in await llmring("mcp", "prompts")
 
 
-async def test_the_command_line_registers_what_it_adds_to_what_is_there(
+async def test_command_line_adds_to_the_existing_registrations(
     llmring: Run, ring: Ring, project_id: ProjectId
 ) -> None:
     registered = await llmring(

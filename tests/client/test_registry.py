@@ -26,7 +26,9 @@ def reader(server: Server, folder: Path) -> RegistryClient:
     return RegistryClient(registry_url=f"{server.url}/registry", cache_dir=folder)
 
 
-async def test_the_client_reads_the_offline_book(db: AsyncDatabaseManager, tmp_path: Path) -> None:
+async def test_client_reads_the_built_in_price_book(
+    db: AsyncDatabaseManager, tmp_path: Path
+) -> None:
     async with Server(Ring(db), port=0) as server:
         client = reader(server, tmp_path)
         for provider in ("openai", "anthropic", "google"):
@@ -41,7 +43,7 @@ async def test_the_client_reads_the_offline_book(db: AsyncDatabaseManager, tmp_p
         assert await client.validate_model("openai", "gpt-4o")
 
 
-async def test_the_client_finds_drift_from_a_version_that_it_pinned(
+async def test_client_detects_drift_from_a_pinned_version(
     server: Server, ring: Ring, fake: FakeRegistry, tmp_path: Path
 ) -> None:
     await ring.registry.refresh()

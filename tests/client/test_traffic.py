@@ -27,8 +27,8 @@ async def offered(client: httpx.AsyncClient, kind: str) -> str:
     made = (await client.post("/api/v1/mcp/servers", json=server)).json()
     prompt = {"name": "p", "arguments": [{"name": "x"}]}
     offers = {"tools": [{"name": "t"}], "resources": [{"uri": "r"}], "prompts": [prompt]}
-    answer = await client.post(f"/api/v1/mcp/servers/{made['id']}/refresh", json=offers)
-    found = answer.json() | {"servers": [made]}
+    response = await client.post(f"/api/v1/mcp/servers/{made['id']}/refresh", json=offers)
+    found = response.json() | {"servers": [made]}
     return str(found[kind][0]["id"])
 
 
@@ -40,10 +40,10 @@ async def test_every_recorded_request_succeeds(
         method, target, *body = line.split(maxsplit=2)
         id = await thing(client, line) if "U" in target or '"U"' in line else ""
         content = body[0].replace('"U"', f'"{id}"') if body else None
-        answer = await client.request(
+        response = await client.request(
             method, re.sub(r"\bU\b", id, target), content=content, headers=headers
         )
-        assert answer.status_code == 200, (line, answer.text)
+        assert response.status_code == 200, (line, response.text)
     summary = (await ring.usage.stats(project_id)).summary
     # Three by /log, and the decorator's, which no other request tells of.
     assert (summary.total_requests, summary.unpriced_requests) == (4, 1)

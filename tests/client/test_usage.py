@@ -81,14 +81,14 @@ async def test_server_client_reads_back_what_it_posted(remote: ServerClient) -> 
     assert (await remote.get("/api/v1/stats"))["summary"]["total_cost"] == "0.25"
 
 
-async def test_server_client_goes_on_after_an_error(remote: ServerClient) -> None:
+async def test_server_client_works_after_an_error(remote: ServerClient) -> None:
     with pytest.raises(httpx.HTTPStatusError) as refused:
         await remote.post("/api/v1/log", json={"model": "gpt-4o"})
     assert "provider" in refused.value.response.json()["detail"]
     assert (await remote.get("/health"))["status"] == "healthy"
 
 
-async def test_server_client_without_a_key_is_told_to_send_one(server: Server) -> None:
+async def test_error_without_a_key_names_the_header(server: Server) -> None:
     async with ServerClient(server.url) as remote:
         with pytest.raises(httpx.HTTPStatusError) as refused:
             await remote.get("/api/v1/stats")
@@ -96,7 +96,7 @@ async def test_server_client_without_a_key_is_told_to_send_one(server: Server) -
     assert "X-API-Key" in refused.value.response.json()["detail"]
 
 
-async def test_logging_service_logs_all_that_it_knows(
+async def test_logging_service_logs_every_field(
     remote: ServerClient, ring: Ring, project_id: ProjectId
 ) -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 200, "cached_tokens": 300}
@@ -111,7 +111,7 @@ async def test_logging_service_logs_all_that_it_knows(
     assert log.metadata == told
 
 
-async def test_logging_service_leaves_a_price_that_it_does_not_know_to_the_server(
+async def test_server_prices_calls_that_the_logging_service_cannot_price(
     remote: ServerClient, ring: Ring, project_id: ProjectId
 ) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": None}
@@ -160,7 +160,7 @@ GOOGLE = GenerateContentResponse.model_validate(
     ],
     ids=["openai", "anthropic", "google"],
 )
-async def test_log_llm_call_logs_what_the_provider_answered(
+async def test_log_llm_call_logs_the_providers_response(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId, response: object, logged: object
 ) -> None:
     async def answer(_: str) -> object:
@@ -173,7 +173,7 @@ async def test_log_llm_call_logs_what_the_provider_answered(
     assert (told, log.alias, log.origin) == (logged, "fast", "app")
 
 
-async def test_log_llm_stream_logs_the_usage_that_comes_last(
+async def test_log_llm_stream_logs_the_final_usage(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId
 ) -> None:
     async def stream(_: str) -> AsyncIterator[ChatCompletionChunk]:

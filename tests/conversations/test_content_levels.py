@@ -114,7 +114,7 @@ async def create_old_conversation(ring: Ring, project_id: ProjectId, days: int) 
         await ring.db.execute(f"UPDATE {change}", id, timedelta(days=days))
 
 
-async def test_maintenance_deletes_what_is_older_than_a_project_s_retention(
+async def test_maintenance_deletes_messages_beyond_the_projects_retention(
     maintainer: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.maintenance.BATCH_SIZE", 3)
@@ -157,7 +157,7 @@ async def test_delete_old_messages_needs_an_admin_and_affects_one_project(
     assert len(await maintainer.conversations.list(other.project_id)) == 2
 
 
-async def test_environments_store_content_on_a_developer_s_machine_only(
+async def test_only_development_environments_store_content_by_default(
     url: str, tmp_path: Path
 ) -> None:
     for name, level in (("dev", "full"), ("prod", "metadata")):

@@ -66,7 +66,7 @@ async def test_log_exchange_stores_empty_and_large_fields(
     assert await log_exchange(client) != logged
 
 
-async def test_log_exchange_of_ten_megabytes_is_a_413(client: httpx.AsyncClient) -> None:
+async def test_log_exchange_of_ten_megabytes_returns_413(client: httpx.AsyncClient) -> None:
     body = EXCHANGE | {"messages": [{"content": "x" * 10_000_000}]}
     assert (await client.post(LOG_EXCHANGE, json=body)).status_code == 413
 
@@ -116,7 +116,7 @@ async def test_list_messages_refuses_an_invalid_query(
     assert (await client.get(f"{path}/messages?{query}")).status_code == 422
 
 
-async def test_an_id_that_is_no_uuid_is_not_found(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_uuid_is_not_found(client: httpx.AsyncClient) -> None:
     for path in (f"{CONVERSATIONS}/x", "/conversations/x", f"{CONVERSATIONS}/x/messages"):
         assert (await client.get(path)).status_code == 404
 

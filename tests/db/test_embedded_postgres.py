@@ -97,7 +97,7 @@ def server(with_cluster: DataDirectory) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
-async def test_data_survive_a_restart(directory: DataDirectory) -> None:
+async def test_data_survives_a_restart(directory: DataDirectory) -> None:
     with EmbeddedPostgres(directory.path, linger=0) as server:
         await ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
     eventually(lambda: has_shut_down(directory))
@@ -106,7 +106,7 @@ async def test_data_survive_a_restart(directory: DataDirectory) -> None:
 
 
 @pytest.mark.usefixtures("with_cluster")
-async def test_the_server_runs_until_its_last_client_has_left(directory: DataDirectory) -> None:
+async def test_server_runs_until_its_last_client_disconnects(directory: DataDirectory) -> None:
     with client(directory.path) as first, client(directory.path) as second:
         assert url_of(first) == (url := url_of(second))
         first.communicate("")
@@ -172,7 +172,7 @@ async def test_another_process_with_the_pid_of_a_dead_server_is_left_alone(
 
 
 @pytest.mark.usefixtures("with_cluster")
-def test_data_of_another_version_are_rejected(directory: DataDirectory) -> None:
+def test_data_of_another_version_is_rejected(directory: DataDirectory) -> None:
     prepare_cluster(directory)
     (directory.data / "PG_VERSION").write_text("12\n")
     with pytest.raises(
@@ -203,7 +203,7 @@ def test_a_folder_that_postgresql_cannot_enter_is_named(directory: DataDirectory
 
 
 @as_root
-async def test_programs_that_postgresql_s_user_cannot_reach_are_copied(
+async def test_unreachable_postgresql_binaries_are_copied(
     directory: DataDirectory,
 ) -> None:
     (closed := directory.path / "closed").mkdir(mode=0o700)

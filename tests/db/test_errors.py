@@ -58,7 +58,7 @@ async def begin(database: Database) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_an_error_of_other_code_is_not_translated(ring: Ring, error: Exception) -> None:
+async def test_errors_of_other_code_are_not_translated(ring: Ring, error: Exception) -> None:
     database = ring._database
     for borrow in (database.acquire, database.transaction):
         with pytest.raises(type(error)) as raised:
@@ -67,7 +67,7 @@ async def test_an_error_of_other_code_is_not_translated(ring: Ring, error: Excep
         assert raised.value is error
 
 
-async def test_an_error_of_other_code_rolls_back(ring: Ring, project_id: ProjectId) -> None:
+async def test_errors_of_other_code_roll_back(ring: Ring, project_id: ProjectId) -> None:
     async def log_and_fail() -> None:
         async with ring._database.transaction() as inside:
             await ring.usage.with_database(inside).log_many(project_id, [NewCall(**CALL)])
@@ -78,7 +78,7 @@ async def test_an_error_of_other_code_rolls_back(ring: Ring, project_id: Project
     assert await ring.usage.logs(project_id) == []
 
 
-async def test_misuse_of_a_connection_is_a_bug(ring: Ring, project_id: ProjectId) -> None:
+async def test_misuse_of_a_connection_is_not_translated(ring: Ring, project_id: ProjectId) -> None:
     async with ring.db.transaction() as tx:
         usage = ring.within(tx).usage
         outcomes = await asyncio.gather(
@@ -89,7 +89,7 @@ async def test_misuse_of_a_connection_is_a_bug(ring: Ring, project_id: ProjectId
     assert {type(each) for each in errors} == {asyncpg.InterfaceError}
 
 
-async def test_every_call_on_a_lost_connection_is_an_outage(ring: Ring, own: Ring) -> None:
+async def test_statements_on_a_lost_connection_raise_unavailable(ring: Ring, own: Ring) -> None:
     database = own._database
     for use in (
         lambda inside: inside.fetch("SELECT 1"),
@@ -104,7 +104,7 @@ async def test_every_call_on_a_lost_connection_is_an_outage(ring: Ring, own: Rin
                     await use(inside)
 
 
-async def test_a_connection_lost_before_the_commit_is_an_outage(ring: Ring, own: Ring) -> None:
+async def test_connection_lost_before_commit_raises_unavailable(ring: Ring, own: Ring) -> None:
     with pytest.raises(Unavailable):
         async with own._database.transaction() as inside:
             await terminate(ring, inside.connection)
@@ -122,7 +122,7 @@ async def test_a_lost_connection_does_not_hide_another_error(ring: Ring, own: Ri
         await lose_and_fail()
 
 
-async def test_a_connection_lost_between_rows_is_an_outage(
+async def test_connection_lost_between_rows_raises_unavailable(
     ring: Ring, own: Ring, project_id: ProjectId
 ) -> None:
     entries = [NewCall(**CALL)] * (FETCH_ROWS + 1)
@@ -139,7 +139,7 @@ async def test_a_connection_lost_between_rows_is_an_outage(
                 pass
 
 
-async def test_a_closed_pool_is_an_outage(settings: Settings, project_id: ProjectId) -> None:
+async def test_closed_pool_raises_unavailable(settings: Settings, project_id: ProjectId) -> None:
     async with Ring.open(settings) as ring:
         pass
     with pytest.raises(Unavailable):
@@ -155,7 +155,7 @@ async def test_every_known_constraint_is_in_the_schema(ring: Ring) -> None:
     assert CONSTRAINTS.keys() <= {row["conname"] for row in found}
 
 
-async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
+async def test_constraint_violations_become_conflict_and_not_found(
     ring: Ring, issued: IssuedKey
 ) -> None:
     taken = f"project {uuid4()}"
@@ -174,7 +174,7 @@ async def test_a_name_that_is_taken_and_a_parent_that_is_gone(
         ("project_id, 'abcdefgh', NULL", asyncpg.NotNullViolationError),
     ],
 )
-async def test_a_row_that_no_request_should_make_is_a_bug(
+async def test_unexpected_constraint_violations_are_not_translated(
     ring: Ring, db: AsyncDatabaseManager, issued: IssuedKey, values: str, violation: type[Exception]
 ) -> None:
     table = db.prepare_query("{{tables.api_keys}}")
@@ -186,7 +186,7 @@ async def test_a_row_that_no_request_should_make_is_a_bug(
         )
 
 
-async def test_a_call_that_breaks_a_rule_of_the_table_fails_alone(
+async def test_a_call_that_violates_a_constraint_fails_alone(
     ring: Ring, project_id: ProjectId
 ) -> None:
     good = NewCall(**CALL)

@@ -27,7 +27,7 @@ async def requests(ring: Ring, **window: Any) -> int:
     return (await ring.usage.stats(PROJECT_ID, StatsQuery(**YEAR | window))).summary.total_requests
 
 
-async def test_statistics_stay_when_calls_are_dropped(alone: Ring) -> None:
+async def test_statistics_remain_after_calls_are_dropped(alone: Ring) -> None:
     await alone.usage.log_many(PROJECT_ID, [ago(days) for days in range(0, 370, 10)])
     before = await alone.usage.stats(PROJECT_ID, StatsQuery(**YEAR))
     done = await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)

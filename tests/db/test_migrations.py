@@ -123,7 +123,7 @@ async def test_a_migration_that_fails_changes_nothing(
         assert await fresh.fetch_value("SELECT to_regnamespace($1)", schema) is None
 
 
-async def test_two_instances_in_one_database_have_schemas_of_their_own(
+async def test_two_instances_in_one_database_have_separate_schemas(
     fresh: AsyncDatabaseManager,
 ) -> None:
     other = AsyncDatabaseManager(pool=fresh._pool, schema=f"{fresh.schema}_b")

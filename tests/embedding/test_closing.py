@@ -24,7 +24,7 @@ from tests.support.fake_registry import FakeRegistry
 ENTRY = NewCall(**CALL, cost=Decimal(1))
 
 
-async def test_nothing_runs_on_when_a_ring_is_closed(
+async def test_closing_a_ring_ends_its_background_tasks(
     settings: Settings, project_id: ProjectId, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With every write, sums are moved.
@@ -40,7 +40,7 @@ async def test_nothing_runs_on_when_a_ring_is_closed(
     assert (await waiting).log_id
 
 
-async def test_who_borrows_a_database_can_end_what_runs_and_go_on(
+async def test_ring_on_a_callers_database_is_usable_after_aclose(
     ring: Ring, project_id: ProjectId
 ) -> None:
     for count in (1, 2):
@@ -51,7 +51,7 @@ async def test_who_borrows_a_database_can_end_what_runs_and_go_on(
         await waiting
 
 
-async def test_a_pool_has_all_its_connections_back(settings: Settings) -> None:
+async def test_aclose_returns_all_connections_to_the_pool(settings: Settings) -> None:
     async with Ring.open(settings) as ring:
         await asyncio.gather(ring.ping(), ring.ping())
         await ring.aclose()
@@ -63,7 +63,7 @@ async def test_a_pool_has_all_its_connections_back(settings: Settings) -> None:
     "error",
     [SigningKeyError, NotMigrated, Overloaded, DecryptionFailed, RegistryStale, Unavailable],
 )
-async def test_only_what_is_lost_is_tried_again(error: type[RingError]) -> None:
+async def test_only_lost_connections_are_retried(error: type[RingError]) -> None:
     tries = 0
 
     async def work() -> int:

@@ -102,7 +102,7 @@ async def one_request(client: httpx.AsyncClient, number: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parent", [FastAPI, Starlette])
-async def test_1000_requests_change_nothing_of_the_parent(
+async def test_1000_requests_leave_the_parents_state_unchanged(
     parent: type[Starlette], pool: Pool, fresh: AsyncDatabaseManager, key: str
 ) -> None:
     before = await state_of(pool)
@@ -148,7 +148,7 @@ async def test_two_instances_on_one_pool_have_separate_data(
     assert pool.get_size() == 3
 
 
-async def test_of_20_concurrent_first_requests_one_migrates(
+async def test_20_concurrent_first_requests_migrate_once(
     pool: Pool, fresh: AsyncDatabaseManager
 ) -> None:
     statements: list[str] = []
@@ -158,7 +158,7 @@ async def test_of_20_concurrent_first_requests_one_migrates(
     async with client_of(create_app(fresh, settings=OPEN)) as client:
         assert not statements
         answers = await asyncio.gather(*(client.post(LOG, json=CALL) for _ in range(20)))
-    assert {answer.status_code for answer in answers} == {200}
+    assert {response.status_code for response in answers} == {200}
     assert sum(statement.startswith("CREATE SCHEMA") for statement in statements) == 2
     assert sum("pg_advisory_xact_lock(hashtext($1))" in statement for statement in statements) == 2
 
@@ -173,7 +173,7 @@ async def test_the_next_request_retries_failed_migrations(
         assert (await client.post(LOG, json=CALL)).status_code == 200
 
 
-async def test_app_state_says_who_owns_the_database(
+async def test_app_state_shows_whether_the_database_is_external(
     db: AsyncDatabaseManager, settings: Settings
 ) -> None:
     state = create_app(db, settings=OPEN).state

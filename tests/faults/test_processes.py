@@ -136,7 +136,7 @@ async def leave(url: httpx.URL, sent: bytes, *, rudely: bool) -> None:
     (writer.transport.abort if rudely else writer.close)()
 
 
-async def test_clients_that_disconnect_at_any_byte_leave_nothing_half_done(
+async def test_clients_that_disconnect_at_any_byte_leave_no_partial_writes(
     settings: Settings, ring: Ring, key: str
 ) -> None:
     random, keys = seeded_random(), [uuid4().hex for _ in range(200)]

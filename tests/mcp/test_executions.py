@@ -90,7 +90,7 @@ async def test_record_execution_rejects_invalid_fields(
     assert (await client.get(f"{path}/history")).json() == []
 
 
-async def test_record_execution_of_something_that_is_no_tool(client: httpx.AsyncClient) -> None:
+async def test_ids_that_are_not_tools_are_not_found(client: httpx.AsyncClient) -> None:
     path = await register(client)
     [resource] = (await refresh(client, path, resources=[{"uri": "x:y"}]))["resources"]
     for id in (resource["id"], str(uuid4())):

@@ -18,7 +18,7 @@ from llmring_server.mcp.models import CapabilityIn
 from tests.support.mcp import NEW_SERVER
 
 
-async def test_of_concurrent_refreshes_one_remains(
+async def test_concurrent_refreshes_do_not_mix(
     db: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
     ring = Ring(db, Settings(acquire_timeout=60))

@@ -192,7 +192,7 @@ def test_a_tier_that_costs_nothing_is_free_and_one_without_a_price_is_not() -> N
         assert quote(book_of(price({"input": rate}))).cost == cost
 
 
-def test_reasoning_without_a_rate_of_its_own_is_billed_as_output() -> None:
+def test_reasoning_without_a_separate_rate_is_billed_as_output() -> None:
     call = {"input_tokens": 0, "output_tokens": 10**6, "reasoning_output_tokens": 10**5}
     assert quote(book_of(price({"output": 2})), call).cost == 2
     assert quote(book_of(price({"output": 2, "reasoning": 12})), call).cost == 3

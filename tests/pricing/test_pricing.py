@@ -50,9 +50,9 @@ def call(model: str, **fields: Any) -> NewCall:
 async def explained(client: httpx.AsyncClient, **call: Any) -> dict[str, Any]:
     logged = await client.post("/api/v1/log", json=call)
     assert logged.status_code == 200, logged.text
-    answer = await client.get(f"/api/v1/logs/{logged.json()['log_id']}/cost")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
+    response = await client.get(f"/api/v1/logs/{logged.json()['log_id']}/cost")
+    assert response.status_code == 200, response.text
+    return dict(response.json())
 
 
 async def test_explain_cost_lists_every_kind_of_usage(client: httpx.AsyncClient) -> None:
@@ -84,8 +84,8 @@ async def test_explain_cost_of_another_project_is_not_found(client: httpx.AsyncC
     log_id = (await client.post("/api/v1/log", json=CALL)).json()["log_id"]
     other = {"X-API-Key": uuid4().hex}
     for path, headers in ((log_id, other), (str(uuid4()), {}), ("nonsense", {})):
-        answer = await client.get(f"/api/v1/logs/{path}/cost", headers=headers)
-        assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.detail)
+        response = await client.get(f"/api/v1/logs/{path}/cost", headers=headers)
+        assert (response.status_code, response.json()["detail"]) == (404, NotFound.detail)
 
 
 async def test_a_service_tier_has_its_own_prices_or_none(client: httpx.AsyncClient) -> None:
@@ -100,8 +100,8 @@ async def test_a_service_tier_has_its_own_prices_or_none(client: httpx.AsyncClie
 async def test_impossible_token_counts_are_rejected(client: httpx.AsyncClient) -> None:
     for more in ({"audio_input_tokens": 1001}, {"cache_creation_1h_input_tokens": 1}):
         for cost in ({}, {"cost": 1}):
-            answer = await client.post("/api/v1/log", json=CALL | more | cost)
-            assert answer.status_code == 422, answer.text
+            response = await client.post("/api/v1/log", json=CALL | more | cost)
+            assert response.status_code == 422, response.text
     assert (await client.get("/api/v1/logs")).json() == []
 
 
@@ -112,8 +112,8 @@ async def test_list_prices_returns_the_prices_of_a_model(client: httpx.AsyncClie
     [price] = found["prices"]
     assert (price["source"], price["rates"]["input"]) == ("offline", "0.15")
     for more, status in (({"model": "x"}, 404), ({"at": "soon"}, 422), ({"model": ""}, 422)):
-        answer = await client.get("/api/v1/prices", params=sought | more)
-        assert answer.status_code == status, answer.text
+        response = await client.get("/api/v1/prices", params=sought | more)
+        assert response.status_code == status, response.text
 
 
 async def test_an_override_takes_precedence_from_its_date_on(
@@ -139,7 +139,7 @@ async def test_an_override_takes_precedence_from_its_date_on(
         await ring.prices.find(PriceQuery(provider="acme", model=model))
 
 
-async def test_a_call_stays_explained_when_its_price_is_gone(
+async def test_explain_cost_after_its_price_was_deleted(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)

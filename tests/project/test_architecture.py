@@ -117,7 +117,7 @@ async def test_postgresql_can_prepare_every_statement(db: AsyncDatabaseManager, 
                 assert len(prepared.get_parameters()) == len(statement.params)
 
 
-async def test_every_statement_names_its_project_or_says_why_not(
+async def test_every_statement_filters_by_project_or_documents_why_not(
     db: AsyncDatabaseManager,
 ) -> None:
     rows = await db.fetch_all(
@@ -154,7 +154,7 @@ def imported_modules(source: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("library", MAY_IMPORT)
-def test_a_library_is_imported_only_where_it_may_be(library: str) -> None:
+def test_restricted_libraries_are_imported_only_in_allowed_modules(library: str) -> None:
     importers = {
         source.relative_to(ROOT)
         for source in SOURCES

@@ -187,7 +187,7 @@ async def test_a_mounted_server_lets_its_parent_authenticate(tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("empty_database")
-async def test_two_instances_have_data_of_their_own(tmp_path: Path) -> None:
+async def test_two_instances_have_separate_data(tmp_path: Path) -> None:
     code = program(EMBEDDING, "Two instances in one database")
     async with client_of(load(code, tmp_path).app) as client:
         client.headers["X-API-Key"] = "my-app"
@@ -199,7 +199,7 @@ async def test_two_instances_have_data_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("empty_database")
 @pytest.mark.parametrize(("document", "heading"), SCRIPTS)
-async def test_a_script_prints_what_it_should(
+async def test_scripts_print_the_documented_output(
     document: str,
     heading: str,
     tmp_path: Path,
@@ -250,7 +250,7 @@ def anchors(path: Path) -> set[str]:
     return {heading.replace(" ", "-") for heading in plain}
 
 
-def test_links_in_documents_lead_somewhere() -> None:
+def test_links_in_documents_are_valid() -> None:
     for path in DOCUMENTS:
         text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -57,7 +57,7 @@ def classes(base: type[RingError] = RingError) -> Iterator[type[RingError]]:
         yield from classes(each)
 
 
-def test_every_error_has_a_code_of_its_own() -> None:
+def test_error_codes_are_unique() -> None:
     assert embedded_postgres.PostgresNotFound.code != signing_keys.SigningKeyError.code
     found = {each.__name__: (each.status, each.code) for each in classes()}
     assert found == CODES
@@ -67,7 +67,7 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("error", list(classes()), ids=lambda error: error.__name__)
-def test_every_error_writes_out_its_code_and_its_detail(error: type[RingError]) -> None:
+def test_every_error_class_defines_code_and_detail(error: type[RingError]) -> None:
     own = vars(error)
     assert own["code"] == error.code
     assert own["detail"].endswith(".")

@@ -4,14 +4,14 @@ from pydantic import ValidationError
 from llmring_server import Settings
 
 
-def test_from_env_hears_what_platforms_set_and_ours_before_it() -> None:
+def test_from_env_prefers_llmring_database_url_to_database_url() -> None:
     theirs, ours = "postgres://u@theirs/x", "postgresql://u@ours/x"
     assert Settings.from_env({"DATABASE_URL": theirs}).database_url == theirs
     both = {"DATABASE_URL": theirs, "LLMRING_DATABASE_URL": ours}
     assert Settings.from_env(both).database_url == ours
 
 
-def test_from_env_reads_lists_and_leaves_out_what_is_empty() -> None:
+def test_from_env_reads_lists_and_ignores_empty_values() -> None:
     environ = {"LLMRING_CORS_ORIGINS": "https://a.example, https://b.example", "LLMRING_AUTH": ""}
     settings = Settings.from_env(environ)
     assert settings.cors_origins == ("https://a.example", "https://b.example")
@@ -29,7 +29,7 @@ def test_from_env_reads_lists_and_leaves_out_what_is_empty() -> None:
         "u:canary@127.0.0.1/x",
     ],
 )
-def test_a_url_that_cannot_be_read_is_explained_without_its_password(url: str) -> None:
+def test_invalid_database_url_is_reported_without_its_password(url: str) -> None:
     with pytest.raises(ValidationError, match="percent-encoded") as raised:
         Settings(database_url=url)
     assert "can" not in str(raised.value)
@@ -44,16 +44,16 @@ def test_a_url_that_cannot_be_read_is_explained_without_its_password(url: str) -
         "postgresql://[::1]:5432/x",
     ],
 )
-def test_urls_of_every_kind_are_taken(url: str) -> None:
+def test_all_kinds_of_database_urls_are_accepted(url: str) -> None:
     assert Settings(database_url=url).dsn() == url
 
 
-def test_tls_is_asked_for_in_the_url() -> None:
+def test_tls_setting_is_added_to_the_url() -> None:
     settings = Settings(database_url="postgresql://h/x?a=b", database_tls="verify-full")
     assert settings.dsn() == "postgresql://h/x?a=b&sslmode=verify-full"
 
 
-def test_no_password_in_a_repr() -> None:
+def test_repr_does_not_contain_the_password() -> None:
     assert "canary" not in repr(Settings(database_url="postgresql://u:canary@h/x"))
 
 
@@ -72,7 +72,7 @@ def test_no_password_in_a_repr() -> None:
         "https://[can",
     ],
 )
-def test_a_registry_that_cannot_be_trusted_is_refused(url: str) -> None:
+def test_insecure_registry_urls_are_rejected(url: str) -> None:
     with pytest.raises(ValidationError, match="write https://") as raised:
         Settings(registry_url=url)
     assert "can" not in str(raised.value)
@@ -82,12 +82,12 @@ def test_a_registry_that_cannot_be_trusted_is_refused(url: str) -> None:
     "url",
     ["https://h.example/r", "http://localhost:80/r", "http://127.0.0.1", "http://[::1]:1", "none"],
 )
-def test_registries_of_every_kind_are_taken(url: str) -> None:
+def test_all_kinds_of_registry_urls_are_accepted(url: str) -> None:
     assert Settings(registry_url=url).registry_url == url
     assert Settings(registry_url=f"{url}/" if url != "none" else url).registry_url == url
 
 
-def test_a_provider_is_a_plain_name() -> None:
+def test_provider_names_are_validated() -> None:
     environ = {"LLMRING_REGISTRY_PROVIDERS": "openai, x-ai"}
     assert Settings.from_env(environ).registry_providers == ("openai", "x-ai")
     for name in ("../x", "a/b", "A", "", "v?x"):

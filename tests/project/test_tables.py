@@ -57,7 +57,7 @@ async def test_every_table_is_declared_by_exactly_one_service(
     assert declared(ring) == Counter(found.keys())
 
 
-async def test_every_table_with_a_project_is_erased_or_said_not_to_be(
+async def test_every_table_with_a_project_is_erased_or_declared_exempt(
     db: AsyncDatabaseManager, ring: Ring
 ) -> None:
     owned = {name for name, has_project in (await tables_of(db)).items() if has_project}

@@ -117,7 +117,7 @@ async def uvicorn(programs: Path, environ: dict[str, str], folder: Path) -> Asyn
         await asyncio.wait_for(process.communicate(), 30)
 
 
-def test_the_wheel_holds_its_sql_and_nothing_from_beside_the_package(wheel: Path) -> None:
+def test_wheel_contains_only_the_packages_and_their_sql(wheel: Path) -> None:
     names = ZipFile(wheel).namelist()
     for file in (ROOT / "sql").rglob("*.sql"):
         assert f"llmring_server/{file.relative_to(ROOT)}" in names
@@ -139,7 +139,7 @@ def verifier(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return venv / "bin/llmring-verify"
 
 
-def test_the_verifier_needs_nothing_of_the_server(verifier: Path) -> None:
+def test_verifier_works_without_the_server(verifier: Path) -> None:
     interpreter = verifier.parent / "python"
     for module in ("asyncpg", "httpx", "pydantic", "starlette"):
         assert subprocess.run((interpreter, "-c", f"import {module}"), check=False).returncode == 1
@@ -156,7 +156,7 @@ def test_the_verifier_needs_nothing_of_the_server(verifier: Path) -> None:
         assert done.returncode == code, arguments
 
 
-def test_importing_the_package_reads_no_environment_and_imports_no_web(run: Run) -> None:
+def test_importing_the_package_is_free_of_side_effects(run: Run) -> None:
     assert run("python", "-c", IMPORT) == "\n\nLLMRING_DATABASE_URL\n"
 
 
@@ -174,7 +174,7 @@ async def test_the_wheel_migrates_issues_a_key_and_serves(
         assert len((await client.get(f"{url}/api/v1/logs")).json()) == 1
 
 
-async def test_the_wheel_makes_objects_in_its_schemas_only(run: Run, database: str) -> None:
+async def test_wheel_creates_objects_only_in_its_schemas(run: Run, database: str) -> None:
     run("llmring-server", "db", "migrate", "--env", "prod")
     connection = await asyncpg.connect(database)
     places = {row["place"] for row in await connection.fetch(OBJECTS)}

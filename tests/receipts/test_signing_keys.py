@@ -210,7 +210,7 @@ def test_a_failed_write_leaves_no_private_keys_behind(
 # Rotation.
 
 
-def test_a_thief_of_the_key_file_has_no_trusted_key(key_file: Path) -> None:
+def test_a_stolen_key_file_contains_no_key_that_is_still_trusted(key_file: Path) -> None:
     signing_keys.rotate_key_file(key_file)
     stolen = {key.kid for key in signing_keys.read_key_file(key_file).keys}
     new = signing_keys.compromise_key_file(key_file)

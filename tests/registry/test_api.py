@@ -35,9 +35,9 @@ async def test_get_registry_without_a_network_returns_the_built_in_price_book(
     client: httpx.AsyncClient, fake: FakeRegistry
 ) -> None:
     fake.mode = "error"
-    answer = await client.get("/registry/", headers={"X-API-Key": ""})
-    listing = answer.json()
-    assert (listing["version"], answer.headers["Cache-Control"]) == ("0", "public, max-age=3600")
+    response = await client.get("/registry/", headers={"X-API-Key": ""})
+    listing = response.json()
+    assert (listing["version"], response.headers["Cache-Control"]) == ("0", "public, max-age=3600")
     assert listing["generated_at"].endswith("Z")
     gpt_4o = listing["models"]["openai:gpt-4o"]
     assert gpt_4o["dollars_per_million_tokens_input"] == 2.5
@@ -63,8 +63,8 @@ async def test_get_registry_keeps_every_field_and_number(
 
 
 async def models(client: httpx.AsyncClient, **filters: str) -> list[str]:
-    answer = await client.get("/registry", params=filters)
-    return sorted(answer.json()["models"])
+    response = await client.get("/registry", params=filters)
+    return sorted(response.json()["models"])
 
 
 async def test_get_registry_filters(refreshed: httpx.AsyncClient) -> None:
@@ -90,11 +90,11 @@ async def test_get_registry_filters(refreshed: httpx.AsyncClient) -> None:
 async def test_get_registry_rejects_unknown_capabilities_and_long_lists(
     refreshed: httpx.AsyncClient, filters: dict[str, str]
 ) -> None:
-    answer = await refreshed.get("/registry", params=filters)
-    assert answer.status_code == 422
+    response = await refreshed.get("/registry", params=filters)
+    assert response.status_code == 422
     if "capabilities" in filters:
-        assert "function_calling, is_active" in answer.json()["detail"]
-        assert not any(word in answer.text for word in ("__class__", "display_name", "fly"))
+        assert "function_calling, is_active" in response.json()["detail"]
+        assert not any(word in response.text for word in ("__class__", "display_name", "fly"))
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ async def test_get_registry_rejects_unknown_capabilities_and_long_lists(
 async def test_get_registry_and_its_files_have_strong_etags(
     refreshed: httpx.AsyncClient, path: str
 ) -> None:
-    answer = await refreshed.get(path)
-    etag, cache_control = answer.headers["ETag"], answer.headers["Cache-Control"]
+    response = await refreshed.get(path)
+    etag, cache_control = response.headers["ETag"], response.headers["Cache-Control"]
     assert etag.startswith('"')
     assert "no-store" not in cache_control
     for given in (etag, f"W/{etag}", f'"a", {etag}', "*", ",".join(['"x"'] * 1000 + [etag])):
@@ -131,12 +131,14 @@ async def test_get_registry_has_an_etag_for_each_filter(refreshed: httpx.AsyncCl
 
 
 async def test_get_registry_version_never_changes(refreshed: httpx.AsyncClient) -> None:
-    answers = {n: await refreshed.get(f"/registry/v/{n}/registry.json") for n in (0, 1, 3)}
-    assert [each.json()["version"] for each in answers.values()] == ["0", "1", "3"]
-    assert answers[3].headers["Cache-Control"] == IMMUTABLE
-    assert answers[3].json() == (await refreshed.get("/registry")).json()
+    responses = {n: await refreshed.get(f"/registry/v/{n}/registry.json") for n in (0, 1, 3)}
+    assert [each.json()["version"] for each in responses.values()] == ["0", "1", "3"]
+    assert responses[3].headers["Cache-Control"] == IMMUTABLE
+    assert responses[3].json() == (await refreshed.get("/registry")).json()
     # These contain what the built-in price book says today.
-    assert answers[0].headers["Cache-Control"] == answers[1].headers["Cache-Control"] != IMMUTABLE
+    assert (
+        responses[0].headers["Cache-Control"] == responses[1].headers["Cache-Control"] != IMMUTABLE
+    )
     only = await refreshed.get("/registry/v/3/registry.json?capabilities=vision&providers=openai")
     assert [*only.json()["models"]] == ["openai:model-0"]
 
@@ -153,9 +155,9 @@ async def test_get_registry_version_and_provider_version_that_do_not_exist_are_n
 ) -> None:
     requests = fake.asked.copy()
     for path in (f"v/{version}/registry.json", f"openai/v/{version}/models.json"):
-        answer = await refreshed.get(f"/registry/{path}")
-        assert answer.status_code == 404
-        assert answer.headers.get("Cache-Control", "no-store") == "no-store"
+        response = await refreshed.get(f"/registry/{path}")
+        assert response.status_code == 404
+        assert response.headers.get("Cache-Control", "no-store") == "no-store"
     assert fake.asked == requests
 
 
@@ -171,8 +173,8 @@ async def test_get_manifest_lists_the_current_files(refreshed: httpx.AsyncClient
 async def test_get_provider_models_returns_the_file_itself(
     refreshed: httpx.AsyncClient, fake: FakeRegistry
 ) -> None:
-    answer = await refreshed.get("/registry/anthropic/models.json")
-    assert answer.content == fake.content("anthropic")
+    response = await refreshed.get("/registry/anthropic/models.json")
+    assert response.content == fake.content("anthropic")
     for provider in ("nobody", "..", "v"):
         assert (await refreshed.get(f"/registry/{provider}/models.json")).status_code == 404
 
@@ -180,9 +182,9 @@ async def test_get_provider_models_returns_the_file_itself(
 async def test_get_provider_version_returns_the_first_file_of_a_version(
     refreshed: httpx.AsyncClient,
 ) -> None:
-    answer = await refreshed.get("/registry/openai/v/7/models.json")
-    assert answer.headers["Cache-Control"] == IMMUTABLE
-    assert [model["model_name"] for model in answer.json()["models"]] == [
+    response = await refreshed.get("/registry/openai/v/7/models.json")
+    assert response.headers["Cache-Control"] == IMMUTABLE
+    assert [model["model_name"] for model in response.json()["models"]] == [
         f"model-{n}" for n in range(4)
     ]
     assert (await refreshed.get("/registry/nobody/v/7/models.json")).status_code == 404

@@ -39,8 +39,8 @@ async def test_processes_fetch_once_per_ttl_and_share_the_files(
     async with two_processes(settings) as ports, httpx.AsyncClient(timeout=60) as client:
         urls = [f"http://127.0.0.1:{port}/registry" for port in ports]
         for _ in range(2):
-            answers = await asyncio.gather(*(client.get(url) for url in urls * 20))
-            assert all(each.is_success for each in answers)
+            responses = await asyncio.gather(*(client.get(url) for url in urls * 20))
+            assert all(each.is_success for each in responses)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while "3" not in [(await client.get(url)).json()["version"] for url in urls]:  # noqa: ASYNC110, a server sets no event
                 await asyncio.sleep(0.1)
@@ -111,7 +111,7 @@ async def test_the_cache_is_used_while_the_database_is_away(
         assert await ring.registry.cached_snapshot() is snapshot
 
 
-async def test_a_registry_of_none_is_never_fetched(db: AsyncDatabaseManager) -> None:
+async def test_registry_url_none_is_never_fetched(db: AsyncDatabaseManager) -> None:
     ring = Ring(db)
     await ring.registry.snapshot()
     assert not ring.registry._refreshes
@@ -120,7 +120,7 @@ async def test_a_registry_of_none_is_never_fetched(db: AsyncDatabaseManager) -> 
 
 
 @pytest.mark.parametrize(("age", "status"), [(0, 200), (2, 200), (24 * 6, 200), (24 * 8, 503)])
-async def test_get_registry_says_if_it_is_stale(
+async def test_get_registry_reports_staleness(
     client: httpx.AsyncClient, db: AsyncDatabaseManager, age: int, status: int
 ) -> None:
     file = document("openai")
@@ -137,11 +137,11 @@ async def test_get_registry_says_if_it_is_stale(
         timedelta(hours=age),
     )
     for path in ("/registry", "/registry/openai/models.json"):
-        answer = await client.get(path)
-        assert answer.status_code == status
-        stale = int(answer.headers.get("X-Registry-Stale", 0))
+        response = await client.get(path)
+        assert response.status_code == status
+        stale = int(response.headers.get("X-Registry-Stale", 0))
         assert stale // 3600 == (age if status == 200 else 0)
-        assert ("Retry-After" in answer.headers) == (status == 503)
+        assert ("Retry-After" in response.headers) == (status == 503)
     # Content that cannot change cannot be stale.
     for path in ("/registry/v/1/registry.json", "/registry/google/models.json"):
         assert "X-Registry-Stale" not in (await client.get(path)).headers

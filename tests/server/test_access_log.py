@@ -58,17 +58,17 @@ async def logged(db: AsyncDatabaseManager) -> AsyncIterator[Logged]:
 
 async def test_a_request_is_one_line_with_its_id(logged: Logged, key: str) -> None:
     headers = {"X-API-Key": key}
-    answers = [
+    responses = [
         await logged.client.post("/api/v1/log", json=CALL, headers=headers),
         await logged.client.get("/api/v1/logs?model=secret", headers=headers),
         await logged.client.get("/nowhere"),
         await logged.client.get("/api/v1/logs"),
     ]
     assert logged.lines() == [
-        ("POST", "/api/v1/log", "200", answers[0].headers["X-Request-ID"]),
-        ("GET", "/api/v1/logs", "200", answers[1].headers["X-Request-ID"]),
-        ("GET", "/nowhere", "404", answers[2].headers["X-Request-ID"]),
-        ("GET", "/api/v1/logs", "401", answers[3].headers["X-Request-ID"]),
+        ("POST", "/api/v1/log", "200", responses[0].headers["X-Request-ID"]),
+        ("GET", "/api/v1/logs", "200", responses[1].headers["X-Request-ID"]),
+        ("GET", "/nowhere", "404", responses[2].headers["X-Request-ID"]),
+        ("GET", "/api/v1/logs", "401", responses[3].headers["X-Request-ID"]),
     ]
     assert "secret" not in logged.text()
     assert key not in logged.text()
@@ -108,14 +108,14 @@ async def test_the_last_lines_are_written_when_the_server_ends(logged: Logged) -
     assert logged.stream.getvalue().count("/health/live") == 1
 
 
-async def test_what_other_middleware_answers_is_logged_without_an_id(logged: Logged) -> None:
+async def test_responses_of_other_middleware_are_logged_without_an_id(logged: Logged) -> None:
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "GET"}
     assert (await logged.client.options("/api/v1/logs", headers=headers)).status_code == 200
     assert logged.lines() == [("OPTIONS", "/api/v1/logs", "200", "-")]
 
 
 @pytest.mark.parametrize("path", ["/a\nGET /b 200", "/a\x1b[31m", "/a b", "/\N{SNOWMAN}", "/\x85"])
-async def test_no_path_forges_a_line_or_controls_a_terminal(path: str) -> None:
+async def test_control_characters_in_paths_are_escaped(path: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         """Do not respond, as to a client that has disconnected."""
 
@@ -137,7 +137,9 @@ async def test_a_response_that_fails_is_logged_too() -> None:
         assert logged.lines() == [("GET", "/", "-", "-")]
 
 
-async def test_a_log_that_cannot_be_written_costs_no_response(db: AsyncDatabaseManager) -> None:
+async def test_responses_are_sent_even_if_the_log_cannot_be_written(
+    db: AsyncDatabaseManager,
+) -> None:
     class FullDisk(io.StringIO):
         def flush(self) -> None:
             raise OSError(28, "No space left on device")

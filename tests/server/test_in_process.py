@@ -19,7 +19,7 @@ async def test_a_server_may_be_started_again(ring: Ring) -> None:
         await server.stop()
 
 
-async def test_a_server_leaves_the_programs_logging_alone(ring: Ring) -> None:
+async def test_server_does_not_change_the_programs_logging(ring: Ring) -> None:
     logger = logging.getLogger("uvicorn.access")
     handler = logging.NullHandler()
     logger.addHandler(handler)
@@ -38,14 +38,14 @@ async def test_pipelined_responses_arrive_complete_and_in_order(ring: Ring) -> N
         )
         # Pipelined: answers come one after another, in order, over one connection.
         writer.write((head + b"\r\n") * 3 + head + b"Connection: close\r\n\r\n")
-        answers = await reader.read()
+        responses = await reader.read()
         writer.close()
-    assert answers.count(b"HTTP/1.1 200 OK") == 4
-    assert answers.count(b"id,logged_at,provider") == 4
-    assert answers.endswith(b"0\r\n\r\n")
+    assert responses.count(b"HTTP/1.1 200 OK") == 4
+    assert responses.count(b"id,logged_at,provider") == 4
+    assert responses.endswith(b"0\r\n\r\n")
 
 
-async def test_a_server_stops_although_a_client_does_not_end(ring: Ring) -> None:
+async def test_server_stops_while_a_client_is_connected(ring: Ring) -> None:
     async with Server(ring, port=0) as server:
         server_port = int(server.url.rpartition(":")[2])
         _, writer = await asyncio.open_connection("127.0.0.1", server_port)

@@ -116,7 +116,7 @@ async def test_head_and_body_are_one_write_with_an_access_log() -> None:
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0b", b"\x7f"])
-async def test_a_header_that_could_be_two_is_never_written(value: bytes) -> None:
+async def test_header_with_control_characters_is_never_written(value: bytes) -> None:
     bad = [*HEADERS, (b"link", value)]
     assert (
         await response_to(BoundedHttpProtocol, GET, bad)

@@ -44,8 +44,8 @@ async def audited_address(ring: Ring, lines: list[str]) -> str | None:
         f"project {uuid4()}", KeyOptions(scopes=["admin", "read"]), actor=LIBRARY
     )
     async with Server(ring, port=0) as server, client_of(server, admin.secret, lines) as client:
-        answer = await client.post("/api/v1/keys", json={"scopes": ["read"]})
-        assert answer.status_code == 200
+        response = await client.post("/api/v1/keys", json={"scopes": ["read"]})
+        assert response.status_code == 200
     newest, *_ = await ring.audit.events(datetime.now(UTC) - timedelta(hours=1), admin.project_id)
     return newest.remote
 

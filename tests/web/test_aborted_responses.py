@@ -43,7 +43,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("calls", "broken")
-async def test_our_own_server_aborts_the_response_and_logs_no_text(
+async def test_server_aborts_the_response_and_logs_no_text(
     db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"X-API-Key": key}

@@ -19,33 +19,33 @@ FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 async def test_a_program_gets_the_version_as_json(client: httpx.AsyncClient) -> None:
     for accept in ("*/*", "application/json", "application/json, text/html", ""):
-        answer = await client.get("/", headers={"X-API-Key": "", "Accept": accept})
-        assert answer.headers["Content-Type"] == "application/json"
-        assert answer.headers["Vary"] == "Accept"
-        assert answer.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
+        response = await client.get("/", headers={"X-API-Key": "", "Accept": accept})
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.headers["Vary"] == "Accept"
+        assert response.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
 
 
 async def test_a_browser_gets_a_page_whose_links_work(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
-    assert (answer.status_code, answer.headers["Vary"]) == (200, "Accept")
-    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert f"LLMRing Server <small>{version('llmring-server')}</small>" in answer.text
-    links = re.findall(r'<a href="([^"]+)"', answer.text)
+    response = await client.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
+    assert (response.status_code, response.headers["Vary"]) == (200, "Accept")
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert f"LLMRing Server <small>{version('llmring-server')}</small>" in response.text
+    links = re.findall(r'<a href="([^"]+)"', response.text)
     assert {"openapi.json", "health"} < {*links}
     for link in links:
-        assert (await client.get(answer.url.join(link))).status_code == 200
+        assert (await client.get(response.url.join(link))).status_code == 200
 
 
 async def test_the_page_may_use_its_own_style_and_nothing_else(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/", headers={"Accept": FIREFOX})
-    [style] = re.findall(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    response = await client.get("/", headers={"Accept": FIREFOX})
+    [style] = re.findall(r"<style>(.*?)</style>", response.text, re.DOTALL)
     digest = b64encode(sha256(style.encode()).digest()).decode()
-    assert answer.headers["Content-Security-Policy"] == (
+    assert response.headers["Content-Security-Policy"] == (
         f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:;"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     for forbidden in ("<script", "style=", "onclick", "http:", "https:", "//", "url("):
-        assert forbidden not in answer.text
+        assert forbidden not in response.text
 
 
 @pytest.mark.parametrize(

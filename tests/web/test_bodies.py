@@ -42,21 +42,21 @@ async def posted(client: httpx.AsyncClient, data: bytes, **headers: str) -> http
     return await client.post("/api/v1/log", content=data, headers=headers)
 
 
-async def refused(client: httpx.AsyncClient, answer: httpx.Response, status: int) -> None:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json().keys() >= {"detail", "status", "title", "request_id"}
-    assert len(answer.json()["detail"]) < 300
+async def refused(client: httpx.AsyncClient, response: httpx.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json().keys() >= {"detail", "status", "title", "request_id"}
+    assert len(response.json()["detail"]) < 300
     assert (await client.get("/api/v1/logs")).json() == []
 
 
 @pytest.mark.parametrize("data", NOT_JSON.values(), ids=NOT_JSON)
-async def test_json_that_is_not_strict_is_a_400(client: httpx.AsyncClient, data: bytes) -> None:
+async def test_json_that_is_not_strict_returns_400(client: httpx.AsyncClient, data: bytes) -> None:
     await refused(client, await posted(client, data), 400)
 
 
 @pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
-async def test_an_invalid_call_is_a_422(client: httpx.AsyncClient, data: bytes) -> None:
+async def test_invalid_call_returns_422(client: httpx.AsyncClient, data: bytes) -> None:
     await refused(client, await posted(client, data), 422)
 
 
@@ -70,11 +70,13 @@ async def test_an_invalid_call_is_a_422(client: httpx.AsyncClient, data: bytes) 
         {"Content-Encoding": "br"},
     ],
 )
-async def test_other_media_are_a_415(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_other_media_types_return_415(
+    client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
     await refused(client, await posted(client, GOOD, **headers), 415)
 
 
-async def test_a_body_over_the_cap_is_a_413(client: httpx.AsyncClient) -> None:
+async def test_body_over_the_limit_returns_413(client: httpx.AsyncClient) -> None:
     huge = body(alias=json.dumps("x" * 300_000))
     await refused(client, await posted(client, huge), 413)
 
@@ -83,8 +85,8 @@ async def test_a_body_over_the_cap_is_a_413(client: httpx.AsyncClient) -> None:
             yield huge[start : start + 1000]
 
     headers = {"Content-Type": "application/json"}
-    answer = await client.post("/api/v1/log", content=in_chunks(), headers=headers)
-    await refused(client, answer, 413)
+    response = await client.post("/api/v1/log", content=in_chunks(), headers=headers)
+    await refused(client, response, 413)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +103,14 @@ async def test_a_body_over_the_cap_is_a_413(client: httpx.AsyncClient) -> None:
         body(project_id='"x"', api_key_id='"y"', id="1", cost_source='"registry"'),
     ],
 )
-async def test_odd_but_good_calls_are_stored(client: httpx.AsyncClient, data: bytes) -> None:
-    answer = await posted(client, data)
-    assert answer.status_code == 200, answer.text
+async def test_unusual_but_valid_calls_are_stored(client: httpx.AsyncClient, data: bytes) -> None:
+    response = await posted(client, data)
+    assert response.status_code == 200, response.text
     [stored] = (await client.get("/api/v1/logs")).json()
     assert stored["cost_source"] in {"client", "offline", "unpriced"}
 
 
-async def test_errors_do_not_repeat_what_they_complain_about(client: httpx.AsyncClient) -> None:
+async def test_errors_do_not_repeat_invalid_values(client: httpx.AsyncClient) -> None:
     secret = "sk-123456"  # noqa: S105, a canary
     for data in (
         without("model", f'["{secret}"]'),
@@ -129,11 +131,11 @@ anything = st.recursive(
 
 @given(st.dictionaries(st.sampled_from([*CALL, "cost", "metadata", "logged_at"]), anything))
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
-async def test_no_call_is_ever_a_5xx(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
+async def test_no_call_returns_5xx(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     data = json.dumps(CALL | fields).encode(errors="surrogatepass")
-    answer = await posted(client, data)
-    assert answer.status_code in {200, 400, 413, 422}, answer.text
-    answer.json()
+    response = await posted(client, data)
+    assert response.status_code in {200, 400, 413, 422}, response.text
+    response.json()
 
 
 @given(st.binary())
@@ -159,6 +161,6 @@ async def test_a_number_of_more_than_64_bits_is_rejected_everywhere(
     body = httpx.Request("POST", "http://x", json=FIELDS[path]).content.decode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": "key"}
     content = body.replace(f'"{HOLE}"', number)
-    answer = await client.post(path.format(**ids), content=content, headers=headers)
-    assert answer.status_code in {400, 422}, answer.text
-    assert number not in answer.text
+    response = await client.post(path.format(**ids), content=content, headers=headers)
+    assert response.status_code in {400, 422}, response.text
+    assert number not in response.text

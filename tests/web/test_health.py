@@ -28,37 +28,37 @@ def small(settings: Settings) -> Settings:
 
 
 async def test_health_is_healthy(client: httpx.AsyncClient) -> None:
-    answer = (await client.get("/health", headers={"X-API-Key": ""})).json()
-    assert (answer["status"], answer["database"]) == ("healthy", "connected")
-    assert answer["version"] == version("llmring-server")
+    response = (await client.get("/health", headers={"X-API-Key": ""})).json()
+    assert (response["status"], response["database"]) == ("healthy", "connected")
+    assert response["version"] == version("llmring-server")
 
 
-async def test_live_and_ready_are_well(client: httpx.AsyncClient) -> None:
+async def test_live_and_ready_return_200(client: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/health/ready"):
         assert (await client.get(path)).status_code == 200
 
 
-async def test_ready_tells_anyone_to_migrate_and_no_one_which_files_are_missing(
+async def test_ready_reports_pending_migrations_without_their_names(
     db: AsyncDatabaseManager,
 ) -> None:
     fresh = AsyncDatabaseManager(pool=db._pool, schema="never_migrated")
     async with client_of(fresh) as client:
-        answer = await client.get("/health/ready")
-        assert answer.status_code == 503
-        assert answer.json()["code"] == "not_migrated"
-        assert "llmring-server db migrate" in answer.json()["detail"]
-        assert ".sql" not in answer.text
+        response = await client.get("/health/ready")
+        assert response.status_code == 503
+        assert response.json()["code"] == "not_migrated"
+        assert "llmring-server db migrate" in response.json()["detail"]
+        assert ".sql" not in response.text
     with pytest.raises(NotMigrated, match=r"001_usage\.sql"):
         await Ring(fresh).ready()
 
 
-async def test_health_without_a_database_is_a_200_that_says_so(small: Settings) -> None:
+async def test_health_without_a_database_returns_200_and_unhealthy(small: Settings) -> None:
     async with open_database(small) as db:
         pass
     async with client_of(db) as client:
-        answer = await client.get("/health")
-        assert (answer.status_code, answer.json()["status"]) == (200, "unhealthy")
-        assert answer.json()["database"] == "disconnected"
+        response = await client.get("/health")
+        assert (response.status_code, response.json()["status"]) == (200, "unhealthy")
+        assert response.json()["database"] == "disconnected"
         assert (await client.get("/health/live")).status_code == 200
         assert (await client.get("/health/ready")).status_code == 503
 

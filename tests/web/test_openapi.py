@@ -31,11 +31,11 @@ def document(auth: str = "keys") -> dict[str, Any]:
 
 
 async def test_the_document_is_public_and_names_its_server(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/openapi.json", headers={"X-API-Key": ""})
-    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
-    [server] = answer.json()["servers"]
+    response = await client.get("/openapi.json", headers={"X-API-Key": ""})
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
+    [server] = response.json()["servers"]
     assert server["url"] == (client.base_url.path.rstrip("/") or "/")
-    assert answer.json() | {"servers": []} == document() | {"servers": []}
+    assert response.json() | {"servers": []} == document() | {"servers": []}
 
 
 async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None:
@@ -44,8 +44,8 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
     cost, _null = described["properties"]["cost"]["anyOf"]
     assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
     for amount, status in ((0, 200), (10**9, 422), (999_999_999.99, 200), ("1", 422)):
-        answer = await client.post("/api/v1/log", json=CALL | {"cost": amount})
-        assert answer.status_code == status
+        response = await client.post("/api/v1/log", json=CALL | {"cost": amount})
+        assert response.status_code == status
 
 
 def test_money_is_a_number_except_in_statistics() -> None:
@@ -137,7 +137,7 @@ def test_operation_ids_are_names_of_handlers() -> None:
     assert paths["/conversations"]["get"]["operationId"] == "list_conversations_at_conversations"
 
 
-def test_classes_that_share_a_name_are_components_of_their_own() -> None:
+def test_classes_that_share_a_name_are_separate_components() -> None:
     first = create_model("Page", __module__="llmring_server.mcp.models", size=(int, ...))
     second = create_model("Page", __module__="llmring_server.templates.models", text=(str, ...))
     other = create_model("Other", __module__="llmring_server.mcp.models", page=(first, ...))

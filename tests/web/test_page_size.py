@@ -61,19 +61,21 @@ def check(found: list[list[Any]], name: str, expected: list[Any]) -> None:
 
 @pytest.mark.parametrize("text", [LARGE, CONTROLS])
 @pytest.mark.parametrize("query", ["", "?q=tea"])
-async def test_conversations(query: str, text: str, client: httpx.AsyncClient) -> None:
+async def test_pages_of_conversations_are_bounded(
+    query: str, text: str, client: httpx.AsyncClient
+) -> None:
     fields = {"title": "tea", "system_prompt": text}
     ids = [(await post(client, "/conversations", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/conversations", query), "id", ids[::-1])
 
 
-async def test_templates(client: httpx.AsyncClient) -> None:
+async def test_pages_of_templates_are_bounded(client: httpx.AsyncClient) -> None:
     fields = {"name": "a", "created_by": "large", "description": CONTROLS[1:]}
     ids = [(await post(client, "/templates", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/templates", "?created_by=large"), "id", ids[::-1])
 
 
-async def test_versions(client: httpx.AsyncClient) -> None:
+async def test_pages_of_versions_are_bounded(client: httpx.AsyncClient) -> None:
     path = f"/templates/{(await post(client, '/templates', name='a', created_by='b'))['id']}"
     for _ in range(COUNT - 1):
         await client.put(f"{API}{path}", json={"system_prompt": LARGE})
@@ -84,7 +86,7 @@ async def test_versions(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "?profile=default"])
-async def test_aliases(query: str, client: httpx.AsyncClient) -> None:
+async def test_pages_of_aliases_are_bounded(query: str, client: httpx.AsyncClient) -> None:
     names = [f"{n}{LARGE[:63]}" for n in range(COUNT)]
     for name in names:
         fields = {"alias": name, "model": "a:b", "metadata": {"a": LARGE}}
@@ -92,7 +94,7 @@ async def test_aliases(query: str, client: httpx.AsyncClient) -> None:
     check(await pages(client, "/aliases", query), "alias", names)
 
 
-async def test_aliases_of_several_profiles_continue_after_the_last_of_a_page(
+async def test_pages_of_aliases_continue_across_profiles(
     client: httpx.AsyncClient,
 ) -> None:
     for profile in "abc":
@@ -101,14 +103,14 @@ async def test_aliases_of_several_profiles_continue_after_the_last_of_a_page(
     assert [page[0]["profile"] for page in found] == ["a", "b", "c"]
 
 
-async def test_servers(client: httpx.AsyncClient) -> None:
+async def test_pages_of_servers_are_bounded(client: httpx.AsyncClient) -> None:
     fields = SERVER | {"capabilities": {"a": LARGE}}
     ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/mcp/servers"), "id", ids[::-1])
 
 
 @pytest.mark.parametrize("large", [{"description": LARGE}, {"inputSchema": {"a": LARGE}}])
-async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
+async def test_pages_of_tools_are_bounded(large: dict[str, Any], client: httpx.AsyncClient) -> None:
     server = (await post(client, "/mcp/servers", **SERVER))["id"]
     names = [f"t{n}" for n in range(COUNT)]
     tools = [{"name": name} | large for name in names]
@@ -117,7 +119,9 @@ async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("large", [{"output": {"a": LARGE}}, {"error": LARGE}, {"error": CONTROLS}])
-async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectId) -> None:
+async def test_pages_of_executions_are_bounded(
+    large: dict[str, Any], ring: Ring, project_id: ProjectId
+) -> None:
     tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
     for _ in range(COUNT):
         await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))

@@ -41,12 +41,12 @@ async def test_every_rejection_is_a_problem_document(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     prefix = str(client.base_url).removeprefix("http://test").rstrip("/")
-    answer = await client.request(method, f"http://test{prefix}{path}")
-    assert answer.status_code == status
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["status"] == status
-    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
-    assert answer.json()["code"] == CODES[status]
+    response = await client.request(method, f"http://test{prefix}{path}")
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["status"] == status
+    assert response.json()["request_id"] == response.headers["X-Request-ID"]
+    assert response.json()["code"] == CODES[status]
 
 
 async def test_a_call_by_an_id_of_another_kind_is_not_found(client: httpx.AsyncClient) -> None:
@@ -54,7 +54,7 @@ async def test_a_call_by_an_id_of_another_kind_is_not_found(client: httpx.AsyncC
         assert (await client.get("/api/v1/logs", params={"log_id": id})).json() == []
 
 
-async def test_a_bug_is_a_500_without_the_clients_values(
+async def test_unexpected_error_returns_500_without_the_clients_values(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "sk-" + "secret"
@@ -67,15 +67,15 @@ async def test_a_bug_is_a_500_without_the_clients_values(
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         with caplog.at_level(logging.DEBUG):
             headers = {"X-API-Key": secret}
-            answer = await client.post("/api/v1/log", json=CALL, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
-    assert answer.json()["request_id"] in caplog.text
+            response = await client.post("/api/v1/log", json=CALL, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+    assert response.json()["request_id"] in caplog.text
     assert Path(__file__).name in caplog.text
     assert "ValueError" in caplog.text
-    assert secret not in caplog.text + answer.text
+    assert secret not in caplog.text + response.text
 
 
-async def test_answers_are_not_cached_or_sniffed(client: httpx.AsyncClient) -> None:
+async def test_responses_are_not_cached_or_sniffed(client: httpx.AsyncClient) -> None:
     for path in ("/", "/api/v1/logs", "/nowhere"):
         headers = (await client.get(path)).headers
         assert headers["Cache-Control"] == "no-store"

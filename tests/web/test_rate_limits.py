@@ -24,22 +24,22 @@ async def limited(db: AsyncDatabaseManager, **settings: object) -> AsyncIterator
         yield client
 
 
-async def test_a_key_with_too_many_requests_waits_and_no_other(db: AsyncDatabaseManager) -> None:
+async def test_requests_are_rate_limited_for_each_key(db: AsyncDatabaseManager) -> None:
     async with limited(db, auth="open", rate_limit=0.1, rate_burst=3) as client:
         for key in (uuid4().hex, uuid4().hex):
             headers = {"X-API-Key": key}
-            answers = [
+            responses = [
                 await client.post("/api/v1/log", json=CALL, headers=headers) for _ in range(5)
             ]
-            assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-        last_headers = answers[-1].headers
+            assert [response.status_code for response in responses] == [200, 200, 200, 429, 429]
+        last_headers = responses[-1].headers
         assert 1 <= int(last_headers["Retry-After"]) <= 10
         assert (last_headers["RateLimit-Limit"], last_headers["RateLimit-Remaining"]) == ("3", "0")
         assert last_headers["RateLimit-Reset"] == last_headers["Retry-After"]
 
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
-async def test_too_many_failed_logins_block_bad_keys_and_no_good_one(
+async def test_failed_logins_are_rate_limited_except_for_valid_keys(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, auth: str
 ) -> None:
     good = {"X-API-Key": (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret}
@@ -48,28 +48,28 @@ async def test_too_many_failed_logins_block_bad_keys_and_no_good_one(
     async with limited(db, auth=auth, failed_auth_limit=3) as client:
         assert (await client.get("/api/v1/logs", headers=good)).status_code == 200
         for expected in (401, 401, 401, 429):
-            answer = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
-            assert answer.status_code == expected
-        assert "Retry-After" in answer.headers
+            response = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
+            assert response.status_code == expected
+        assert "Retry-After" in response.headers
         assert (await client.get("/api/v1/logs", headers=good)).status_code == 200
 
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
-async def test_too_many_failed_logins_cost_no_lookup(settings: Settings, auth: str) -> None:
+async def test_rate_limited_logins_do_not_query_the_database(settings: Settings, auth: str) -> None:
     async with Ring.open(settings.model_copy(update={"auth": auth, "failed_auth_limit": 3})) as own:
         transport = httpx.ASGITransport(app=ASGIFactory(own.settings).around(own))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             for _ in range(3):
-                answer = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
-                assert answer.status_code == 401
+                response = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
+                assert response.status_code == 401
             # Whatever needs a database fails from now on.
             assert own.db._pool
             await own.db._pool.close()
-            answer = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
-            assert answer.status_code == 429
+            response = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
+            assert response.status_code == 429
 
 
-def test_to_check_a_bucket_takes_nothing() -> None:
+def test_checking_a_bucket_takes_no_token() -> None:
     buckets = TokenBuckets(rate=1e-9, burst=1)
     for _ in range(3):
         buckets.check("me", "no")
@@ -89,7 +89,7 @@ async def test_a_client_cannot_forge_its_address(db: AsyncDatabaseManager) -> No
             assert (await client.get("/api/v1/logs", headers=headers)).status_code == expected
 
 
-async def test_a_project_exports_twice_at_a_time(project_id: ProjectId) -> None:
+async def test_concurrent_exports_of_a_project_are_limited(project_id: ProjectId) -> None:
     limits, other = RateLimits(Settings()), ProjectId(uuid4())
     slots = [limits.concurrency_slot(each) for each in (project_id, project_id, other)]
     for slot in slots:
@@ -101,14 +101,14 @@ async def test_a_project_exports_twice_at_a_time(project_id: ProjectId) -> None:
     assert not limits._long_running
 
 
-async def test_an_export_that_ends_makes_way_for_the_next(db: AsyncDatabaseManager) -> None:
+async def test_a_finished_export_frees_its_slot(db: AsyncDatabaseManager) -> None:
     async with limited(db, auth="open") as client:
         for _ in range(5):
-            answer = await client.get("/api/v1/logs/export", headers={"X-API-Key": "me"})
-            assert answer.status_code == 200
+            response = await client.get("/api/v1/logs/export", headers={"X-API-Key": "me"})
+            assert response.status_code == 200
 
 
-def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucket_refills_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     buckets = TokenBuckets(rate=2, burst=2)

@@ -82,20 +82,20 @@ def check_refusal(response: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize("name", ANYWHERE | SERVED)
-async def test_serve_rejects_it(served: Served, name: str) -> None:
+async def test_serve_rejects_invalid_requests(served: Served, name: str) -> None:
     status, data = (ANYWHERE | SERVED)[name]
     check_refusal(await ask(served.port, data), status)
     assert served.process.returncode is None
 
 
 @pytest.mark.parametrize("name", ANYWHERE | SERVED)
-async def test_a_server_in_a_program_rejects_it(inside: int, name: str) -> None:
+async def test_in_process_server_rejects_invalid_requests(inside: int, name: str) -> None:
     status, data = (ANYWHERE | SERVED)[name]
     check_refusal(await ask(inside, data), status)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
-async def test_the_app_rejects_what_another_server_passes_on(plain: int, name: str) -> None:
+async def test_app_rejects_invalid_requests_under_another_server(plain: int, name: str) -> None:
     status, data = ANYWHERE[name]
     response = await ask(plain, data)
     assert statuses(response) == [status]

@@ -127,9 +127,9 @@ async def test_the_allow_header_has_all_methods_of_a_path(client: httpx.AsyncCli
         ("/", "GET, HEAD"),
         ("/api/v1/conversations/log", "POST"),
     ):
-        answer = await client.put(path)
-        assert (answer.status_code, answer.headers["Allow"]) == (405, methods)
-        assert answer.json()["code"] == "method_not_allowed"
+        response = await client.put(path)
+        assert (response.status_code, response.headers["Allow"]) == (405, methods)
+        assert response.json()["code"] == "method_not_allowed"
 
 
 async def test_a_trailing_slash_makes_no_difference(client: httpx.AsyncClient) -> None:
@@ -139,10 +139,10 @@ async def test_a_trailing_slash_makes_no_difference(client: httpx.AsyncClient) -
         assert (await client.get(path)).json() == (await client.get(path[:-1])).json()
 
 
-async def test_head_is_answered_as_get(client: httpx.AsyncClient) -> None:
+async def test_head_is_handled_as_get(client: httpx.AsyncClient) -> None:
     for path in ("/", "/api/v1/logs", "/registry.json"):
-        answer = await client.head(path)
-        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+        response = await client.head(path)
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
 
 
 def test_no_two_routes_are_the_same() -> None:

@@ -84,7 +84,7 @@ async def slow_client(url: httpx.URL, sent_at_once: bytes, slowly: bytes) -> byt
     return bytes(response)
 
 
-async def test_five_hundred_slow_clients_disturb_nobody(server: httpx.URL) -> None:
+async def test_500_slow_clients_do_not_delay_others(server: httpx.URL) -> None:
     names = [*SLOW_CLIENTS] * 50
     async with asyncio.timeout(LONGEST), httpx.AsyncClient(base_url=server, timeout=60) as client:
         crowd = asyncio.gather(*(slow_client(server, *SLOW_CLIENTS[name][:2]) for name in names))
