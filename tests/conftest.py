@@ -153,13 +153,13 @@ def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
 
 @pytest.fixture
 def owner_settings(url: str, settings: Settings) -> Settings:
-    """Settings with a role that may do anything, for tests that need a schema of their own."""
+    """Settings with a role that may do anything, for tests that need a separate schema."""
     return settings.model_copy(update={"database_url": url})
 
 
 @pytest.fixture
 async def alone(owner_settings: Settings, server_url: str, template: str) -> AsyncIterator[Ring]:
-    """A ring on a database of its own, so that other tests see nothing of it."""
+    """A ring on a separate database, isolated from other tests."""
     async with database(server_url, "alone", template) as url:
         own = owner_settings.model_copy(update={"database_url": url, "database_schema": SCHEMA})
         async with Ring.open(own) as ring:

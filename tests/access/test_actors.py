@@ -1,4 +1,4 @@
-"""Privileged actions: each names its actor, and is recorded in the transaction of the action."""
+"""Privileged actions require an actor and are audited in the same transaction."""
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -49,7 +49,7 @@ def test_embedding_programs_can_pass_their_own_actor() -> None:
 
 
 class Stage(NamedTuple):
-    """A ring on a schema of its own, with something for each privileged action to act on."""
+    """A ring on a separate schema, with data for each privileged action."""
 
     ring: Ring
     project: ProjectId
@@ -143,7 +143,7 @@ ACTIONS: dict[str, Act] = {
 
 
 async def contents(db: AsyncDatabaseManager) -> dict[str, str]:
-    """Return a digest of every table, but for ids that sequences give."""
+    """Return a digest of every table, without ids that come from sequences."""
     tables = await db.fetch_all(
         "SELECT format('%I.%I', table_schema, table_name) AS name FROM information_schema.tables"
         " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND table_type = 'BASE TABLE'",
@@ -222,7 +222,7 @@ async def test_every_repository_within_a_transaction_is_bound_to_it(ring: Ring) 
 
 @pytest.fixture
 async def narrow(settings: Settings) -> AsyncIterator[Ring]:
-    """A ring with one connection, and no patience to wait for a second one."""
+    """A ring with a pool of one connection and a short acquire timeout."""
     update = {
         "database_pool_size": 1,
         "database_pool_overflow": 0,

@@ -1,4 +1,4 @@
-"""Authentication: by issued keys, by any key, by a parent application; or a clear rejection."""
+"""Authentication by issued keys, by any key and by a parent application, and its errors."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Every route, in every mode: what belongs to another project is not there."""
+"""Isolation: no route, in any mode, shows or changes data of another project."""
 
 from uuid import uuid4
 
@@ -22,12 +22,12 @@ def needed(route: Route) -> str | None:
 
 OURS = [route for route in API if needed(route)]
 WITH_ID = [route for route in OURS if "id" in route.path_params]
-# An alias is no id: each project has names of its own.
+# Aliases are not ids: each project has its own.
 WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
 
 
 def seen(response: httpx.Response) -> tuple[int, bytes]:
-    """Return all that an answer tells, but for the id of its request."""
+    """Return the status and the content of a response, without its request id."""
     return response.status_code, response.content.replace(
         response.headers["X-Request-ID"].encode(), b""
     )
@@ -43,7 +43,7 @@ async def test_ids_of_another_project_are_not_found(
         route, "00000000" if "keys" in route.path else str(uuid4()), victim.log_id
     )
     assert seen(theirs) == seen(never)
-    # A proxy's users are nobody's admins: 403.
+    # Callers in mode `proxy` do not have the scope `admin`: 403.
     forbidden = needed(route) == "admin" and intruder.mode == "proxy"
     assert theirs.status_code == (403 if forbidden else 404)
     assert await ring.keys.caller(victim.issued.secret)
@@ -56,12 +56,12 @@ async def test_responses_contain_no_data_of_another_project(
 ) -> None:
     before = await victim.everything(ring)
     response = await intruder.ask(route)
-    # There is no such alias, server or call of theirs: 404, and 400.
+    # The intruder's project has no such alias, server or call: 404 or 400.
     absent = "alias" in route.path_params or named(route) == "POST /api/v1/mcp/tools"
     absent = absent or "receipts" in route.path
     expected = {200, 400, 403, 404} if absent else {200, 403}
     assert response.status_code in expected, response.text
-    told = response.text + str(response.headers)
+    text = response.text + str(response.headers)
     ids: list[object] = [
         victim.log_id,
         victim.conversation_id,
@@ -71,7 +71,7 @@ async def test_responses_contain_no_data_of_another_project(
     ]
     ids += [victim.issued.project_id, victim.issued.id]
     for secret in (CANARY, *map(str, ids)):
-        assert secret not in told
+        assert secret not in text
     assert await victim.everything(ring) == before
 
 

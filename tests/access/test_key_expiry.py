@@ -1,4 +1,4 @@
-"""What a key cannot do: give more than it has, last longer, or finish what it may no longer do."""
+"""Limits of keys: rotation adds no rights, revocation takes effect at once, caching is bounded."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -92,7 +92,7 @@ async def test_parent_authenticates_a_slow_request_once(
 async def test_keys_read_in_a_rolled_back_transaction_are_not_cached(
     ring: Ring, db: AsyncDatabaseManager
 ) -> None:
-    """A key that is issued, or revoked, in a transaction that is rolled back."""
+    """Issue and revoke keys in a transaction that is rolled back."""
     issued = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
     assert await ring.keys.caller(issued.secret)
     async with db.acquire() as connection:
@@ -114,14 +114,14 @@ async def test_invalid_keys_do_not_evict_valid_keys_from_the_cache(
     monkeypatch.setattr("llmring_server.access.keys.CACHE_SIZE", 3)
     issued = [await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY) for _ in range(4)]
     async with Ring.open(settings) as own:
-        for each in (*issued[:3], issued[0], issued[3]):
-            assert await own.keys.caller(each.secret)
+        for key in (*issued[:3], issued[0], issued[3]):
+            assert await own.keys.caller(key.secret)
         for _ in range(9):
             assert await own.keys.caller(new_api_key()) is None
-        # What is remembered needs no database; the one that was used longest ago is forgotten.
+        # Cached keys need no database; the least recently used one has been evicted.
         assert own.db._pool
         await own.db._pool.close()
-        for each in (issued[0], issued[2], issued[3]):
-            assert await own.keys.caller(each.secret)
+        for key in (issued[0], issued[2], issued[3]):
+            assert await own.keys.caller(key.secret)
         with pytest.raises(Unavailable):
             await own.keys.caller(issued[1].secret)

@@ -1,4 +1,4 @@
-"""What an MCP request's body names must be one's own, too."""
+"""MCP isolation: ids in the body of a request must belong to the caller's project."""
 
 import orjson
 
@@ -12,7 +12,7 @@ __all__ = ["intruder", "victim"]
 async def test_bodies_cannot_use_ids_of_another_project(
     intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
-    """A body may name what a path does not."""
+    """The body can contain ids of servers, conversations and calls."""
     mine = await make_tool_of(ring, intruder.key.project_id)
     before = await victim.everything(ring)
     for path, body in (

@@ -58,9 +58,9 @@ async def test_proxy_secret_is_not_stored_logged_or_returned(
     settings = Settings.model_validate({"auth": "proxy", "proxy_secrets": SECRETS})
     transport = httpx.ASGITransport(app=build(db, settings))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        answers = [
+        responses = [
             await client.post("/api/v1/log", json=CALL, headers=headers)
             for headers in (vouch(), vouch(secret="c" * 32), {})
         ]
-    texts = "".join(answer.text + str(answer.headers) for answer in answers)
+    texts = "".join(response.text + str(response.headers) for response in responses)
     assert SECRETS[0] not in await dumped(owner) + caplog.text + texts + repr(settings)

@@ -78,10 +78,10 @@ async def test_erase_deletes_all_data_of_one_project_only(
     before = await owned(owner, other)
     assert min(before.values()) > 0, "a table that `filled` does not fill"
     batches: list[tuple[str, int]] = []
-    gone = await ring.projects.erase(mine, actor=LIBRARY, progress=batches.append)
-    assert gone["calls"] == 7
+    erased = await ring.projects.erase(mine, actor=LIBRARY, progress=batches.append)
+    assert erased["calls"] == 7
     assert [rows for kind, rows in batches if kind == "calls"] == [3, 3, 1]
-    assert sum(rows for _, rows in batches) == sum(gone.values())
+    assert sum(rows for _, rows in batches) == sum(erased.values())
     left = await owned(owner, mine)
     assert {name for name, count in left.items() if count} == LEFT
     assert await owned(owner, other) == before

@@ -1,4 +1,4 @@
-"""Trusted proxy: it authenticates the requests that it signs, and no others."""
+"""Trusted proxy: only requests that it signed are accepted, each once."""
 
 import hmac
 import time
@@ -30,7 +30,7 @@ async def proxied(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def vouch(method: str = "POST", target: str = "/api/v1/log", **changes: Any) -> dict[str, str]:
-    """Return the headers of a proxy for a request; `changes` are to what it signs, or how."""
+    """Return a proxy's headers for a request; `changes` alter the signed values or the secret."""
     path, _, query = target.partition("?")
     signed: dict[str, Any] = {
         "user": str(uuid4()),

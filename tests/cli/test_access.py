@@ -24,7 +24,7 @@ async def test_keys_are_issued_shown_rotated_and_audited(ring: Ring, prod: dict[
     issue = ("keys", "issue", "--project", project, "--label", "ci", "--scope", "read")
     secret = done(*issue, "--expires", "90d", *PROD, **prod).strip()
     shown = done("keys", "show", secret[8:16], *PROD, **prod)
-    assert all(told in shown for told in (project, "ci", "read"))
+    assert all(value in shown for value in (project, "ci", "read"))
     assert secret not in shown + done("keys", "list", "--project", project, *PROD, **prod)
     other = done("keys", "rotate", secret[8:16], "--overlap", "0m", *PROD, **prod).strip()
     assert await ring.keys.caller(secret) is None

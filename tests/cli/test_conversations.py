@@ -14,7 +14,7 @@ from tests.cli.test_db import done, run
 
 __all__ = ["prod"]
 
-SAID = [
+MESSAGES = [
     NewMessage(
         role="user", content=[{"type": "text", "text": "A [bold] cat?"}, {"image": "x" * 600}]
     ),
@@ -30,7 +30,7 @@ async def chat(ring: Ring) -> tuple[str, str]:
     project_id = await ring.projects.create(project, actor=LIBRARY)
     heading = NewConversation(title="Cats [and dogs]", system_prompt="Be kind\nand brief")
     id = (await ring.conversations.create(project_id, heading)).id
-    await ring.conversations.append(project_id, id, SAID)
+    await ring.conversations.append(project_id, id, MESSAGES)
     return project, str(id)
 
 
@@ -39,7 +39,7 @@ async def test_conversations_are_listed_and_searched(
 ) -> None:
     project, id = chat
     listed = done("conversations", "list", "--project", project, *PROD, **prod)
-    assert all(told in listed for told in (id, "Cats [and dogs]", "0.25"))
+    assert all(value in listed for value in (id, "Cats [and dogs]", "0.25"))
     for words, found in (("bold cat", True), ("birds", False)):
         search = ("--project", project, "--search", words)
         assert (id in done("conversations", "list", *search, *PROD, **prod)) == found
@@ -66,7 +66,7 @@ async def test_a_conversation_is_exported(chat: tuple[str, str], prod: dict[str,
     head, *messages = map(json.loads, done(*export, *PROD, **prod).splitlines())
     assert (head["id"], head["total_cost"]) == (id, 0.25)
     assert [each["role"] for each in messages] == ["user", "assistant", "tool"]
-    assert messages[0]["content"] == SAID[0].content
+    assert messages[0]["content"] == MESSAGES[0].content
     markdown = done(*export, "--format", "markdown", *PROD, **prod)
     assert markdown.startswith("# Cats [and dogs]\n\n> Be kind\n> and brief\n")
     assert "\n## user, 20" in markdown

@@ -1,4 +1,4 @@
-"""The command line as an operator uses it: every environment, every refusal, no secret shown."""
+"""The command line: databases, keys and settings in every environment, and its errors."""
 
 import asyncio
 import os
@@ -59,7 +59,7 @@ def prod(db: AsyncDatabaseManager, url: str) -> dict[str, str]:
 
 @pytest.fixture
 async def nowhere(url: str) -> AsyncIterator[str]:
-    """The URL of a database that is not there yet."""
+    """The URL of a database that does not exist yet."""
     name = f"cli_{uuid4().hex}"
     yield admin.with_database_name(url, name)
     connection = await asyncpg.connect(url)
@@ -82,19 +82,19 @@ def server_for_tests(url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def data_dir() -> Iterator[Path]:
-    """A data folder of its own, whose server runs until the last test of this file."""
+    """A separate data directory; its server runs until the last test of this file."""
     folder = Path(tempfile.mkdtemp(prefix="llmring-"))
     folder.chmod(0o711)
-    make_cluster(folder / "home")
-    with EmbeddedPostgres(folder / "home", linger=0):
-        yield folder / "home"
-    wait_until_stopped(DataDirectory(folder / "home"))
+    make_cluster(folder / "data")
+    with EmbeddedPostgres(folder / "data", linger=0):
+        yield folder / "data"
+    wait_until_stopped(DataDirectory(folder / "data"))
     shutil.rmtree(folder)
 
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that someone listens on."""
+    """A port that is in use."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""Serving: inside a program, and as the command that users start, stop and kill."""
+"""Serving in a program with `Server`, and from the command line with `serve`."""
 
 import asyncio
 import fcntl
@@ -45,16 +45,16 @@ class Serving(NamedTuple):
     output: Path
     client: httpx.AsyncClient
 
-    def said(self) -> str:
+    def text(self) -> str:
         return self.output.read_text()
 
     async def find_client(self) -> None:
-        """Wait until the server has told where it is."""
+        """Wait until the server has printed its URL."""
         async with asyncio.timeout(60):
-            while not (told := re.search(r"API +(\S+)", self.said())):
-                assert self.process.returncode is None, self.said()
+            while not (printed := re.search(r"API +(\S+)", self.text())):
+                assert self.process.returncode is None, self.text()
                 await asyncio.sleep(0.02)
-        self.client.base_url = httpx.URL(told[1])
+        self.client.base_url = httpx.URL(printed[1])
 
     async def ids(self) -> list[str]:
         response = await self.client.get("/api/v1/logs?limit=500")
@@ -72,32 +72,32 @@ class Serving(NamedTuple):
 Serve = Callable[..., AbstractAsyncContextManager[Serving]]
 
 
-def supervisor_of(home: Path) -> int:
-    return int((home / "supervisor.lock").read_text())
+def supervisor_of(data_dir: Path) -> int:
+    return int((data_dir / "supervisor.lock").read_text())
 
 
 @pytest.fixture(scope="module")
-def home() -> Iterator[Path]:
+def data_dir() -> Iterator[Path]:
     """A data folder that PostgreSQL can enter, removed when its supervisor has ended."""
-    home = Path(tempfile.mkdtemp(prefix="llmring-"))
-    home.chmod(0o711)
-    make_cluster(home)
-    yield home
+    data_dir = Path(tempfile.mkdtemp(prefix="llmring-"))
+    data_dir.chmod(0o711)
+    make_cluster(data_dir)
+    yield data_dir
     deadline = time.monotonic() + 30
-    while lock_file(home / "supervisor.lock", fcntl.LOCK_EX) is None:
+    while lock_file(data_dir / "supervisor.lock", fcntl.LOCK_EX) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    shutil.rmtree(home)
+    shutil.rmtree(data_dir)
 
 
 @pytest.fixture
-def serve(home: Path, tmp_path: Path, key: str) -> Serve:
+def serve(data_dir: Path, tmp_path: Path, key: str) -> Serve:
     @asynccontextmanager
     async def serve(*options: str, **settings: str) -> AsyncIterator[Serving]:
         output = tmp_path / uuid4().hex
         with output.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *(PROGRAM, "serve", "--port", "0", "--data-dir", str(home), *options),
+                *(PROGRAM, "serve", "--port", "0", "--data-dir", str(data_dir), *options),
                 env=ENVIRONMENT | settings, stdout=file, stderr=file,
             )  # fmt: skip
         try:
@@ -147,7 +147,7 @@ async def test_ctrl_c_stops_serve_cleanly_without_data_loss(serve: Serve) -> Non
     async with serve() as first:
         logged = await first.log()
         assert await first.end(signal.SIGINT) == 0
-        assert first.said().endswith("Stopped.\n")
+        assert first.text().endswith("Stopped.\n")
     async with serve() as second:
         assert await second.ids() == [logged]
 
@@ -180,11 +180,11 @@ async def test_killed_serve_loses_no_acknowledged_calls(serve: Serve) -> None:
 
 
 async def test_serve_recovers_when_its_database_and_supervisor_are_killed(
-    serve: Serve, home: Path
+    serve: Serve, data_dir: Path
 ) -> None:
     async with serve() as first:
         logged = await first.log()
-        os.kill(supervisor_of(home), signal.SIGKILL)
+        os.kill(supervisor_of(data_dir), signal.SIGKILL)
         await first.end(signal.SIGKILL)
     async with serve() as second:
         assert await second.ids() == [logged]
@@ -195,7 +195,7 @@ async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
         logged = [await server.log() for _ in range(20)]
         assert await server.ids() == sorted(logged)
         assert await server.end(signal.SIGINT) == 0
-        assert server.said().count("Waiting for child process") == 2
+        assert server.text().count("Waiting for child process") == 2
 
 
 async def test_procfile_enforces_the_request_limits_of_serve(
@@ -251,7 +251,7 @@ async def test_serve_does_not_print_the_database_password(
     prod = {"LLMRING_DATABASE_URL": secret, "LLMRING_DATABASE_SCHEMA": db.schema or ""}
     async with serve("--env", "prod", **prod) as server:
         assert await server.end(signal.SIGINT) == 0
-        assert f":{urlsplit(secret).password}@" not in server.said()
+        assert f":{urlsplit(secret).password}@" not in server.text()
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,6 @@ async def test_serve_logs_requests_in_dev_or_if_configured(
         response = await server.client.get("/health/live?secret", headers={"X-API-Key": "canary"})
         assert await server.end(signal.SIGINT) == 0
         line = rf"^[\dT:.-]+Z GET /health/live 200 [\d.]+ ms {response.headers['X-Request-ID']}$"
-        assert len(re.findall(line, server.said(), re.MULTILINE)) == is_logged
-        assert server.said().count("/health/live") == is_logged
-        assert "canary" not in server.said()
+        assert len(re.findall(line, server.text(), re.MULTILINE)) == is_logged
+        assert server.text().count("/health/live") == is_logged
+        assert "canary" not in server.text()

@@ -30,8 +30,8 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
     of = ("--project", name, *PROD)
     done("aliases", "bind", "fast", "openai:gpt-4o-mini", "--profile", "dev", *of, **prod)
     assert await ring.aliases.resolve(project_id, "fast", "dev") == "openai:gpt-4o-mini"
-    told = done("aliases", "resolve", "fast", "--profile", "dev", *of, **prod)
-    assert told == "openai:gpt-4o-mini\n"
+    resolved = done("aliases", "resolve", "fast", "--profile", "dev", *of, **prod)
+    assert resolved == "openai:gpt-4o-mini\n"
     assert run("aliases", "resolve", "fast", *of, **prod).returncode == 1
     assert "gpt-4o-mini" in done("aliases", "list", *of, **prod)
     assert "gpt-4o-mini" not in done("aliases", "list", "--profile", "prod", *of, **prod)

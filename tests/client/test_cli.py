@@ -79,8 +79,8 @@ async def test_logs_as_a_table_show_every_call(llmring: Run) -> None:
 
 @pytest.mark.usefixtures("two_calls")
 async def test_logs_as_json_match_their_filters(llmring: Run) -> None:
-    wanted = ("--origin", "tests", "--model", "gpt-4o-mini")
-    [log] = json.loads(await llmring("server", "logs", "--json", *wanted))
+    filters = ("--origin", "tests", "--model", "gpt-4o-mini")
+    [log] = json.loads(await llmring("server", "logs", "--json", *filters))
     assert (log["model"], log["cost"], log["cost_source"]) == ("gpt-4o-mini", 0.25, "client")
 
 
@@ -98,11 +98,11 @@ async def test_conversations_are_listed_and_shown(
     llmring: Run, ring: Ring, project_id: ProjectId
 ) -> None:
     id = (await ring.conversations.create(project_id, NewConversation(title="Tea"))).id
-    said = [
+    messages = [
         NewMessage(role="user", content="Hi"),
         NewMessage(role="assistant", content="Hello" * 20),
     ]
-    await ring.conversations.append(project_id, id, said)
+    await ring.conversations.append(project_id, id, messages)
     assert f"{id} :: Tea model=default" in await llmring(
         "server", "conversations", "--limit", "500"
     )
@@ -110,7 +110,7 @@ async def test_conversations_are_listed_and_shown(
     assert " title      : Tea" in shown
     assert "[user] Hi (in=None out=None)" in shown
     assert "[assistant] HelloHello" in shown
-    told = json.loads(
+    shown = json.loads(
         await llmring("server", "conversations", "--conversation-id", str(id), "--json")
     )
-    assert [each["content"] for each in told["messages"]] == ["Hi", "Hello" * 20]
+    assert [each["content"] for each in shown["messages"]] == ["Hi", "Hello" * 20]

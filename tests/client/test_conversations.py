@@ -34,7 +34,7 @@ PARTS = [{"type": "text", "text": "Is this a cat?"}, {"type": "image_url", "imag
 
 
 class Provider:
-    """A model that always says the same."""
+    """A model that always returns the same response."""
 
     async def chat(self, **_: Any) -> LLMResponse:
         return LLMResponse(content="Hello", model="openai:gpt-4o", usage=USAGE)
@@ -132,17 +132,17 @@ async def test_logging_service_stores_the_exchange_and_counts_the_call_once(
 async def test_log_llm_call_stores_the_exchange_and_counts_the_call(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId
 ) -> None:
-    async def answer(_: list[Any]) -> object:
+    async def call_model(_: list[Any]) -> object:
         return OPENAI
 
     asked = [{"role": "developer", "content": "Be kind"}, {"role": "user", "content": PARTS}]
-    await decorators.log_llm_call(**decorated, log_conversations=True)(answer)(asked)
+    await decorators.log_llm_call(**decorated, log_conversations=True)(call_model)(asked)
     call = await only_log(ring, project_id)
     found = await only_conversation(ring, project_id)
     assert (call.conversation_id, call.cost) == (found.id, found.total_cost)
     assert (call.input_tokens, call.output_tokens, call.origin) == (100, 20, "app")
-    said = await ring.conversations.messages(project_id, found.id)
-    assert [(each.role, each.content) for each in said] == [
+    messages = await ring.conversations.messages(project_id, found.id)
+    assert [(each.role, each.content) for each in messages] == [
         ("developer", "Be kind"),
         ("user", PARTS),
         ("assistant", "Hello"),
@@ -163,8 +163,8 @@ async def test_log_llm_stream_stores_the_exchange(
     call = await only_log(ring, project_id)
     found = await only_conversation(ring, project_id)
     assert call.conversation_id == found.id
-    said = await ring.conversations.messages(project_id, found.id)
-    assert [each.content for each in said] == ["Hi", "Hello"]
+    messages = await ring.conversations.messages(project_id, found.id)
+    assert [each.content for each in messages] == ["Hi", "Hello"]
 
 
 @pytest.mark.slow

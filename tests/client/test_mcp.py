@@ -61,8 +61,8 @@ async def test_servers_are_registered_changed_and_deleted(
     changed = await remote.update_server(
         id, "other", "http://v", {"token": "y"}, {"b": 2}, is_active=False
     )
-    told = {"name": "other", "url": "http://v", "capabilities": {"b": 2}, "is_active": False}
-    assert changed == made | told | {"updated_at": changed["updated_at"]}
+    changes = {"name": "other", "url": "http://v", "capabilities": {"b": 2}, "is_active": False}
+    assert changed == made | changes | {"updated_at": changed["updated_at"]}
     assert await remote.list_servers() == []
     assert await remote.list_servers(is_active=False) == [changed]
     assert await remote.delete_server(id) is True

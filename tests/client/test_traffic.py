@@ -1,4 +1,4 @@
-"""What the published client sends, word for word: every request has an answer."""
+"""Recorded requests of the published client: each of them succeeds."""
 
 import re
 from decimal import Decimal
@@ -14,7 +14,7 @@ RECORDED = Path(__file__).with_name("traffic.txt").read_text().splitlines()
 
 
 async def thing(client: httpx.AsyncClient, line: str) -> str:
-    """Make what a line names by U, and return its id."""
+    """Create the object that U stands for in a line, and return its id."""
     if found := re.search("/mcp/(servers|tools|resources|prompts)", line):
         return await offered(client, found[1])
     assert "/conversations/U" in line or "/log" in line, "make its like here"
@@ -22,7 +22,7 @@ async def thing(client: httpx.AsyncClient, line: str) -> str:
 
 
 async def offered(client: httpx.AsyncClient, kind: str) -> str:
-    """Make a server with one of everything; return the id of the one of this kind."""
+    """Register a server with a tool, a resource and a prompt; return the id of that kind."""
     server = {"name": "calc", "url": "stdio://calc", "transport_type": "stdio"}
     made = (await client.post("/api/v1/mcp/servers", json=server)).json()
     prompt = {"name": "p", "arguments": [{"name": "x"}]}

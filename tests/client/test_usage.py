@@ -1,4 +1,4 @@
-"""The published client against a running server: what users have in their programs already."""
+"""The published client's logging against a running server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -40,7 +40,7 @@ async def remote(server: Server, key: str) -> AsyncIterator[ServerClient]:
 async def decorated(
     server: Server, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[dict[str, Any]]:
-    """Arguments for a decorator. It never closes a client, so we do."""
+    """Arguments for a decorator, with a client, which the fixture closes."""
     opened = []
 
     def open_client(**kwargs: Any) -> ServerClient:
@@ -54,7 +54,7 @@ async def decorated(
 
 
 async def only_log(ring: Ring, project_id: ProjectId) -> Call:
-    """Return the one call that was logged, after what the decorators do in the background."""
+    """Wait for the decorators' background tasks; return the one call that was logged."""
     tasks = {getattr(each.get_coro(), "__name__", ""): each for each in asyncio.all_tasks()}
     await asyncio.gather(*(tasks[name] for name in tasks if name.startswith("_log_")))
     [log] = await ring.usage.logs(project_id)
@@ -107,8 +107,12 @@ async def test_logging_service_logs_every_field(
     assert (log.input_tokens, log.output_tokens, log.cached_input_tokens) == (1000, 200, 300)
     assert (log.cost, log.cost_source) == (Decimal("0.3"), "client")
     assert (log.origin, log.id_at_origin) == ("tests", "conv-1")
-    told = {"model_alias": "openai:gpt-4o", "finish_reason": "stop", "conversation_id": "conv-1"}
-    assert log.metadata == told
+    metadata = {
+        "model_alias": "openai:gpt-4o",
+        "finish_reason": "stop",
+        "conversation_id": "conv-1",
+    }
+    assert log.metadata == metadata
 
 
 async def test_server_prices_calls_that_the_logging_service_cannot_price(
@@ -163,14 +167,14 @@ GOOGLE = GenerateContentResponse.model_validate(
 async def test_log_llm_call_logs_the_providers_response(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId, response: object, logged: object
 ) -> None:
-    async def answer(_: str) -> object:
+    async def call_model(_: str) -> object:
         return response
 
-    assert await decorators.log_llm_call(**decorated)(answer)("Hi") is response
+    assert await decorators.log_llm_call(**decorated)(call_model)("Hi") is response
     log = await only_log(ring, project_id)
     tokens = log.input_tokens, log.output_tokens, log.cached_input_tokens
-    told = log.provider, log.model, *tokens, log.metadata["finish_reason"], log.cost_source
-    assert (told, log.alias, log.origin) == (logged, "fast", "app")
+    fields = log.provider, log.model, *tokens, log.metadata["finish_reason"], log.cost_source
+    assert (fields, log.alias, log.origin) == (logged, "fast", "app")
 
 
 async def test_log_llm_stream_logs_the_final_usage(

@@ -68,11 +68,11 @@ async def test_a_repeat_of_an_unfinished_exchange_is_a_conflict(
 ) -> None:
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as ring:
         async with ring.db.transaction() as tx:
-            await ring.within(tx).conversations.log(project_id, exchange(), "held")
+            await ring.within(tx).conversations.log(project_id, exchange(), "locked")
             with pytest.raises(RequestInProgress):
-                await ring.conversations.log(project_id, exchange(), "held")
+                await ring.conversations.log(project_id, exchange(), "locked")
             await ring.conversations.log(project_id, exchange(), "free")
-        assert (await ring.conversations.log(project_id, exchange(), "held")).replayed
+        assert (await ring.conversations.log(project_id, exchange(), "locked")).replayed
         assert len(await checked_conversations(ring, project_id)) == 2
 
 

@@ -1,4 +1,4 @@
-"""Connection cache: kept connections are reused, and go back to the pool soon."""
+"""Connection cache: connections are reused, and return to the pool soon."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Embedded PostgreSQL: real processes, which end in every way that a process can."""
+"""Embedded PostgreSQL: start, shutdown, crashes and orphans of real processes."""
 
 import fcntl
 import os
@@ -99,10 +99,10 @@ def server(with_cluster: DataDirectory) -> Iterator[EmbeddedPostgres]:
 
 async def test_data_survives_a_restart(directory: DataDirectory) -> None:
     with EmbeddedPostgres(directory.path, linger=0) as server:
-        await ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+        await ask(server.url(), "CREATE TABLE data AS SELECT 42 AS answer")
     eventually(lambda: has_shut_down(directory))
     with EmbeddedPostgres(directory.path, linger=0) as server:
-        assert await ask(server.url(), "SELECT answer FROM kept") == 42
+        assert await ask(server.url(), "SELECT answer FROM data") == 42
 
 
 @pytest.mark.usefixtures("with_cluster")
@@ -141,10 +141,10 @@ async def test_a_killed_supervisor_is_replaced(
 async def test_a_killed_postmaster_restarts_with_all_committed_data(
     server: EmbeddedPostgres, directory: DataDirectory
 ) -> None:
-    await ask(server.url(), "CREATE TABLE kept AS SELECT 42 AS answer")
+    await ask(server.url(), "CREATE TABLE data AS SELECT 42 AS answer")
     os.kill(killed := postmaster(directory), signal.SIGKILL)
     eventually(lambda: directory.answers() and postmaster(directory) != killed)
-    assert await ask(server.url(), "SELECT answer FROM kept") == 42
+    assert await ask(server.url(), "SELECT answer FROM data") == 42
 
 
 @pytest.mark.usefixtures("with_cluster")

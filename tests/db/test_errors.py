@@ -1,4 +1,4 @@
-"""What the database and its driver raise: translated where they are called, and nowhere else."""
+"""Errors of the database and its driver: translated where they occur, and nowhere else."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def issued(ring: Ring) -> IssuedKey:
 
 @pytest.fixture
 async def own(settings: Settings) -> AsyncIterator[Ring]:
-    """A ring with a pool of its own."""
+    """A ring with its own pool."""
     async with Ring.open(settings) as ring:
         yield ring
 
@@ -60,9 +60,9 @@ async def begin(database: Database) -> None:
 )
 async def test_errors_of_other_code_are_not_translated(ring: Ring, error: Exception) -> None:
     database = ring._database
-    for borrow in (database.acquire, database.transaction):
+    for acquire in (database.acquire, database.transaction):
         with pytest.raises(type(error)) as raised:
-            async with borrow():
+            async with acquire():
                 raise error
         assert raised.value is error
 

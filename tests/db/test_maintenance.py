@@ -33,8 +33,8 @@ async def test_statistics_remain_after_calls_are_dropped(alone: Ring) -> None:
     done = await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)
     assert len(done.dropped) >= 8
     assert await alone.usage.stats(PROJECT_ID, StatsQuery(**YEAR)) == before
-    kept = [log.logged_at async for log in alone.usage.export(PROJECT_ID, CallFilter(**YEAR))]
-    assert NOW - timedelta(days=121) < min(kept) < NOW - timedelta(days=80)
+    remaining = [log.logged_at async for log in alone.usage.export(PROJECT_ID, CallFilter(**YEAR))]
+    assert NOW - timedelta(days=121) < min(remaining) < NOW - timedelta(days=80)
     assert (await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)).dropped == []
     [event] = await alone.audit.events(NOW - timedelta(days=1))
     assert (event.actor, event.action) == ("library", "calls.expire")
@@ -122,10 +122,10 @@ async def test_old_calls_without_a_partition_are_deleted(alone: Ring) -> None:
     await alone.usage.log(PROJECT_ID, ago(200))
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     await alone.usage.log(PROJECT_ID, ago(200))
-    stray = "SELECT count(*) FROM {{tables.usage_logs_default}}"
-    assert await alone.db.fetch_value(stray) == 1
+    in_default = "SELECT count(*) FROM {{tables.usage_logs_default}}"
+    assert await alone.db.fetch_value(in_default) == 1
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
-    assert await alone.db.fetch_value(stray) == 0
+    assert await alone.db.fetch_value(in_default) == 0
     assert await requests(alone) == 2
 
 

@@ -1,4 +1,4 @@
-"""The end of a ring: what it does in the background ends with it."""
+"""Closing a ring: background tasks end, and connections return to the pool."""
 
 import asyncio
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Parent applications: the mounted app leaves their pool, process and routes as they were."""
+"""Parent applications: the mounted app does not change their pool, process or routes."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ SESSION = """
 
 
 class ConnectionWithoutReset(asyncpg.Connection):
-    """A connection that is not reset on release: what a guest changed would stay."""
+    """A connection that is not reset on release, so that changes by the mounted app persist."""
 
     def get_reset_query(self) -> str:
         return ""
@@ -73,7 +73,7 @@ def client_of(app: ASGIApp, key: str = "key") -> httpx.AsyncClient:
 
 
 async def state_of(pool: Pool) -> dict[str, Any]:
-    """Return all that a guest could change in the process and in every connection."""
+    """Return the state of the process and of every connection that the mounted app could change."""
     async with AsyncExitStack() as stack:
         connections = [await stack.enter_async_context(pool.acquire()) for _ in range(3)]
         rows = [await connection.fetchrow(SESSION) for connection in connections]
@@ -89,7 +89,7 @@ async def state_of(pool: Pool) -> dict[str, Any]:
 
 
 async def one_request(client: httpx.AsyncClient, number: int) -> int:
-    """Log a call, or for every tenth number, send an invalid request."""
+    """Log a call, or send an invalid request if `number` is a multiple of ten."""
     invalid: list[dict[str, Any]] = [
         {"json": CALL, "headers": {"X-API-Key": ""}},
         {"content": b"{", "headers": {"Content-Type": "application/json"}},
@@ -157,8 +157,8 @@ async def test_20_concurrent_first_requests_migrate_once(
             each.add_query_logger(lambda query: statements.append(query.query))
     async with client_of(create_app(fresh, settings=OPEN)) as client:
         assert not statements
-        answers = await asyncio.gather(*(client.post(LOG, json=CALL) for _ in range(20)))
-    assert {response.status_code for response in answers} == {200}
+        responses = await asyncio.gather(*(client.post(LOG, json=CALL) for _ in range(20)))
+    assert {response.status_code for response in responses} == {200}
     assert sum(statement.startswith("CREATE SCHEMA") for statement in statements) == 2
     assert sum("pg_advisory_xact_lock(hashtext($1))" in statement for statement in statements) == 2
 

@@ -1,4 +1,4 @@
-"""Kills: an acknowledged call is stored, whatever is killed, and the test would notice if not."""
+"""Kills: acknowledged calls survive kills of any process, and the test detects lost calls."""
 
 import asyncio
 import os

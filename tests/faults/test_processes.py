@@ -25,7 +25,7 @@ from tests.faults.test_kills import (
     two_processes,
     until,
 )
-from tests.support.crash_writers import CALLS, LOG, answer, call, post, wrong_totals
+from tests.support.crash_writers import CALLS, LOG, call, post, request_json, wrong_totals
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
@@ -44,24 +44,24 @@ IDLE = f"{SERVER_CONNECTIONS} AND state LIKE 'idle in transaction%'"
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 
-async def answers(
+async def send_all(
     ports: list[int], requests: Iterable[bytes], connections: int = 40
 ) -> list[tuple[bytes, Any]]:
     """Send all requests over parallel connections to each port; return each with its response."""
-    waiting, answered = iter(requests), []
+    waiting, responses = iter(requests), []
 
     async def work(port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with closing(writer):
-            for each in waiting:
-                told = await answer(each, reader, writer)
-                answered.append((each, told))
+            for request in waiting:
+                response = await request_json(request, reader, writer)
+                responses.append((request, response))
         await writer.wait_closed()
 
     async with asyncio.timeout(LONGEST), asyncio.TaskGroup() as group:
         for port in ports * connections:
             group.create_task(work(port))
-    return answered
+    return responses
 
 
 async def send(client: httpx.AsyncClient, path: str, key: str) -> httpx.Response:
@@ -95,9 +95,9 @@ async def test_ten_requests_with_each_of_1000_keys_to_two_processes_store_1000_c
     keys = [uuid4().hex for _ in range(1000)]
     requests = (post(LOG, call(each), key, each) for each in keys for _ in range(10))
     async with two_processes(settings) as ports:
-        answered = await answers(ports, requests)
-    assert len(answered) == 10_000
-    ids = {(request, told["log_id"]) for request, told in answered}
+        responses = await send_all(ports, requests)
+    assert len(responses) == 10_000
+    ids = {(request, response["log_id"]) for request, response in responses}
     assert len(ids) == len({each for _, each in ids}) == 1000
     assert len(await ring.db.fetch_all(CALLS, project_of_key(key))) == 1000
     assert await wrong_totals(ring, project_of_key(key)) == 0
@@ -121,7 +121,7 @@ async def test_two_processes_that_log_for_the_same_projects_never_deadlock(
     requests += [post(LOG, call(uuid4().hex), random.choice(keys)) for _ in range(1500)]
     random.shuffle(requests)
     async with two_processes(settings) as ports:
-        await answers(ports, requests, connections=20)
+        await send_all(ports, requests, connections=20)
     assert await deadlocks(ring) == before
     rows = [await ring.db.fetch_all(CALLS, project_of_key(key)) for key in keys]
     assert sum(map(len, rows)) == 1500 + sum(map(len, batches))
@@ -150,7 +150,7 @@ async def test_clients_that_disconnect_at_any_byte_leave_no_partial_writes(
     assert stored
     assert all(cuts[each] >= len(requests[each]) for each in stored)
     async with small_server(settings, 4) as (_, client):
-        await answers([client.base_url.port or 0], requests.values())
+        await send_all([client.base_url.port or 0], requests.values())
     rows = await ring.db.fetch_all(CALLS, project_of_key(key))
     assert sorted(row["id_at_origin"] for row in rows) == sorted(keys)
     assert all(call(row["id_at_origin"]).items() <= row.items() for row in rows)
@@ -160,16 +160,16 @@ async def test_clients_that_disconnect_at_any_byte_leave_no_partial_writes(
 async def keep_requesting(url: str, path: str, latest: dict[str, int]) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=RESPONSE_TIMEOUT_SECONDS) as client:
         while True:
-            answered = await send(client, path, key=path)
-            refused = answered.status_code == 503 and "Retry-After" in answered.headers
-            assert answered.is_success or refused, answered.text
-            latest[path] = answered.status_code
+            response = await send(client, path, key=path)
+            is_rejected = response.status_code == 503 and "Retry-After" in response.headers
+            assert response.is_success or is_rejected, response.text
+            latest[path] = response.status_code
 
 
 async def outage(
     database: EmbeddedPostgres, directory: DataDirectory, latest: dict[str, int]
 ) -> None:
-    """Stop a database that serves, and start it again when its absence has been felt."""
+    """Stop a running database, and start it again after the server has noticed."""
     await until(lambda: latest == dict.fromkeys(ROUTES, 200))
     database.stop()
     await until(lambda: latest[STATS] == 503 and has_no_supervisor(directory))
@@ -185,7 +185,7 @@ async def test_a_server_answers_while_its_database_is_down_and_recovers() -> Non
         with listen("127.0.0.1", 0) as listener:
             url, environ = url_of(listener), {"database_url": database.url(), "auth": "open"}
             async with run_server(listener, **environ) as process, asyncio.TaskGroup() as group:
-                await answers([listener.getsockname()[1]], [post(LOG, CALL, "key")])
+                await send_all([listener.getsockname()[1]], [post(LOG, CALL, "key")])
                 asking = [group.create_task(keep_requesting(url, path, latest)) for path in ROUTES]
                 await outage(database, directory, latest)
                 for each in asking:
@@ -199,17 +199,20 @@ async def test_60_requests_on_two_connections_are_served_or_rejected(
 ) -> None:
     async with small_server(settings, 2) as (_, client):
         requests = (send(client, path, key) for _ in range(60))
-        live, *answered = await asyncio.gather(client.get("/health/live"), *requests)
+        live, *responses = await asyncio.gather(client.get("/health/live"), *requests)
     assert live.status_code == 200
-    assert {200} <= {each.status_code for each in answered} <= {200, 429, 503}
+    assert {200} <= {response.status_code for response in responses} <= {200, 429, 503}
 
 
 async def test_routes_that_need_the_database_return_503_if_the_pool_is_exhausted(
     settings: Settings, key: str
 ) -> None:
     async with small_server(settings, 1, acquire_timeout=0.2) as (ring, client), ring.db.acquire():
-        answered = await asyncio.gather(*(send(client, path, key) for path in ROUTES))
-        assert all(each.status_code == 503 and each.headers["Retry-After"] for each in answered)
+        responses = await asyncio.gather(*(send(client, path, key) for path in ROUTES))
+        assert all(
+            response.status_code == 503 and response.headers["Retry-After"]
+            for response in responses
+        )
         assert (await client.get("/health/live")).status_code == 200
 
 

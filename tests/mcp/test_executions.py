@@ -179,13 +179,13 @@ async def test_lost_connections_neither_lose_nor_repeat_executions(
     assert {execution.id for execution in stored} == {execution.id for execution, _ in recorded}
 
 
-async def test_a_key_that_another_transaction_holds_is_a_conflict(
+async def test_a_key_locked_by_another_transaction_is_a_conflict(
     settings: Settings, project_id: ProjectId, ring: Ring
 ) -> None:
     tool, new = await make_tool_of(ring, project_id), NewExecution(input={})
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as other:
         async with other.db.transaction() as tx:
-            first, _ = await other.within(tx).mcp.executions.record(project_id, tool, new, "held")
+            first, _ = await other.within(tx).mcp.executions.record(project_id, tool, new, "locked")
             with pytest.raises(RequestInProgress):
-                await other.mcp.executions.record(project_id, tool, new, "held")
-        assert await other.mcp.executions.record(project_id, tool, new, "held") == (first, True)
+                await other.mcp.executions.record(project_id, tool, new, "locked")
+        assert await other.mcp.executions.record(project_id, tool, new, "locked") == (first, True)

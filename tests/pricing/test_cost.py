@@ -113,7 +113,7 @@ def quote(
     tier: str | None = None,
     when: datetime = NOW,
 ) -> PricedCall:
-    """Price a call of a million input tokens, unless it says otherwise."""
+    """Price a call, by default one of a million input tokens."""
     call = {"provider": "p", "input_tokens": 10**6, "output_tokens": 0} | (call or {})
     return book.quote("p", model, tier, used(call), when)
 

@@ -106,13 +106,13 @@ async def test_impossible_token_counts_are_rejected(client: httpx.AsyncClient) -
 
 
 async def test_list_prices_returns_the_prices_of_a_model(client: httpx.AsyncClient) -> None:
-    sought = {"provider": "openai", "model": "gpt-4o-mini"}
-    found = (await client.get("/api/v1/prices", params=sought)).json()
+    query = {"provider": "openai", "model": "gpt-4o-mini"}
+    found = (await client.get("/api/v1/prices", params=query)).json()
     assert (found["currency"], found["per"]["input"]) == ("USD", 10**6)
     [price] = found["prices"]
     assert (price["source"], price["rates"]["input"]) == ("offline", "0.15")
     for more, status in (({"model": "x"}, 404), ({"at": "soon"}, 422), ({"model": ""}, 422)):
-        response = await client.get("/api/v1/prices", params=sought | more)
+        response = await client.get("/api/v1/prices", params=query | more)
         assert response.status_code == status, response.text
 
 

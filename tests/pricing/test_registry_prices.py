@@ -1,4 +1,4 @@
-"""Prices of the registry: the costs that the published client computes, by the file of the time."""
+"""Prices of the registry: equal to the published client's, from the file valid at the time."""
 
 import random
 from datetime import UTC, datetime, timedelta

@@ -77,7 +77,7 @@ async def test_every_rating_of_a_call_is_stored(
     amounts: Any = [(Decimal(each["amount"]), Decimal(each["cost"])) for each in found.adjustments]
     assert (amounts, found.adjustment) == ([(1, 3), (-2, 1)], -1)
     again: Any = await ring.usage.log(project_id, call(model, id_at_origin="x"), "key")
-    assert (again.replayed, again.cost) == (True, 2)  # as it was first answered
+    assert (again.replayed, again.cost) == (True, 2)  # the cost of the first response
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
     assert await rerate(ring, model) == []
     assert await costs(ring, project_id) == ([1], 1, -1, 0)

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "requests": (),
     "urllib.request": (),
     "urllib3": (),
-    # These open sockets of their own.
+    # These open their own sockets.
     "socket": (
         "llmring_server/db/postgres_supervisor.py",
         "llmring_server/server/in_process.py",

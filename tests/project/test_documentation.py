@@ -220,7 +220,7 @@ def test_imports_in_documents_exist() -> None:
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
-    """Find the commands of `llmring-server` in all documents, with their words."""
+    """Find the commands of `llmring-server` in all documents, with their arguments."""
     for block in blocks("sh"):
         for line in block.code.replace("\\\n", " ").splitlines():
             if line.startswith("llmring-server "):
@@ -235,7 +235,7 @@ def test_commands_in_documents_exist_and_name_their_environment() -> None:
             name = words.pop(0)
             assert name in command.commands, f"{document}: {name}"
             command = command.commands[name]
-        # Raises if there is no such option.
+        # Raises if the option does not exist.
         options, _, _ = command.make_parser(click.Context(command, context)).parse_args(words)
         has_environment = any(parameter.name == "env" for parameter in command.params)
         first_steps = (command.name, document) == ("serve", "docs/getting-started.md")

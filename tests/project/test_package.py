@@ -1,4 +1,4 @@
-"""The package's face: what it exports, and what importing it does not do."""
+"""The package: what it exports, and that importing it has no side effects."""
 
 import re
 import subprocess

@@ -73,7 +73,7 @@ CALL = NewCall.model_validate(
 )
 
 
-# Idempotency fingerprints: a client that retries across a deploy must get its first answer.
+# Idempotency fingerprints: a client that retries across a deploy must get the first response.
 
 
 def test_fingerprint_of_a_call() -> None:
@@ -363,7 +363,7 @@ async def test_log_commitment_of_a_receipt(monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
-# Secrets at rest.
+# Encrypted secrets.
 
 
 def test_a_secret_that_was_encrypted_before_can_be_read() -> None:

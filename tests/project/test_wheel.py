@@ -1,4 +1,4 @@
-"""What an installation gives: the wheel alone, in an environment of its own, far from this tree."""
+"""The wheel, installed in a new environment outside of this checkout."""
 
 import asyncio
 import os
@@ -110,8 +110,8 @@ async def uvicorn(programs: Path, environ: dict[str, str], folder: Path) -> Asyn
     )  # fmt: skip
     assert process.stderr
     try:
-        told = await asyncio.wait_for(process.stderr.readuntil(b"(Press"), 30)
-        yield re.findall(r"running on (\S+)", told.decode())[0]
+        output = await asyncio.wait_for(process.stderr.readuntil(b"(Press"), 30)
+        yield re.findall(r"running on (\S+)", output.decode())[0]
     finally:
         process.terminate()
         await asyncio.wait_for(process.communicate(), 30)
@@ -130,7 +130,7 @@ def test_wheel_contains_only_the_packages_and_their_sql(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def verifier(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The verifier where nothing of the server's is: the wheel, and the two that it stands on."""
+    """The verifier in an environment with the wheel and the verifier's two dependencies only."""
     venv = tmp_path_factory.mktemp("verifier")
     python("-m", "venv", "--without-pip", venv)
     install = ("-m", "pip", "--python", venv / "bin/python", "install", "--quiet")

@@ -119,16 +119,16 @@ async def test_receipts_remain_when_their_calls_are_dropped(alone: Ring, tmp_pat
     old = {"logged_at": (datetime.now(UTC) - timedelta(days=200)).isoformat()}
     ids = sorted(await log_calls(ring, project_id, old, old, {}))
     receipt = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
-    receipt_id, dropped, kept = receipt["receipt_id"], UUID(ids[0]), UUID(ids[-1])
-    proof = await ring.receipts.proof(project_id, receipt_id, kept)
+    receipt_id, dropped, stored = receipt["receipt_id"], UUID(ids[0]), UUID(ids[-1])
+    proof = await ring.receipts.proof(project_id, receipt_id, stored)
     await maintain(ring.db, retain=timedelta(days=60), actor=LIBRARY)
     assert await ring.receipts.get(project_id, receipt_id) == receipt
     assert ring.receipts.verify(orjson.loads(orjson.dumps(receipt)))["valid"]
-    assert await ring.receipts.proof(project_id, receipt_id, kept) == proof
+    assert await ring.receipts.proof(project_id, receipt_id, stored) == proof
     with pytest.raises(NotFound):
         await ring.receipts.proof(project_id, receipt_id, dropped)
     calls = await ring.receipts.calls(project_id, receipt_id)
-    assert ([call["id"] for call in calls["logs"]], calls["total"]) == ([kept], 3)
+    assert ([call["id"] for call in calls["logs"]], calls["total"]) == ([stored], 3)
 
 
 def check_verify_command(path: Path, receipt: dict[str, Any], **environment: str) -> None:

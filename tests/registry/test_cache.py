@@ -1,4 +1,4 @@
-"""Registry cache: shared by processes, refreshed in the background, kept during outages."""
+"""Registry cache: shared by processes, refreshed in the background, and used during outages."""
 
 import asyncio
 import json

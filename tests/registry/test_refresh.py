@@ -117,8 +117,10 @@ async def test_a_first_file_is_compared_with_the_built_in_price_book(
 async def test_a_file_is_valid_from_its_update_if_that_is_plausible(
     ring: Ring, fake: FakeRegistry
 ) -> None:
-    for version, said in enumerate(("2026-08-18T10:00", "2026-08-17", "2999-01-01", None, "x"), 1):
-        fake.files["openai"] = document("openai", version) | {"updated_at": said}
+    for version, updated_at in enumerate(
+        ("2026-08-18T10:00", "2026-08-17", "2999-01-01", None, "x"), 1
+    ):
+        fake.files["openai"] = document("openai", version) | {"updated_at": updated_at}
         await ring.registry.refresh()
     history = (await ring.registry.cached_snapshot()).history
     times = [file.valid_from for file in history if file.provider == "openai"]

@@ -50,7 +50,7 @@ class Wire(asyncio.Transport):
 
 
 class Answering:
-    """An app that answers with these headers and BODY, when it may."""
+    """An app that responds with these headers and BODY."""
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self.headers = headers
@@ -89,7 +89,7 @@ async def ended(connection: HttpToolsProtocol) -> None:
 async def response_to(
     protocol: type[HttpToolsProtocol], request: bytes, headers: list[tuple[bytes, bytes]]
 ) -> tuple[list[bytes], bool]:
-    """Return what is written in answer to a request, and whether the connection ends then."""
+    """Return the writes in response to a request, and whether the connection then closes."""
     connection, wire = connect(protocol, Answering(headers))
     connection.data_received(request)
     await until(lambda: not connection.tasks)

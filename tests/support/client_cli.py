@@ -21,7 +21,7 @@ Run = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 def llmring(server: Server, key: str, tmp_path: Path) -> Run:
-    """Run `llmring ...` in an empty home, in this process; return what it prints."""
+    """Run `llmring ...` in this process, with an empty home directory; return its output."""
     ours = {"HOME": str(tmp_path), "LLMRING_SERVER_URL": server.url, "LLMRING_API_KEY": key}
 
     def main(arguments: tuple[str, ...]) -> str:

@@ -122,7 +122,9 @@ def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
     return head.encode() + data
 
 
-async def answer(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+async def request_json(
+    request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> Any:
     """Send a request until its key is not in use elsewhere; return the response's JSON."""
     status = b"409"
     while status == b"409":
@@ -167,14 +169,14 @@ class Writer:
     async def attempt(self, key: str) -> str | None:
         headers = {"Idempotency-Key": key}
         try:
-            answer = await self.client.post(LOG, json=call(key), headers=headers)
+            response = await self.client.post(LOG, json=call(key), headers=headers)
         except httpx.TransportError:
             return None
-        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
-            self.keep(failure=answer.text, key=key)
-        if answer.status_code in RETRIED:
+        if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            self.keep(failure=response.text, key=key)
+        if response.status_code in RETRIED:
             return None
-        return str(answer.raise_for_status().json()["log_id"])
+        return str(response.raise_for_status().json()["log_id"])
 
     def keep(self, **line: str) -> None:
         self.ledger.write(orjson.dumps(line) + b"\n")

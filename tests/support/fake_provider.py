@@ -12,7 +12,7 @@ INPUT_TOKENS, OUTPUT_TOKENS = 1200, 300
 
 
 def chat_completion(request: dict[str, Any]) -> dict[str, Any]:
-    """Answer as OpenAI's chat completions API does."""
+    """Respond as OpenAI's chat completions API does."""
     message = {"role": "assistant", "content": CONTENT}
     return {
         "id": "chatcmpl-1",
@@ -32,7 +32,7 @@ def chat_completion(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def message(request: dict[str, Any]) -> dict[str, Any]:
-    """Answer as Anthropic's messages API does."""
+    """Respond as Anthropic's messages API does."""
     return {
         "id": "msg_1",
         "type": "message",

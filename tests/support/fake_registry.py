@@ -39,25 +39,25 @@ def document(provider: str, version: int = 7, **changes: Any) -> dict[str, Any]:
     return {"provider": provider, "version": version, "updated_at": updated_at, "models": models}
 
 
-def answer(body: bytes, status: str = OK, *headers: str) -> bytes:
+def http_response(body: bytes, status: str = OK, *headers: str) -> bytes:
     head = [f"HTTP/1.1 {status}", *(headers or [UTF_8]), f"Content-Length: {len(body)}"]
     return "\r\n".join([*head, "Connection: close", "", ""]).encode() + body
 
 
 def priced(spelled: str) -> Callable[[str], bytes]:
-    """Spell a price so."""
-    return lambda provider: answer(
+    """Write a price in this form."""
+    return lambda provider: http_response(
         json.dumps(document(provider, 8)).replace("2.5", spelled, 1).encode()
     )
 
 
-def told(change: Callable[[dict[str, Any]], object]) -> Callable[[str], bytes]:
-    """Change the file that is answered."""
+def changed_file(change: Callable[[dict[str, Any]], object]) -> Callable[[str], bytes]:
+    """Respond with a changed file."""
 
     def changed(provider: str) -> bytes:
         file = document(provider, 8)
         change(file)
-        return answer(json.dumps(file).encode())
+        return http_response(json.dumps(file).encode())
 
     return changed
 
@@ -83,49 +83,49 @@ GOOD = json.dumps(document("openai", 8)).encode()
 # Responses that must be rejected, and what the outcome says.
 BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
     "redirect": (
-        lambda _: answer(b"", "302 Found", "Location: /elsewhere"),
+        lambda _: http_response(b"", "302 Found", "Location: /elsewhere"),
         "responded with status 302",
     ),
-    "error": (lambda _: answer(b"{}", "500 Oops"), "responded with status 500"),
-    "html": (lambda _: answer(GOOD, OK, "Content-Type: text/html"), "not JSON in UTF-8"),
-    "charset": (lambda _: answer(GOOD, OK, f"{UTF_8[:-5]}latin-1"), "not JSON in UTF-8"),
+    "error": (lambda _: http_response(b"{}", "500 Oops"), "responded with status 500"),
+    "html": (lambda _: http_response(GOOD, OK, "Content-Type: text/html"), "not JSON in UTF-8"),
+    "charset": (lambda _: http_response(GOOD, OK, f"{UTF_8[:-5]}latin-1"), "not JSON in UTF-8"),
     "gzip bomb": (
-        lambda _: answer(
+        lambda _: http_response(
             gzip.compress(bytes(2 * MAX_TOTAL_BYTES)), OK, UTF_8, "Content-Encoding: gzip"
         ),
         "compressed",
     ),
-    "too large": (lambda _: answer(bytes(MAX_TOTAL_BYTES)), "too large"),
+    "too large": (lambda _: http_response(bytes(MAX_TOTAL_BYTES)), "too large"),
     "a million models": (
-        lambda _: answer(b'{"models": {' + b'"openai:x":{},' * 10**6),
+        lambda _: http_response(b'{"models": {' + b'"openai:x":{},' * 10**6),
         "too large",
     ),
-    "20,000 models": (told(many(20_000)), "more than 10000 keys"),
-    "not JSON": (lambda _: answer(b"{"), "not strict JSON"),
-    "not UTF-8": (lambda _: answer(b'{"\xff": 1}'), "not strict JSON"),
-    "a list": (lambda _: answer(b"[]"), "not a registry file of"),
+    "20,000 models": (changed_file(many(20_000)), "more than 10000 keys"),
+    "not JSON": (lambda _: http_response(b"{"), "not strict JSON"),
+    "not UTF-8": (lambda _: http_response(b'{"\xff": 1}'), "not strict JSON"),
+    "a list": (lambda _: http_response(b"[]"), "not a registry file of"),
     "another's": (
-        lambda _: answer(json.dumps(document("ollama", 8)).encode()),
+        lambda _: http_response(json.dumps(document("ollama", 8)).encode()),
         "not a registry file of",
     ),
-    "no version": (told(lambda file: file.pop("version")), "version"),
-    "no models": (told(lambda file: file["models"].clear()), "models"),
-    "another's model": (told(lambda file: file["models"].update({"x:y": {}})), "'x:y'"),
-    "escapes": (told(lambda file: file["models"].update({"openai:\x1b[": {}})), "is not"),
+    "no version": (changed_file(lambda file: file.pop("version")), "version"),
+    "no models": (changed_file(lambda file: file["models"].clear()), "models"),
+    "another's model": (changed_file(lambda file: file["models"].update({"x:y": {}})), "'x:y'"),
+    "escapes": (changed_file(lambda file: file["models"].update({"openai:\x1b[": {}})), "is not"),
     "NaN": (priced("NaN"), "not strict JSON"),
     "negative": (priced("-0.01"), "dollars_per_million_tokens_input"),
     "dear": (priced("10000.01"), "dollars_per_million_tokens_input"),
     "text": (priced('"2.5"'), "dollars_per_million_tokens_input"),
 }
 SUSPICIOUS: dict[str, tuple[Callable[[str], bytes], str]] = {
-    "1000 times dearer": (told(dearer), "goes from 10.0 to 10000.0 and 3 more"),
+    "1000 times dearer": (changed_file(dearer), "goes from 10.0 to 10000.0 and 3 more"),
     "for nothing": (priced("0"), "goes from 2.5 to 0"),
-    "half of it gone": (told(poorer), "3 of 4 models are gone"),
+    "half of it gone": (changed_file(poorer), "3 of 4 models are gone"),
 }
 
 
 class FakeRegistry:
-    """Answers as `mode` says, and counts what it was asked for."""
+    """Responds according to `mode`, and counts the requests."""
 
     server: asyncio.Server
 
@@ -150,12 +150,12 @@ class FakeRegistry:
         if self.mode in {"hang", "drip", "endless"}:
             await self._go_on(writer)
         elif self.mode == "good":
-            writer.write(answer(self.content(provider)))
+            writer.write(http_response(self.content(provider)))
         else:
             writer.write((BAD | SUSPICIOUS)[self.mode][0](provider))
 
     async def _go_on(self, writer: asyncio.StreamWriter) -> None:
-        """Say nothing, little, or no end of it."""
+        """Send nothing, too little, or an endless response."""
         writer.write(b"" if self.mode == "hang" else f"HTTP/1.1 {OK}\r\n{UTF_8}\r\n\r\n".encode())
         while self.mode in {"hang", "drip", "endless"} and not writer.is_closing():
             writer.write(b" " * {"hang": 0, "drip": 1, "endless": 2**16}[self.mode])
@@ -183,5 +183,5 @@ async def fake_registry() -> AsyncIterator[FakeRegistry]:
 
 
 async def swept(ring: Ring) -> None:
-    """Wait for what goes on behind the requests."""
+    """Wait for the background refresh."""
     await ring.registry.wait_for_refresh()

@@ -1,4 +1,4 @@
-"""Bodies of POST /api/v1/log that must be refused, by the status of the refusal."""
+"""Invalid bodies of POST /api/v1/log, by the status of the response."""
 
 import json
 
@@ -9,8 +9,8 @@ GOOD = json.dumps(CALL).encode()
 
 def body(**fields: str) -> bytes:
     """A call with some fields spelled out in JSON."""
-    rest = "".join(f', "{name}": {value}' for name, value in fields.items())
-    return (json.dumps(CALL)[:-1] + rest + "}").encode()
+    added = "".join(f', "{name}": {value}' for name, value in fields.items())
+    return (json.dumps(CALL)[:-1] + added + "}").encode()
 
 
 def without(name: str, spelled: str) -> bytes:

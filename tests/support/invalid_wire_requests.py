@@ -1,4 +1,4 @@
-"""Requests as they go over the wire, each with the status of its refusal."""
+"""Invalid requests in bytes, each with the status of its response."""
 
 from tests.support.invalid_bodies import GOOD
 
@@ -38,7 +38,7 @@ def media(kind: bytes, *fields: bytes) -> bytes:
 
 
 def once(first: bytes, *fields: bytes) -> bytes:
-    """A request whose every header is said."""
+    """A request with exactly these headers."""
     return head(first, KEY, CLOSE, *fields)
 
 
@@ -97,7 +97,7 @@ ANYWHERE: dict[str, tuple[int, bytes]] = {
     "bytes that are not UTF-8": (400, sized(b'{"model": "\xc0\xaf"}')),
 }
 
-# What is no HTTP, or what only our own protocol can tell.
+# Requests that are not valid HTTP, or that only our protocol can reject.
 SERVED: dict[str, tuple[int, bytes]] = {
     "folded header": (400, get(b"X-A: a\r\n b")),
     "NUL in a header": (400, get(b"X-A: a\0b")),

@@ -1,4 +1,4 @@
-"""Someone of another project, who asks for everything."""
+"""An intruder that sends every request, and a victim in another project."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from llmring_server.mcp import (
     ResourceIn,
     ToolIn,
 )
-from llmring_server.receipts.models import ReceiptRequest as Certified
+from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from llmring_server.web.router import Route
@@ -39,7 +39,7 @@ CANARY = f"canary-{uuid4().hex}"
 
 @dataclass
 class Victim:
-    """Another project, with one of everything."""
+    """A project with one object of each kind."""
 
     issued: IssuedKey
     log_id: UUID
@@ -49,7 +49,7 @@ class Victim:
     mcp: dict[str, UUID]
 
     def id_for(self, route: Route) -> str:
-        """Return the id of something of theirs that `route` would find for them."""
+        """Return the id of the victim's object that `route` takes."""
         ids = {
             "logs": self.log_id,
             "keys": self.issued.id,
@@ -61,7 +61,7 @@ class Victim:
         return str((ids | self.mcp)[kinds[1]])
 
     async def everything(self, ring: Ring) -> list[Any]:
-        """Return what they have."""
+        """Return all data of the victim."""
         mine = self.issued.project_id
         return [
             await ring.usage.logs(mine),
@@ -80,7 +80,7 @@ class Victim:
 
 
 async def victim_of(ring: Ring) -> Victim:
-    """Make one."""
+    """Create a victim."""
     issued = await ring.keys.issue(
         f"{CANARY} {uuid4()}", KeyOptions(f"{CANARY}", PROJECT_SCOPES), actor=LIBRARY
     )
@@ -92,11 +92,11 @@ async def victim_of(ring: Ring) -> Victim:
     bind = BindAlias(alias="fast", model=f"openai:{CANARY}", metadata={CANARY: CANARY})
     await ring.aliases.bind(issued.project_id, bind)
     id = (await ring.conversations.create(issued.project_id, NewConversation(title=CANARY))).id
-    said = NewMessage(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
-    await ring.conversations.append(issued.project_id, id, [said])
+    message = NewMessage(role=CANARY[:50], content=CANARY, metadata={CANARY: CANARY})
+    await ring.conversations.append(issued.project_id, id, [message])
     signing = Ring(ring.db, Settings(), keyring()).receipts
-    wanted = Certified(log_ids=[log_id], description=CANARY, tags=[CANARY[:100]])
-    receipt = (await signing.generate(issued.project_id, wanted))["receipt"]
+    request = ReceiptRequest(log_ids=[log_id], description=CANARY, tags=[CANARY[:100]])
+    receipt = (await signing.generate(issued.project_id, request))["receipt"]
     return Victim(
         issued,
         log_id,
@@ -108,7 +108,7 @@ async def victim_of(ring: Ring) -> Victim:
 
 
 async def mcp_of(ring: Ring, project_id: ProjectId) -> dict[str, UUID]:
-    """Make a server with one of everything; return their ids, by kind."""
+    """Register a server with a tool, a resource and a prompt; return their ids by kind."""
     new = NewServer(name=CANARY, url=f"http://{CANARY}", transport_type="http")
     server = await ring.mcp.servers.register(
         project_id, new.model_copy(update={"capabilities": {}})
@@ -133,7 +133,7 @@ async def mcp_of(ring: Ring, project_id: ProjectId) -> dict[str, UUID]:
 MODES = ("keys", "proxy", "parent")
 
 
-# What routes with a body take; a route without a line here takes none.
+# Request bodies; routes that are not listed take none.
 BODIES: dict[str, Any] = {
     "POST /api/v1/log": CALL,
     "POST /api/v1/logs/batch": [CALL],
@@ -181,12 +181,12 @@ def named(route: Route) -> str:
 
 @pytest.fixture(scope="module")
 async def victim(db: AsyncDatabaseManager) -> Victim:
-    """One for all tests of a module: each of them checks that it still has what it had."""
+    """One victim for all tests of a module: each test checks that its data is unchanged."""
     return await victim_of(Ring(db, Settings(conversation_content="full")))
 
 
 class Intruder:
-    """Someone of a project of their own, who may do anything there, in one of the modes."""
+    """A caller of another project, with all scopes there, in one of the modes."""
 
     def __init__(self, db: AsyncDatabaseManager, mode: str, key: IssuedKey) -> None:
         self.mode, self.key = mode, key

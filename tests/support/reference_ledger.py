@@ -16,7 +16,7 @@ class Ledger:
         self.calls: list[Any] = []
         self._prices: dict[str, Decimal] = {}
         self._rated: dict[int, Decimal] = {}
-        self._forgotten: set[int] = set()
+        self._dropped: set[int] = set()
 
     def add(self, call: Any) -> None:
         self.calls.append(call)
@@ -26,11 +26,11 @@ class Ledger:
         """Set one price for all tokens of a model, and re-rate the calls that are not expired."""
         self._prices[model] = price
         for call in self.calls:
-            if id(call) not in self._forgotten:
+            if id(call) not in self._dropped:
                 self._rate(call)
 
-    def forget(self, oldest: datetime) -> None:
-        self._forgotten |= {id(call) for call in self.calls if call.logged_at < oldest}
+    def drop_before(self, oldest: datetime) -> None:
+        self._dropped |= {id(call) for call in self.calls if call.logged_at < oldest}
 
     def cost(self, call: Any) -> Decimal | None:
         return self._rated.get(id(call)) if call.cost is None else call.cost

@@ -1,4 +1,4 @@
-"""What no schema can say, for schemathesis: tests/schemathesis.toml names this module."""
+"""Hooks for schemathesis: rules that no schema can express. tests/schemathesis.toml loads them."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def lines(_: Any, value: Any) -> bytes:
 
 @schemathesis.hook
 def filter_case(_: HookContext, case: Case[Any]) -> bool:
-    """Spare our key, conversation and server: without them, there is nothing left to test."""
+    """Do not delete the key, conversation and server that the other requests use."""
     id = (case.path_parameters or {}).get("id")
     if id in {os.environ[f"LLMRING_TEST_{each}"] for each in ("CONVERSATION", "SERVERS")}:
         return case.method != "DELETE"
@@ -74,11 +74,11 @@ def filter_case(_: HookContext, case: Case[Any]) -> bool:
 
 @schemathesis.hook
 def filter_failure(_: HookContext, failure: Failure, case: Case[Any], response: Response) -> bool:
-    """Keep a failure unless it is a promise that is made in words."""
+    """Report a failure unless a documented rule explains it."""
     if isinstance(failure, RejectedPositiveData):
         return not (response.status_code in {400, 422} and RULES.search(response.json()["detail"]))
     if isinstance(failure, AllowHeaderMismatch | UnsupportedMethodResponse):
         return case.path not in NAMES
-    # In part, each bad entry is reported, beside the good ones.
+    # With `partial=true`, invalid entries are reported beside the valid ones.
     in_part = (case.query or {}).get("partial") in {True, "true"}
     return not (isinstance(failure, AcceptedNegativeData) and in_part)

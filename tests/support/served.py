@@ -1,4 +1,4 @@
-"""Servers as users start them, and clients that write bytes."""
+"""Servers started from the command line, and clients that send raw bytes."""
 
 import asyncio
 import socket
@@ -13,39 +13,39 @@ from tests.support.invalid_wire_requests import get
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """Send, as far as the other side lets us, and read all that it says until it closes."""
-    told = bytearray()
+    """Send as much as the server accepts, and read until it closes the connection."""
+    received = bytearray()
     with socket.create_connection(("127.0.0.1", port), LONGEST) as connection:
         with suppress(ConnectionError):
             connection.sendall(data)
         with suppress(ConnectionError):
             while part := connection.recv(64 * 1024):
-                told += part
-    return bytes(told)
+                received += part
+    return bytes(received)
 
 
 async def ask(port: int, data: bytes) -> bytes:
     return await asyncio.to_thread(exchange, port, data)
 
 
-def statuses(told: bytes) -> list[int]:
-    return [int(each[:3]) for each in told.split(b"HTTP/1.1 ")[1:]]
+def statuses(received: bytes) -> list[int]:
+    return [int(response[:3]) for response in received.split(b"HTTP/1.1 ")[1:]]
 
 
 class Served:
-    """`llmring-server serve`, as users start it."""
+    """A running `llmring-server serve`."""
 
     def __init__(self, port: int, process: asyncio.subprocess.Process) -> None:
         self.port = port
         self.process = process
 
     def peak(self) -> int:
-        """Return the most memory that it ever held."""
+        """Return the peak memory of the process in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def answers(port: int) -> bool:
+def is_live(port: int) -> bool:
     with suppress(OSError):
         return statuses(exchange(port, get(target=b"/health/live"))) == [200]
     return False
@@ -64,7 +64,7 @@ async def serve(given: dict[str, str], output: Path) -> AsyncIterator[Served]:
             stderr=file,
         )
     try:
-        await until(lambda: answers(port))
+        await until(lambda: is_live(port))
         yield Served(port, process)
     finally:
         process.terminate()

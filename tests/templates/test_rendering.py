@@ -1,4 +1,4 @@
-"""Template rendering: what is filled in, what is refused, and that nothing is computed."""
+"""Template rendering: values are inserted, invalid templates rejected, and nothing is computed."""
 
 from contextlib import suppress
 from decimal import Decimal

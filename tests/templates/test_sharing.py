@@ -1,4 +1,4 @@
-"""Shared templates: admins share them, every project uses them, nobody learns whose they are."""
+"""Shared templates: admins share them, every project uses them, and their owner stays hidden."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime

@@ -61,10 +61,10 @@ async def test_callers_during_a_batch_share_the_next_one() -> None:
     sink.unblocked.clear()
     group_commit = sink.group_commit()
     first = await start_blocked(group_commit, 1)
-    rest = asyncio.create_task(write_all(group_commit, [2, 3, 4]))
+    others = asyncio.create_task(write_all(group_commit, [2, 3, 4]))
     await asyncio.sleep(0)
     sink.unblocked.set()
-    assert (await first, await rest) == (10, [20, 30, 40])
+    assert (await first, await others) == (10, [20, 30, 40])
     assert sink.batches == [[1], [2, 3, 4]]
 
 
@@ -198,10 +198,10 @@ async def test_items_behind_a_stuck_batch_are_written_though_no_other_arrives() 
     group_commit = sink.group_commit(concurrent_commits=2)
     sink.unblocked.clear()
     stuck = await start_blocked(group_commit, 1)
-    held, sink.unblocked = sink.unblocked, asyncio.Event()
+    unblocked, sink.unblocked = sink.unblocked, asyncio.Event()
     sink.unblocked.set()
     async with asyncio.timeout(5):
         assert await group_commit(2) == 20
     assert not stuck.done()
-    held.set()
+    unblocked.set()
     assert await stuck == 10

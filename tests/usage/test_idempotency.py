@@ -78,15 +78,15 @@ async def test_a_key_in_progress_is_a_conflict_for_its_own_call_only(
     project_id: ProjectId, settings: Settings
 ) -> None:
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as ring:
-        async with hold_key(ring, project_id, "held"):
-            logging = [ring.usage.log(project_id, call(), key) for key in ("held", "free", None)]
+        async with hold_key(ring, project_id, "locked"):
+            logging = [ring.usage.log(project_id, call(), key) for key in ("locked", "free", None)]
             outcomes = await asyncio.gather(*logging, return_exceptions=True)
             assert [isinstance(each, RequestInProgress) for each in outcomes] == [
                 True,
                 False,
                 False,
             ]
-        assert not (await ring.usage.log(project_id, call(), "held")).replayed
+        assert not (await ring.usage.log(project_id, call(), "locked")).replayed
         assert await count(ring, project_id) == 3
 
 
@@ -96,14 +96,14 @@ async def test_while_one_key_is_locked_all_others_are_decided(
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as ring:
         used = await ring.usage.log(project_id, call(), "used")
         calls: list[tuple[NewCall, str | None]] = [
-            (call(), "held"),
+            (call(), "locked"),
             (call(), "used"),
             (call(cost=1), "used"),
             (call(), "new"),
             (call(), "new"),
             (call(), None),
         ]
-        async with hold_key(ring, project_id, "held"):
+        async with hold_key(ring, project_id, "locked"):
             logging = [ring.usage.log(project_id, *each) for each in calls]
             outcomes = await asyncio.gather(*logging, return_exceptions=True)
         locked, replayed, reused, new, duplicate, without_key = outcomes
@@ -159,11 +159,11 @@ async def test_a_batch_with_a_key_is_replayed_as_a_whole(ring: Ring, project_id:
 
 
 async def test_duplicates_in_a_batch_are_one_call(ring: Ring, project_id: ProjectId) -> None:
-    duplicate = call(idempotency_key="twin")
+    duplicate = call(idempotency_key="duplicate")
     one, two = await ring.usage.log_many(project_id, [duplicate, duplicate])
     assert (one.log_id, one.replayed, two.replayed) == (two.log_id, False, True)
     with pytest.raises(InvalidRequest):
-        await ring.usage.log_many(project_id, [call(), call(idempotency_key="twin", cost=1)])
+        await ring.usage.log_many(project_id, [call(), call(idempotency_key="duplicate", cost=1)])
     assert await count(ring, project_id) == 1
 
 

@@ -57,7 +57,7 @@ class Histories(RuleBasedStateMachine):
         self.project_id: ProjectId = project_of_key(uuid4().hex)
         self.ledger = Ledger()
         self.keys: dict[str, Any] = {}
-        self.forgotten: datetime | None = None
+        self.dropped_until: datetime | None = None
         for model in MODELS:
             self.wait(self.ring.prices.withdraw("p", model, actor=LIBRARY))
 
@@ -92,17 +92,17 @@ class Histories(RuleBasedStateMachine):
         with pytest.raises(InvalidRequest):
             self.wait(self.ring.usage.log_many(self.project_id, [*batch, bad]))
 
-    @rule(call=calls, kept=st.booleans())
-    def log_within_a_transaction(self, call: NewCall, kept: bool) -> None:  # noqa: FBT001, likewise
+    @rule(call=calls, committed=st.booleans())
+    def log_within_a_transaction(self, call: NewCall, committed: bool) -> None:  # noqa: FBT001, likewise
         async def work() -> None:
             async with self.ring.db.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
                 await self.ring.within(connection).usage.log(self.project_id, call)
-                await (transaction.commit() if kept else transaction.rollback())
+                await (transaction.commit() if committed else transaction.rollback())
 
         self.wait(work())
-        if kept:
+        if committed:
             self.remember(call, None)
 
     @rule(call=calls)
@@ -122,15 +122,15 @@ class Histories(RuleBasedStateMachine):
         self.remember(call, None)
 
     @rule(days=st.integers(40, 400))
-    def forget(self, days: int) -> None:
+    def drop_old_calls(self, days: int) -> None:
         # From noon to now: whatever hour it is by now, that was on the same day.
         noon = TODAY - timedelta(days=days, hours=-12)
         self.wait(maintain(self.ring.db, datetime.now(UTC) - noon, actor=LIBRARY))
         oldest = noon.replace(day=1, hour=0)
-        self.ledger.forget(oldest)
-        gone = [key for key, call in self.keys.items() if call.logged_at.date() < oldest.date()]
-        self.keys = {key: call for key, call in self.keys.items() if key not in gone}
-        self.forgotten = max(oldest, self.forgotten or oldest)
+        self.ledger.drop_before(oldest)
+        dropped = [key for key, call in self.keys.items() if call.logged_at.date() < oldest.date()]
+        self.keys = {key: call for key, call in self.keys.items() if key not in dropped}
+        self.dropped_until = max(oldest, self.dropped_until or oldest)
 
     @rule(model=st.sampled_from(MODELS), price=st.decimals(0, Decimal("0.1"), places=6))
     def rerate(self, model: str, price: Decimal) -> None:
@@ -160,9 +160,9 @@ class Histories(RuleBasedStateMachine):
     )
     def any_range_is_exact(self, a: timedelta, b: timedelta) -> None:
         since, until = NOW + min(a, b), NOW + max(a, b)
-        if self.forgotten:
+        if self.dropped_until:
             since = since.replace(hour=0, minute=0, second=0, microsecond=0)
-            until = max(until, self.forgotten + timedelta(days=1), since)
+            until = max(until, self.dropped_until + timedelta(days=1), since)
         self.check(since, until)
 
     def check(self, since: datetime, until: datetime) -> None:

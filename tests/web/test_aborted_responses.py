@@ -1,4 +1,4 @@
-"""Aborted responses: they reveal nothing, keep nothing open, and never look complete."""
+"""Aborted responses: they reveal no details, leave no transaction open, and are not complete."""
 
 import asyncio
 import sys
@@ -24,7 +24,7 @@ EXPORTS = ("/api/v1/logs/export", "/api/v1/logs/export?format=jsonl")
 
 @pytest.fixture
 async def calls(ring: Ring, project_id: ProjectId) -> None:
-    """As many calls as take more than one chunk of an export."""
+    """Log enough calls for an export of several chunks."""
     await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK_SIZE))
 
 
@@ -75,7 +75,7 @@ async def test_on_other_servers_the_app_fails_without_the_text(
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Keep the generators that are left to the garbage collector: nobody closes them here."""
+    """Collect the generators that are left to the garbage collector."""
     left: list[AsyncGenerator[Any]] = []
     before = sys.get_asyncgen_hooks()
     sys.set_asyncgen_hooks(finalizer=left.append)
@@ -86,7 +86,7 @@ def without_collector() -> Iterator[None]:
 
 
 def all_are_idle(db: AsyncDatabaseManager) -> bool:
-    """Tell if no transaction is open."""
+    """Return whether no transaction is open."""
     assert db._pool
     return db._pool.get_idle_size() == db._pool.get_size()
 
@@ -100,7 +100,7 @@ async def test_an_export_ends_with_its_client(
     target: str,
     spec_version: str,
 ) -> None:
-    """Since ASGI 2.4, a server says so by an OSError; before, by a message."""
+    """Since ASGI 2.4, a server reports a disconnect by an OSError; before, by a message."""
     left = asyncio.Event()
     parts: list[Any] = [{"type": "http.request"}]
 

@@ -1,4 +1,4 @@
-"""Health checks: they answer quickly and truthfully, whatever state the database is in."""
+"""Health checks: quick and correct in every state of the database."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,7 +23,7 @@ async def client_of(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient
 
 @pytest.fixture
 def small(settings: Settings) -> Settings:
-    """One connection and no more."""
+    """Settings of a pool of one connection."""
     return settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
 
 

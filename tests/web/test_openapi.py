@@ -85,7 +85,7 @@ def test_an_optional_body_is_described_as_such() -> None:
 
 
 def configured(config: Path, variables: dict[str, str]) -> Path:
-    """Write a configuration with these values: its dictionaries cannot read the environment."""
+    """Write a configuration with these values, since its dictionaries cannot read variables."""
     text = (HERE / config.name).read_text()
     for name, value in variables.items():
         if name != "LLMRING_TEST_KEY":

@@ -11,7 +11,7 @@ from llmring_server.mcp import ExecutionPage, NewExecution
 from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
-# Every module with a list whose items have no small bound.
+# Every module with a list of items that can be large.
 MODULES = (
     "aliases.service",
     "conversations.service",
@@ -128,8 +128,8 @@ async def test_pages_of_executions_are_bounded(
     first = await history(project_id, tool)
     assert len(first) == 3
     page = ExecutionPage()
-    rest = ExecutionPage(cursor=page.next(project_id, first[-1]))
-    assert len(await history(project_id, tool, rest)) == 3
+    next_page = ExecutionPage(cursor=page.next(project_id, first[-1]))
+    assert len(await history(project_id, tool, next_page)) == 3
 
 
 async def test_a_system_prompt_is_bounded(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""Request limits: what no client may send, over the wire, to each kind of server."""
+"""Request limits: every kind of server rejects invalid and oversized requests."""
 
 import asyncio
 import re
@@ -54,14 +54,14 @@ async def served(
 
 @pytest.fixture(scope="module")
 async def inside(db: AsyncDatabaseManager) -> AsyncIterator[int]:
-    """A server inside this program: another loop, the same protocol."""
+    """An in-process server: another event loop, the same protocol."""
     async with Server(Ring(db, Settings(auth="open")), port=0) as server:
         yield int(server.url.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
 async def plain(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> AsyncIterator[int]:
-    """The app on a server that is not ours: plain uvicorn."""
+    """The app under plain uvicorn."""
     app = build(db, Settings(auth="open"))
     server = _InProcessServer(_Config(app, http=request.param, log_config=None, log_level=None))
     with listen("127.0.0.1", 0) as listener:
@@ -167,7 +167,7 @@ async def test_a_client_receives_the_reason_when_its_body_is_rejected(served: Se
 
 
 def flood(port: int, request: bytes, size: int) -> tuple[bytes, int]:
-    """Send up to so much more than a request; return the answer, and what could be sent."""
+    """Send more after a request, up to a limit; return the response and the bytes sent."""
     response, sent, part = b"", 0, b"%x\r\n%b\r\n" % (MIB, b"x" * MIB)
     with socket.create_connection(("127.0.0.1", port), LONGEST) as connection:
         with suppress(ConnectionError):

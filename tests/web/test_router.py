@@ -1,4 +1,4 @@
-"""Router: which endpoint a request gets, and what it is told if there is none."""
+"""Router: the endpoint of each request, and the errors if none matches."""
 
 from typing import Any
 

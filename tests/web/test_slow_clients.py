@@ -63,7 +63,7 @@ async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[h
 
 
 async def slow_client(url: httpx.URL, sent_at_once: bytes, slowly: bytes) -> bytes:
-    """Send like that until the server closes the connection; return its responses."""
+    """Send slowly until the server closes the connection; return its responses."""
     reader, writer = await asyncio.open_connection(url.host, url.port)
 
     async def send() -> None:
@@ -99,8 +99,8 @@ async def test_500_slow_clients_do_not_delay_others(server: httpx.URL) -> None:
 async def test_a_client_that_does_not_read_is_disconnected(server: httpx.URL) -> None:
     key = {"X-API-Key": CANARY.decode()}
     async with httpx.AsyncClient(base_url=server, headers=key, timeout=60) as client:
-        answer = await client.post("/api/v1/logs/batch", json=[CALL] * 1000)
-        assert answer.status_code == 200
+        response = await client.post("/api/v1/logs/batch", json=[CALL] * 1000)
+        assert response.status_code == 200
     request = open_ended(get(target=b"/api/v1/logs/export"))
     with socket.create_connection((server.host, server.port or 0)) as connection:
         connection.sendall(request * 99)
@@ -157,6 +157,6 @@ async def test_bodies_in_parts_share_a_limit_of_memory(
     headers = {"Content-Type": "application/json"}
     for left, status in {len(GOOD): 200, len(GOOD) - 1: 503}.items():
         monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
-        answer = await client.post("/api/v1/log", content=in_parts(), headers=headers)
-        assert answer.status_code == status
+        response = await client.post("/api/v1/log", content=in_parts(), headers=headers)
+        assert response.status_code == status
         assert request_limits._PartialBodies.bytes_left == left

@@ -16,7 +16,7 @@ from tests.vectors.generate.second_signer import (
 )
 
 
-def sealed(body: Document = BODY, **changes: Any) -> Document:
+def signed(body: Document = BODY, **changes: Any) -> Document:
     """Sign an invalid receipt with a valid key."""
     return ACTIVE.envelope(body | changes)
 
@@ -26,11 +26,11 @@ def without(name: str) -> Document:
 
 
 def priced(**changes: Any) -> Document:
-    return sealed(cost=BODY["cost"] | changes)
+    return signed(cost=BODY["cost"] | changes)
 
 
 def counted(**changes: Any) -> Document:
-    return sealed(tokens=BODY["tokens"] | changes)
+    return signed(tokens=BODY["tokens"] | changes)
 
 
 def raw(before: str, after: str) -> bytes:
@@ -60,25 +60,25 @@ def _numbers() -> dict[str, Bad]:
 def _forms() -> dict[str, Bad]:
     at, three = BODY["issued_at"], call(1)
     return {
-        "form-unknown-field": (sealed(note="x"), "1 unknown field"),
+        "form-unknown-field": (signed(note="x"), "1 unknown field"),
         "form-field-missing": (without("status"), "missing field status"),
-        "form-other-version": (sealed(v="llmring-receipt/2"), "invalid value for v"),
-        "form-other-kind": (sealed(kind="refund"), "invalid value for kind"),
+        "form-other-version": (signed(v="llmring-receipt/2"), "invalid value for v"),
+        "form-other-kind": (signed(kind="refund"), "invalid value for kind"),
         "form-time-of-a-zone": (
-            sealed(issued_at=at.replace("Z", "+00:00")),
+            signed(issued_at=at.replace("Z", "+00:00")),
             "invalid value for issued_at",
         ),
         "form-time-of-three-digits": (
-            sealed(issued_at=at[:-4] + "Z"),
+            signed(issued_at=at[:-4] + "Z"),
             "invalid value for issued_at",
         ),
         "form-time-that-never-was": (
-            sealed(issued_at="2026-02-30" + at[10:]),
+            signed(issued_at="2026-02-30" + at[10:]),
             "invalid value for issued_at",
         ),
-        "form-id-in-capitals": (sealed(log_id=BODY["log_id"].upper()), "invalid value for log_id"),
+        "form-id-in-capitals": (signed(log_id=BODY["log_id"].upper()), "invalid value for log_id"),
         "form-id-in-arabic-digits": (
-            sealed(log_id=BODY["log_id"].replace("0", "\u0660")),
+            signed(log_id=BODY["log_id"].replace("0", "\u0660")),
             "log_id",
         ),
         "form-batch-of-nothing": (
@@ -144,7 +144,7 @@ def _responses() -> dict[str, Bad]:
 
 
 def _proofs() -> dict[str, Bad]:
-    """Return proofs that do not prove their call."""
+    """Return invalid proofs."""
     path = PROOF["path"]
     missing = "not in the batch"
     stranger = STRANGER.envelope(batch(51, CALLS, STRANGER))
