@@ -232,12 +232,12 @@ def _worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _run(arguments: Sequence[str]) -> Outcome:
-    first, *rest = arguments or [""]
+    first, *others = arguments or [""]
     command: Command
     if first == "proof":
-        command, parsed = _verify_proofs, _proof_parser().parse_args(rest)
+        command, parsed = _verify_proofs, _proof_parser().parse_args(others)
     elif first == "export":
-        command, parsed = _verify_export, _export_parser().parse_args(rest)
+        command, parsed = _verify_export, _export_parser().parse_args(others)
     else:
         command, parsed = _verify_receipts, _receipts_parser().parse_args(arguments)
     out = _or_discard(sys.stdout)

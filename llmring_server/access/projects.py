@@ -55,7 +55,7 @@ class Projects(Repository):
     def __init__(self, database: Database, audit: AuditLog) -> None:
         super().__init__(database)
         self._audit = audit
-        # The services of all domains, whose tables `erase` empties: set by the ring.
+        # The services of all domains: `erase` empties their tables. `Ring` sets this.
         self.services: Sequence[Repository] = ()
 
     async def create(self, name: str, *, actor: Actor) -> ProjectId:

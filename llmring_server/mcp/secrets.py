@@ -61,8 +61,8 @@ class SecretBox:
 
         DecryptionFailed if its key is missing, or if it was encrypted for another server.
         """
-        key_id, rest = encrypted[:_KEY_ID_LENGTH], encrypted[_KEY_ID_LENGTH:]
-        nonce, ciphertext = rest[:_NONCE_LENGTH], rest[_NONCE_LENGTH:]
+        key_id, encrypted = encrypted[:_KEY_ID_LENGTH], encrypted[_KEY_ID_LENGTH:]
+        nonce, ciphertext = encrypted[:_NONCE_LENGTH], encrypted[_NONCE_LENGTH:]
         cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise DecryptionFailed

@@ -278,7 +278,7 @@ def read_key_file(path: Path) -> KeyDocument:
 
 
 def create_key_file(path: Path) -> StoredKey:
-    """Create a key file whose first key signs at once, because nobody knows another."""
+    """Create a key file with one active key, since no older key has to sign until it is known."""
     key = stored_key(new_private_key(), "active", not_before=datetime.now(UTC))
     with _temporary_file(path, KeyDocument(keys=[key])) as file:
         try:

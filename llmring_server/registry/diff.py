@@ -60,7 +60,7 @@ def quarantine_reason(current: Models, new: Models, known_prices: Models) -> str
     """
     removed = current.keys() - new.keys()
     if 2 * len(removed) > len(current):
-        return f"{len(removed)} of {len(current)} models are gone"
+        return f"{len(removed)} of {len(current)} models are missing"
     changes = diff_registries(known_prices, new).price_changes
     suspicious = [change for change in changes if change.is_suspicious]
     if not suspicious:

@@ -262,16 +262,16 @@ class _FileResponse(StreamingResponse):
     After a client disconnects, Starlette would leave the generator to the garbage collector.
     """
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], **options: Any) -> None:
-        super().__init__(_prepend(first, rest), **options)
-        self._rest = rest
+    def __init__(self, first: bytes, remaining: AsyncGenerator[bytes], **options: Any) -> None:
+        super().__init__(_prepend(first, remaining), **options)
+        self._remaining = remaining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self._rest):
+        async with aclosing(self._remaining):
             await super().__call__(scope, receive, send)
 
 
-async def _prepend(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+async def _prepend(first: bytes, remaining: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     yield first
-    async for chunk in rest:
+    async for chunk in remaining:
         yield chunk

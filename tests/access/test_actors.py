@@ -84,7 +84,7 @@ async def stage(alone: Ring) -> Stage:
     file = await ring.db.fetch_value(
         "INSERT INTO {{tables.registry_files}}"
         " (provider, version, content, valid_from, fetched_at, state, reason)"
-        " VALUES ('openai', 7, $1, now(), now(), 'quarantined', 'doubts') RETURNING id",
+        " VALUES ('openai', 7, $1, now(), now(), 'quarantined', 'test') RETURNING id",
         b"{}",
     )
     await ring.db.execute(
@@ -160,7 +160,7 @@ def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def actions(ring: Ring) -> list[str]:
     events = await ring.audit.events(datetime.now(UTC) - timedelta(days=1))
-    return [each.action for each in events if each.actor == "me"]
+    return [event.action for event in events if event.actor == "me"]
 
 
 async def test_actions_are_recorded_with_their_actor(stage: Stage) -> None:

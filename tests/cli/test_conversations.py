@@ -65,7 +65,7 @@ async def test_a_conversation_is_exported(chat: tuple[str, str], prod: dict[str,
     export = ("conversations", "export", id, "--project", project)
     head, *messages = map(json.loads, done(*export, *PROD, **prod).splitlines())
     assert (head["id"], head["total_cost"]) == (id, 0.25)
-    assert [each["role"] for each in messages] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[0]["content"] == MESSAGES[0].content
     markdown = done(*export, "--format", "markdown", *PROD, **prod)
     assert markdown.startswith("# Cats [and dogs]\n\n> Be kind\n> and brief\n")

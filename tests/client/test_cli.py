@@ -113,4 +113,4 @@ async def test_conversations_are_listed_and_shown(
     shown = json.loads(
         await llmring("server", "conversations", "--conversation-id", str(id), "--json")
     )
-    assert [each["content"] for each in shown["messages"]] == ["Hi", "Hello" * 20]
+    assert [message["content"] for message in shown["messages"]] == ["Hi", "Hello" * 20]

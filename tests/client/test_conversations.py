@@ -66,12 +66,12 @@ async def test_session_stores_its_messages(
         )
         await session.chat_with_conversation(request, id)
     history = await session.get_conversation_history(id, limit=3)
-    assert [each["content"] for each in history["messages"]] == ["Hello", PARTS, "Hello"]
+    assert [message["content"] for message in history["messages"]] == ["Hello", PARTS, "Hello"]
     [listed] = await session.list_conversations()
     assert (listed["id"], listed["title"], listed["message_count"]) == (str(id), "Tea", 4)
     assert (listed["total_input_tokens"], listed["total_output_tokens"]) == (200, 40)
     calls = await ring.usage.logs(project_id)
-    assert [each.conversation_id for each in calls] == [id, id]
+    assert [call.conversation_id for call in calls] == [id, id]
 
 
 async def test_conversation_manager_loads_a_conversation(session: LLMRingSession) -> None:
@@ -92,7 +92,7 @@ async def test_async_conversation_manager_adds_and_reads(server: Server, key: st
         for role, metadata in (("user", None), ("tool", {"tool": "look"}))
     ]
     found = await manager.get_conversation(id)
-    assert [each.id for each in found.messages] == added
+    assert [message.id for message in found.messages] == added
     assert [each.role for each in found.messages] == ["user", "tool"]
     assert found.messages[1].metadata == {"tool": "look"}
     assert len(await manager.get_conversation_messages(id, limit=1)) == 1
@@ -142,7 +142,7 @@ async def test_log_llm_call_stores_the_exchange_and_counts_the_call(
     assert (call.conversation_id, call.cost) == (found.id, found.total_cost)
     assert (call.input_tokens, call.output_tokens, call.origin) == (100, 20, "app")
     messages = await ring.conversations.messages(project_id, found.id)
-    assert [(each.role, each.content) for each in messages] == [
+    assert [(message.role, message.content) for message in messages] == [
         ("developer", "Be kind"),
         ("user", PARTS),
         ("assistant", "Hello"),
@@ -164,7 +164,7 @@ async def test_log_llm_stream_stores_the_exchange(
     found = await only_conversation(ring, project_id)
     assert call.conversation_id == found.id
     messages = await ring.conversations.messages(project_id, found.id)
-    assert [each.content for each in messages] == ["Hi", "Hello"]
+    assert [message.content for message in messages] == ["Hi", "Hello"]
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ async def test_applying_a_manifest_is_idempotent(
 ) -> None:
     first = await ensure_from_manifest(remote, MANIFEST)
     tools = await ring.mcp.capabilities.list(project_id, "tool")
-    assert [each.name for each in tools] == ["add", "sub"]
+    assert [tool.name for tool in tools] == ["add", "sub"]
     second = await ensure_from_manifest(remote, MANIFEST)
     assert [each["id"] for each in first] == [each["id"] for each in second]
     assert await ring.mcp.capabilities.list(project_id, "tool") == tools
@@ -148,7 +148,7 @@ async def test_command_line_adds_to_the_existing_registrations(
     resource = ("--server-id", id, "--uri", "file:///x", "--mime-type", "text/plain")
     assert "Registered" in await llmring("mcp", "resources", "register", *resource)
     prompts = await ring.mcp.capabilities.list(project_id, "prompt")
-    assert [(each.name, each.arguments) for each in prompts] == [
+    assert [(prompt.name, prompt.arguments) for prompt in prompts] == [
         ("p", [{"name": "who"}]),
         ("q", {}),
     ]

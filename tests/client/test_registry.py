@@ -35,7 +35,7 @@ async def test_client_reads_the_built_in_price_book(
             models = await client.fetch_current_models(provider)
             version = await client.get_current_version(provider)
             pinned = await client.fetch_version(provider, version)
-            assert {each.model_name for each in pinned.models} == {
+            assert {model.model_name for model in pinned.models} == {
                 each.model_name for each in models
             }
             assert len(models) > 20

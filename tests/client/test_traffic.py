@@ -9,7 +9,7 @@ import httpx
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
 
-# A line a request, as it was recorded; U is an id of whatever its path names.
+# One recorded request per line; U stands for an id of the object that the path names.
 RECORDED = Path(__file__).with_name("traffic.txt").read_text().splitlines()
 
 

@@ -55,7 +55,7 @@ async def decorated(
 
 async def only_log(ring: Ring, project_id: ProjectId) -> Call:
     """Wait for the decorators' background tasks; return the one call that was logged."""
-    tasks = {getattr(each.get_coro(), "__name__", ""): each for each in asyncio.all_tasks()}
+    tasks = {getattr(task.get_coro(), "__name__", ""): task for task in asyncio.all_tasks()}
     await asyncio.gather(*(tasks[name] for name in tasks if name.startswith("_log_")))
     [log] = await ring.usage.logs(project_id)
     return log

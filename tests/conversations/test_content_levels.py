@@ -127,7 +127,7 @@ async def test_maintenance_deletes_messages_beyond_the_projects_retention(
     await maintainer.projects.retain(project_id, 30, actor=LIBRARY)
     assert (await maintain(maintainer.db, actor=LIBRARY)).deleted["messages"] >= 7
     conversations = await maintainer.conversations.list(project_id)
-    assert [each.title for each in conversations] == ["0 days", "29 days"]
+    assert [conversation.title for conversation in conversations] == ["0 days", "29 days"]
     assert len(await maintainer.conversations.list(other_project_id)) == 3
     await maintainer.projects.retain(project_id, None, actor=LIBRARY)
     assert (await maintain(maintainer.db, actor=LIBRARY)).deleted["messages"] == 0

@@ -52,7 +52,7 @@ async def test_list_conversations_begins_with_the_most_recently_updated(
     first, second = [await create_conversation(client, title=title) for title in ("1st", "2nd")]
     await add_texts(client, first, "Hello")
     conversations = (await client.get(CONVERSATIONS)).json()
-    assert [each["title"] for each in conversations] == ["1st", "2nd"]
+    assert [conversation["title"] for conversation in conversations] == ["1st", "2nd"]
     await client.patch(second, json={"max_tokens": 5})
     conversations = (await client.get("/conversations?limit=1")).json()
     assert [each["title"] for each in conversations] == ["2nd"]
@@ -156,7 +156,7 @@ async def test_get_conversation_returns_the_last_messages(client: httpx.AsyncCli
     path = await create_conversation(client)
     await add_texts(client, path, *(f"text {n}" for n in range(5)))
     messages = (await client.get(f"{path}?message_limit=2")).json()["messages"]
-    assert [each["content"] for each in messages] == ["text 3", "text 4"]
+    assert [message["content"] for message in messages] == ["text 3", "text 4"]
     assert (await client.get(f"{path}?include_messages=false")).json()["messages"] == []
 
 

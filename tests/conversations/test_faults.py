@@ -22,7 +22,7 @@ async def checked_conversations(ring: Ring, project_id: ProjectId) -> list[Conve
         page = MessagePage(limit=1000)
         messages = await ring.conversations.messages(project_id, conversation.id, page)
         assert conversation.message_count == len(messages)
-        assert conversation.total_cost == sum(each.cost or 0 for each in messages)
+        assert conversation.total_cost == sum(message.cost or 0 for message in messages)
         assert conversation.total_input_tokens == sum(each.input_tokens or 0 for each in messages)
         assert conversation.total_output_tokens == sum(each.output_tokens or 0 for each in messages)
     return conversations
@@ -84,7 +84,9 @@ async def test_messages_of_a_conversation_that_is_deleted_meanwhile(
     work: list[Any] = [ring.conversations.append(project_id, id, messages) for _ in range(20)]
     work.insert(10, ring.conversations.delete(project_id, id))
     outcomes = await asyncio.gather(*work, return_exceptions=True)
-    assert {type(each) for each in outcomes if isinstance(each, BaseException)} <= {NotFound}
+    assert {type(outcome) for outcome in outcomes if isinstance(outcome, BaseException)} <= {
+        NotFound
+    }
     assert await ring.conversations.list(project_id) == []
 
 
@@ -104,7 +106,11 @@ async def test_conversations_and_statistics_have_the_same_totals(
         total_cost += cost
     conversations = await checked_conversations(ring, project_id)
     summary = (await ring.usage.stats(project_id)).summary
-    assert summary.total_cost == sum(each.total_cost for each in conversations) == total_cost
+    assert (
+        summary.total_cost
+        == sum(conversation.total_cost for conversation in conversations)
+        == total_cost
+    )
     assert summary.total_tokens == sum(
         each.total_input_tokens + each.total_output_tokens for each in conversations
     )

@@ -84,9 +84,9 @@ async def test_misuse_of_a_connection_is_not_translated(ring: Ring, project_id: 
         outcomes = await asyncio.gather(
             *(usage.logs(project_id) for _ in range(5)), return_exceptions=True
         )
-    errors = [each for each in outcomes if isinstance(each, Exception)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     assert errors
-    assert {type(each) for each in errors} == {asyncpg.InterfaceError}
+    assert {type(error) for error in errors} == {asyncpg.InterfaceError}
 
 
 async def test_statements_on_a_lost_connection_raise_unavailable(ring: Ring, own: Ring) -> None:
@@ -193,7 +193,7 @@ async def test_a_call_that_violates_a_constraint_fails_alone(
     bad = good.model_copy(update={"latency_ms": -1})
     logs = [ring.usage.log(project_id, bad if n % 7 == 3 else good) for n in range(20)]
     outcomes = await asyncio.gather(*logs, return_exceptions=True)
-    errors = [each for each in outcomes if isinstance(each, Exception)]
-    assert [type(each) for each in errors] == [asyncpg.CheckViolationError] * 3
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    assert [type(error) for error in errors] == [asyncpg.CheckViolationError] * 3
     assert not any(isinstance(each, RingError) for each in outcomes)
     assert len(await ring.usage.logs(project_id)) == 17

@@ -58,7 +58,7 @@ async def test_daily_totals_are_not_reported_for_days_of_another_time_zone(alone
     assert await requests(alone) == 3
 
 
-def zone_whose_summer_ends(day: datetime) -> str:
+def zone_with_clock_change(day: datetime) -> str:
     """Return a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
     end = day.timetuple().tm_yday - 1
     return f"<winter>0<summer>-1,{(end - 100) % 365}/0,{end}/2"
@@ -73,7 +73,7 @@ async def test_days_are_utc_days_in_any_time_zone_of_the_session(alone: Ring) ->
     await maintain(alone.db, retain=now - oldest.replace(day=15), actor=LIBRARY)
     window = StatsQuery(start_date=last_day, tz="Asia/Tokyo")
     async with alone.db.transaction() as tx:
-        await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")
+        await tx.execute(f"SET LOCAL timezone = '{zone_with_clock_change(last_day)}'")
         with pytest.raises(InvalidRequest, match=f"kept before {oldest:%Y-%m-%d}:"):
             await alone.within(tx).usage.stats(PROJECT_ID, window)
 

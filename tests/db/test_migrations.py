@@ -53,7 +53,7 @@ asyncio.run(main())
 def names(*folders: str) -> list[str]:
     """Return the names of the migration files, in the order in which they are applied."""
     folders = folders or ("llmring", "mcp_client")
-    return [file.name for each in folders for file in sorted((FOLDER / each).glob("*.sql"))]
+    return [file.name for folder in folders for file in sorted((FOLDER / folder).glob("*.sql"))]
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ async def state_of(pool: Pool) -> dict[str, Any]:
         "sessions": sessions,
         "pool": (pool.get_size(), pool.get_idle_size(), pool.get_max_size()),
         "logging": (root.level, list(root.handlers), list(root.filters), root.manager.disable),
-        "signals": {each: signal.getsignal(each) for each in signal.valid_signals()},
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
         "environment": dict(os.environ),
     }
 

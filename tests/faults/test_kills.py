@@ -103,8 +103,8 @@ async def two_processes(settings: Settings) -> AsyncIterator[list[int]]:
     environ = {name: str(value) for name, value in settings.model_dump(exclude_unset=True).items()}
     async with AsyncExitStack() as stack:
         listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
-        for each in listeners:
-            await stack.enter_async_context(run_server(each, **environ))
+        for listener in listeners:
+            await stack.enter_async_context(run_server(listener, **environ))
         yield [each.getsockname()[1] for each in listeners]
 
 

@@ -117,7 +117,7 @@ async def test_two_processes_that_log_for_the_same_projects_never_deadlock(
     random, before = seeded_random(), await deadlocks(ring)
     keys = [uuid4().hex for _ in range(3)]
     batches = [[call(uuid4().hex) for _ in range(random.randint(1, 20))] for _ in range(500)]
-    requests = [post(BATCH, each, random.choice(keys)) for each in batches]
+    requests = [post(BATCH, batch, random.choice(keys)) for batch in batches]
     requests += [post(LOG, call(uuid4().hex), random.choice(keys)) for _ in range(1500)]
     random.shuffle(requests)
     async with two_processes(settings) as ports:

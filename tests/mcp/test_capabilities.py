@@ -110,7 +110,7 @@ async def test_refresh_server_with_anything_invalid_changes_nothing(
     assert (await client.get(path)).json() == before["server"]
 
 
-async def test_refresh_server_takes_an_object_whose_lists_may_be_null(
+async def test_refresh_server_accepts_null_lists(
     client: httpx.AsyncClient,
 ) -> None:
     path = await register(client)

@@ -113,7 +113,7 @@ async def test_render_prompt_of_a_text(client: httpx.AsyncClient) -> None:
     assert (response.status_code, response.json()["code"]) == (422, "missing_variables")
 
 
-async def test_render_prompt_whose_content_was_not_recorded(client: httpx.AsyncClient) -> None:
+async def test_render_prompt_without_recorded_content(client: httpx.AsyncClient) -> None:
     path = await make_capability(client, "prompts")
     result = await render(client, path, {"who": "Ada"})
     assert (result["rendered"], result["source"]) == (None, "live")

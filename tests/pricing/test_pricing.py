@@ -129,7 +129,7 @@ async def test_an_override_takes_precedence_from_its_date_on(
         call(model, logged_at=NOW - timedelta(days=2)),
         call(model, service_tier="batch"),
     ]
-    logged = [await ring.usage.log(project_id, each) for each in entries]
+    logged = [await ring.usage.log(project_id, entry) for entry in entries]
     assert [(each.cost, each.cost_source) for each in logged] == [
         (Decimal(usd), "override") for usd in ("2", "1.5", "3")
     ]

@@ -74,7 +74,10 @@ async def test_every_rating_of_a_call_is_stored(
         await rerate(ring, model)
     assert await costs(ring, project_id) == ([1], 1, -1, 0)
     found: Any = await ring.prices.explain(project_id, logged.log_id)
-    amounts: Any = [(Decimal(each["amount"]), Decimal(each["cost"])) for each in found.adjustments]
+    amounts: Any = [
+        (Decimal(adjustment["amount"]), Decimal(adjustment["cost"]))
+        for adjustment in found.adjustments
+    ]
     assert (amounts, found.adjustment) == ([(1, 3), (-2, 1)], -1)
     again: Any = await ring.usage.log(project_id, call(model, id_at_origin="x"), "key")
     assert (again.replayed, again.cost) == (True, 2)  # the cost of the first response
@@ -136,5 +139,5 @@ async def test_price_changes_are_audited(ring: Ring, model: str) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
-    done = [each.action for each in await ring.audit.events(NOW) if model in each.target]
+    done = [event.action for event in await ring.audit.events(NOW) if model in event.target]
     assert done == ["price.withdraw", "price.rerate", "price.override"]

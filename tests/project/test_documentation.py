@@ -69,7 +69,7 @@ def blocks(language: str) -> Iterator[Block]:
 
 def program(document: str, heading: str) -> str:
     """Return the one Python program below a heading."""
-    [found] = [each for each in blocks("python") if each[:2] == (document, heading)]
+    [found] = [block for block in blocks("python") if block[:2] == (document, heading)]
     return found.code
 
 
@@ -112,7 +112,7 @@ async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 
 def test_every_program_is_run() -> None:
     pages = {README, EMBEDDING, "docs/getting-started.md"}
-    programs = [each[:2] for each in blocks("python") if each.document in pages]
+    programs = [block[:2] for block in blocks("python") if block.document in pages]
     tested = {(README, heading) for heading in SDK_PROGRAMS} | APPLICATIONS | SCRIPTS.keys()
     assert sorted(programs) == sorted(tested)
 

@@ -59,7 +59,7 @@ def classes(base: type[RingError] = RingError) -> Iterator[type[RingError]]:
 
 def test_error_codes_are_unique() -> None:
     assert embedded_postgres.PostgresNotFound.code != signing_keys.SigningKeyError.code
-    found = {each.__name__: (each.status, each.code) for each in classes()}
+    found = {class_.__name__: (class_.status, class_.code) for class_ in classes()}
     assert found == CODES
     codes = [code for _, code in CODES.values()]
     assert len(set(codes)) == len(codes)

@@ -269,8 +269,8 @@ async def receipt_of(*rows: Row) -> StoredReceipt:
     totals, tree = ReceiptTotals(), merkle.MerkleRoot()
     totals.add(rows)
     calls = [call_from_row(each) for each in rows]
-    for each in calls:
-        tree.add(merkle.leaf_hash(receipt.leaf_entry(each)))
+    for call in calls:
+        tree.add(merkle.leaf_hash(receipt.leaf_entry(call)))
     request = ReceiptRequest(description="d", tags=["t"], since_last_receipt=True)
     issued_at = datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=UTC)
     draft = ReceiptDraft(ID, PROJECT, "logs.example.org", issued_at, request, totals)
@@ -461,7 +461,7 @@ def test_actor_of_programs_that_embed_the_server() -> None:
 
 
 def test_what_an_erasure_reports(ring: Ring) -> None:
-    assert [table.rows for each in ring.services for table in each.tables if table.erase] == [
+    assert [table.rows for service in ring.services for table in service.tables if table.erase] == [
         "recent totals",
         "totals",
         "idempotency keys",

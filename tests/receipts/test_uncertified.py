@@ -56,7 +56,7 @@ async def test_a_late_call_of_an_old_day_is_found(ring: Ring, project_id: Projec
     assert (await ring.receipts.generate(project_id, UNCERTIFIED))["certified_count"] == 1
 
 
-async def test_a_day_whose_calls_have_single_receipts_is_read_once(
+async def test_a_day_with_single_receipts_only_is_read_once(
     ring: Ring, project_id: ProjectId
 ) -> None:
     [id] = await log_calls(ring, project_id, {})

@@ -132,7 +132,7 @@ async def test_get_registry_has_an_etag_for_each_filter(refreshed: httpx.AsyncCl
 
 async def test_get_registry_version_never_changes(refreshed: httpx.AsyncClient) -> None:
     responses = {n: await refreshed.get(f"/registry/v/{n}/registry.json") for n in (0, 1, 3)}
-    assert [each.json()["version"] for each in responses.values()] == ["0", "1", "3"]
+    assert [response.json()["version"] for response in responses.values()] == ["0", "1", "3"]
     assert responses[3].headers["Cache-Control"] == IMMUTABLE
     assert responses[3].json() == (await refreshed.get("/registry")).json()
     # These contain what the built-in price book says today.

@@ -40,7 +40,7 @@ async def test_processes_fetch_once_per_ttl_and_share_the_files(
         urls = [f"http://127.0.0.1:{port}/registry" for port in ports]
         for _ in range(2):
             responses = await asyncio.gather(*(client.get(url) for url in urls * 20))
-            assert all(each.is_success for each in responses)
+            assert all(response.is_success for response in responses)
         async with asyncio.timeout(TIMEOUT_SECONDS):
             while "3" not in [(await client.get(url)).json()["version"] for url in urls]:  # noqa: ASYNC110, a server sets no event
                 await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""Registry refresh: accepted, rejected and quarantined files; the last accepted ones are kept."""
+"""Registry refresh: accepted, rejected and quarantined files; the last accepted ones remain."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -100,7 +100,7 @@ async def test_a_suspicious_file_is_quarantined_until_it_is_accepted(
     fake.mode = "good"
     await ring.registry.refresh()
     assert [each.file.provider for each in await ring.registry.quarantined()] == (
-        ["openai"] if "gone" not in mode else []
+        ["openai"] if "missing" not in mode else []
     )
 
 

@@ -130,7 +130,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
     connection.data_received(GET * 3 + CLOSING + GET)
     await ended(connection)
     assert len(wire.writes) == 4
-    assert [b"connection: close" in each for each in wire.writes] == [False, False, False, True]
+    assert [b"connection: close" in write for write in wire.writes] == [False, False, False, True]
     assert connection.server_state.total_requests == 4
 
 

@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
 SUSPICIOUS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "1000 times dearer": (changed_file(dearer), "goes from 10.0 to 10000.0 and 3 more"),
     "for nothing": (priced("0"), "goes from 2.5 to 0"),
-    "half of it gone": (changed_file(poorer), "3 of 4 models are gone"),
+    "half of it missing": (changed_file(poorer), "3 of 4 models are missing"),
 }
 
 
@@ -167,7 +167,7 @@ class FakeRegistry:
         self.server.close()
         await self.server.wait_closed()
         # Whoever still asks finds out now, and not in the midst of the next test.
-        asking = (each for each in asyncio.all_tasks() if "_refresh" in str(each.get_coro()))
+        asking = (task for task in asyncio.all_tasks() if "_refresh" in str(task.get_coro()))
         await asyncio.gather(*asking, return_exceptions=True)
 
 

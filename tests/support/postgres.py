@@ -20,7 +20,7 @@ from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 FOLDER = "LLMRING_TEST_RUN"
 # The data of this server are thrown away: nothing needs to reach the disk. Tests of durability
-# start servers of their own, with the default settings.
+# start separate servers, with the default settings.
 UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
 
 

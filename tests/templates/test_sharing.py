@@ -98,7 +98,7 @@ async def test_another_project_cannot_change_a_shared_template_or_read_its_histo
         await client.get(f"{url}/versions/1", headers=theirs),
         await client.post(f"{url}/render", json={"version": 1}, headers=theirs),
     ]
-    assert {(each.status_code, each.json()["detail"]) for each in responses} == {
+    assert {(response.status_code, response.json()["detail"]) for response in responses} == {
         (404, NotFound.detail)
     }
     assert (await client.get(f"{TEMPLATES}/stats", headers=theirs)).json() == []
@@ -155,7 +155,7 @@ async def test_changes_of_shared_templates_are_audited(
     await client.put(url, json={"shared": False}, headers=headers_of(admin))
     await client.put(url, json={"name": "x"}, headers=headers_of(admin))
     events = await ring.audit.events(NOW, admin.project_id)
-    assert [(each.action, each.actor) for each in events[:-1]] == [
+    assert [(event.action, event.actor) for event in events[:-1]] == [
         ("template.change", admin.id),
         ("template.create", admin.id),
     ]

@@ -141,7 +141,7 @@ async def test_template_stats_begin_with_the_most_used(client: httpx.AsyncClient
     for template in (often, often, once):
         await client.post(f"{TEMPLATES}/{template['id']}/use")
     stats = (await client.get(f"{TEMPLATES}/stats")).json()
-    counts = [(each["template_name"], each["usage_count"]) for each in stats]
+    counts = [(stat["template_name"], stat["usage_count"]) for stat in stats]
     assert counts == [("support", 2), ("rare", 1)]
     assert stats[0].keys() == {
         "template_id",
@@ -213,7 +213,7 @@ async def test_list_versions_has_one_for_every_change(client: httpx.AsyncClient)
     url = f"{TEMPLATES}/{(await create_template(client))['id']}"
     await client.put(url, json={"system_prompt": "Ho"})
     versions = (await client.get(f"{url}/versions")).json()
-    prompts = [(each["version"], each["system_prompt"]) for each in versions]
+    prompts = [(version["version"], version["system_prompt"]) for version in versions]
     assert prompts == [(2, "Ho"), (1, "Hi {{ who }}")]
     assert (await client.get(f"{url}/versions?limit=1&offset=1")).json() == versions[1:]
     assert (await client.get(f"{url}/versions?offset=5")).json() == []
@@ -253,7 +253,7 @@ async def test_concurrent_changes_are_a_version_each(ring: Ring, project_id: Pro
         )
     )
     versions = await ring.templates.versions(project_id, template.id)
-    assert [each.version for each in versions] == list(range(21, 0, -1))
+    assert [version.version for version in versions] == list(range(21, 0, -1))
     assert len({each.name for each in versions}) == 21
 
 

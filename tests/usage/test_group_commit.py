@@ -106,7 +106,7 @@ async def test_only_an_invalid_item_fails() -> None:
     sink = Sink()
     sink.invalid = {3, 7}
     outcomes = await write_all(sink.group_commit(), range(10))
-    assert [type(each) for each in outcomes] == [
+    assert [type(outcome) for outcome in outcomes] == [
         InvalidRequest if n in {3, 7} else int for n in range(10)
     ]
     assert sorted(chain(*sink.batches)) == [0, 1, 2, 4, 5, 6, 8, 9]

@@ -70,7 +70,9 @@ async def test_a_key_of_another_call_is_rejected_and_the_others_are_stored(
         ring.usage.log(project_id, call(cost=n), "key" if n == 3 else None) for n in range(6)
     ]
     outcomes = await asyncio.gather(*logging, return_exceptions=True)
-    assert [isinstance(each, InvalidRequest) for each in outcomes] == [n == 3 for n in range(6)]
+    assert [isinstance(outcome, InvalidRequest) for outcome in outcomes] == [
+        n == 3 for n in range(6)
+    ]
     assert await count(ring, project_id) == 6
 
 
@@ -81,7 +83,7 @@ async def test_a_key_in_progress_is_a_conflict_for_its_own_call_only(
         async with hold_key(ring, project_id, "locked"):
             logging = [ring.usage.log(project_id, call(), key) for key in ("locked", "free", None)]
             outcomes = await asyncio.gather(*logging, return_exceptions=True)
-            assert [isinstance(each, RequestInProgress) for each in outcomes] == [
+            assert [isinstance(outcome, RequestInProgress) for outcome in outcomes] == [
                 True,
                 False,
                 False,
@@ -113,7 +115,7 @@ async def test_while_one_key_is_locked_all_others_are_decided(
         results = [
             each for each in (replayed, new, duplicate, without_key) if isinstance(each, LogResult)
         ]
-        assert [each.replayed for each in results] == [True, False, True, False]
+        assert [result.replayed for result in results] == [True, False, True, False]
         assert results[0].log_id == used.log_id
         assert results[1].log_id == results[2].log_id
         assert await count(ring, project_id) == 3
@@ -135,7 +137,7 @@ async def test_only_the_call_that_cannot_be_stored_fails(ring: Ring, project_id:
     calls = [call(alias="a\0b" if n % 7 == 3 else "good") for n in range(40)]
     logging = [ring.usage.log(project_id, each) for each in calls]
     outcomes = await asyncio.gather(*logging, return_exceptions=True)
-    assert sum(isinstance(each, InvalidRequest) for each in outcomes) == 6
+    assert sum(isinstance(outcome, InvalidRequest) for outcome in outcomes) == 6
     assert await count(ring, project_id) == 34
 
 

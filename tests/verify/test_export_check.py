@@ -32,7 +32,7 @@ class Export:
             names.append(self.folder / f"{number}.jsonl")
             names[-1].write_text("".join(map(export_line, each)))
         output = self.folder / "receipts.jsonl"
-        output.write_text("".join(f"{json.dumps(each)}\n" for each in receipts))
+        output.write_text("".join(f"{json.dumps(receipt)}\n" for receipt in receipts))
         more = [part for name in names[1:] for part in ("--earlier", name)]
         code, text = run("export", names[0], output, *more, "--json", *KEYS)
         return code, json.loads(text.splitlines()[-1])

@@ -73,9 +73,9 @@ def test_both_implementations_write_the_same_bytes() -> None:
                 sig = receipt.base64url(key.sign(data))
                 assert receipt.open_envelope(document)[1] == data
                 assert document["signature"] == {"alg": "Ed25519", "kid": ACTIVE.kid, "sig": sig}
-    for each in CALLS:
-        assert merkle.leaf_hash(receipt.leaf_entry(each)) == leaf(each)
-        assert receipt.call_from_export(parse(export_line(each).encode(), Decimal)) == each
+    for call in CALLS:
+        assert merkle.leaf_hash(receipt.leaf_entry(call)) == leaf(call)
+        assert receipt.call_from_export(parse(export_line(call).encode(), Decimal)) == call
     assert receipt.call_from_receipt(usage(3, CALLS[2])) == CALLS[2]
 
 
@@ -145,7 +145,7 @@ def test_noise_is_rejected(data: bytes) -> None:
 
 def test_a_jwks_is_a_key_file() -> None:
     jwks = keys.read_keys((FOLDER / "jwks.json").read_bytes())
-    assert {each.kid: each.state for each in jwks.values()} == {
-        each["kid"]: each["state"] for each in KEY_FILE["keys"]
+    assert {jwk.kid: jwk.state for jwk in jwks.values()} == {
+        key["kid"]: key["state"] for key in KEY_FILE["keys"]
     }
     assert encode(good()["usage"]) == (FOLDER / "good/usage.json").read_bytes()

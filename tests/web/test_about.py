@@ -25,7 +25,7 @@ async def test_a_program_gets_the_version_as_json(client: httpx.AsyncClient) -> 
         assert response.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
 
 
-async def test_a_browser_gets_a_page_whose_links_work(client: httpx.AsyncClient) -> None:
+async def test_browsers_get_a_page_with_valid_links(client: httpx.AsyncClient) -> None:
     response = await client.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
     assert (response.status_code, response.headers["Vary"]) == (200, "Accept")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"

@@ -137,13 +137,13 @@ async def test_a_trailer_is_never_a_header(served: Served) -> None:
     response = await ask(served.port, authenticated + body + b"X-API-Key: " + other + b"\r\n\r\n")
     assert statuses(response) == [200]
     logs = [get(target=b"/api/v1/logs").replace(CANARY, each) for each in (key, other)]
-    [own, others] = [await ask(served.port, each) for each in logs]
+    [own, others] = [await ask(served.port, log) for log in logs]
     assert (own.count(b'"log_id"') or own.count(b'"id"'), others[-2:]) == (1, b"[]")
 
 
 async def test_a_hundred_requests_at_once_are_answered_in_order(served: Served) -> None:
     paths = [b"/health/live", b"/nowhere"] * 50
-    requests = [get(target=each).replace(b"Connection: close\r\n", b"") for each in paths]
+    requests = [get(target=path).replace(b"Connection: close\r\n", b"") for path in paths]
     response = await ask(served.port, b"".join(requests) + get())
     assert statuses(response) == [200, 404] * 50 + [200]
     # Further requests are not queued: the client gets these responses, then the connection ends.
