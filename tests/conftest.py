@@ -124,7 +124,7 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
     """The URL of a role with the documented grants, and no others."""
     role = f"role_{uuid4().hex[:8]}"
     await owner.execute(grants(role, owner.schema or "").replace("'...'", f"'{role}'"))
-    # A parent's sessions need not be in UTC: in this zone, two days a year have 23 or 25 hours.
+    # A parent's sessions may not be in UTC: in this zone, two days a year have 23 or 25 hours.
     await owner.execute(f"ALTER ROLE {role} SET timezone = 'America/St_Johns'")
     parts = urlsplit(url)
     yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()

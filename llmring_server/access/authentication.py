@@ -31,7 +31,7 @@ from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Request, client_network
 
 # Identifies the caller in mode `parent`: the id of a project, or a Caller with its own scopes;
-# anything else is nobody. It may be a coroutine function.
+# the request is rejected for any other result. It may be a coroutine function.
 Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "

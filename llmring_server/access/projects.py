@@ -18,7 +18,7 @@ from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict, InvalidRequest, NotFound
 
 MAX_RETENTION_DAYS = 36_500
-# Rows are deleted in batches so small that nobody waits for their locks.
+# Rows are deleted in small batches, so that their locks are held only briefly.
 BATCH_SIZE = 5000
 # A cached key is accepted for five seconds after it was deleted, and a call that was accepted with
 # it may be retried for five more.

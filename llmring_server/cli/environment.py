@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 NAMES = ("dev", "test", "prod")
 
-# Settings that suit a server on one's own machine.
+# Settings for a server on a developer's machine.
 LOCAL_DEFAULTS = {"auth": "open", "conversation_content": "full"}
 
 

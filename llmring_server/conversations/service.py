@@ -33,7 +33,7 @@ from llmring_server.usage.service import Usage
 # A search for words in this many messages or more does not go by the index of messages.
 SEARCH_MATCH_LIMIT = 2000
 
-# Old messages are deleted in batches, so that nobody waits long for their locks.
+# Old messages are deleted in batches, so that their locks are held only briefly.
 DELETE_BATCH_SIZE = 5000
 
 

@@ -41,7 +41,7 @@ def project_of_key(key: str) -> ProjectId:
 # `Caller` that has it.
 ApiScope = Literal["log:write", "read", "conversations", "mcp", "mcp:secrets", "admin", "operator"]
 
-# Each list is written out, so that a new scope is granted to nobody until it is added here.
+# Each list is written out, so that a new scope is not granted until it is added here.
 
 # The scopes of a new key, unless others are named.
 DEFAULT_SCOPES: tuple[ApiScope, ...] = ("log:write", "read", "conversations", "mcp")

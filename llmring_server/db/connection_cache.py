@@ -92,7 +92,7 @@ class ConnectionCache:
         pool = self._manager._pool
         if pool is None or not isinstance(self._manager, OwnedPool):
             return False
-        # With no idle connection left in the pool, someone may be waiting for this one.
+        # If the pool has no idle connection, another task may be waiting for this one.
         return pool.get_idle_size() > 0 and time.monotonic() - cached.acquired_at < MAX_HELD_SECONDS
 
     async def _release_when_idle(self) -> None:

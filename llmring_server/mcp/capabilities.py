@@ -78,7 +78,7 @@ class McpCapabilities(Repository):
 
         Refreshes of one server are applied one after the other.
         """
-        # The digests of many definitions take seconds: in a thread, nobody waits for them.
+        # Computing many digests takes seconds; in a thread, it does not block other requests.
         capabilities = await asyncio.to_thread(rows_as_json, request.capabilities())
         counts = orjson.dumps(request.counts()).decode()
         async with self._database.transaction() as transaction:

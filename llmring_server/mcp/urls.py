@@ -27,7 +27,7 @@ _PRIVATE_NAMES = (
     "home.arpa",
     "test",
 )
-# Resolvers read a host whose last label is a number as an IPv4 address, in whatever notation.
+# Resolvers read a host whose last label is a number as an IPv4 address, in any notation.
 _NUMERIC_HOST = re.compile(r"(.*\.)?(0x[0-9a-f]*|\d+)")
 _DOMAIN_NAME = re.compile(r"([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}")
 # Wildcard DNS services resolve names like 10-0-0-1.sslip.io to the address that they contain.

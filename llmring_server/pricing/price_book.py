@@ -46,7 +46,7 @@ class Price:
         object.__setattr__(self, "id", self._digest())
 
     def _digest(self) -> UUID:
-        # Stored calls refer to prices by id: these names stay whatever the fields are called.
+        # Stored calls refer to prices by id: these names must not change if fields are renamed.
         content = {
             "provider": self.provider,
             "model": self.model,

@@ -167,7 +167,7 @@ class Keyring:
         if len(active_keys) != 1:
             raise SigningKeyError("exactly one of the keys of receipts must be active")
         self.active = active_keys[0]
-        # All are loaded at once: a key that proves nothing is refused whatever its state.
+        # All keys are loaded at once, so an invalid key is rejected in every state.
         loaded = [TrustedKey(key.kid, key.public_key, key.state) for key in keys]
         # Nobody knows what a compromised key has signed.
         self.trusted = {key.kid: key for key in loaded if key.state != "compromised"}

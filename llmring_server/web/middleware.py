@@ -57,7 +57,7 @@ class RequestMiddleware:
             receive_in_time = request_limits.receive_with_deadline(scope, receive)
             await self.app(scope, receive_in_time, send_with_headers)
         except ClientDisconnect:
-            return  # nobody is left to receive a response
+            return  # the client has disconnected
         except Exception as exc:  # noqa: BLE001, a bug must not cost the client its response
             failed = True
             if started or not isinstance(exc, RingError):

@@ -113,7 +113,7 @@ def main() -> None:
     report: dict[str, Any] = {
         "machine": {},
         "commits": {"this": commit(ROOT)} | ({"against": commit(against)} if against else {}),
-        # Without the URL, which may contain a password, and the path, which says nothing elsewhere.
+        # Without the URL, which may contain a password, and the path, which is local.
         "options": {
             name: value
             for name, value in vars(options).items()

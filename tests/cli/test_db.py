@@ -29,7 +29,7 @@ from tests.support.postgres import make_cluster, wait_until_stopped
 
 PROGRAM = str(Path(sys.executable).parent / "llmring-server")
 OURS = ("LLMRING_", "DATABASE_URL", "TEST_DB_")
-# Whoever runs the tests has settings too, and perhaps a database that is dear to them.
+# Without the settings of whoever runs the tests: they may name a database with valuable data.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
 ENVIRONMENT |= {"COLUMNS": "300", "LLMRING_REGISTRY_URL": "none"}
 
@@ -131,7 +131,7 @@ def test_drop_test_drops_only_test_databases(data_dir: Path) -> None:
     ours = {"LLMRING_DATA_DIR": str(data_dir)}
     done("db", "create", **ours)
     made = {done("db", "create", "--env", "test", **ours).strip() for _ in range(2)}
-    assert "Applied: 001" in done("db", "migrate", "--env", "test", **ours)  # one that goes at once
+    assert "Applied: 001" in done("db", "migrate", "--env", "test", **ours)  # a temporary one
     dropped = done("db", "drop-test", **ours)
     assert {f"local socket/{name}" for name in re.findall(r"test_\w+", dropped)} == made
     assert "no test databases" in done("db", "drop-test", **ours)

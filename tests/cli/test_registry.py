@@ -35,7 +35,7 @@ async def test_registry_is_refreshed_compared_and_accepted(
     started = datetime.now(UTC)
     status, output = await registry("status")
     assert (status, output.count("built-in"), output.count("never")) == (0, 3, 6)
-    assert not fake.asked  # looking is not asking
+    assert not fake.asked  # `status` fetches nothing
     assert (await registry("refresh"))[1].count("new: 4 models") == 3
     assert "no differences" in (await registry("diff", "3", "3"))[1]
     fake.files["openai"] = document("openai", 8)

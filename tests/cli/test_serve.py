@@ -205,7 +205,7 @@ async def test_procfile_enforces_the_request_limits_of_serve(
     processes = dict(
         line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines() if line
     )
-    # On the loopback interface, where tests belong, and on any free port.
+    # On the loopback interface and any free port.
     web = re.sub(r"--host \S+", "--host 127.0.0.1", processes["web"])
     command = shlex.split(web.replace("$PORT", "0"))
     output = tmp_path / "output"

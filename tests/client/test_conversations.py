@@ -42,12 +42,12 @@ class Provider:
 
 @pytest.fixture
 async def session(server: Server, key: str) -> AsyncIterator[LLMRingSession]:
-    # With a registry, it would look for a tokenizer far away.
+    # With a registry, the session would download a tokenizer.
     url = f"{server.url}/nowhere"
     async with LLMRingSession(server_url=server.url, api_key=key, registry_url=url) as session:
         session.providers["openai"] = Provider()
         yield session
-        # It leaves this one open.
+        # The session does not close this client.
         await session.server_client.close()
 
 

@@ -45,6 +45,6 @@ async def test_every_recorded_request_succeeds(
         )
         assert response.status_code == 200, (line, response.text)
     summary = (await ring.usage.stats(project_id)).summary
-    # Three by /log, and the decorator's, which no other request tells of.
+    # Three by /log, and the decorator's, which no other request reports.
     assert (summary.total_requests, summary.unpriced_requests) == (4, 1)
     assert summary.total_cost == Decimal("0.1") + 2 * Decimal("0.0000475")

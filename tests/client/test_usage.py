@@ -158,9 +158,9 @@ GOOGLE = GenerateContentResponse.model_validate(
 @pytest.mark.parametrize(
     ("response", "logged"),
     [
-        (OPENAI, ("openai", "gpt-4o", 100, 20, 0, "stop", "offline")),  # it says null cached tokens
+        (OPENAI, ("openai", "gpt-4o", 100, 20, 0, "stop", "offline")),  # cached tokens are null
         (ANTHROPIC, ("anthropic", "claude-4", 50, 7, 40, "end_turn", "unpriced")),
-        (GOOGLE, ("google", "gemini-3", 9, 0, 0, None, "unpriced")),  # and null output tokens
+        (GOOGLE, ("google", "gemini-3", 9, 0, 0, None, "unpriced")),  # output tokens are null
     ],
     ids=["openai", "anthropic", "google"],
 )

@@ -95,7 +95,7 @@ async def test_statements_on_a_lost_connection_raise_unavailable(ring: Ring, own
         lambda inside: inside.fetch("SELECT 1"),
         begin,
     ):
-        # To the first call the connection is lost, to the second it is closed.
+        # The first call finds the connection lost, the second finds it closed.
         async with database.acquire() as connection:
             inside = database.within(connection)
             await terminate(ring, connection)
@@ -128,7 +128,7 @@ async def test_connection_lost_between_rows_raises_unavailable(
     entries = [NewCall(**CALL)] * (FETCH_ROWS + 1)
     await ring.usage.log_many(project_id, entries)
     pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'llmring-server'"
-    # Other tests share the server: only what is connected to the database of this one.
+    # Only connections to this test's database: other tests share the server.
     pids += " AND datname = current_database() AND usename = current_user"
     async with aclosing(own.usage.export(project_id)) as logs:
         await anext(logs)

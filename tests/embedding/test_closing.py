@@ -27,7 +27,7 @@ ENTRY = NewCall(**CALL, cost=Decimal(1))
 async def test_closing_a_ring_ends_its_background_tasks(
     settings: Settings, project_id: ProjectId, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # With every write, sums are moved.
+    # Every write starts a move of sums to the rollups.
     monkeypatch.setattr("llmring_server.usage.rollups.MOVE_INTERVAL_SECONDS", -1)
     before = asyncio.all_tasks()
     async with Ring.open(settings.model_copy(update={"registry_url": fake.url})) as ring:

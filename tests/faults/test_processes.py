@@ -35,7 +35,7 @@ BATCH, STATS = "/api/v1/logs/batch", "/api/v1/stats"
 READ = (STATS, "/api/v1/logs", "/api/v1/logs/export", "/registry")
 ROUTES: dict[str, Any] = {LOG: CALL, BATCH: [CALL] * 3, **dict.fromkeys(READ)}
 
-# In this database only: other workers have theirs on the same server.
+# In this database only: other workers have their databases on the same server.
 SERVER_CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE application_name = 'llmring-server' AND datname = current_database()"

@@ -45,7 +45,7 @@ async def test_get_resource_content_that_a_refresh_recorded(client: httpx.AsyncC
     assert content["content"] == "Read me {{ not }} a template"
     assert (content["source"], content["detail"]) == ("recorded", None)
     assert content["resource"] == (await client.get(path)).json()
-    # A refresh without the content keeps it.
+    # A refresh without the content does not change it.
     server_path = f"{SERVERS}/{content['resource']['server_id']}"
     await refresh(client, server_path, resources=[README])
     assert (await client.get(f"{path}/content")).json() == content

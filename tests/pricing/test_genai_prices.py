@@ -13,11 +13,11 @@ from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.pricing.price_book import PriceBook
 from tests.conftest import used
 
-# Calls are priced at times of the 400 days before this one, whatever the day.
+# Calls are priced at times in the 400 days before this fixed day.
 END = datetime(2026, 11, 30, tzinfo=UTC)
 BOOK = PriceBook([sources.GenaiPrices()])
 
-# Our fields, by genai-prices' names for what they count.
+# The fields of a call, by the names of genai-prices.
 THEIRS = {
     "cache_write_tokens": "cache_creation_input_tokens",
     "cache_write_1h_tokens": "cache_creation_1h_input_tokens",

@@ -23,7 +23,7 @@ from tests.conftest import used
 from tests.support.fake_registry import FakeRegistry, document
 
 NOW = datetime.now(UTC)
-# The prices of this day are compared, whatever the day.
+# Prices are compared at this fixed day.
 DAY = datetime(2026, 11, 30, tzinfo=UTC)
 USD = "dollars_per_million_tokens_"
 

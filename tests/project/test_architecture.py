@@ -29,7 +29,7 @@ STATEMENTS = [
     for name, sql in load(file).items()
 ]
 
-# Which files may import a library, as patterns of their paths: all others may not.
+# Patterns of the only files that may import a library.
 MAY_IMPORT = {
     "uvicorn": ("llmring_server/server/*.py", "llmring_server/cli/serve.py"),
     "starlette": (

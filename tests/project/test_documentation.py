@@ -128,7 +128,7 @@ async def test_a_program_with_a_client_library_logs_its_call(
     path = tmp_path / "program.py"
     path.write_text(code.replace(SERVER_URL, server.url).replace('"my-app"', f'"{key}"'))
     with fake_provider() as provider:
-        # Whatever a client library fetches elsewhere, it does without.
+        # Client libraries cannot reach any other host.
         environment = {"HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"} | provider
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, path),
@@ -168,7 +168,7 @@ async def test_the_starlette_program_logs_in_its_transaction(tmp_path: Path) -> 
         logged = (await client.post("/answers")).json()
         costs = (await client.get("/costs")).json()
         assert Decimal(costs["cost"]) == Decimal(logged["cost"]) > 0
-        # What the application cannot store is not logged either.
+        # If the application's own write fails, the call is not logged either.
         await module.app.state.db.execute("DROP TABLE {{tables.answers}}")
         with pytest.raises(Exception, match="answers"):
             await client.post("/answers")
@@ -274,7 +274,7 @@ def written(default: object) -> str:
 def test_documented_settings_exist_with_their_defaults() -> None:
     text = (ROOT / "docs/configuration.md").read_text()
     rows = re.findall(r"^\| `LLMRING_(\w+)` \|(.*?)\|", text, re.MULTILINE)
-    # The first is of the command line, the second is computed, the third is another in tests.
+    # The first is a command-line option, the second is computed, the third differs in tests.
     others = {"data_dir", "mcp_schema", "registry_url"}
     documented = {
         name.lower(): default.strip(" `").replace("off", "")

@@ -67,7 +67,7 @@ async def test_every_table_with_a_project_is_erased_or_declared_exempt(
         for table in service.tables
         if table.erase
     }
-    # The first two are deleted first of all, and the last one stays.
+    # The first two are deleted first, and the last one is not deleted.
     others = {TableName("tables", name) for name in ("projects", "api_keys", "audit_events")}
     assert owned == erased | others
     assert not erased & others

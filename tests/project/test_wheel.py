@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(llmring_server.__file__).parents[1]
 VECTORS = ROOT / "tests/vectors"
-# Nothing of the tree's, nor of whoever runs the tests, is there to help.
+# Without the variables of the checkout or of whoever runs the tests.
 ENVIRONMENT = {
     name: value
     for name, value in os.environ.items()
@@ -33,7 +33,7 @@ OBJECTS = """
     SELECT pronamespace::regnamespace::text FROM pg_proc WHERE oid >= 16384 UNION
     SELECT extname FROM pg_extension WHERE oid >= 16384
 """
-# For an interpreter that has not met us: what we read of the environment, and what we import.
+# Prints what importing the package imports, and which environment variables it reads.
 IMPORT = """
 import os, sys
 read = []

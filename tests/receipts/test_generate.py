@@ -178,7 +178,7 @@ async def test_issue_receipt_signs_the_stored_call_only(
     assert first.json()["total_cost"] == 0.1
     again = await client.post(f"{PATH}/issue", json={"log_id": id})
     assert again.content == first.content
-    # The first servers signed whatever they were sent.
+    # Older servers signed any receipt that they were sent.
     unsigned = {
         "alias": "a",
         "provider": "p",

@@ -104,7 +104,7 @@ async def test_public_keys_are_published_in_every_state(db: AsyncDatabaseManager
     assert read_trusted_keys(keys).keys() == every_state.keys.keys()
     assert read_trusted_keys(document).keys() == every_state.keys.keys()
     assert read_trusted_keys(document)[compromised["kid"]].state == "compromised"
-    # Readers of a JWKS know no states.
+    # A JWKS has no states of keys.
     assert read_trusted_keys(jwks).keys() == every_state.keys.keys() - {compromised["kid"]}
     assert jwks["keys"][-1]["nbf"] == int(now.timestamp())
     assert '"d"' not in f"{orjson.dumps([document, keys, jwks])!r}"

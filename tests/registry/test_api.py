@@ -135,7 +135,7 @@ async def test_get_registry_version_never_changes(refreshed: httpx.AsyncClient) 
     assert [response.json()["version"] for response in responses.values()] == ["0", "1", "3"]
     assert responses[3].headers["Cache-Control"] == IMMUTABLE
     assert responses[3].json() == (await refreshed.get("/registry")).json()
-    # These contain what the built-in price book says today.
+    # These depend on the built-in price book of the day.
     assert (
         responses[0].headers["Cache-Control"] == responses[1].headers["Cache-Control"] != IMMUTABLE
     )

@@ -36,7 +36,7 @@ async def test_pipelined_responses_arrive_complete_and_in_order(ring: Ring) -> N
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", int(server.url.rpartition(":")[2])
         )
-        # Pipelined: answers come one after another, in order, over one connection.
+        # Pipelined: responses arrive in order over one connection.
         writer.write((head + b"\r\n") * 3 + head + b"Connection: close\r\n\r\n")
         responses = await reader.read()
         writer.close()

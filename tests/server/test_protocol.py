@@ -197,7 +197,7 @@ def inherited_names() -> set[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
     ]
     names = {node.attr for node in attributes} - vars(BoundedHttpProtocol).keys()
-    # What it sets is its own, except for the headers.
+    # Attributes that it sets itself, except for the headers, are not uvicorn's.
     own = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} - {"headers"}
     return names - own
 

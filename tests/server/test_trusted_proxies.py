@@ -62,7 +62,7 @@ async def test_a_trusted_proxy_names_the_client(db: AsyncDatabaseManager, name: 
 async def test_the_header_of_anyone_else_is_ignored(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, name: str, trusted: str
 ) -> None:
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own setting has no say
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own setting is ignored
     ring = Ring(db, Settings.from_env({"LLMRING_TRUSTED_PROXIES": trusted}))
     assert await audited_address(ring, FORWARDED[name][0]) == "127.0.0.0/24"
 

@@ -33,7 +33,7 @@ def llmring(server: Server, key: str, tmp_path: Path) -> Run:
             redirect_stdout(printed),
             warnings.catch_warnings(),
         ):
-            # It leaves connections open for the end of its process to close.
+            # The command leaves its connections open until its process ends.
             warnings.simplefilter("ignore", ResourceWarning)
             status = cli.main()
             gc.collect()

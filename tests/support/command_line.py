@@ -12,7 +12,7 @@ from llmring_server.cli.output import CONSOLE
 
 def invoke(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command with this environment and no other variable; return what it did."""
-    # Of a new process, COLUMNS would be the width of the screen.
+    # In a new process, COLUMNS would be the width of the terminal.
     CONSOLE.width = int(environment.get("COLUMNS", "80"))
     cleared = dict.fromkeys(os.environ.keys() - environment.keys())
     # In a thread, since commands start event loops, and a test may run in one.

@@ -166,7 +166,7 @@ class FakeRegistry:
         self.mode = "good"
         self.server.close()
         await self.server.wait_closed()
-        # Whoever still asks finds out now, and not in the midst of the next test.
+        # Pending requests fail now and not during the next test.
         asking = (task for task in asyncio.all_tasks() if "_refresh" in str(task.get_coro()))
         await asyncio.gather(*asking, return_exceptions=True)
 

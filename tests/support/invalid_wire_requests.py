@@ -54,7 +54,7 @@ TWICE = [
 HUGE = b'"' + b"x" * 256 * KIB + b'"'
 PATH = b"GET /api/v1/logs HTTP/1.1"
 
-# What any server passes on to us, or refuses by itself.
+# Requests that any server passes on to the app, or rejects itself.
 ANYWHERE: dict[str, tuple[int, bytes]] = {
     **{f"twice {each.decode()}": (400, get(each, each)) for each in TWICE},
     "two keys that differ": (400, get(b"X-API-Key: other")),

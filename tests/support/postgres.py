@@ -19,7 +19,7 @@ from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 FOLDER = "LLMRING_TEST_RUN"
-# The data of this server are thrown away: nothing needs to reach the disk. Tests of durability
+# The data of this server is discarded: nothing needs to reach the disk. Tests of durability
 # start separate servers, with the default settings.
 UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
 
@@ -59,7 +59,7 @@ def make_cluster(folder: Path, settings: str = "") -> None:
             open_folder(pristine.path)
             prepare_cluster(pristine)
     open_folder(folder)
-    # PostgreSQL wants its files to be its user's own; shutil.copytree would make them ours.
+    # PostgreSQL requires that its user owns its files; shutil.copytree would change the owner.
     subprocess.run(("/bin/cp", "-a", pristine.data, folder / "new"), check=True)
     with (folder / "new/postgresql.conf").open("a") as file:
         file.write(settings)

@@ -18,7 +18,7 @@ from schemathesis.openapi.checks import (
 
 from llmring_server.access.key_format import key_id
 
-# A request that fits its schema may be refused for one of these, and for nothing else.
+# The only reasons for which a request that matches its schema may be rejected.
 RULES = re.compile(
     "start_date lies after end_date|a window is at most|must be a year between"
     "|must be an IANA time zone|must lie between 400 days ago and 10 minutes ahead"
@@ -31,7 +31,7 @@ RULES = re.compile(
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"
 )
 
-# Also an alias or an id might be called so, and what may be done with one of those is allowed.
+# An alias or an id can have this name, too, so the methods of those routes are allowed.
 NAMES = {
     "/api/v1/templates/stats",
     "/api/v1/aliases/bind",
@@ -53,7 +53,7 @@ NAMES = {
 
 NOW = datetime.now(UTC).replace(tzinfo=None)
 
-# Moments when there are calls; else little but refusals is tested.
+# Times at which calls exist; otherwise, most requests would be rejected.
 near = st.datetimes(NOW - timedelta(days=300), NOW).map(lambda at: f"{at.isoformat()}Z")
 schemathesis.openapi.format("date-time", near)
 

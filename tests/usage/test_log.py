@@ -52,7 +52,7 @@ async def test_log_call_without_a_known_price_is_counted_as_unpriced(
     [
         ("0.1", "0.1"),
         ("100", "100"),
-        ("0.12345678905", "0.123456789"),  # half goes to the even neighbour
+        ("0.12345678905", "0.123456789"),  # rounded half to even
         ("99.999999995", "99.999999995"),
         ("999999999.9999999999", "999999999.9999999999"),
         ("1e-400", "0"),

@@ -123,7 +123,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(days=st.integers(40, 400))
     def drop_old_calls(self, days: int) -> None:
-        # From noon to now: whatever hour it is by now, that was on the same day.
+        # Counted from noon, so that the oldest day does not depend on the current hour.
         noon = TODAY - timedelta(days=days, hours=-12)
         self.wait(maintain(self.ring.db, datetime.now(UTC) - noon, actor=LIBRARY))
         oldest = noon.replace(day=1, hour=0)

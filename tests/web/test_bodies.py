@@ -95,7 +95,7 @@ async def test_body_over_the_limit_returns_413(client: httpx.AsyncClient) -> Non
         without("input_tokens", "9007199254740991"),
         without("input_tokens", "2147483648"),
         body(cached_input_tokens="-0"),
-        body(cached_input_tokens="2000"),  # more than input: a provider that leaves them out of it
+        body(cached_input_tokens="2000"),  # more than input: this provider excludes them from input
         body(cost="999999999"),
         body(alias=r'"\\u0000"'),
         body(alias=json.dumps("=HYPERLINK(1)'; DROP TABLE x; --\u202e\x1b[31m\r\n\u2028")),

@@ -122,7 +122,7 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
         )  # fmt: skip
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    # It was let in to the end.
+    # The key is still valid at the end.
     assert await Ring(alone.db).keys.caller(key.secret)
 
 

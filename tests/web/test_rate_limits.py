@@ -43,7 +43,7 @@ async def test_failed_logins_are_rate_limited_except_for_valid_keys(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, auth: str
 ) -> None:
     good = {"X-API-Key": (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret}
-    # The key is looked up every time, since nothing is believed for long.
+    # Without the cache, every request looks up its key.
     monkeypatch.setattr("llmring_server.access.keys.CACHE_TTL", 0)
     async with limited(db, auth=auth, failed_auth_limit=3) as client:
         assert (await client.get("/api/v1/logs", headers=good)).status_code == 200
@@ -62,7 +62,7 @@ async def test_rate_limited_logins_do_not_query_the_database(settings: Settings,
             for _ in range(3):
                 response = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})
                 assert response.status_code == 401
-            # Whatever needs a database fails from now on.
+            # From here on, every use of the database fails.
             assert own.db._pool
             await own.db._pool.close()
             response = await client.get("/api/v1/logs", headers={"X-API-Key": new_api_key()})

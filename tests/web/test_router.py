@@ -90,7 +90,7 @@ def test_an_unknown_path_is_not_found(path: str) -> None:
     [
         ("POST", "/things", ["GET", "HEAD"]),
         ("POST", "/things/1", ["DELETE", "GET", "HEAD"]),
-        # An exact path is not an id, whatever the method.
+        # An exact path is not an id with any method.
         ("GET", "/things/log", ["POST"]),
         ("DELETE", "/things/log", ["POST"]),
         ("OPTIONS", "/things", ["GET", "HEAD"]),
@@ -110,7 +110,7 @@ def test_other_methods_of_a_path_are_not_allowed(
         ("/things", "", "/things"),
         ("/api/things", "/api", "/things"),
         ("/api", "/api", ""),
-        # What only looks like the mount point, or was stripped by a proxy, stays as it is.
+        # A path that only resembles the mount point, or that a proxy has stripped, is not changed.
         ("/apis/things", "/api", "/apis/things"),
         ("/things", "/api", "/things"),
     ],

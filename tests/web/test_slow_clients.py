@@ -26,7 +26,7 @@ def open_ended(request: bytes) -> bytes:
     return request.replace(b"Connection: close\r\n", b"")
 
 
-# What is sent at once, what follows byte by byte, and which statuses the client gets.
+# The bytes sent at once, the bytes sent one by one, and the expected statuses.
 SLOW_CLIENTS: dict[str, tuple[bytes, bytes, list[int]]] = {
     "sends nothing": (b"", b"", []),
     "sends part of a head": (b"GET /api/v1/lo", b"", [408]),
