@@ -89,7 +89,8 @@ async def _delete_expired(
 
 async def _drop_calls(ring: Ring, retain: timedelta, actor: Actor) -> list[str]:
     oldest = (datetime.now(UTC) - retain).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    # The calls go first: if this is interrupted, what is left belongs to no call and does no harm.
+    # Calls are dropped first: if this is interrupted, the remaining rows refer to no call and are
+    # harmless.
     async with _step(ring) as step:
         dropped = await Partitions(step).drop(oldest)
         if dropped:

@@ -93,7 +93,7 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
                 "Mode parent needs an application that mounts build(db, authenticate=...)."
             )
         asyncio.run(_prepare(target.settings))
-        # Ctrl-C is the normal end, whenever it comes; uvicorn raises it again after stopping.
+        # Ctrl-C is the normal way to stop; uvicorn raises it again after stopping.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):
             banner = _banner(target, url_of(listener))
             config = _config(target, workers, access_log=access_log)

@@ -1,4 +1,4 @@
-"""Database: one schema of one PostgreSQL, on a pool of the server's own or of its parent.
+"""Database: one schema of one PostgreSQL, on the server's own pool or its parent's.
 
 It provides connections, transactions and single statements, and translates the driver's errors.
 """

@@ -113,7 +113,7 @@ async def _lock(connection: Connection, module: SchemaModule) -> None:
     with translated(connection):
         await connection.execute("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock(hashtext($1))", module.name)
-        # A migration that waits for a table blocks everyone who comes after it: give up instead.
+        # A migration that waits for a table blocks all later users of it: give up instead.
         await connection.execute("SET LOCAL lock_timeout = '10s'")
 
 

@@ -31,7 +31,7 @@ CACHE_TTL = 5.0
 
 @dataclass(slots=True)
 class _BookCache:
-    """The price book and what it was made of, shared by all that work on the same database.
+    """The price book and its sources, shared by all services on the same database.
 
     `stored_prices` are the ids of prices that are known to be in the database.
     """

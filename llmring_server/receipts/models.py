@@ -21,7 +21,7 @@ from llmring_server.receipts.totals import BatchSummary, GroupTotals, ReceiptTot
 from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
-# Clients of the first servers show these two messages.
+# Clients of older servers show these two messages.
 NO_SELECTION = "Must specify one of: conversation_id, date range, log_ids, or since_last_receipt"
 NO_CALLS = "No logs found matching the criteria"
 
@@ -168,7 +168,7 @@ class StoredReceipt(NamedTuple):
             receipt_type = type_of_model(fields["model"])
         response = {
             **{name: fields[name] for name in FIELDS},
-            # Signed with +00:00, but sent with Z since the first servers.
+            # Signed with +00:00, but sent with Z, as by older servers.
             "timestamp": fields["timestamp"].replace("+00:00", "Z"),
             "signature": SIGNATURE_PREFIX + base64url(self.legacy_signature),
             "receipt_type": receipt_type,

@@ -172,7 +172,7 @@ class CallSelection(Repository):
                 max_calls=uncertified.max_calls,
             )
             async with aclosing(stream) as rows_of_group:
-                # To its end, although nothing is accepted after `has_more`.
+                # Read to the end, although nothing is accepted after `has_more`.
                 async for row in rows_of_group:
                     if uncertified.accept(row):
                         yield row

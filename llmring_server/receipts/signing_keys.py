@@ -35,7 +35,7 @@ from llmring_verify.receipt import base64url, from_base64url
 
 # A logged exchange waits for its two signatures while it holds a connection: twice this long.
 SIGN_TIMEOUT_SECONDS = 3.0
-# Whoever saves the public keys has this long to see a new key before it signs.
+# How long a new key is published before it signs, so that saved public keys include it.
 NOTICE = timedelta(hours=24)
 
 _ACCESS_OF_OTHERS = 0o007
@@ -169,7 +169,7 @@ class Keyring:
         self.active = active_keys[0]
         # All keys are loaded at once, so an invalid key is rejected in every state.
         loaded = [TrustedKey(key.kid, key.public_key, key.state) for key in keys]
-        # Nobody knows what a compromised key has signed.
+        # Signatures of a compromised key may be forged.
         self.trusted = {key.kid: key for key in loaded if key.state != "compromised"}
         if self.active.not_before and self.active.not_before > datetime.now(UTC):
             raise SigningKeyError(f"the key {self.active.kid} must not sign before its not_before")
@@ -373,7 +373,7 @@ def _unreadable(exc: OSError) -> SigningKeyError:
     return SigningKeyError(f"the key file of receipts cannot be read: {exc.strerror}")
 
 
-# Where the keys of a server come from.
+# The sources of a server's keys.
 
 KeyringSource = Callable[[], Keyring | None]
 

@@ -18,7 +18,7 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llmring-server"}
 
 
 async def fetch_provider_files(base_url: str, providers: Sequence[str]) -> dict[str, FetchedFile]:
-    """Fetch the current file of each provider concurrently; each succeeds or fails by itself.
+    """Fetch the current file of each provider concurrently; each succeeds or fails independently.
 
     All together are limited to 10 seconds and 5 MiB, of which each gets an equal share.
     """

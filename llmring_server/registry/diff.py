@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from llmring_server.registry.models import PRICE_PREFIXES, Models
 
-# A price that changes by more than this factor is more likely a slip than a price.
+# A price that changes by more than this factor is probably an error.
 MAX_PRICE_FACTOR = 100
 
 

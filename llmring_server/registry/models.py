@@ -116,7 +116,7 @@ class ParsedFile(NamedTuple):
 
 
 def parse_provider_file(provider: str, content: bytes) -> ParsedFile:
-    """Parse a provider's file; a RingError says what is wrong with it."""
+    """Parse a provider's file; raise a RingError with the reason if it is invalid."""
     document = parse_json(content)
     if not isinstance(document, dict) or document.get("provider", provider) != provider:
         raise InvalidRequest(f"this is not a registry file of {provider}")

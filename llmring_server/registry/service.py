@@ -281,7 +281,7 @@ class Registry(Repository):
 
     async def _apply_all(self, files: Mapping[str, ParsedFile | RingError]) -> list[FetchOutcome]:
         await self._fetch_all("lock_sources")
-        # What other processes have stored until now: no one else stores anything.
+        # Load what other processes have stored: until the commit, they store nothing more.
         await self._reload()
         return [await self._apply(provider, file) for provider, file in files.items()]
 
@@ -351,7 +351,7 @@ class Registry(Repository):
         return time.monotonic() - self._cache.checked_at >= CACHE_TTL
 
     async def _reload_if_possible(self) -> None:
-        """Reload the cache; if the database is away, go on with what was loaded before."""
+        """Reload the cache; if the database is unavailable, continue with the loaded files."""
         try:
             await self._reload()
         except (Unavailable, Overloaded):
@@ -422,7 +422,7 @@ def _parse_all(fetched: Mapping[str, bytes | RingError]) -> dict[str, ParsedFile
 
 
 def _parse(provider: str, content: bytes | RingError) -> ParsedFile | RingError:
-    """Parse what was fetched, or return what is wrong with it."""
+    """Parse a fetched file, or return the reason why it is invalid."""
     if isinstance(content, RingError):
         return content
     try:

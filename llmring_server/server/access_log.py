@@ -68,7 +68,7 @@ class AccessLog:
     def flush(self) -> None:
         """Write the lines that wait."""
         lines, self._lines = self._lines, []
-        # A full disk or a closed pipe costs the lines, not the server.
+        # With a full disk or a closed pipe, lines are lost and the server continues.
         with suppress(OSError):
             self._stream.write("".join(lines))
             self._stream.flush()

@@ -55,8 +55,8 @@ KEEP_ALIVE_SECONDS = 5.0
 # How many requests of a connection may be queued; uvicorn has no limit.
 MAX_PIPELINED = 100
 
-# How much of a request that is answered already is read and dropped, so that its client gets to
-# read the response.
+# How much of a request is read and discarded after its response, so that the client can read the
+# response.
 MAX_UNREAD_BODY_BYTES = 64 * KIB
 
 _EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
@@ -125,7 +125,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_in_body = False
         # Bytes of the current request.
         self._request_bytes = 0
-        # Bytes since its last progress: since its beginning, its head, or a part of its body.
+        # Bytes since its last progress: its start, the end of its head, or a part of its body.
         self._overhead_bytes = 0
         # How much of its body may still follow after its response.
         self._unread_budget = 0

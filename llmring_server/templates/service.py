@@ -161,7 +161,7 @@ class Templates(Repository):
             offset=page.offset,
             max_bytes=MAX_PAGE_BYTES,
         )
-        # A template has at least one version, so an empty first page means that there is none.
+        # Every template has a version, so an empty first page means that the template is missing.
         if not rows and not page.offset and not page.cursor:
             raise NotFound
         return [TemplateVersion.from_row(row) for row in rows]

@@ -124,7 +124,7 @@ def _parse_batch(body: RawBody, *, partial: bool) -> list[Any]:
     """Parse the calls of a batch; with `partial`, a line that is not JSON becomes its error."""
     if body.media == NDJSON:
         check_values(body.data)
-        # One more than the maximum shows that there are too many; the others are not parsed.
+        # One call more than the maximum is enough to reject; the others are not parsed.
         values = list(islice(_parse_lines(body.data, partial=partial), MAX_BATCH_SIZE + 1))
     else:
         values = parse_json(body.data)

@@ -93,7 +93,7 @@ def _id_and_time(call: NewCall) -> tuple[UUID, datetime]:
 def _price(
     call: NewCall, book: PriceBook, details: dict[str, Any], logged_at: datetime
 ) -> PricedCall:
-    """Price a call. A cost that the client reports is taken as it is, but its usage is checked."""
+    """Price a call. A cost that the client reports is used unchanged, but its usage is checked."""
     if call.cost is not None:
         if details:
             _usage(call, details)

@@ -22,8 +22,8 @@ Outcome = TypeVar("Outcome")
 
 _logger = logging.getLogger(__name__)
 
-# To wait for the batch under way and share the next one costs everybody less than two batches side
-# by side. After this long it no longer does; a commit takes about a hundredth of it.
+# Waiting for the running batch and sharing the next one costs less than two batches side by side,
+# unless a batch takes longer than this. A commit usually takes about a hundredth of it.
 SLOW_COMMIT_SECONDS = 0.05
 
 
@@ -105,8 +105,8 @@ class GroupCommit(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         while self._waiting and self._others_are_slow(flush):
             self._flushes[flush] = time.monotonic()
-            # If this batch is slow, those who wait by then need another flush, even if no one else
-            # arrives.
+            # If this batch is slow, items that wait by then need another flush, even if no further
+            # item arrives.
             timer = loop.call_later(SLOW_COMMIT_SECONDS * 1.1, self._start_flush)
             # A batch is empty if all of its callers have left; others may wait behind them.
             if batch := self._take_batch():

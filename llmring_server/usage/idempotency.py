@@ -1,8 +1,8 @@
-"""Idempotency keys: the first request with a key is executed, and its repeats get the same answer.
+"""Idempotency keys: the first request with a key is executed, and repeats get the same response.
 
-A key belongs to a project, on whatever route it is used. It is stored in `idempotency_keys` as a
+A key belongs to a project and is valid on every route. It is stored in `idempotency_keys` as a
 digest, with a fingerprint of the request that it was first used for and the id that this request
-was given. A key that comes with another request is refused.
+got. A key that is reused for another request is rejected.
 """
 
 from collections.abc import Iterable
@@ -127,9 +127,9 @@ class IdempotencyKeys(Repository):
         id: UUID,
         conversation_id: ConversationId,
     ) -> tuple[UUID, ConversationId]:
-        """Return the ids that a request has by its key: those of its first use, or else these.
+        """Return the ids of the first request with this key, or insert the key with these ids.
 
-        A request without a key has the ids that are given.
+        Without a key, return these ids.
         """
         if key is None or await self.insert(project_id, key, id, moment_of(id), conversation_id):
             return id, conversation_id

@@ -149,7 +149,7 @@ class Usage(Repository):
             return await self._insert_records(records)
         except LockTimeout:
             # The statement takes keys and other locks, and the database names the one it waited for
-            # only in the text of its message. Inserting the keys one by one finds it out.
+            # only in the text of its message. Inserting the keys one by one identifies it.
             if not any(record.idempotency_key for record in records):
                 raise
             return await self._insert_around_locked_keys(records)

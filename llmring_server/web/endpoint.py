@@ -1,4 +1,4 @@
-"""Endpoints: a handler's parameters declare what it reads, its return type what it answers."""
+"""Endpoints: a handler's parameters declare the request, and its return type the response."""
 
 import time
 from collections.abc import Awaitable, Callable, Mapping

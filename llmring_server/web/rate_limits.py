@@ -34,7 +34,7 @@ class TokenBuckets:
         self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
 
     def take(self, key: Hashable, message: str) -> None:
-        """Take a token from a bucket; raise RateLimited if it has none."""
+        """Take a token from a bucket; raise RateLimited if it is empty."""
         now = time.monotonic()
         tokens = self._tokens(key, now)
         self._buckets.pop(key, None)

@@ -18,7 +18,7 @@ VALUES (@project_id, @new_id, @digest, @label, @scopes, @expires_at)
 RETURNING project_id;
 
 -- name: key_by_id
--- Across projects: the key tells which project a request belongs to. `last_used_at` is set once an
+-- Across projects: the key determines the project of a request. `last_used_at` is set once an
 -- hour, since a write for each call would cost more than the call.
 WITH used AS (
     UPDATE <<tables.api_keys>> SET last_used_at = now()

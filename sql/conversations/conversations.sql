@@ -203,7 +203,7 @@ WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: delete_old_messages
--- One batch, small enough that nobody waits long for its locks.
+-- Deletes one batch, small enough that its locks are held only briefly.
 WITH deleted AS (
     DELETE FROM <<tables.messages>>
     WHERE (project_id, conversation_id, id) IN (
@@ -233,8 +233,8 @@ WITH deleted AS (
 SELECT count(*) AS deleted FROM deleted;
 
 -- name: delete_expired_messages
--- Across projects: deletes messages older than their project's retention, in batches so small that
--- nobody waits for their locks.
+-- Across projects: deletes messages older than their project's retention, in batches small enough
+-- that their locks are held only briefly.
 WITH deleted AS (
     DELETE FROM <<tables.messages>>
     WHERE (project_id, conversation_id, id) IN (

@@ -2,10 +2,10 @@
 -- Across projects: they share the partitions.
 
 -- name: create_partition_statements
--- The statements that add each month's partition which is not there: from the oldest that is (on
--- a new schema from 14 months back, since calls may be back-filled) to 12 ahead. What the default
--- partition caught of that month moves over. ATTACH, unlike CREATE ... PARTITION OF, lets reads
--- and writes of the parent go on. Only their owner can add them: for others, there are none.
+-- Returns the statements that add missing monthly partitions: from the oldest existing one (on a
+-- new schema from 14 months back, since calls may be back-filled) to 12 months ahead. Rows of that
+-- month in the default partition are moved. ATTACH, unlike CREATE ... PARTITION OF, does not block
+-- reads and writes of the parent. Only the owner can add partitions: others get no statements.
 SELECT name, format(
     'LOCK TABLE <<tables.usage_logs_default>> IN ACCESS EXCLUSIVE MODE;
      CREATE TABLE %1$I.%2$I (LIKE <<tables.usage_logs>> INCLUDING ALL);
@@ -30,7 +30,7 @@ WHERE to_regclass(format('%I.%I', @schema::text, name)) IS NULL
 ORDER BY month;
 
 -- name: drop_partition_statements
--- The statements that drop each month which ended before `oldest`.
+-- Returns the statements that drop the partitions of months that ended before `oldest`.
 SELECT relname AS name, format('DROP TABLE %I.%I', @schema::text, relname) AS statements
 FROM pg_inherits
 JOIN pg_class ON pg_class.oid = inhrelid

@@ -1,7 +1,7 @@
 -- MCP capabilities: the tools, resources and prompts that servers offer.
 
 -- name: lock_server
--- Those who change a server's capabilities wait here for one another.
+-- Serializes changes of a server's capabilities.
 SELECT id FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @server_id FOR NO KEY UPDATE;
 
 -- name: mark_refreshed
@@ -108,7 +108,7 @@ WHERE project_id = @project_id AND id = @server_id
 RETURNING tools, size;
 
 -- name: get
--- The content, which may be large, only if it is asked for.
+-- Returns the content, which may be large, only on request.
 SELECT
     capability.id, server_id, capability.name, title, description, mime_type, definition::text,
     digest, definition_changed_at, capability.is_active, capability.created_at,

@@ -70,8 +70,8 @@ WITH deleted AS (
 SELECT count(*) AS deleted FROM deleted;
 
 -- name: delete_expired_executions
--- Across projects: deletes executions older than their project's retention, in batches so small
--- that nobody waits for their locks.
+-- Across projects: deletes executions older than their project's retention, in batches small enough
+-- that their locks are held only briefly.
 WITH deleted AS (
     DELETE FROM <<mcp.executions>>
     WHERE (project_id, tool_id, id) IN (

@@ -62,7 +62,7 @@ DELETE FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @id RETURNIN
 SELECT secret FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @id;
 
 -- name: secrets_of_other_keys
--- Secrets that a key other than @key_id encrypted. Across projects: a key is the deployment's.
+-- Secrets that a key other than @key_id encrypted. Across projects: keys belong to the deployment.
 SELECT project_id, id, secret FROM <<mcp.servers>>
 WHERE substr(secret, 1, 5) <> @key_id::bytea
   AND (@last_project_id::uuid IS NULL OR (project_id, id) > (@last_project_id, @last_id::uuid))
@@ -70,7 +70,7 @@ ORDER BY project_id, id
 LIMIT @limit;
 
 -- name: replace_secret
--- Unless a request has changed it since it was read.
+-- Does nothing if a request has changed the secret since it was read.
 UPDATE <<mcp.servers>> SET secret = @new_secret
 WHERE project_id = @project_id AND id = @id AND secret = @old_secret
 RETURNING id;

@@ -109,7 +109,7 @@ RETURNING
     created_at, updated_at, last_used_at;
 
 -- name: stats
--- The project's own templates only: the usage of others is theirs to know.
+-- The project's own templates only: usage of other projects' templates is not shown.
 SELECT id AS template_id, name AS template_name, usage_count, last_used_at, created_at
 FROM <<tables.templates>>
 WHERE project_id = @project_id AND is_active

@@ -1,4 +1,4 @@
--- Idempotency keys of calls, messages and tool executions: a key belongs to its project, whatever the route.
+-- Idempotency keys of calls, messages and tool executions: a key is valid on every route of its project.
 
 -- name: insert_key
 -- Waits for no lock other than that of a transaction that inserts the same key.

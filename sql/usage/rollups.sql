@@ -1,9 +1,9 @@
--- Rollups: sums of calls, moved from where they are written fast to where they are read fast.
+-- Rollups: sums of calls, moved from a table that is fast to write to one that is fast to read.
 
 -- name: move_to_rollups
 -- Moves the sums of quarter hours that are over from `usage_recent`, which has a row for each set of
 -- labels, to `usage_rollups`, which has rows for each label: by quarter hour and by day, in the order
--- of their primary key. It moves so few rows at a time that no one waits for long.
+-- of their primary key. It moves few rows at a time, so that locks are held only briefly.
 -- Across projects: each row brings its own.
 WITH picked AS MATERIALIZED (
     SELECT project_id, bucket, labels_digest, caller_xid FROM <<tables.usage_recent>>
@@ -62,7 +62,7 @@ added_sums AS (
 SELECT count(*) AS moved FROM moved;
 
 -- name: erase_recent
--- Before the rollups, to which a concurrent move may bring these sums.
+-- Runs before the rollups are erased, since a concurrent move may add these sums to them.
 WITH deleted AS (
     DELETE FROM <<tables.usage_recent>> WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM <<tables.usage_recent>> WHERE project_id = @project_id LIMIT @limit

@@ -49,7 +49,7 @@ async def test_two_keys_of_a_project_see_the_same_data(
     )
 
 
-def wrong(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
+def invalid_credentials(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
     """Return headers without a valid credential, by what is wrong with them."""
     name, user = b"X-API-Key", str(uuid4()).encode()
     return {
@@ -68,12 +68,12 @@ def wrong(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
     }
 
 
-@pytest.mark.parametrize("kind", wrong(new_api_key()))
+@pytest.mark.parametrize("kind", invalid_credentials(new_api_key()))
 @pytest.mark.parametrize(("method", "path"), PATHS)
 async def test_invalid_credentials_return_401(
     keys_client: httpx.AsyncClient, issued: str, kind: str, method: str, path: str
 ) -> None:
-    response = await keys_client.request(method, path, headers=wrong(issued)[kind])
+    response = await keys_client.request(method, path, headers=invalid_credentials(issued)[kind])
     assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert "key" in response.json()["detail"]
 

@@ -11,7 +11,7 @@ from llmring_server.access.keys import IssuedKey, KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, ProjectId
 from llmring_server.routes import API
 from llmring_server.web.router import Route
-from tests.support.isolation import CANARY, Intruder, Victim, intruder, named, victim
+from tests.support.isolation import CANARY, Intruder, Victim, intruder, route_name, victim
 
 __all__ = ["intruder", "victim"]
 
@@ -26,14 +26,14 @@ WITH_ID = [route for route in OURS if "id" in route.path_params]
 WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
 
 
-def seen(response: httpx.Response) -> tuple[int, bytes]:
+def content_of(response: httpx.Response) -> tuple[int, bytes]:
     """Return the status and the content of a response, without its request id."""
     return response.status_code, response.content.replace(
         response.headers["X-Request-ID"].encode(), b""
     )
 
 
-@pytest.mark.parametrize("route", WITH_ID, ids=named)
+@pytest.mark.parametrize("route", WITH_ID, ids=route_name)
 async def test_ids_of_another_project_are_not_found(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
@@ -42,7 +42,7 @@ async def test_ids_of_another_project_are_not_found(
     never = await intruder.ask(
         route, "00000000" if "keys" in route.path else str(uuid4()), victim.log_id
     )
-    assert seen(theirs) == seen(never)
+    assert content_of(theirs) == content_of(never)
     # Callers in mode `proxy` do not have the scope `admin`: 403.
     forbidden = needed(route) == "admin" and intruder.mode == "proxy"
     assert theirs.status_code == (403 if forbidden else 404)
@@ -50,14 +50,14 @@ async def test_ids_of_another_project_are_not_found(
     assert await victim.everything(ring) == before
 
 
-@pytest.mark.parametrize("route", WITHOUT_ID, ids=named)
+@pytest.mark.parametrize("route", WITHOUT_ID, ids=route_name)
 async def test_responses_contain_no_data_of_another_project(
     route: Route, intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
     before = await victim.everything(ring)
     response = await intruder.ask(route)
     # The intruder's project has no such alias, server or call: 404 or 400.
-    absent = "alias" in route.path_params or named(route) == "POST /api/v1/mcp/tools"
+    absent = "alias" in route.path_params or route_name(route) == "POST /api/v1/mcp/tools"
     absent = absent or "receipts" in route.path
     expected = {200, 400, 403, 404} if absent else {200, 403}
     assert response.status_code in expected, response.text
@@ -90,7 +90,7 @@ async def test_filters_match_only_the_callers_project(
             assert CANARY not in response.text
 
 
-@pytest.mark.parametrize("route", OURS, ids=named)
+@pytest.mark.parametrize("route", OURS, ids=route_name)
 async def test_every_route_requires_a_valid_key_with_its_scope(
     route: Route, db: AsyncDatabaseManager, ring: Ring, victim: Victim
 ) -> None:

@@ -15,7 +15,7 @@ from llmring_server.access.key_format import new_api_key
 from llmring_server.access.keys import IssuedKey, KeyOptions
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Unavailable
-from tests.access.test_keys import admin, of
+from tests.access.test_keys import admin, headers_of
 from tests.conftest import CALL
 
 __all__ = ["admin"]
@@ -26,7 +26,7 @@ async def test_rotate_key_cannot_extend_scopes_or_lifetime(
 ) -> None:
     weak = await ring.keys.issue_for(admin.project_id, KeyOptions(scopes=["admin"]), actor=LIBRARY)
     path = f"/api/v1/keys/{admin.id}/rotate"
-    assert (await keys_client.post(path, json={}, headers=of(weak))).status_code == 403
+    assert (await keys_client.post(path, json={}, headers=headers_of(weak))).status_code == 403
     soon = datetime.now(UTC) + timedelta(hours=1)
     brief = await ring.keys.issue_for(admin.project_id, KeyOptions(expires_at=soon), actor=LIBRARY)
     new = await ring.keys.get((await ring.keys.rotate(brief.id, timedelta(0), actor=LIBRARY)).id)
@@ -46,7 +46,7 @@ async def test_key_revoked_during_a_slow_body_is_rejected(
         await ring.keys.revoke(issued.id, actor=LIBRARY)
         yield orjson.dumps(CALL)[20:]
 
-    headers = of(issued) | {"Content-Type": "application/json"}
+    headers = headers_of(issued) | {"Content-Type": "application/json"}
     response = await keys_client.post("/api/v1/log", content=body(), headers=headers)
     assert (response.status_code, await ring.usage.logs(issued.project_id)) == (401, [])
 

@@ -25,13 +25,13 @@ async def admin(ring: Ring) -> IssuedKey:
     )
 
 
-def of(issued: IssuedKey) -> dict[str, str]:
+def headers_of(issued: IssuedKey) -> dict[str, str]:
     """Return the headers of a request with a key."""
     return {"X-API-Key": issued.secret}
 
 
 async def status(client: httpx.AsyncClient, issued: IssuedKey) -> int:
-    return (await client.get("/api/v1/logs", headers=of(issued))).status_code
+    return (await client.get("/api/v1/logs", headers=headers_of(issued))).status_code
 
 
 async def test_a_key_is_limited_to_its_scopes(keys_client: httpx.AsyncClient, ring: Ring) -> None:
@@ -41,7 +41,9 @@ async def test_a_key_is_limited_to_its_scopes(keys_client: httpx.AsyncClient, ri
         (["log:write"], (200, 403, 403)),
         (["log:write", "admin"], (200, 403, 200)),
     ):
-        headers = of(await ring.keys.issue(project, KeyOptions(scopes=scopes), actor=LIBRARY))
+        headers = headers_of(
+            await ring.keys.issue(project, KeyOptions(scopes=scopes), actor=LIBRARY)
+        )
         responses = (
             (await keys_client.post("/api/v1/log", json=CALL, headers=headers)).status_code,
             (await keys_client.get("/api/v1/stats", headers=headers)).status_code,
@@ -53,7 +55,7 @@ async def test_a_key_is_limited_to_its_scopes(keys_client: httpx.AsyncClient, ri
 async def test_requests_with_an_idempotency_key_are_replayed(
     keys_client: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
-    headers = of(admin) | {"Idempotency-Key": "once"}
+    headers = headers_of(admin) | {"Idempotency-Key": "once"}
     for path, body in (("/api/v1/log", CALL), ("/api/v1/logs/batch", [CALL, CALL])):
         first, again = [await keys_client.post(path, json=body, headers=headers) for _ in range(2)]
         assert (first.status_code, again.status_code) == (200, 200)
@@ -81,7 +83,7 @@ async def test_rotate_key_issues_a_key_and_lets_the_old_one_expire(
     keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     response = await keys_client.post(
-        f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=of(admin)
+        f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=headers_of(admin)
     )
     new = IssuedKey(response.json()["key"], response.json()["id"], admin.project_id)
     assert [await status(keys_client, key) for key in (admin, new)] == [200, 200]
@@ -89,7 +91,9 @@ async def test_rotate_key_issues_a_key_and_lets_the_old_one_expire(
     assert copy.scopes == old.scopes
     assert old.expires_at
     assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
-    await keys_client.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
+    await keys_client.post(
+        f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=headers_of(new)
+    )
     assert await status(keys_client, new) == 401
 
 
@@ -108,14 +112,18 @@ async def test_issue_key_shows_the_secret_and_get_key_does_not(
     keys_client: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
     options = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
-    issued = (await keys_client.post("/api/v1/keys", json=options, headers=of(admin))).json()
+    issued = (
+        await keys_client.post("/api/v1/keys", json=options, headers=headers_of(admin))
+    ).json()
     assert issued["project_id"] == str(admin.project_id)
     assert (
         await status(keys_client, IssuedKey(issued["key"], issued["id"], admin.project_id)) == 200
     )
-    shown = (await keys_client.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
+    shown = (
+        await keys_client.get(f"/api/v1/keys/{issued['id']}", headers=headers_of(admin))
+    ).json()
     assert (shown["label"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
-    listed = await keys_client.get("/api/v1/keys", headers=of(admin))
+    listed = await keys_client.get("/api/v1/keys", headers=headers_of(admin))
     assert {key["id"] for key in listed.json()} == {admin.id, issued["id"]}
     assert issued["key"][16:] not in listed.text + str(shown)
 
@@ -124,7 +132,7 @@ async def test_list_keys_shows_only_keys_of_the_callers_project(
     keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     other = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
-    assert other.id not in (await keys_client.get("/api/v1/keys", headers=of(admin))).text
+    assert other.id not in (await keys_client.get("/api/v1/keys", headers=headers_of(admin))).text
     answers: list[Any] = []
     for id in (other.id, "00000000"):
         for method, path, body in (
@@ -133,7 +141,7 @@ async def test_list_keys_shows_only_keys_of_the_callers_project(
             ("POST", "/rotate", {}),
         ):
             response = await keys_client.request(
-                method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
+                method, f"/api/v1/keys/{id}{path}", json=body, headers=headers_of(admin)
             )
             answers.append((response.status_code, response.json()["detail"]))
     assert set(answers) == {(404, NotFound.detail)}
@@ -148,7 +156,7 @@ async def test_a_key_cannot_grant_scopes_that_it_lacks(
     )
     for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
         response = await keys_client.post(
-            "/api/v1/keys", json={"scopes": scopes}, headers=of(limited)
+            "/api/v1/keys", json={"scopes": scopes}, headers=headers_of(limited)
         )
         assert response.status_code == expected
 
@@ -157,7 +165,7 @@ async def test_revoke_key_is_final_and_audited(
     keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     other = await ring.keys.issue_for(admin.project_id, actor=LIBRARY)
-    response = await keys_client.delete(f"/api/v1/keys/{other.id}", headers=of(admin))
+    response = await keys_client.delete(f"/api/v1/keys/{other.id}", headers=headers_of(admin))
     assert response.status_code == 200
     assert await status(keys_client, other) == 401
     revoked, issued, first = await ring.audit.events(NOW, admin.project_id)

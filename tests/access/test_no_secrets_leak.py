@@ -11,7 +11,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY
-from tests.access.test_trusted_proxy import SECRETS, vouch
+from tests.access.test_trusted_proxy import SECRETS, proxy_headers
 from tests.conftest import CALL
 
 INVALID = (b"{", b'{"model": 1}', b'{"a": 1, "a": 2}')
@@ -60,7 +60,7 @@ async def test_proxy_secret_is_not_stored_logged_or_returned(
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         responses = [
             await client.post("/api/v1/log", json=CALL, headers=headers)
-            for headers in (vouch(), vouch(secret="c" * 32), {})
+            for headers in (proxy_headers(), proxy_headers(secret="c" * 32), {})
         ]
     texts = "".join(response.text + str(response.headers) for response in responses)
     assert SECRETS[0] not in await dumped(owner) + caplog.text + texts + repr(settings)

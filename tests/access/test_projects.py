@@ -27,7 +27,7 @@ def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmring_server.access.projects.ERASE_GRACE_SECONDS", 0)
 
 
-async def owned(db: AsyncDatabaseManager, project_id: ProjectId) -> dict[str, int]:
+async def count_rows(db: AsyncDatabaseManager, project_id: ProjectId) -> dict[str, int]:
     """Count the rows of a project in every table."""
     tables = await db.fetch_all(
         "SELECT table_name AS name, format('SELECT count(*) FROM %I.%I WHERE project_id = $1',"
@@ -41,7 +41,7 @@ async def owned(db: AsyncDatabaseManager, project_id: ProjectId) -> dict[str, in
     return {row["name"]: await db.fetch_value(row["query"], project_id) for row in tables}
 
 
-async def filled(ring: Ring) -> ProjectId:
+async def create_full_project(ring: Ring) -> ProjectId:
     """Create a project with rows in every table."""
     project_id = (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).project_id
     model = f"m-{uuid4().hex}"
@@ -74,17 +74,17 @@ async def test_erase_deletes_all_data_of_one_project_only(
 ) -> None:
     ring = Ring(owner)
     monkeypatch.setattr("llmring_server.access.projects.BATCH_SIZE", 3)
-    mine, other = await filled(ring), await filled(ring)
-    before = await owned(owner, other)
-    assert min(before.values()) > 0, "a table that `filled` does not fill"
+    mine, other = await create_full_project(ring), await create_full_project(ring)
+    before = await count_rows(owner, other)
+    assert min(before.values()) > 0, "a table without rows: extend `create_full_project`"
     batches: list[tuple[str, int]] = []
     erased = await ring.projects.erase(mine, actor=LIBRARY, progress=batches.append)
     assert erased["calls"] == 7
     assert [rows for kind, rows in batches if kind == "calls"] == [3, 3, 1]
     assert sum(rows for _, rows in batches) == sum(erased.values())
-    left = await owned(owner, mine)
+    left = await count_rows(owner, mine)
     assert {name for name, count in left.items() if count} == LEFT
-    assert await owned(owner, other) == before
+    assert await count_rows(owner, other) == before
     assert (await ring.audit.events(NOW, mine))[0].action == "project.erase"
     assert await ring.projects.erase(mine, actor=LIBRARY) == {}
 

@@ -29,7 +29,9 @@ async def proxied(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def vouch(method: str = "POST", target: str = "/api/v1/log", **changes: Any) -> dict[str, str]:
+def proxy_headers(
+    method: str = "POST", target: str = "/api/v1/log", **changes: Any
+) -> dict[str, str]:
     """Return a proxy's headers for a request; `changes` alter the signed values or the secret."""
     path, _, query = target.partition("?")
     signed: dict[str, Any] = {
@@ -62,10 +64,10 @@ async def test_a_signed_request_belongs_to_the_project(
     proxied: httpx.AsyncClient, ring: Ring, secret: str
 ) -> None:
     project = uuid4()
-    assert await log(proxied, vouch(project=str(project).upper(), secret=secret)) == 200
+    assert await log(proxied, proxy_headers(project=str(project).upper(), secret=secret)) == 200
     assert len(await ring.usage.logs(ProjectId(UUID(str(project))))) == 1
     target = "/api/v1/logs?limit=5"
-    headers = vouch("GET", target, project=str(project), body=b"")
+    headers = proxy_headers("GET", target, project=str(project), body=b"")
     for _ in range(2):  # reading twice is harmless
         assert len((await proxied.get(target, headers=headers)).json()) == 1
 
@@ -86,26 +88,26 @@ async def test_a_signed_request_belongs_to_the_project(
 async def test_signature_of_another_request_is_rejected(
     proxied: httpx.AsyncClient, other: dict[str, Any]
 ) -> None:
-    assert await log(proxied, vouch(**other)) == 401
+    assert await log(proxied, proxy_headers(**other)) == 401
 
 
 async def test_signature_cannot_be_replayed(
     proxied: httpx.AsyncClient, db: AsyncDatabaseManager
 ) -> None:
-    headers = vouch()
+    headers = proxy_headers()
     assert [await log(proxied, headers) for _ in range(3)] == [200, 401, 401]
     await db.execute("UPDATE {{tables.proxy_nonces}} SET seen_at = now() - interval '1 hour'")
     count = "SELECT count(*) FROM {{tables.proxy_nonces}}"
     before = await db.fetch_value(count)
     for _ in range(3):
-        await log(proxied, vouch())
+        await log(proxied, proxy_headers())
     assert await db.fetch_value(count) <= max(before - 3, 3)
 
 
 async def test_identity_headers_without_a_signature_are_rejected(
     proxied: httpx.AsyncClient, ring: Ring
 ) -> None:
-    good = vouch()
+    good = proxy_headers()
     for name in ("X-User-ID", "X-Project-ID", "X-Proxy-Signature"):
         assert await log(proxied, {key: value for key, value in good.items() if key != name}) == 401
     assert await log(proxied, good | {"X-Project-ID": str(uuid4())}) == 401
@@ -119,7 +121,7 @@ async def test_identity_headers_without_a_signature_are_rejected(
 @pytest.mark.parametrize("spelled", ["{%s}", "urn:uuid:%s", "%s,%s", "x"])
 async def test_project_must_be_a_plain_uuid(proxied: httpx.AsyncClient, spelled: str) -> None:
     project = spelled.replace("%s", str(uuid4()))
-    assert await log(proxied, vouch(project=project)) == 400
+    assert await log(proxied, proxy_headers(project=project)) == 400
 
 
 def test_proxy_mode_requires_one_or_two_long_secrets() -> None:

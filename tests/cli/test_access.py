@@ -8,7 +8,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY
-from tests.cli.test_db import done, run
+from tests.cli.test_db import check_output, run
 
 PROD = ("--env", "prod")
 
@@ -22,16 +22,16 @@ def prod(owner: AsyncDatabaseManager, url: str) -> dict[str, str]:
 async def test_keys_are_issued_shown_rotated_and_audited(ring: Ring, prod: dict[str, str]) -> None:
     project = f"project {uuid4().hex}"
     issue = ("keys", "issue", "--project", project, "--label", "ci", "--scope", "read")
-    secret = done(*issue, "--expires", "90d", *PROD, **prod).strip()
-    shown = done("keys", "show", secret[8:16], *PROD, **prod)
+    secret = check_output(*issue, "--expires", "90d", *PROD, **prod).strip()
+    shown = check_output("keys", "show", secret[8:16], *PROD, **prod)
     assert all(value in shown for value in (project, "ci", "read"))
-    assert secret not in shown + done("keys", "list", "--project", project, *PROD, **prod)
-    other = done("keys", "rotate", secret[8:16], "--overlap", "0m", *PROD, **prod).strip()
+    assert secret not in shown + check_output("keys", "list", "--project", project, *PROD, **prod)
+    other = check_output("keys", "rotate", secret[8:16], "--overlap", "0m", *PROD, **prod).strip()
     assert await ring.keys.caller(secret) is None
     caller = await ring.keys.caller(other)
     assert caller
     assert caller.scopes == {"read"}
-    audited = done("audit", *PROD, **prod)
+    audited = check_output("audit", *PROD, **prod)
     for action, id in (("key.issue", secret[8:16]), ("key.rotate", other[8:16])):
         assert any(action in line and id in line for line in audited.splitlines())
     assert "operator " in audited
@@ -44,24 +44,24 @@ def test_invalid_key_options_are_rejected(prod: dict[str, str], wrong: tuple[str
 
 def test_projects_are_created_renamed_and_erased(prod: dict[str, str]) -> None:
     name, other = f"project {uuid4().hex}", f"project {uuid4().hex}"
-    project_id = done("projects", "create", name, *PROD, **prod).strip()
+    project_id = check_output("projects", "create", name, *PROD, **prod).strip()
     assert "already" in run("projects", "create", name, *PROD, **prod).stderr
-    done("projects", "rename", name, other, *PROD, **prod)
-    listed = done("projects", "list", *PROD, **prod)
+    check_output("projects", "rename", name, other, *PROD, **prod)
+    listed = check_output("projects", "list", *PROD, **prod)
     assert (other in listed, project_id in listed, name in listed) == (True, True, False)
     asked = run("projects", "erase", other, *PROD, **prod)
     assert asked.returncode == 1, "it asks first"
-    done("projects", "erase", other, "--yes", *PROD, **prod)
-    assert project_id not in done("projects", "list", *PROD, **prod)
+    check_output("projects", "erase", other, "--yes", *PROD, **prod)
+    assert project_id not in check_output("projects", "list", *PROD, **prod)
 
 
 async def test_labels_are_not_interpreted_as_markup(ring: Ring, prod: dict[str, str]) -> None:
     issued = await ring.keys.issue(
         f"project {uuid4()}", KeyOptions("[/x] [link=y]z"), actor=LIBRARY
     )
-    shown = done("keys", "show", issued.id, *PROD, **prod)
+    shown = check_output("keys", "show", issued.id, *PROD, **prod)
     assert "[/x] [link=y]z" in shown
-    assert "[/x]" in done("keys", "list", *PROD, **prod)
+    assert "[/x]" in check_output("keys", "list", *PROD, **prod)
 
 
 def test_missing_proxy_secret_is_reported(prod: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from llmring_server import Ring
 from llmring_server.conversations.models import NewConversation, NewMessage
 from llmring_server.core.identity import LIBRARY
 from tests.cli.test_access import PROD, prod
-from tests.cli.test_db import done, run
+from tests.cli.test_db import check_output, run
 
 __all__ = ["prod"]
 
@@ -38,24 +38,26 @@ async def test_conversations_are_listed_and_searched(
     chat: tuple[str, str], prod: dict[str, str]
 ) -> None:
     project, id = chat
-    listed = done("conversations", "list", "--project", project, *PROD, **prod)
+    listed = check_output("conversations", "list", "--project", project, *PROD, **prod)
     assert all(value in listed for value in (id, "Cats [and dogs]", "0.25"))
     for words, found in (("bold cat", True), ("birds", False)):
         search = ("--project", project, "--search", words)
-        assert (id in done("conversations", "list", *search, *PROD, **prod)) == found
+        assert (id in check_output("conversations", "list", *search, *PROD, **prod)) == found
 
 
 async def test_a_conversation_is_shown_as_a_chat(
     chat: tuple[str, str], prod: dict[str, str]
 ) -> None:
     project, id = chat
-    shown = done("conversations", "show", id, "--project", project, *PROD, **prod)
+    shown = check_output("conversations", "show", id, "--project", project, *PROD, **prod)
     lines = [line.strip() for line in shown.splitlines()]
     assert lines[:2] == ["Cats [and dogs]", "default, 0.25 USD"]
     for line in ("A [bold] cat?", 'tool call {"name":"look"}', "A cat.\ufffd[31m", "tool result 1"):
         assert line in lines
     assert [line.split(",")[0] for line in lines if ", 20" in line] == ["user", "assistant", "tool"]
-    last = done("conversations", "show", id, "--last", "1", "--project", project, *PROD, **prod)
+    last = check_output(
+        "conversations", "show", id, "--last", "1", "--project", project, *PROD, **prod
+    )
     assert "2 earlier messages not shown." in last
     assert "bold" not in last
 
@@ -63,11 +65,11 @@ async def test_a_conversation_is_shown_as_a_chat(
 async def test_a_conversation_is_exported(chat: tuple[str, str], prod: dict[str, str]) -> None:
     project, id = chat
     export = ("conversations", "export", id, "--project", project)
-    head, *messages = map(json.loads, done(*export, *PROD, **prod).splitlines())
+    head, *messages = map(json.loads, check_output(*export, *PROD, **prod).splitlines())
     assert (head["id"], head["total_cost"]) == (id, 0.25)
     assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
     assert messages[0]["content"] == MESSAGES[0].content
-    markdown = done(*export, "--format", "markdown", *PROD, **prod)
+    markdown = check_output(*export, "--format", "markdown", *PROD, **prod)
     assert markdown.startswith("# Cats [and dogs]\n\n> Be kind\n> and brief\n")
     assert "\n## user, 20" in markdown
 
@@ -82,17 +84,19 @@ async def test_conversation_of_another_project_is_not_found(
     # In mode `open`, any text is a key.
     ran = run("conversations", "list", "--project", uuid4().hex, *PROD, **prod)
     assert ran.returncode == 1
-    assert not done("conversations", "list", *PROD, **prod | {"LLMRING_AUTH": "open"}).count("Cats")
+    assert not check_output(
+        "conversations", "list", *PROD, **prod | {"LLMRING_AUTH": "open"}
+    ).count("Cats")
 
 
 async def test_retain_sets_the_retention_of_a_project(
     chat: tuple[str, str], ring: Ring, prod: dict[str, str]
 ) -> None:
     project, id = chat
-    done("projects", "retain", project, "30d", *PROD, **prod)
-    assert "30d" in done("projects", "list", *PROD, **prod)
+    check_output("projects", "retain", project, "30d", *PROD, **prod)
+    assert "30d" in check_output("projects", "list", *PROD, **prod)
     assert run("projects", "retain", project, "0d", *PROD, **prod).returncode == 2
-    assert "Deleted: " in done("db", "maintain", *PROD, **prod)
+    assert "Deleted: " in check_output("db", "maintain", *PROD, **prod)
     project_id = await ring.projects.find(project)
     assert len(await ring.conversations.messages(project_id, UUID(id))) == 3
-    done("projects", "retain", project, "forever", *PROD, **prod)
+    check_output("projects", "retain", project, "forever", *PROD, **prod)

@@ -38,7 +38,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return invoke(*arguments, environment=ENVIRONMENT | settings)
 
 
-def done(*arguments: str, **settings: str) -> str:
+def check_output(*arguments: str, **settings: str) -> str:
     """Run a command that must succeed; return what it printed."""
     ran = run(*arguments, **settings)
     assert ran.returncode == 0, ran.stderr
@@ -112,36 +112,40 @@ def test_prod_creates_its_database_once(nowhere: str) -> None:
     assert missing.returncode == 1
     assert "does not exist" in missing.stderr
     files = ", ".join(names())
-    created = done("db", "create", "--env", "prod", **prod)
+    created = check_output("db", "create", "--env", "prod", **prod)
     assert created.startswith("Created")
     assert created.endswith(f"Applied: {files}\n")
-    assert done("db", "create", "--env", "prod", **prod).startswith("Found")
-    assert "up to date" in done("db", "migrate", "--env", "prod", **prod)
-    assert "pending" not in done("db", "status", "--env", "prod", **prod)
+    assert check_output("db", "create", "--env", "prod", **prod).startswith("Found")
+    assert "up to date" in check_output("db", "migrate", "--env", "prod", **prod)
+    assert "pending" not in check_output("db", "status", "--env", "prod", **prod)
 
 
 def test_dev_without_a_database_url_uses_embedded_postgres(data_dir: Path) -> None:
     dev = {"LLMRING_DATA_DIR": str(data_dir)}
-    assert str(data_dir) in done("db", "create", **dev)
-    assert "up to date" in done("db", "migrate", "--env", "dev", **dev)
-    assert "pending" not in done("db", "status", **dev)
+    assert str(data_dir) in check_output("db", "create", **dev)
+    assert "up to date" in check_output("db", "migrate", "--env", "dev", **dev)
+    assert "pending" not in check_output("db", "status", **dev)
 
 
 def test_drop_test_drops_only_test_databases(data_dir: Path) -> None:
     ours = {"LLMRING_DATA_DIR": str(data_dir)}
-    done("db", "create", **ours)
-    made = {done("db", "create", "--env", "test", **ours).strip() for _ in range(2)}
-    assert "Applied: 001" in done("db", "migrate", "--env", "test", **ours)  # a temporary one
-    dropped = done("db", "drop-test", **ours)
+    check_output("db", "create", **ours)
+    made = {check_output("db", "create", "--env", "test", **ours).strip() for _ in range(2)}
+    assert "Applied: 001" in check_output(
+        "db", "migrate", "--env", "test", **ours
+    )  # a temporary one
+    dropped = check_output("db", "drop-test", **ours)
     assert {f"local socket/{name}" for name in re.findall(r"test_\w+", dropped)} == made
-    assert "no test databases" in done("db", "drop-test", **ours)
-    assert "pending" not in done("db", "status", **ours)
+    assert "no test databases" in check_output("db", "drop-test", **ours)
+    assert "pending" not in check_output("db", "status", **ours)
 
 
 async def test_env_test_creates_a_database_on_the_configured_server(
     url: str, server_for_tests: dict[str, str]
 ) -> None:
-    created = await asyncio.to_thread(done, "db", "create", "--env", "test", **server_for_tests)
+    created = await asyncio.to_thread(
+        check_output, "db", "create", "--env", "test", **server_for_tests
+    )
     made = admin.with_database_name(url, created.strip().rpartition("/")[2])
     connection = await asyncpg.connect(made)
     assert await connection.fetchval("SELECT count(*) FROM llmring.usage_logs") == 0
@@ -162,7 +166,7 @@ async def test_issued_key_works_until_it_is_revoked(
     project = f"shop-{uuid4()}"
 
     async def keys(*arguments: str) -> str:
-        return await asyncio.to_thread(done, "keys", *arguments, "--env", "prod", **prod)
+        return await asyncio.to_thread(check_output, "keys", *arguments, "--env", "prod", **prod)
 
     key = (await keys("issue", "--project", project)).strip()
     id = key.removeprefix("llmr_k1_")[:8]

@@ -16,7 +16,7 @@ from llmring_server.mcp import (
     ToolIn,
 )
 from tests.cli.test_access import PROD, prod
-from tests.cli.test_db import done, run
+from tests.cli.test_db import check_output, run
 from tests.support.mcp import NEW_SERVER
 
 __all__ = ["prod"]
@@ -50,10 +50,10 @@ async def test_list_shows_active_servers_or_all(
     id, _ = await make_server(ring, project_id, "x")
     other = await ring.mcp.servers.register(project_id, NEW_SERVER)
     await ring.mcp.servers.update(project_id, other.id, ServerUpdate(is_active=False))
-    output = done("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
+    output = check_output("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
     assert "calc" in output
     assert "inactive" not in output
-    assert "inactive" in done("mcp", "list", "--all", "--project", name, *PROD, **prod)
+    assert "inactive" in check_output("mcp", "list", "--all", "--project", name, *PROD, **prod)
     assert str(id) in output
 
 
@@ -62,12 +62,12 @@ async def test_show_shows_capabilities_and_what_changed(
 ) -> None:
     name, project_id = project
     id, _ = await make_server(ring, project_id, "Sends [bold] mail\x1b[31m")
-    output = done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    output = check_output("mcp", "show", str(id), "--project", name, *PROD, **prod)
     for expected in ("add", "greet", "changed", "[bold]", "http://localhost:8080/mcp"):
         assert expected in output
     assert "\x1b" not in output
     await ring.mcp.capabilities.refresh(project_id, id, RefreshRequest())
-    assert "inactive" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    assert "inactive" in check_output("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
     assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
 
@@ -78,12 +78,12 @@ async def test_list_and_show_read_all_pages(
     name, project_id = project
     large = NEW_SERVER.model_copy(update={"capabilities": {"a": "x" * 65_000}})
     ids = [(await ring.mcp.servers.register(project_id, large)).id for _ in range(140)]
-    output = done("mcp", "list", "--project", name, *PROD, **prod)
+    output = check_output("mcp", "list", "--project", name, *PROD, **prod)
     assert all(str(id) in output for id in ids)
     for prefix in "ab":
         tools = [ToolIn(name=f"{prefix}{number}") for number in range(600)]
         await ring.mcp.capabilities.refresh(project_id, ids[0], RefreshRequest(tools=tools))
-    output = done("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
+    output = check_output("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
     assert (output.count("tool a"), output.count("tool b")) == (600, 600)
 
 
@@ -97,11 +97,13 @@ async def test_history_shows_executions_and_statistics(
         NewExecution(input={}, error="Broke " + "x" * 300),
     ):
         await ring.mcp.executions.record(project_id, tool, execution)
-    output = done("mcp", "history", str(tool), "--project", name, *PROD, **prod)
+    output = check_output("mcp", "history", str(tool), "--project", name, *PROD, **prod)
     assert "2 executions, 1 errors, p50 1,234 ms" in output
     for expected in ("error", '{"a":1}', "Broke"):
         assert expected in output
-    last = done("mcp", "history", str(tool), "--limit", "1", "--project", name, *PROD, **prod)
+    last = check_output(
+        "mcp", "history", str(tool), "--limit", "1", "--project", name, *PROD, **prod
+    )
     assert '{"a":1}' not in last
 
 

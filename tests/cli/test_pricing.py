@@ -8,7 +8,7 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from tests.cli.test_db import done, prod, run
+from tests.cli.test_db import check_output, prod, run
 from tests.pricing.test_pricing import call
 
 __all__ = ["prod"]
@@ -27,17 +27,21 @@ async def test_unpriced_models_are_listed_overridden_and_rerated(
     await ring.usage.log(project_id, call(model))
     checked = run("prices", "check", *PROD, **prod)
     assert (checked.returncode, model in checked.stdout) == (1, True)
-    done("prices", "override", "acme", model, "--input", "2", "--output", "8", *PROD, **prod)
-    assert "override" in done("prices", "show", "acme", model, *PROD, **prod)
-    assert model in done("prices", "override", *PROD, **prod)
+    check_output(
+        "prices", "override", "acme", model, "--input", "2", "--output", "8", *PROD, **prod
+    )
+    assert "override" in check_output("prices", "show", "acme", model, *PROD, **prod)
+    assert model in check_output("prices", "override", *PROD, **prod)
     rerate = ("prices", "rerate", "--since", "2020-01-01", "--model", model, *PROD)
     for arguments, unpriced in (((*rerate, "--dry-run"), 1), (rerate, 0)):
-        assert f"acme {model}" in done(*arguments, **prod)
+        assert f"acme {model}" in check_output(*arguments, **prod)
         summary = (await ring.usage.stats(project_id)).summary
         assert summary.unpriced_requests == unpriced
-    assert model not in done(*rerate, **prod)
+    assert model not in check_output(*rerate, **prod)
     assert model not in run("prices", "check", *PROD, **prod).stdout
-    assert "Removed: 1" in done("prices", "override", "acme", model, "--remove", *PROD, **prod)
+    assert "Removed: 1" in check_output(
+        "prices", "override", "acme", model, "--remove", *PROD, **prod
+    )
     assert "No price is known" in run("prices", "show", "acme", model, *PROD, **prod).stderr
 
 
@@ -51,11 +55,11 @@ def test_overrides_from_a_file_are_all_or_nothing(
     refused = run("prices", "override", "--file", str(file), *PROD, **prod)
     assert refused.returncode == 2
     assert "1.rates.inputs" in refused.stderr
-    assert model not in done("prices", "override", *PROD, **prod)
+    assert model not in check_output("prices", "override", *PROD, **prod)
     file.write_text(json.dumps([good]))
-    done("prices", "override", "--file", str(file), *PROD, **prod)
-    assert "1.25; 2.5 above 200,000" in done("prices", "show", "acme", model, *PROD, **prod)
+    check_output("prices", "override", "--file", str(file), *PROD, **prod)
+    assert "1.25; 2.5 above 200,000" in check_output("prices", "show", "acme", model, *PROD, **prod)
     dated = ("--input", "3", "--valid-from", "2026-01-02")
-    done("prices", "override", "acme", model, *dated, *PROD, **prod)
-    assert "since 2026-01-02" in done("prices", "show", "acme", model, *PROD, **prod)
-    done("prices", "override", "acme", model, "--remove", *PROD, **prod)
+    check_output("prices", "override", "acme", model, *dated, *PROD, **prod)
+    assert "since 2026-01-02" in check_output("prices", "show", "acme", model, *PROD, **prod)
+    check_output("prices", "override", "acme", model, "--remove", *PROD, **prod)

@@ -9,7 +9,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
 from tests.cli.test_db import run
-from tests.support.fake_registry import FakeRegistry, dearer, document
+from tests.support.fake_registry import FakeRegistry, document, raise_prices
 
 Run = Callable[..., Awaitable[tuple[int, str]]]
 
@@ -39,7 +39,7 @@ async def test_registry_is_refreshed_compared_and_accepted(
     assert (await registry("refresh"))[1].count("new: 4 models") == 3
     assert "no differences" in (await registry("diff", "3", "3"))[1]
     fake.files["openai"] = document("openai", 8)
-    dearer(fake.files["openai"])
+    raise_prices(fake.files["openai"])
     status, output = await registry("refresh")
     assert (status, "quarantined" in output, output.count("unchanged")) == (1, True, 2)
     assert "Quarantined" in (await registry("status"))[1]

@@ -8,7 +8,7 @@ from llmring_server import Ring, Settings
 from llmring_server.aliases import BindAlias
 from llmring_server.core.identity import LIBRARY
 from llmring_server.templates.models import NewTemplate
-from tests.cli.test_db import done, run
+from tests.cli.test_db import check_output, run
 
 PROD = ("--env", "prod")
 
@@ -27,18 +27,22 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
 ) -> None:
     name = f"project {uuid4().hex}"
     project_id = await ring.projects.create(name, actor=LIBRARY)
-    of = ("--project", name, *PROD)
-    done("aliases", "bind", "fast", "openai:gpt-4o-mini", "--profile", "dev", *of, **prod)
+    options = ("--project", name, *PROD)
+    check_output(
+        "aliases", "bind", "fast", "openai:gpt-4o-mini", "--profile", "dev", *options, **prod
+    )
     assert await ring.aliases.resolve(project_id, "fast", "dev") == "openai:gpt-4o-mini"
-    resolved = done("aliases", "resolve", "fast", "--profile", "dev", *of, **prod)
+    resolved = check_output("aliases", "resolve", "fast", "--profile", "dev", *options, **prod)
     assert resolved == "openai:gpt-4o-mini\n"
-    assert run("aliases", "resolve", "fast", *of, **prod).returncode == 1
-    assert "gpt-4o-mini" in done("aliases", "list", *of, **prod)
-    assert "gpt-4o-mini" not in done("aliases", "list", "--profile", "prod", *of, **prod)
-    delete = ("aliases", "delete", "fast", "--profile", "dev", *of)
-    done(*delete, **prod)
+    assert run("aliases", "resolve", "fast", *options, **prod).returncode == 1
+    assert "gpt-4o-mini" in check_output("aliases", "list", *options, **prod)
+    assert "gpt-4o-mini" not in check_output(
+        "aliases", "list", "--profile", "prod", *options, **prod
+    )
+    delete = ("aliases", "delete", "fast", "--profile", "dev", *options)
+    check_output(*delete, **prod)
     assert run(*delete, **prod).returncode == 1
-    assert run("aliases", "bind", "fast", "gpt-4o", *of, **prod).returncode == 2
+    assert run("aliases", "bind", "fast", "gpt-4o", *options, **prod).returncode == 2
 
 
 async def test_control_characters_and_markup_are_escaped(ring: Ring, prod: dict[str, str]) -> None:
@@ -51,8 +55,10 @@ async def test_control_characters_and_markup_are_escaped(ring: Ring, prod: dict[
         actor=LIBRARY,
         may_share=True,
     )
-    of = ("--project", name, *PROD)
-    shown = done("aliases", "list", *of, **prod) + done("templates", "list", *of, **prod)
+    options = ("--project", name, *PROD)
+    shown = check_output("aliases", "list", *options, **prod) + check_output(
+        "templates", "list", *options, **prod
+    )
     assert {"\x1b", "\x9b", "\x07"}.isdisjoint(shown)
     assert ("[/y]" in shown, "[red]z" in shown) == (True, True)
 
@@ -63,7 +69,7 @@ async def test_templates_are_listed_and_shown(ring: Ring, prod: dict[str, str]) 
     template = await ring.templates.create(
         project_id, NewTemplate(name="support", created_by="ada"), actor=LIBRARY, may_share=True
     )
-    of = ("--project", name, *PROD)
-    assert "support" in done("templates", "list", *of, **prod)
-    assert "ada" in done("templates", "show", str(template.id), *of, **prod)
-    assert run("templates", "show", str(uuid4()), *of, **prod).returncode == 1
+    options = ("--project", name, *PROD)
+    assert "support" in check_output("templates", "list", *options, **prod)
+    assert "ada" in check_output("templates", "show", str(template.id), *options, **prod)
+    assert run("templates", "show", str(uuid4()), *options, **prod).returncode == 1

@@ -17,7 +17,7 @@ from llmring_server.core.identity import LIBRARY, project_of_key
 from llmring_server.errors import NotFound
 from llmring_server.maintenance import maintain
 from llmring_server.receipts import signing_keys
-from tests.cli.test_db import done, run
+from tests.cli.test_db import check_output, run
 from tests.conftest import CALL
 from tests.receipts.test_proofs import run_program
 from tests.support.receipts import PATH, UNCERTIFIED, UNCERTIFIED_BODY, log_calls
@@ -133,7 +133,7 @@ async def test_receipts_remain_when_their_calls_are_dropped(alone: Ring, tmp_pat
 
 def check_verify_command(path: Path, receipt: dict[str, Any], **environment: str) -> None:
     path.write_bytes(orjson.dumps(receipt))
-    assert "Genuine" in done("receipts", "verify", str(path), **environment)
+    assert "Genuine" in check_output("receipts", "verify", str(path), **environment)
     for text in (orjson.dumps(receipt | {"total_cost": 9}), b"{", b"{}"):
         path.write_bytes(text)
         rejected = run("receipts", "verify", str(path), **environment)
@@ -142,12 +142,12 @@ def check_verify_command(path: Path, receipt: dict[str, Any], **environment: str
 
 async def test_receipts_on_the_command_line(alone: Ring, tmp_path: Path) -> None:
     path = str(tmp_path / "keys.json")
-    active = done("receipts", "keygen", "--file", path).strip()
+    active = check_output("receipts", "keygen", "--file", path).strip()
     assert run("receipts", "keygen", "--file", path).returncode == 1
-    announced = done("receipts", "rotate", LLMRING_RECEIPT_KEY_FILE=path).strip()
+    announced = check_output("receipts", "rotate", LLMRING_RECEIPT_KEY_FILE=path).strip()
     early = run("receipts", "rotate", "--file", path)
     assert (early.returncode, "may sign from" in early.stderr) == (1, True)
-    table = done("receipts", "keys", "--file", path)
+    table = check_output("receipts", "keys", "--file", path)
     assert active in table
     assert announced in table
     keys = signing_keys.read_key_file(tmp_path / "keys.json").keys
@@ -163,14 +163,14 @@ async def test_receipts_on_the_command_line(alone: Ring, tmp_path: Path) -> None
     assert (off.returncode, "no signing key is configured" in off.stderr) == (1, True)
     environment["LLMRING_RECEIPT_KEY_FILE"] = path
     generate = ("receipts", "generate", "--description", "July", *options)
-    id = done(*generate, **environment).strip()
-    receipts = done("receipts", "list", *options, **environment)
+    id = check_output(*generate, **environment).strip()
+    receipts = check_output("receipts", "list", *options, **environment)
     assert id in receipts
     assert "July" in receipts
     assert "2.000000 USD" in receipts
-    receipt = orjson.loads(done("receipts", "show", id, *options, **environment))
+    receipt = orjson.loads(check_output("receipts", "show", id, *options, **environment))
     assert receipt["envelope"]["signature"]["kid"] == active
     assert run("receipts", "generate", *options, **environment).returncode == 1
     check_verify_command(tmp_path / "receipt.json", receipt, **environment)
-    new = done("receipts", "rotate", "--compromised", "--file", path).strip()
+    new = check_output("receipts", "rotate", "--compromised", "--file", path).strip()
     assert new not in {active, announced}

@@ -68,12 +68,12 @@ def many(count: int) -> Callable[[dict[str, Any]], object]:
     )
 
 
-def dearer(file: dict[str, Any]) -> None:
+def raise_prices(file: dict[str, Any]) -> None:
     for model in file["models"].values():
         model["dollars_per_million_tokens_output"] *= 1000
 
 
-def poorer(file: dict[str, Any]) -> None:
+def remove_models(file: dict[str, Any]) -> None:
     for number in range(3):
         del file["models"][f"{file['provider']}:model-{number}"]
 
@@ -118,9 +118,9 @@ BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
     "text": (priced('"2.5"'), "dollars_per_million_tokens_input"),
 }
 SUSPICIOUS: dict[str, tuple[Callable[[str], bytes], str]] = {
-    "1000 times dearer": (changed_file(dearer), "goes from 10.0 to 10000.0 and 3 more"),
+    "1000 times dearer": (changed_file(raise_prices), "goes from 10.0 to 10000.0 and 3 more"),
     "for nothing": (priced("0"), "goes from 2.5 to 0"),
-    "half of it missing": (changed_file(poorer), "3 of 4 models are missing"),
+    "half of it missing": (changed_file(remove_models), "3 of 4 models are missing"),
 }
 
 

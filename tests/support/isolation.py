@@ -27,7 +27,7 @@ from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from llmring_server.web.router import Route
-from tests.access.test_trusted_proxy import SECRETS, vouch
+from tests.access.test_trusted_proxy import SECRETS, proxy_headers
 from tests.conftest import CALL
 from tests.support.conversations import EXCHANGE
 from tests.support.mcp import SERVER
@@ -120,8 +120,8 @@ async def mcp_of(ring: Ring, project_id: ProjectId) -> dict[str, UUID]:
     )
     found = await ring.mcp.capabilities.refresh(project_id, server.id, offers)
     [tool], [resource], [prompt] = found.tools, found.resources, found.prompts
-    done = NewExecution(input={CANARY: CANARY}, error=CANARY)
-    await ring.mcp.executions.record(project_id, tool.id, done)
+    execution = NewExecution(input={CANARY: CANARY}, error=CANARY)
+    await ring.mcp.executions.record(project_id, tool.id, execution)
     return {
         "servers": server.id,
         "tools": tool.id,
@@ -175,7 +175,7 @@ QUERIES = {
 }
 
 
-def named(route: Route) -> str:
+def route_name(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
@@ -200,7 +200,7 @@ class Intruder:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     async def ask(self, route: Route, id: str = "", log_id: UUID | None = None) -> httpx.Response:
-        name = named(route)
+        name = route_name(route)
         method, path = name.split(" ")
         target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
         target = target.replace("{log_id}", str(log_id))
@@ -212,7 +212,7 @@ class Intruder:
     async def send(self, method: str, target: str, body: bytes = b"") -> httpx.Response:
         headers = {"Content-Type": "application/json"}
         if self.mode == "proxy":
-            headers |= vouch(method, target, body=body, project=str(self.key.project_id))
+            headers |= proxy_headers(method, target, body=body, project=str(self.key.project_id))
         else:
             headers |= {"X-API-Key": self.key.secret}
         return await self.client.request(method, target, content=body, headers=headers)
