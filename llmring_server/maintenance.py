@@ -47,7 +47,7 @@ async def maintain(
     try:
         async with _step(ring) as step:
             created = await Partitions(step).create()
-        await ring.rollups.fold()
+        await ring.rollups.move_to_rollups()
         dropped = await _drop_calls(ring, retain, actor) if retain else []
         deleted = {
             retention.rows: await _delete_expired(ring, service, retention, actor)

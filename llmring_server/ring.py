@@ -17,10 +17,7 @@ from llmring_server.db.database import Database, open_database
 from llmring_server.db.migrations import migrate, pending_migrations
 from llmring_server.db.repository import Repository
 from llmring_server.errors import NotMigrated
-from llmring_server.mcp.capabilities import McpCapabilities
-from llmring_server.mcp.executions import McpExecutions
-from llmring_server.mcp.facade import Mcp
-from llmring_server.mcp.servers import McpServers
+from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.pricing.service import Pricing
 from llmring_server.receipts.service import Receipts
@@ -61,7 +58,7 @@ class Ring:
                 settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
             ),
             self.prices,
-            self.rollups.fold_if_due,
+            self.rollups.move_in_background,
             self.idempotency_keys,
         )
         self.receipts = Receipts(
@@ -137,7 +134,7 @@ class Ring:
         """
         # In this order: the first three write, storing calls may start to move totals, and all of
         # them use connections.
-        await self.registry.close()
+        await self.registry.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
         await self._database.aclose()

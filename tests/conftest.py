@@ -1,4 +1,4 @@
-"""One database for the session, one fresh project per test, both kinds of app."""
+"""Fixtures: one database per worker, one fresh project per test, and both kinds of app."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usag
 from tests.support.fake_registry import FakeRegistry, fake_registry
 from tests.support.postgres import database, run_folder, shared_server
 
-# No test calls anyone but those that bring a registry of their own.
+# Only tests with a fake registry fetch anything.
 Settings.model_fields["registry_url"].default = "none"
 Settings.model_rebuild(force=True)
 
@@ -36,14 +36,14 @@ CALL: dict[str, Any] = {
 
 
 def used(call: dict[str, Any]) -> TokenUsage:
-    """Sort what a call reports into kinds."""
+    """Return the usage that a call reports, by kind."""
     details = {name: count for name, count in call.items() if name in USAGE_FIELDS}
     tokens = call["input_tokens"], call["output_tokens"], call.get("cached_input_tokens", 0)
     return normalize_usage(call["provider"], *tokens, details)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder of the run, once for all workers."""
+    """Create the folder of the run, once for all workers."""
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
         stack.enter_context(run_folder())
@@ -51,9 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each file in one worker, unless it names a group, and begin with the slow tests."""
+    """Run each file in one worker, unless it names a group, and start with the slow tests."""
     for item in items:
-        # Those that kill processes or test limits of time are one group: never two at once.
+        # Tests that kill processes or test timeouts are one group: no two run at the same time.
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
@@ -62,8 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """The URL of a PostgreSQL to test on: TEST_DATABASE_URL, or one that all workers share."""
-    if given := os.environ.get("TEST_DATABASE_URL"):
-        yield given
+    if url := os.environ.get("TEST_DATABASE_URL"):
+        yield url
         return
     with shared_server() as url:
         yield url
@@ -71,7 +71,7 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 async def template(server_url: str) -> AsyncIterator[str]:
-    """The name of a migrated database, to which nobody is connected: others are its copies."""
+    """The name of a migrated database without connections, to create copies of."""
     async with database(server_url, "template") as url:
         async with pool_of(url, SCHEMA) as db:
             await migrate(db)
@@ -86,29 +86,29 @@ async def url(server_url: str, template: str) -> AsyncIterator[str]:
 
 
 def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseManager]:
-    """Open a parent's manager: its pool is as pgdbm makes it, not as we would."""
+    """Open a parent's manager, with a pool that pgdbm creates."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[AsyncDatabaseManager]:
+    async def open_pool() -> AsyncIterator[AsyncDatabaseManager]:
         pool = await AsyncDatabaseManager.create_shared_pool(
             DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
         )
         yield AsyncDatabaseManager(pool=pool, schema=schema)
         await pool.close()
 
-    return opened()
+    return open_pool()
 
 
 def grants(role: str, schema: str) -> str:
     """Return the grants of docs/deployment.md for a role that serves."""
     text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
     [statements] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    told: str = statements.replace("llmring_app", role).replace("llmring", schema)
-    return told.replace("mcp_client", f"{schema}_mcp")
+    statements = statements.replace("llmring_app", role).replace("llmring", schema)
+    return str(statements.replace("mcp_client", f"{schema}_mcp"))
 
 
 async def drop(db: AsyncDatabaseManager, schema: str) -> None:
-    """Drop a schema, and that of MCP beside it, if they are there."""
+    """Drop a schema, and that of MCP beside it, if they exist."""
     await db.execute(f"DROP SCHEMA IF EXISTS {schema}, {schema}_mcp CASCADE")
 
 
@@ -121,10 +121,10 @@ async def owner(url: str) -> AsyncIterator[AsyncDatabaseManager]:
 
 @pytest.fixture(scope="session")
 async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
-    """The URL of a role that may do what serving needs, and no more."""
+    """The URL of a role with the documented grants, and no others."""
     role = f"role_{uuid4().hex[:8]}"
     await owner.execute(grants(role, owner.schema or "").replace("'...'", f"'{role}'"))
-    # A parent's sessions need not be in UTC: here, a day has 23 or 25 hours twice a year.
+    # A parent's sessions need not be in UTC: in this zone, two days a year have 23 or 25 hours.
     await owner.execute(f"ALTER ROLE {role} SET timezone = 'America/St_Johns'")
     parts = urlsplit(url)
     yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
@@ -133,7 +133,7 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 async def db(owner: AsyncDatabaseManager, role_url: str) -> AsyncIterator[AsyncDatabaseManager]:
-    """A parent's manager, of a role that can create nothing."""
+    """A parent's manager, with a role that can create nothing."""
     async with pool_of(role_url, owner.schema or "") as db:
         yield db
 
@@ -153,13 +153,13 @@ def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
 
 @pytest.fixture
 def owner_settings(url: str, settings: Settings) -> Settings:
-    """Settings of a role that may do anything, where a test needs a schema of its own."""
+    """Settings with a role that may do anything, for tests that need a schema of their own."""
     return settings.model_copy(update={"database_url": url})
 
 
 @pytest.fixture
 async def alone(owner_settings: Settings, server_url: str, template: str) -> AsyncIterator[Ring]:
-    """A ring on a database of its own: what is shared there, or lost, troubles no other test."""
+    """A ring on a database of its own, so that other tests see nothing of it."""
     async with database(server_url, "alone", template) as url:
         own = owner_settings.model_copy(update={"database_url": url, "database_schema": SCHEMA})
         async with Ring.open(own) as ring:
@@ -183,7 +183,7 @@ def project_id(key: str) -> ProjectId:
 
 @pytest.fixture
 async def fake(owner: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
-    """A registry that nobody has asked yet; afterwards, its prices are nobody's."""
+    """A fake registry; afterwards, the files that were fetched from it are deleted."""
     async with fake_registry() as fake:
         yield fake
     tables = "{{tables.registry_files}}, {{tables.registry_sources}}"
@@ -213,7 +213,7 @@ async def client(
 
 @pytest.fixture
 async def guarded(db: AsyncDatabaseManager) -> AsyncIterator[httpx.AsyncClient]:
-    """An app that believes issued keys only."""
+    """A client of an app in mode `keys`, without a key."""
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client

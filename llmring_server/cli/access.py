@@ -23,12 +23,15 @@ class Duration(click.ParamType[timedelta]):
 
     name = "duration"
 
-    def convert(self, value: Any, *at: Any) -> timedelta:
+    def convert(self, value: Any, *context: Any) -> timedelta:
         if isinstance(value, timedelta):
             return value
         if not re.fullmatch(r"\d{1,5}[dhm]", value):
-            self.fail("expected a number of days, hours or minutes, such as 90d, 24h or 30m", *at)
-        return timedelta(**{UNITS[value[-1]]: int(value[:-1])})
+            self.fail(
+                "expected a number of days, hours or minutes, such as 90d, 24h or 30m", *context
+            )
+        unit = UNITS[value[-1]]
+        return timedelta(**{unit: int(value[:-1])})
 
 
 @click.group()
@@ -54,19 +57,25 @@ def keys() -> None:
 @click.option(
     "--expires", type=Duration(), help="Lifetime of the key, e.g. 90d or 24h; default: no expiry."
 )
-def issue_key(env: str, data_dir: Path, project: str, **given: Any) -> None:
+def issue_key(  # noqa: PLR0913, PLR0917, they are the options
+    env: str,
+    data_dir: Path,
+    project: str,
+    label: str,
+    scopes: tuple[str, ...],
+    expires: timedelta | None,
+) -> None:
     """Issue a key for a project. The key is shown only once."""
-    expires_at = datetime.now(UTC) + given["expires"] if given["expires"] else None
-    wanted = KeyOptions(given["label"], given["scopes"], expires_at)
+    expires_at = datetime.now(UTC) + expires if expires else None
+    options = KeyOptions(label, scopes, expires_at)
     actor = environment.operator()
-    _show_once(
-        environment.with_ring(
-            env, data_dir, lambda ring: ring.keys.issue(project, wanted, actor=actor)
-        )
+    issued = environment.with_ring(
+        env, data_dir, lambda ring: ring.keys.issue(project, options, actor=actor)
     )
+    _print_issued(issued)
 
 
-def _show_once(issued: IssuedKey) -> None:
+def _print_issued(issued: IssuedKey) -> None:
     click.echo(issued.secret)
     click.echo(
         f"Key {issued.id} of project {issued.project_id}. Store it now; it is not shown again.",
@@ -79,28 +88,22 @@ def _show_once(issued: IssuedKey) -> None:
 @click.option("--project", help="Only keys of this project.")
 def list_keys(env: str, data_dir: Path, project: str | None) -> None:
     """List keys, without their secrets."""
-    found = environment.with_ring(env, data_dir, lambda ring: ring.keys.list())
+    all_keys = environment.with_ring(env, data_dir, lambda ring: ring.keys.list())
     table = wrapping_table(
         "key", "project", "label", "scopes", "created", "last used", "valid until"
     )
-    for key in found:
+    for key in all_keys:
         if project in {None, key.project}:
             table.add_row(key.id, key.project, key.label, ", ".join(key.scopes), *_times(key))
     CONSOLE.print(table)
 
 
 def _times(key: ApiKey) -> list[str]:
-    until = _day(key.expires_at) if not key.revoked_at else f"revoked {_day(key.revoked_at)}"
-    return [_day(key.created_at), _day(key.last_used_at), until]
+    revoked = f"revoked {_time(key.revoked_at)}" if key.revoked_at else ""
+    return [_time(key.created_at), _time(key.last_used_at), revoked or _time(key.expires_at)]
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value)
-    return _day(value) if isinstance(value, datetime) else str(value or "")
-
-
-def _day(moment: datetime | None) -> str:
+def _time(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}" if moment else ""
 
 
@@ -111,8 +114,19 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
     """Show the details of a key, without its secret."""
     key = environment.with_ring(env, data_dir, lambda ring: ring.keys.get(id))
     table = Table(show_header=False)
-    for name in ApiKey.__slots__:
-        table.add_row(name.replace("_", " "), _shown(getattr(key, name)))
+    details = {
+        "id": key.id,
+        "project": key.project,
+        "project id": str(key.project_id),
+        "label": key.label,
+        "scopes": ", ".join(key.scopes),
+        "created at": _time(key.created_at),
+        "last used at": _time(key.last_used_at),
+        "expires at": _time(key.expires_at),
+        "revoked at": _time(key.revoked_at),
+    }
+    for name, value in details.items():
+        table.add_row(name, value)
     CONSOLE.print(table)
 
 
@@ -129,11 +143,10 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
 def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     """Issue a new key with the same project, label and scopes; the old one expires."""
     actor = environment.operator()
-    _show_once(
-        environment.with_ring(
-            env, data_dir, lambda ring: ring.keys.rotate(id, overlap, actor=actor)
-        )
+    issued = environment.with_ring(
+        env, data_dir, lambda ring: ring.keys.rotate(id, overlap, actor=actor)
     )
+    _print_issued(issued)
 
 
 @keys.command("revoke")
@@ -172,10 +185,14 @@ def create_project(env: str, data_dir: Path, name: str) -> None:
 def list_projects(env: str, data_dir: Path) -> None:
     """List projects with their number of valid keys."""
     table = Table("project", "id", "created", "keys", "retention")
-    for each in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
-        kept = f"{each.retain_days}d" if each.retain_days else "forever"
-        created = f"{each.created_at:%Y-%m-%d}"
-        table.add_row(each.name, str(each.project_id), created, str(each.keys), kept)
+    for project in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
+        table.add_row(
+            project.name,
+            str(project.project_id),
+            f"{project.created_at:%Y-%m-%d}",
+            str(project.keys),
+            f"{project.retain_days}d" if project.retain_days else "forever",
+        )
     CONSOLE.print(table)
 
 
@@ -198,9 +215,9 @@ class RetentionDays(click.ParamType[int | None]):
 
     name = "days"
 
-    def convert(self, value: str, *at: Any) -> int | None:
+    def convert(self, value: str, *context: Any) -> int | None:
         if not re.fullmatch(r"[1-9]\d{0,4}d|forever", value):
-            self.fail("expected a number of days, such as 30d, or forever", *at)
+            self.fail("expected a number of days, such as 30d, or forever", *context)
         return None if value == "forever" else int(value.removesuffix("d"))
 
 
@@ -233,9 +250,9 @@ def erase_project(env: str, data_dir: Path, project: str, *, yes: bool) -> None:
         f"Erasing takes at least {ERASE_GRACE_SECONDS:.0f} s: processes may cache the keys.",
         err=True,
     )
-    gone = environment.with_ring(env, data_dir, lambda ring: _erase(ring, project))
-    for what, rows in gone.items():
-        click.echo(f"{what}: {rows:,}")
+    erased = environment.with_ring(env, data_dir, lambda ring: _erase(ring, project))
+    for kind, rows in erased.items():
+        click.echo(f"{kind}: {rows:,}")
 
 
 async def _erase(ring: Ring, project: str) -> dict[str, int]:
@@ -256,16 +273,14 @@ def audit(env: str, data_dir: Path, days: int) -> None:
     """Show the audit log of privileged actions."""
     since = datetime.now(UTC) - timedelta(days=days)
     table = wrapping_table("at", "actor", "action", "target", "project id", "remote", "request")
-    for each in environment.with_ring(env, data_dir, lambda ring: ring.audit.events(since)):
-        at = f"{each.at:%Y-%m-%d %H:%M:%S}"
-        row = (
-            at,
-            each.actor,
-            each.action,
-            each.target,
-            each.project_id,
-            each.remote,
-            each.request_id,
+    for event in environment.with_ring(env, data_dir, lambda ring: ring.audit.events(since)):
+        table.add_row(
+            f"{event.at:%Y-%m-%d %H:%M:%S}",
+            event.actor,
+            event.action,
+            event.target,
+            str(event.project_id or ""),
+            event.remote or "",
+            event.request_id or "",
         )
-        table.add_row(*(str(cell or "") for cell in row))
     CONSOLE.print(table)

@@ -32,32 +32,32 @@ def create(env: str, data_dir: Path) -> None:
         with environment.server_for_tests(data_dir) as server:
             click.echo(admin.display_location(asyncio.run(_create_throwaway(server))))
         return
-    with environment.open_environment(env, data_dir) as chosen:
-        made = asyncio.run(admin.create_database(chosen.settings.dsn() or ""))
-        click.echo(f"{'Created' if made else 'Found'} the database: {chosen.place}")
-        _report(asyncio.run(_migrate(chosen.settings)))
+    with environment.open_environment(env, data_dir) as target:
+        created = asyncio.run(admin.create_database(target.settings.dsn() or ""))
+        click.echo(f"{'Created' if created else 'Found'} the database: {target.location}")
+        _report(asyncio.run(_migrate(target.settings)))
 
 
 @db.command()
 @environment.options
 def migrate(env: str, data_dir: Path) -> None:
     """Apply pending migrations. Repeated and concurrent runs are safe."""
-    with environment.open_environment(env, data_dir) as chosen:
-        _report(asyncio.run(_migrate(chosen.settings)))
+    with environment.open_environment(env, data_dir) as target:
+        _report(asyncio.run(_migrate(target.settings)))
 
 
 @db.command()
 @environment.options
 def status(env: str, data_dir: Path) -> None:
     """List the migrations and when each was applied."""
-    with environment.open_environment(env, data_dir) as chosen:
-        steps = asyncio.run(_steps(chosen.settings))
+    with environment.open_environment(env, data_dir) as target:
+        statuses = asyncio.run(_statuses(target.settings))
         table = Table(
-            "migration", "applied", title=f"{chosen.place}, {chosen.settings.database_schema}"
+            "migration", "applied", title=f"{target.location}, {target.settings.database_schema}"
         )
-        for step in steps:
-            time = f"{step.applied_at:%Y-%m-%d %H:%M:%S %Z}" if step.applied_at else "pending"
-            table.add_row(step.filename, time)
+        for filename, applied_at in statuses:
+            time = f"{applied_at:%Y-%m-%d %H:%M:%S %Z}" if applied_at else "pending"
+            table.add_row(filename, time)
         CONSOLE.print(table)
 
 
@@ -87,8 +87,8 @@ def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     capabilities that have been inactive for that long, or else for 400 days, unless they have a
     history.
     """
-    with environment.open_environment(env, data_dir) as chosen:
-        report = asyncio.run(_maintain(chosen.settings, retain))
+    with environment.open_environment(env, data_dir) as target:
+        report = asyncio.run(_maintain(target.settings, retain))
     click.echo(f"Created: {', '.join(report.created) or 'nothing'}")
     click.echo(f"Dropped: {', '.join(report.dropped) or 'nothing'}")
     deleted = [f"{rows:,} {kind}" for kind, rows in report.deleted.items()]
@@ -120,7 +120,7 @@ async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance
         )
 
 
-async def _steps(settings: Settings) -> list[migrations.MigrationStatus]:
+async def _statuses(settings: Settings) -> list[migrations.MigrationStatus]:
     async with open_database(settings) as manager:
         return await migrations.migration_status(manager, settings.mcp_schema)
 

@@ -21,9 +21,7 @@ from llmring_server.settings import PREFIX, Settings
 
 Result = TypeVar("Result")
 
-
 NAMES = ("dev", "test", "prod")
-
 
 # Settings that suit a server on one's own machine.
 LOCAL_DEFAULTS = {"auth": "open", "conversation_content": "full"}
@@ -34,7 +32,7 @@ class Environment(NamedTuple):
 
     name: str
     settings: Settings
-    place: str
+    location: str
 
 
 data_dir = click.option(
@@ -65,9 +63,12 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
     try:
         return Settings.from_env({**defaults, **environ})
     except ValidationError as exc:
-        named = ((each["loc"] or ("auth",), each["msg"]) for each in exc.errors())
-        wrong = [f"{PREFIX}{str(at[0]).upper()}: {told}" for at, told in named]
-        raise click.UsageError("\n".join(wrong)) from exc
+        lines = []
+        for error in exc.errors():
+            # A rule about several settings has no location of its own.
+            field = error["loc"][0] if error["loc"] else "auth"
+            lines.append(f"{PREFIX}{str(field).upper()}: {error['msg']}")
+        raise click.UsageError("\n".join(lines)) from exc
 
 
 @contextmanager
@@ -87,14 +88,14 @@ def operator() -> Actor:
 def with_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
     """Run `work` on the environment's ring; migrate the database first, except in production."""
 
-    async def working() -> Result:
+    async def run() -> Result:
         # In production, migrating is a separate step (`db migrate`).
         update = {"database_pool_size": 1, "migrate_on_start": env != "prod"}
         async with Ring.open(environment.settings.model_copy(update=update)) as ring:
             return await work(ring)
 
     with open_environment(env, data_dir) as environment:
-        return asyncio.run(working())
+        return asyncio.run(run())
 
 
 @contextmanager
@@ -135,18 +136,18 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 @contextmanager
 def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Yield the URL of the server for tests: the one in TEST_DB_*, else an embedded one."""
-    given = {
-        part: quote(environ.get(f"TEST_DB_{part}") or default, safe="")
-        for part, default in (("USER", "postgres"), ("PASSWORD", ""), ("HOST", "localhost"))
-    }
-    if not any(environ.get(f"TEST_DB_{part}") for part in (*given, "PORT")):
+    variables = ("TEST_DB_USER", "TEST_DB_PASSWORD", "TEST_DB_HOST", "TEST_DB_PORT")
+    if not any(environ.get(variable) for variable in variables):
         with embedded(data_dir) as server:
             yield server.url("postgres")
         return
+    user = quote(environ.get("TEST_DB_USER") or "postgres", safe="")
+    password = quote(environ.get("TEST_DB_PASSWORD") or "", safe="")
+    host = quote(environ.get("TEST_DB_HOST") or "localhost", safe="")
     port = environ.get("TEST_DB_PORT") or "5432"
     if not port.isdecimal():
         raise click.UsageError("TEST_DB_PORT must be a number")
-    yield f"postgresql://{given['USER']}:{given['PASSWORD']}@{given['HOST']}:{port}/postgres"
+    yield f"postgresql://{user}:{password}@{host}:{port}/postgres"
 
 
 @contextmanager
@@ -172,21 +173,21 @@ def with_project(
 ) -> Result:
     """Run `work` for the project with this name or id."""
 
-    async def working(ring: Ring) -> Result:
+    async def work_for_project(ring: Ring) -> Result:
         return await work(ring, await _project_id(ring, project))
 
-    return with_ring(env, data_dir, working)
+    return with_ring(env, data_dir, work_for_project)
 
 
 async def all_pages(
     pages: Callable[[Any], Awaitable[list[Any]]], project_id: ProjectId, page: Any
 ) -> list[Any]:
     """Return all items of a list, from `page` on."""
-    found: list[Any] = []
-    while some := await pages(page):
-        found += some
-        page = page.model_copy(update={"cursor": page.next(project_id, some[-1])})
-    return found
+    items: list[Any] = []
+    while page_items := await pages(page):
+        items += page_items
+        page = page.model_copy(update={"cursor": page.next(project_id, page_items[-1])})
+    return items
 
 
 async def _project_id(ring: Ring, project: str) -> ProjectId:

@@ -10,15 +10,15 @@ from rich.text import Text
 
 from llmring_server.core.strict_json import json_default
 
-# Control characters in data must not move the cursor or change colours of the terminal.
-_HARMLESS = dict.fromkeys(
-    (*range(9), *range(11, 32), *range(127, 160)), "\N{REPLACEMENT CHARACTER}"
-)
+# Control characters in data must not move the cursor or change colours of the terminal. Tabs and
+# line feeds are harmless.
+_CONTROL_CHARACTERS = (*range(9), *range(11, 32), *range(127, 160))
+_REPLACEMENTS = dict.fromkeys(_CONTROL_CHARACTERS, "\N{REPLACEMENT CHARACTER}")
 
 
 class _SafeConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(text.translate(_HARMLESS), **options)
+        return super().render_str(text.translate(_REPLACEMENTS), **options)
 
 
 # Data is text, never markup.
@@ -34,10 +34,12 @@ def entry(id: object, title: str, *facts: str) -> None:
     CONSOLE.print()
 
 
-def brief(value: Any, most: int) -> str:
-    """Return JSON on one line, cut after `most` characters; if cut, with its length."""
+def brief(value: Any, max_length: int) -> str:
+    """Return JSON on one line, cut after `max_length` characters; if cut, with its length."""
     text = orjson.dumps(value, json_default).decode()
-    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+    if len(text) <= max_length:
+        return text
+    return f"{text[:max_length]}… ({len(text):,} characters)"
 
 
 def wrapping_table(*names: str) -> Table:

@@ -10,15 +10,16 @@ from rich.table import Table
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE
 from llmring_server.registry.diff import RegistryDiff, diff_registries
-from llmring_server.registry.models import PRICES, RegistryEdition
+from llmring_server.registry.models import RegistryEdition
+from llmring_server.registry.price_fields import USD_PER_MILLION_TOKENS
 from llmring_server.registry.service import ProviderStatus, QuarantinedFile
 from llmring_server.ring import Ring
 
 
 class Status(NamedTuple):
     edition: RegistryEdition
-    sources: dict[str, ProviderStatus]
-    doubtful: list[QuarantinedFile]
+    providers: dict[str, ProviderStatus]
+    quarantined: list[QuarantinedFile]
 
 
 @click.group()
@@ -30,24 +31,29 @@ def registry() -> None:
 @environment.options
 def status(env: str, data_dir: Path) -> None:
     """Show what is served for each provider, and the outcome of the last refresh."""
-    found = environment.with_ring(env, data_dir, _status)
-    table = Table("provider", "models", "version", "since", title=f"Edition {found.edition.id}")
+    status = environment.with_ring(env, data_dir, _status)
+    table = Table("provider", "models", "version", "since", title=f"Edition {status.edition.id}")
     for name in ("last success", "last attempt"):
         table.add_column(name, no_wrap=True)
     table.add_column("outcome", ratio=1)
-    for file in found.edition.files:
+    for file in status.edition.files:
         version = str(file.version) if file.id else "built-in"
-        tried = _tried(found.sources.get(file.provider))
-        table.add_row(file.provider, str(len(file.models)), version, f"{file.since:%F}", *tried)
+        table.add_row(
+            file.provider,
+            str(len(file.models)),
+            version,
+            f"{file.valid_from:%F}",
+            *_attempts(status.providers.get(file.provider)),
+        )
     CONSOLE.print(table)
-    if found.doubtful:
-        _tell_doubts(found.doubtful)
+    if status.quarantined:
+        _print_quarantined(status.quarantined)
 
 
-def _tried(source: ProviderStatus | None) -> list[str]:
-    if not source:
+def _attempts(status: ProviderStatus | None) -> list[str]:
+    if not status:
         return ["never", "never", ""]
-    return [_ago(source.checked), _ago(source.tried), source.outcome or "under way"]
+    return [_ago(status.success_age), _ago(status.attempt_age), status.outcome or "in progress"]
 
 
 def _ago(seconds: float | None) -> str:
@@ -60,17 +66,16 @@ def _ago(seconds: float | None) -> str:
 
 
 async def _status(ring: Ring) -> Status:
-    known = await ring.registry.known()
-    edition = await ring.registry.edition(max((file.id for file in known.history), default=0))
-    sources = {source.provider: source for source in await ring.registry.sources()}
-    return Status(edition, sources, await ring.registry.doubtful())
+    snapshot = await ring.registry.cached_snapshot()
+    edition = await ring.registry.edition(snapshot.latest_id)
+    providers = {status.provider: status for status in await ring.registry.status()}
+    return Status(edition, providers, await ring.registry.quarantined())
 
 
-def _tell_doubts(doubtful: list[QuarantinedFile]) -> None:
+def _print_quarantined(files: list[QuarantinedFile]) -> None:
     table = Table("file", "provider", "models", "version", "reason", title="Quarantined")
-    for file, reason in doubtful:
-        told = [str(len(file.models)), str(file.version), reason]
-        table.add_row(str(file.id), file.provider, *told)
+    for file, reason in files:
+        table.add_row(str(file.id), file.provider, str(len(file.models)), str(file.version), reason)
     CONSOLE.print(table)
     click.echo("Review a file with `registry diff`; accept it with `registry accept FILE`.")
 
@@ -84,7 +89,7 @@ def refresh(env: str, data_dir: Path) -> None:
     for outcome in outcomes:
         table.add_row(outcome.provider, outcome.text)
     CONSOLE.print(table)
-    if not all(outcome.good for outcome in outcomes):
+    if not all(outcome.succeeded for outcome in outcomes):
         raise SystemExit(1)
 
 
@@ -110,23 +115,30 @@ def diff(env: str, data_dir: Path, before: int | None, after: int | None) -> Non
     or else the newest edition, and BEFORE is the edition that precedes it.
     """
 
-    async def work(ring: Ring) -> tuple[str, RegistryDiff]:
-        older, newer = await _pair(ring, before, after)
-        editions = [await ring.registry.proposed(id) for id in (older, newer)]
-        return f"From {older} to {newer}", diff_registries(*(each.models for each in editions))
+    async def compare(ring: Ring) -> tuple[str, RegistryDiff]:
+        older_id, newer_id = await _editions(ring, before, after)
+        older = await ring.registry.proposed_edition(older_id)
+        newer = await ring.registry.proposed_edition(newer_id)
+        return f"From {older_id} to {newer_id}", diff_registries(older.models, newer.models)
 
-    _show(*environment.with_ring(env, data_dir, work))
-
-
-async def _pair(ring: Ring, before: int | None, after: int | None) -> tuple[int, int]:
-    good = sorted([0, *(file.id for file in (await ring.registry.known()).history)])
-    doubtful = [each.file.id for each in await ring.registry.doubtful()]
-    newer = [*good, *doubtful][-1] if after is None else after
-    followed = good if newer in doubtful else [0, *(id for id in good if id < newer)]
-    return followed[-1] if before is None else before, newer
+    title, difference = environment.with_ring(env, data_dir, compare)
+    _print_diff(title, difference)
 
 
-def _show(title: str, difference: RegistryDiff) -> None:
+async def _editions(ring: Ring, before: int | None, after: int | None) -> tuple[int, int]:
+    """Return the editions to compare, with the defaults for those that are None."""
+    snapshot = await ring.registry.cached_snapshot()
+    accepted = sorted([0, *(file.id for file in snapshot.history)])
+    quarantined = [file.id for file, _ in await ring.registry.quarantined()]
+    if after is None:
+        after = quarantined[-1] if quarantined else accepted[-1]
+    if before is None:
+        earlier = accepted if after in quarantined else [id for id in accepted if id < after]
+        before = earlier[-1] if earlier else 0
+    return before, after
+
+
+def _print_diff(title: str, difference: RegistryDiff) -> None:
     if not any(difference):
         click.echo(f"{title}: no differences.")
         return
@@ -135,10 +147,11 @@ def _show(title: str, difference: RegistryDiff) -> None:
         table.add_row(key, "", "", "added")
     for key in difference.removed:
         table.add_row(key, "", "", "removed")
-    for key, price, *prices in difference.changes:
-        table.add_row(key, price.removeprefix(PRICES[0]), *map(_price, prices))
+    for change in difference.price_changes:
+        kind = change.field.removeprefix(USD_PER_MILLION_TOKENS)
+        table.add_row(change.model, kind, _price_text(change.before), _price_text(change.after))
     CONSOLE.print(table)
 
 
-def _price(price: Decimal | None) -> str:
+def _price_text(price: Decimal | None) -> str:
     return "unknown" if price is None else f"{price:f}"

@@ -29,7 +29,7 @@ BANNER = """
 llmring-server {version}
 
   API   {url}
-  Data  {place}
+  Data  {location}
   Keys  {auth}
 
 Log a call:
@@ -82,21 +82,21 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
     access_log: bool | None,  # noqa: FBT001
 ) -> None:
     """Serve the API until Ctrl-C; migrate the database first."""
-    with environment.open_environment(env, data_dir) as chosen:
-        if chosen.settings.auth == "open" and host not in LOOPBACK:
+    with environment.open_environment(env, data_dir) as target:
+        if target.settings.auth == "open" and host not in LOOPBACK:
             raise click.UsageError(
                 f"Mode open accepts any key, so it cannot be served on {host}:"
                 " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
             )
-        if chosen.settings.auth == "parent":
+        if target.settings.auth == "parent":
             raise click.UsageError(
                 "Mode parent needs an application that mounts build(db, authenticate=...)."
             )
-        asyncio.run(_prepare(chosen.settings))
+        asyncio.run(_prepare(target.settings))
         # Ctrl-C is the normal end, whenever it comes; uvicorn raises it again after stopping.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):
-            banner = _banner(chosen, url_of(listener))
-            config = _config(chosen, workers, access_log=access_log)
+            banner = _banner(target, url_of(listener))
+            config = _config(target, workers, access_log=access_log)
             _run(config, listener, banner, reload=reload)
     click.echo("Stopped.", err=True)
 
@@ -116,27 +116,27 @@ def _listening(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-def _banner(chosen: Environment, url: str) -> str:
-    auth, key = AUTH[chosen.settings.auth]
+def _banner(target: Environment, url: str) -> str:
+    auth, key = AUTH[target.settings.auth]
     return BANNER.format(
-        version=version("llmring-server"), url=url, place=chosen.place, auth=auth, key=key
+        version=version("llmring-server"), url=url, location=target.location, auth=auth, key=key
     )
 
 
-def _config(chosen: Environment, workers: int, *, access_log: bool | None) -> uvicorn.Config:
-    is_dev = chosen.name == "dev"
+def _config(target: Environment, workers: int, *, access_log: bool | None) -> uvicorn.Config:
+    is_dev = target.name == "dev"
     if access_log is None:
         access_log = is_dev
     return uvicorn.Config(
-        partial(logged_application if access_log else application, chosen.settings),
+        partial(logged_application if access_log else application, target.settings),
         factory=True,
         workers=workers,
         # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
         timeout_worker_healthcheck=60,
-        # The application has an access log of its own, which costs a tenth of uvicorn's.
+        # The application has an access log of its own, which costs an eighth of uvicorn's.
         access_log=False,
         log_level="info" if is_dev else "warning",
-        **uvicorn_options(chosen.settings),
+        **uvicorn_options(target.settings),
     )
 
 

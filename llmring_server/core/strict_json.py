@@ -17,8 +17,8 @@ from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 MAX_DEPTH = 32
 MAX_KEYS = 10_000
 MAX_KEY_LENGTH = 1024
-MAX_SMALL_OBJECT_BYTES = 64 * 1024
 MAX_VALUES = 500_000
+MAX_SMALL_OBJECT_BYTES = 64 * 1024
 # What 64 bits hold, signed or unsigned; the maximum is exclusive.
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64
@@ -117,11 +117,11 @@ def dump_json(value: Any, what: str) -> bytes:
 
 def _check_small(value: dict[str, Any]) -> dict[str, Any]:
     if len(dump_json(check_json(value), "object")) > MAX_SMALL_OBJECT_BYTES:
-        raise ValueError("must be at most 64 KiB of JSON")
+        raise ValueError(f"must be at most {MAX_SMALL_OBJECT_BYTES // 1024} KiB of JSON")
     return value
 
 
-# The same, small enough to be part of every row of a list.
+# The same, small enough to be returned with every item of a list.
 SmallJsonObject = Annotated[dict[str, Any], AfterValidator(_check_small)]
 
 

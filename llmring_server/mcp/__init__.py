@@ -1,1 +1,88 @@
-"""TODO docstring."""
+"""MCP servers, their tools, resources and prompts, and the executions of their tools.
+
+A catalog for clients of the Model Context Protocol. This server connects to no MCP server and
+executes no tool: clients do, and report what they found.
+"""
+
+from dataclasses import dataclass
+
+from llmring_server.db.database import Database
+from llmring_server.db.repository import Repository
+from llmring_server.mcp.capabilities import McpCapabilities
+from llmring_server.mcp.executions import McpExecutions
+from llmring_server.mcp.models import (
+    Acknowledgement,
+    CapabilityContent,
+    CapabilityPage,
+    Execution,
+    ExecutionPage,
+    McpServer,
+    NewContent,
+    NewExecution,
+    NewServer,
+    NewTool,
+    Prompt,
+    PromptIn,
+    RefreshRequest,
+    RefreshResult,
+    Resource,
+    ResourceIn,
+    ServerPage,
+    ServerUpdate,
+    Tool,
+    ToolIn,
+    ToolPage,
+    ToolStats,
+)
+from llmring_server.mcp.servers import McpServers
+
+__all__ = [
+    "Acknowledgement",
+    "CapabilityContent",
+    "CapabilityPage",
+    "Execution",
+    "ExecutionPage",
+    "Mcp",
+    "McpCapabilities",
+    "McpExecutions",
+    "McpServer",
+    "McpServers",
+    "NewContent",
+    "NewExecution",
+    "NewServer",
+    "NewTool",
+    "Prompt",
+    "PromptIn",
+    "RefreshRequest",
+    "RefreshResult",
+    "Resource",
+    "ResourceIn",
+    "ServerPage",
+    "ServerUpdate",
+    "Tool",
+    "ToolIn",
+    "ToolPage",
+    "ToolStats",
+]
+
+
+@dataclass(frozen=True)
+class Mcp:
+    """The MCP services: `ring.mcp.servers`, `.capabilities` and `.executions`."""
+
+    servers: McpServers
+    capabilities: McpCapabilities
+    executions: McpExecutions
+
+    @property
+    def services(self) -> tuple[Repository, ...]:
+        """The services, in the order in which a project is erased."""
+        return self.executions, self.capabilities, self.servers
+
+    def with_database(self, database: Database) -> "Mcp":
+        """Return these services working on `database`."""
+        return Mcp(
+            servers=self.servers.with_database(database),
+            capabilities=self.capabilities.with_database(database),
+            executions=self.executions.with_database(database),
+        )

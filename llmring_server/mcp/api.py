@@ -1,4 +1,4 @@
-"""What MCP servers offer, over HTTP."""
+"""HTTP handlers of MCP: servers, capabilities, contents and executions."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -9,43 +9,56 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.errors import Conflict, NotFound
-from llmring_server.mcp.executions import (
-    Execution,
-    ExecutionPage,
-    NewExecution,
-    ToolStats,
-    ToolStatsQuery,
-)
 from llmring_server.mcp.models import (
     Acknowledgement,
     CapabilityContent,
+    CapabilityKind,
     CapabilityPage,
-    Kind,
+    Execution,
+    ExecutionPage,
+    McpServer,
     NewContent,
+    NewExecution,
+    NewServer,
     NewTool,
     Prompt,
     RefreshRequest,
     RefreshResult,
     Resource,
+    ServerPage,
+    ServerUpdate,
     Tool,
     ToolPage,
+    ToolStats,
+    ToolStatsQuery,
 )
-from llmring_server.mcp.servers import McpServer, NewServer, ServerChange, ServerPage
 from llmring_server.usage.api import REPLAYED
 from llmring_server.web.request import IdempotencyKeyHeader, Request, link
 
-LIVE = (
-    "Nobody has recorded this content: only the MCP server itself can tell it, and a client must"
-    " ask it there. PUT .../content records it here."
+NOT_RECORDED = (
+    "This content has not been recorded: read it from the MCP server itself, or record it here with"
+    " PUT .../content."
 )
 
 
+class DeletedServer(TypedDict):
+    """Confirms the deletion of a server."""
+
+    message: str
+
+
+class ServerSecret(TypedDict):
+    """The credentials of a server; null if it has none."""
+
+    auth_config: dict[str, Any] | None
+
+
 class PromptArguments(RootModel[JsonObject]):
-    """What to put into a prompt, by name."""
+    """The arguments of a prompt, by name."""
 
 
 class ContentSource(TypedDict):
-    """Where the answer is: here, as it was recorded, or only at the MCP server (`live`)."""
+    """Where the content is: recorded here, or only at the live MCP server."""
 
     source: Literal["recorded", "live"]
     recorded_at: datetime | None
@@ -53,85 +66,138 @@ class ContentSource(TypedDict):
 
 
 class ResourceContent(ContentSource):
-    """What is in a resource."""
+    """A resource and its content."""
 
     resource: Resource
     content: Any
 
 
 class PromptContent(ContentSource):
-    """What a prompt says, before it is filled in."""
+    """A prompt and its content, before rendering."""
 
     prompt: Prompt
     content: Any
 
 
 class RenderedPrompt(ContentSource):
-    """A prompt, filled in: a text where a text was recorded, messages where messages were."""
+    """A rendered prompt: a text or messages, as its content was recorded."""
 
     prompt: Prompt
     arguments: dict[str, Any]
     rendered: Any
 
 
-def _source(found: CapabilityContent) -> ContentSource:
-    if found.at is None:
-        return {"source": "live", "recorded_at": None, "detail": LIVE}
-    return {"source": "recorded", "recorded_at": found.at, "detail": None}
+def _source(content: CapabilityContent) -> ContentSource:
+    if content.recorded_at is None:
+        return {"source": "live", "recorded_at": None, "detail": NOT_RECORDED}
+    return {"source": "recorded", "recorded_at": content.recorded_at, "detail": None}
 
 
-def _resource(found: CapabilityContent) -> ResourceContent:
-    return {"resource": found.capability, "content": found.content, **_source(found)}
+def _resource_content(content: CapabilityContent) -> ResourceContent:
+    return {"resource": content.capability, "content": content.content, **_source(content)}
 
 
-def _prompt(found: CapabilityContent) -> PromptContent:
-    return {"prompt": found.capability, "content": found.content, **_source(found)}
+def _prompt_content(content: CapabilityContent) -> PromptContent:
+    return {"prompt": content.capability, "content": content.content, **_source(content)}
 
 
-async def _listed(request: Request, kind: Kind, query: CapabilityPage) -> list[Any]:
-    found = await request.ring.mcp.capabilities.list(request.project_id, kind, query)
-    # A page may end early where definitions are large.
-    if found:
-        request.response_headers = link(query, query.next(request.project_id, found[-1]))
-    return found
+# Servers.
+
+
+async def register_server(request: Request, body: NewServer) -> McpServer:
+    """Register an MCP server. This server never connects to it."""
+    return await request.ring.mcp.servers.register(request.project_id, body)
+
+
+async def list_servers(request: Request, query: ServerPage) -> Annotated[list[McpServer], "Link"]:
+    """List MCP servers, newest first. A page of large servers ends early."""
+    servers = await request.ring.mcp.servers.list(request.project_id, query)
+    if servers:
+        request.response_headers = link(query, query.next(request.project_id, servers[-1]))
+    return servers
+
+
+async def get_server(request: Request, id: UUID) -> McpServer:
+    """Get an MCP server, without its credentials."""
+    return await request.ring.mcp.servers.get(request.project_id, id)
+
+
+async def update_server(request: Request, id: UUID, body: ServerUpdate) -> McpServer:
+    """Update an MCP server. Null fields are ignored."""
+    return await request.ring.mcp.servers.update(request.project_id, id, body)
+
+
+async def patch_server(request: Request, id: UUID, body: ServerUpdate) -> McpServer:
+    """Update an MCP server. Null clears `auth_config` or `capabilities`."""
+    return await request.ring.mcp.servers.patch(request.project_id, id, body)
+
+
+async def delete_server(request: Request, id: UUID) -> DeletedServer:
+    """Delete an MCP server with its capabilities and their executions."""
+    await request.ring.mcp.servers.delete(request.project_id, id)
+    return {"message": "Server deleted successfully"}
+
+
+async def get_secret(request: Request, id: UUID) -> ServerSecret:
+    """Get the credentials of an MCP server. The request is recorded in the audit log."""
+    auth_config = await request.ring.mcp.servers.read_secret(
+        request.project_id, id, actor=request.actor
+    )
+    return {"auth_config": auth_config}
+
+
+async def refresh_server(request: Request, id: UUID, body: RefreshRequest) -> RefreshResult:
+    """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
+    return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+
+
+# Capabilities.
+
+
+async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -> list[Any]:
+    capabilities = await request.ring.mcp.capabilities.list(request.project_id, kind, query)
+    # Also after a page that is not full: it may have ended early.
+    if capabilities:
+        request.response_headers = link(query, query.next(request.project_id, capabilities[-1]))
+    return capabilities
 
 
 async def list_tools(request: Request, query: ToolPage) -> Annotated[list[Tool], "Link"]:
-    """List tools in the order of their names, a page at a time."""
-    return await _listed(request, "tool", query)
+    """List tools by name. A page of large tools ends early."""
+    return await _list(request, "tool", query)
 
 
 async def list_resources(
     request: Request, query: CapabilityPage
 ) -> Annotated[list[Resource], "Link"]:
-    """List resources in the order of their URIs, a page at a time."""
-    return await _listed(request, "resource", query)
+    """List resources by URI. A page of large resources ends early."""
+    return await _list(request, "resource", query)
 
 
 async def list_prompts(request: Request, query: CapabilityPage) -> Annotated[list[Prompt], "Link"]:
-    """List prompts in the order of their names, a page at a time."""
-    return await _listed(request, "prompt", query)
+    """List prompts by name. A page of large prompts ends early."""
+    return await _list(request, "prompt", query)
 
 
 async def add_tool(request: Request, body: NewTool) -> Annotated[Tool, NotFound, Conflict]:
-    """Add a tool to what a server offers."""
-    return await request.ring.mcp.capabilities.add(request.project_id, body)
+    """Add a tool to an MCP server's capabilities."""
+    return await request.ring.mcp.capabilities.add_tool(request.project_id, body)
 
 
 async def get_tool(request: Request, id: UUID) -> Tool:
-    """Show a tool."""
+    """Get a tool."""
     tool: Tool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
     return tool
 
 
 async def get_resource(request: Request, id: UUID) -> Resource:
-    """Show a resource, without what is in it."""
+    """Get a resource, without its content."""
     resource: Resource = await request.ring.mcp.capabilities.get(request.project_id, "resource", id)
     return resource
 
 
 async def get_prompt(request: Request, id: UUID) -> Prompt:
-    """Show a prompt, without what it says."""
+    """Get a prompt, without its content."""
     prompt: Prompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
     return prompt
 
@@ -139,55 +205,66 @@ async def get_prompt(request: Request, id: UUID) -> Prompt:
 async def acknowledge_tool(
     request: Request, id: UUID, body: Acknowledgement
 ) -> Annotated[Tool, Conflict]:
-    """Agree to a definition that has changed, if it is still the one that you have seen."""
+    """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
     return await request.ring.mcp.capabilities.acknowledge(
         request.project_id, id, body.definition_sha256, actor=request.actor
     )
 
 
 async def get_resource_content(request: Request, id: UUID) -> ResourceContent:
-    """Tell what is in a resource, if it was recorded."""
-    return _resource(await request.ring.mcp.capabilities.stored(request.project_id, "resource", id))
+    """Get the recorded content of a resource."""
+    return _resource_content(
+        await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
+    )
 
 
-async def put_resource_content(request: Request, id: UUID, body: NewContent) -> ResourceContent:
-    """Record what is in a resource."""
-    return _resource(
-        await request.ring.mcp.capabilities.keep(request.project_id, "resource", id, body.content)
+async def set_resource_content(request: Request, id: UUID, body: NewContent) -> ResourceContent:
+    """Record the content of a resource."""
+    return _resource_content(
+        await request.ring.mcp.capabilities.set_content(
+            request.project_id, "resource", id, body.content
+        )
     )
 
 
 async def get_prompt_content(request: Request, id: UUID) -> PromptContent:
-    """Tell what a prompt says, if it was recorded."""
-    return _prompt(await request.ring.mcp.capabilities.stored(request.project_id, "prompt", id))
+    """Get the recorded content of a prompt, before rendering."""
+    return _prompt_content(
+        await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
+    )
 
 
-async def put_prompt_content(request: Request, id: UUID, body: NewContent) -> PromptContent:
-    """Record what a prompt says: a text, or messages."""
-    return _prompt(
-        await request.ring.mcp.capabilities.keep(request.project_id, "prompt", id, body.content)
+async def set_prompt_content(request: Request, id: UUID, body: NewContent) -> PromptContent:
+    """Record the content of a prompt: a text or messages."""
+    return _prompt_content(
+        await request.ring.mcp.capabilities.set_content(
+            request.project_id, "prompt", id, body.content
+        )
     )
 
 
 async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> RenderedPrompt:
-    """Fill a prompt in, if what it says was recorded."""
-    found = await request.ring.mcp.capabilities.render(request.project_id, id, body.root)
+    """Render a prompt with arguments, if its content was recorded."""
+    content = await request.ring.mcp.capabilities.render_prompt(request.project_id, id, body.root)
     return {
-        "prompt": found.capability,
+        "prompt": content.capability,
         "arguments": body.root,
-        "rendered": found.content,
-        **_source(found),
+        "rendered": content.content,
+        **_source(content),
     }
+
+
+# Executions.
 
 
 async def record_execution(
     request: Request, id: UUID, body: NewExecution, key: IdempotencyKeyHeader
 ) -> Execution:
-    """Record what a tool did, once if it brings an Idempotency-Key; we never execute any."""
-    execution, replayed = await request.ring.mcp.executions.record(
+    """Record an execution of a tool. This server never executes it."""
+    execution, is_replay = await request.ring.mcp.executions.record(
         request.project_id, id, body, key
     )
-    if replayed:
+    if is_replay:
         request.response_headers = REPLAYED
     return execution
 
@@ -195,73 +272,13 @@ async def record_execution(
 async def list_executions(
     request: Request, id: UUID, query: ExecutionPage
 ) -> Annotated[list[Execution], "Link"]:
-    """List what a tool did, the newest first, a page at a time; fewer where they are large."""
-    found = await request.ring.mcp.executions.history(request.project_id, id, query)
-    if found:
-        request.response_headers = link(query, query.next(request.project_id, found[-1]))
-    return found
+    """List a tool's executions, newest first. A page of large executions ends early."""
+    executions = await request.ring.mcp.executions.history(request.project_id, id, query)
+    if executions:
+        request.response_headers = link(query, query.next(request.project_id, executions[-1]))
+    return executions
 
 
-async def tool_stats(request: Request, id: UUID, query: ToolStatsQuery) -> ToolStats:
-    """Tell how often a tool was used, how often it failed, and how long it took."""
+async def get_tool_stats(request: Request, id: UUID, query: ToolStatsQuery) -> ToolStats:
+    """Summarize a tool's executions: count, errors, and percentiles of their durations."""
     return await request.ring.mcp.executions.stats(request.project_id, id, query.days)
-
-
-class DeletedServer(TypedDict):
-    """That a server is gone."""
-
-    message: str
-
-
-class ServerSecret(TypedDict):
-    """What a client must show to a server."""
-
-    auth_config: dict[str, Any] | None
-
-
-async def register_server(request: Request, body: NewServer) -> McpServer:
-    """Register an MCP server; we never call it."""
-    return await request.ring.mcp.servers.register(request.project_id, body)
-
-
-async def list_servers(request: Request, query: ServerPage) -> Annotated[list[McpServer], "Link"]:
-    """List MCP servers, the newest first, a page at a time; fewer where they are large."""
-    found = await request.ring.mcp.servers.list(request.project_id, query)
-    if found:
-        request.response_headers = link(query, query.next(request.project_id, found[-1]))
-    return found
-
-
-async def get_server(request: Request, id: UUID) -> McpServer:
-    """Show an MCP server, without what opens it."""
-    return await request.ring.mcp.servers.get(request.project_id, id)
-
-
-async def replace_server(request: Request, id: UUID, body: ServerChange) -> McpServer:
-    """Change what is given and not null."""
-    return await request.ring.mcp.servers.change(request.project_id, id, body)
-
-
-async def update_server(request: Request, id: UUID, body: ServerChange) -> McpServer:
-    """Change what is given; null clears what can be nothing."""
-    return await request.ring.mcp.servers.amend(request.project_id, id, body)
-
-
-async def delete_server(request: Request, id: UUID) -> DeletedServer:
-    """Delete a server, what it offers, and what its tools did."""
-    await request.ring.mcp.servers.delete(request.project_id, id)
-    return {"message": "Server deleted successfully"}
-
-
-async def get_secret(request: Request, id: UUID) -> ServerSecret:
-    """Show what opens a server; the audit is told."""
-    return {
-        "auth_config": await request.ring.mcp.servers.secret(
-            request.project_id, id, actor=request.actor
-        )
-    }
-
-
-async def refresh_server(request: Request, id: UUID, body: RefreshRequest) -> RefreshResult:
-    """Replace all that a server offers, or nothing; what stays keeps its id and its history."""
-    return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)

@@ -1,41 +1,55 @@
-"""What MCP servers offer: refreshed as a whole, pinned by digest, under ids that stay."""
+"""MCP capabilities: the tools, resources and prompts that servers offer.
+
+A refresh replaces all capabilities of a server at once; those that stay keep their ids. A tool's
+definition is compared by digest with the one that was last acknowledged.
+"""
 
 import asyncio
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
+import rfc8785
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
+from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
-from llmring_server.core.strict_json import dump_bounded_json
+from llmring_server.core.strict_json import dump_bounded_json, json_default
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.errors import Conflict
+from llmring_server.errors import Conflict, InvalidRequest
 from llmring_server.mcp.models import (
-    LONGEST,
     MAX_CAPABILITIES,
-    Capability,
     CapabilityContent,
+    CapabilityIn,
+    CapabilityKind,
+    CapabilityNames,
     CapabilityPage,
-    Kind,
+    McpServer,
     NewTool,
     RefreshRequest,
     RefreshResult,
     ServerRef,
     Tool,
-    capability_of_row,
-    capability_rows,
+    capability_from_row,
 )
-from llmring_server.mcp.prompts import argument_specs, check_arguments, render_prompt
-from llmring_server.mcp.servers import McpServer
+from llmring_server.mcp.prompts import argument_spec, check_arguments, render_prompt
+
+MAX_DEFINITION_BYTES = 64 * 1024
+MAX_CONTENT_BYTES = 2 * 1024 * 1024
 
 # How long inactive capabilities are kept where the project sets no retention.
 INACTIVE_CAPABILITY_DAYS = 400
+
+# Larger integers are not exact as 64-bit floating-point numbers, which JSON readers use.
+_MAX_EXACT_INTEGER = 2**53
 
 
 class McpCapabilities(Repository):
@@ -58,111 +72,201 @@ class McpCapabilities(Repository):
         self._audit = audit
 
     async def refresh(
-        self, project_id: ProjectId, server_id: UUID, offers: RefreshRequest
+        self, project_id: ProjectId, server_id: UUID, request: RefreshRequest
     ) -> RefreshResult:
-        """Replace all that a server offers, or nothing; what stays keeps its id."""
-        at = {"project_id": project_id, "server_id": server_id}
-        # Digests of many definitions take seconds, which nobody else should wait for.
-        given = await asyncio.to_thread(capability_rows, offers.all())
-        counts = orjson.dumps(offers.counts()).decode()
-        async with self._database.transaction() as transaction:
-            inside = self.with_database(transaction)
-            await inside._fetch_one("server", **at)
-            server = McpServer.of(
-                project_id, await inside._fetch_one("refreshed", counts=counts, **at)
-            )
-            found = await inside._fetch_all("replace", given=given, **at)
-        return _refreshed(project_id, server, found)
+        """Replace all capabilities of a server, or change nothing; those that stay keep their ids.
 
-    async def add(self, project_id: ProjectId, new: NewTool) -> Tool:
-        """Add a tool to what a server offers; Conflict if there is one of that name, or no room."""
-        at, given = {"project_id": project_id, "server_id": new.server_id}, capability_rows([new])
+        Refreshes of one server are applied one after the other.
+        """
+        # The digests of many definitions take seconds: in a thread, nobody waits for them.
+        capabilities = await asyncio.to_thread(rows_as_json, request.capabilities())
+        counts = orjson.dumps(request.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("server", **at)
-            made = await inside._fetch_all("add", given=given, **at)
-            if not made:
-                raise Conflict("The server offers a tool of that name already.")
-            offered = await inside._fetch_one("recount", **at)
-            # Clients send back the page that they were told: what is not on it would be removed.
-            if offered["tools"] > MAX_CAPABILITIES or offered["size"] > MAX_PAGE_BYTES:
-                raise Conflict("The server offers as many tools as one page can hold.")
-            tool: Tool = await inside.get(project_id, "tool", made[0]["id"])
+            await inside._fetch_one("lock_server", project_id=project_id, server_id=server_id)
+            server_row = await inside._fetch_one(
+                "mark_refreshed", project_id=project_id, server_id=server_id, counts=counts
+            )
+            rows = await inside._fetch_all(
+                "replace_capabilities",
+                project_id=project_id,
+                server_id=server_id,
+                capabilities=capabilities,
+            )
+        return _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+
+    async def add_tool(self, project_id: ProjectId, new: NewTool) -> Tool:
+        """Add a tool to a server; Conflict if its name is taken or the server has too many."""
+        capabilities = rows_as_json([new])
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._fetch_one("lock_server", project_id=project_id, server_id=new.server_id)
+            added = await inside._fetch_all(
+                "add_tool",
+                project_id=project_id,
+                server_id=new.server_id,
+                capabilities=capabilities,
+            )
+            if not added:
+                raise Conflict("The server already has a tool with this name.")
+            totals = await inside._fetch_one(
+                "update_counts", project_id=project_id, server_id=new.server_id
+            )
+            # Clients refresh with the page that they read: a tool beyond it would be removed.
+            if totals["tools"] > MAX_CAPABILITIES or totals["size"] > MAX_PAGE_BYTES:
+                raise Conflict(
+                    "The tools of a server must fit on one page:"
+                    f" {MAX_CAPABILITIES:,} tools, {MAX_PAGE_BYTES // 2**20} MiB."
+                )
+            tool: Tool = await inside.get(project_id, "tool", added[0]["id"])
         return tool
 
     async def list(
-        self, project_id: ProjectId, kind: Kind, page: CapabilityPage | None = None
+        self, project_id: ProjectId, kind: CapabilityKind, page: CapabilityPage | None = None
     ) -> list[Any]:
-        """Return a page in the order of names; fewer than its limit where they are large."""
+        """Return a page of capabilities, by name; a page of large ones ends early."""
         page = page or CapabilityPage()
-        wanted = {"changed": False} | page.model_dump(exclude={"cursor"})
-        wanted |= page.place(project_id, kind)
-        found = await self._fetch_all(
-            "list", project_id=project_id, kind=kind, most=MAX_PAGE_BYTES, **wanted
+        params = {"changed": False} | page.model_dump(exclude={"cursor"})
+        rows = await self._fetch_all(
+            "list",
+            project_id=project_id,
+            kind=kind,
+            max_bytes=MAX_PAGE_BYTES,
+            **params,
+            **page.position(project_id, kind),
         )
-        return [capability_of_row(project_id, kind, row, _whose(row)) for row in found]
+        return [capability_from_row(project_id, kind, row, ServerRef.from_row(row)) for row in rows]
 
-    async def get(self, project_id: ProjectId, kind: Kind, id: UUID) -> Any:
-        row = await self._fetch_one("get", project_id=project_id, kind=kind, id=id, whole=False)
-        return capability_of_row(project_id, kind, row, _whose(row))
-
-    async def stored(self, project_id: ProjectId, kind: Kind, id: UUID) -> CapabilityContent:
-        """Return it with what was recorded of its content."""
-        row = await self._fetch_one("get", project_id=project_id, kind=kind, id=id, whole=True)
-        content = row["content"] and orjson.loads(row["content"])
-        return CapabilityContent(
-            capability_of_row(project_id, kind, row, _whose(row)), content, row["content_at"]
+    async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
+        """Return a capability, without its content."""
+        row = await self._fetch_one(
+            "get", project_id=project_id, kind=kind, id=id, with_content=False
         )
+        return capability_from_row(project_id, kind, row, ServerRef.from_row(row))
 
-    async def keep(
-        self, project_id: ProjectId, kind: Kind, id: UUID, content: Any
+    async def get_content(
+        self, project_id: ProjectId, kind: CapabilityKind, id: UUID
     ) -> CapabilityContent:
-        """Record what is in a resource, or what a prompt says."""
-        text = dump_bounded_json(content, "content", LONGEST)
+        """Return a capability with its recorded content."""
+        row = await self._fetch_one(
+            "get", project_id=project_id, kind=kind, id=id, with_content=True
+        )
+        return CapabilityContent(
+            capability_from_row(project_id, kind, row, ServerRef.from_row(row)),
+            content=None if row["content"] is None else orjson.loads(row["content"]),
+            recorded_at=row["content_recorded_at"],
+        )
+
+    async def set_content(
+        self, project_id: ProjectId, kind: CapabilityKind, id: UUID, content: Any
+    ) -> CapabilityContent:
+        """Record the content of a resource or a prompt."""
+        text = dump_bounded_json(content, "content", MAX_CONTENT_BYTES)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("keep", project_id=project_id, kind=kind, id=id, content=text)
-            return await inside.stored(project_id, kind, id)
+            await inside._fetch_one(
+                "set_content", project_id=project_id, kind=kind, id=id, content=text
+            )
+            return await inside.get_content(project_id, kind, id)
 
-    async def render(
+    async def render_prompt(
         self, project_id: ProjectId, id: UUID, arguments: Mapping[str, Any]
     ) -> CapabilityContent:
-        """Fill a prompt in; Invalid unless the arguments are those that it takes."""
-        prompt, content, at = await self.stored(project_id, "prompt", id)
-        takes = argument_specs(prompt.arguments)
-        check_arguments(takes, arguments)
-        return CapabilityContent(prompt, render_prompt(content, takes, arguments), at)
+        """Render a prompt; InvalidRequest if arguments are missing or unknown."""
+        prompt, content, recorded_at = await self.get_content(project_id, "prompt", id)
+        spec = argument_spec(prompt.arguments)
+        check_arguments(spec, arguments)
+        return CapabilityContent(prompt, render_prompt(content, spec, arguments), recorded_at)
 
     async def acknowledge(
         self, project_id: ProjectId, id: UUID, definition_sha256: str, *, actor: Actor
     ) -> Tool:
-        """Agree to a tool's definition; Conflict if it has become another one meanwhile."""
+        """Acknowledge a tool's definition; Conflict if it has changed since it was reviewed."""
         digest = bytes.fromhex(definition_sha256)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            agreed = await inside._fetch_all(
+            acknowledged = await inside._fetch_all(
                 "acknowledge", project_id=project_id, id=id, digest=digest
             )
             tool: Tool = await inside.get(project_id, "tool", id)
-            if not agreed:
-                raise Conflict("The definition is another one by now: look at it again.")
+            if not acknowledged:
+                raise Conflict("The definition changed since you read it; review it again.")
             await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), project_id)
         return tool
 
 
-def _whose(row: asyncpg.Record) -> ServerRef:
-    return ServerRef(row["server_id"], row["server_name"], row["server_url"])
+def rows_as_json(capabilities: Sequence[CapabilityIn]) -> str:
+    """Return capabilities as statements take them: a JSON array of rows.
+
+    InvalidRequest if two have the same name, or if one is too large.
+    """
+    names = {(capability.kind, capability.to_row().name) for capability in capabilities}
+    if len(names) < len(capabilities):
+        raise InvalidRequest("duplicate name within tools, resources or prompts")
+    return orjson.dumps(
+        [_stored_row(capability) for capability in capabilities], json_default
+    ).decode()
 
 
-def _refreshed(
-    project_id: ProjectId, server: McpServer, found: list[asyncpg.Record]
+def _stored_row(capability: CapabilityIn) -> dict[str, Any]:
+    row = capability.to_row()
+    # What is too large is rejected before its digest is computed, which takes longer.
+    definition = dump_bounded_json(row.definition, "definition", MAX_DEFINITION_BYTES)
+    dump_bounded_json(row.content, "content", MAX_CONTENT_BYTES)
+    return row._asdict() | {
+        "id": str(new_id()),
+        "kind": capability.kind,
+        "digest": definition_digest(capability).hex(),
+        "size": len(definition.encode()) + len(orjson.dumps(capability.description)),
+    }
+
+
+def definition_digest(capability: CapabilityIn) -> bytes:
+    """Return the SHA-256 of a definition, without its content, as canonical JSON (RFC 8785)."""
+    # Clients store this digest, which covers the names of the fields: they must not change.
+    definition = capability.model_dump(exclude={"content", "server_id"})
+    return sha256(rfc8785.dumps(_interoperable(definition))).digest()
+
+
+def _interoperable(value: Any) -> Any:
+    """Return a JSON value with numbers as all JSON readers have them: of 64 bits."""
+    if isinstance(value, dict):
+        return {key: _interoperable(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_interoperable(member) for member in value]
+    if isinstance(value, Decimal):
+        return float(value)
+    if type(value) is int and abs(value) >= _MAX_EXACT_INTEGER:
+        return float(value)
+    return value
+
+
+def _refresh_result(
+    project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
 ) -> RefreshResult:
-    refreshed, whose = RefreshResult(server), ServerRef(server.id, server.name, server.url)
-    for row in found:
-        plural = f"{row['kind']}s"
+    server_ref = ServerRef(server.id, server.name, server.url)
+    active: defaultdict[str, list[Any]] = defaultdict(list)
+    names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in rows:
+        kind = row["kind"]
         if row["is_active"]:
-            one: Capability = capability_of_row(project_id, row["kind"], row, whose)
-            getattr(refreshed, plural).append(one)
-        if row["became"]:
-            getattr(getattr(refreshed, row["became"]), plural).append(row["name"])
-    return refreshed
+            active[kind].append(capability_from_row(project_id, kind, row, server_ref))
+        if row["change"]:
+            names[row["change"], kind].append(row["name"])
+
+    def changes(change: str) -> CapabilityNames:
+        return CapabilityNames(
+            tools=names[change, "tool"],
+            resources=names[change, "resource"],
+            prompts=names[change, "prompt"],
+        )
+
+    return RefreshResult(
+        server,
+        tools=active["tool"],
+        resources=active["resource"],
+        prompts=active["prompt"],
+        added=changes("added"),
+        changed=changes("changed"),
+        removed=changes("removed"),
+    )

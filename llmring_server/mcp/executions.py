@@ -1,164 +1,149 @@
-"""What tools of MCP servers did: recorded once, read back from the newest on, added up."""
+"""Executions of MCP tools: recorded once, listed newest first, summarized."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Self
+from functools import partial
 from uuid import UUID
 
-import asyncpg
 import orjson
-from pydantic import AfterValidator, BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of, new_id
-from llmring_server.core.pagination import MAX_PAGE_BYTES, PageParams, Position
-from llmring_server.core.strict_json import JsonObject, check_json, dump_bounded_json
+from llmring_server.core.pagination import MAX_PAGE_BYTES
+from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
+from llmring_server.mcp.models import Execution, ExecutionPage, NewExecution, ToolStats
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
-from llmring_server.usage.models import Status
 
-# Of an input, an output.
-LONGEST = 2 * 1024 * 1024
-
-
-class NewExecution(BaseModel, strict=True):
-    """What a tool did; its status is `error` if there is one and nothing else is said."""
-
-    input: JsonObject
-    output: JsonObject | None = None
-    error: Annotated[str, Field(max_length=10_000), AfterValidator(check_json)] | None = None
-    duration_ms: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    status: Status | None = None
-    conversation_id: Annotated[UUID, Field(strict=False)] | None = None
-    log_id: Annotated[UUID, Field(strict=False)] | None = None
-
-
-@dataclass(slots=True)
-class Execution:
-    """What a tool did once; `log_id` is the call of the model that asked for it."""
-
-    id: UUID
-    tool_id: UUID
-    conversation_id: UUID | None
-    log_id: UUID | None
-    input: dict[str, Any]
-    output: dict[str, Any] | None
-    error: str | None
-    status: Status
-    duration_ms: int | None
-    executed_at: datetime
-
-    @classmethod
-    def of(cls, row: asyncpg.Record) -> Self:
-        found = dict(row)
-        for name in ("input", "output"):
-            found[name] = found[name] and orjson.loads(found[name])
-        return cls(**found)
-
-    @classmethod
-    def made(cls, id: UUID, tool_id: UUID, done: NewExecution) -> Self:
-        status = done.status or ("error" if done.error else "ok")
-        fields = done.model_dump() | {"status": status}
-        return cls(id, tool_id, executed_at=moment_of(id), **fields)
-
-
-class ExecutionPage(PageParams):
-    """A page of a tool's executions, the newest first."""
-
-    limit: int = Field(100, ge=1, le=1000)
-
-    def next(self, project_id: ProjectId, last: Execution) -> str:
-        return self.following(project_id, Position(last.executed_at, last.id), last.tool_id.bytes)
-
-
-class ToolStatsQuery(BaseModel):
-    """Of how many days."""
-
-    days: int = Field(30, ge=1, le=400)
-
-
-@dataclass(slots=True)
-class ToolStats:
-    """How often a tool was used, how often it failed, and how long it took."""
-
-    tool_id: UUID
-    days: int
-    count: int
-    errors: int
-    p50_ms: int | None
-    p95_ms: int | None
+# Of an input, and of an output.
+MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 
 
 class McpExecutions(Repository):
-    """The executions of every project's tools. We never execute any."""
+    """The executions of every project's tools. This server never executes a tool."""
 
     sql = "mcp/executions"
     tables = (Table("executions", "MCP executions", "erase_executions", schema="mcp"),)
     retention = (Retention("delete_expired_executions", "executions", "executions.expire"),)
 
-    def __init__(self, database: Database, claims: IdempotencyKeys) -> None:
+    def __init__(self, database: Database, idempotency_keys: IdempotencyKeys) -> None:
         super().__init__(database)
-        self._claims = claims
+        self._idempotency_keys = idempotency_keys
 
     async def record(
-        self, project_id: ProjectId, tool_id: UUID, done: NewExecution, key: str | None = None
+        self,
+        project_id: ProjectId,
+        tool_id: UUID,
+        new: NewExecution,
+        idempotency_key: str | None = None,
     ) -> tuple[Execution, bool]:
-        """Record what a tool did; a `key` that was used before gives the first answer again.
+        """Record an execution, once for each idempotency key.
 
-        Return it, and whether it is such an answer.
+        Return the execution, and whether an earlier request with the same key recorded it.
         """
-        first = new_id()
-        claim = IdempotencyKey.of(key, fingerprint("execution", tool_id, done))
-
-        async def once() -> tuple[Execution, bool]:
-            async with self._database.transaction() as transaction:
-                inside = self.with_database(transaction)
-                id, _ = await inside._claims.first(project_id, claim, first, None)
-                execution = Execution.made(id, tool_id, done)
-                if id == first:
-                    await inside._record(project_id, execution)
-                return execution, id != first
-
-        return await self._retry(once)
+        # Chosen before the first attempt: a retry after a lost connection records nothing twice.
+        id = new_id()
+        key = IdempotencyKey.of(idempotency_key, fingerprint("execution", tool_id, new))
+        return await self._retry(partial(self._record_once, project_id, tool_id, id, new, key))
 
     async def history(
         self, project_id: ProjectId, tool_id: UUID, page: ExecutionPage | None = None
     ) -> list[Execution]:
-        """Return a page, the newest first; fewer than its limit where they are large."""
+        """Return a page of executions, newest first; a page of large ones ends early."""
         page = page or ExecutionPage()
-        bounds = {"limit": page.limit, "offset": page.offset, "most": MAX_PAGE_BYTES}
-        last_id = page.after(project_id, tool_id.bytes).last_id
-        found = await self._fetch_all(
-            "history", project_id=project_id, tool_id=tool_id, last_id=last_id, **bounds
+        rows = await self._fetch_all(
+            "history",
+            project_id=project_id,
+            tool_id=tool_id,
+            last_id=page.after(project_id, tool_id.bytes).last_id,
+            limit=page.limit,
+            offset=page.offset,
+            max_bytes=MAX_PAGE_BYTES,
         )
-        if not found:
-            await self._fetch_one("tool", project_id=project_id, tool_id=tool_id)
-        return [Execution.of(row) for row in found]
+        if not rows:
+            await self._require_tool(project_id, tool_id)
+        return [Execution.from_row(row) for row in rows]
 
     async def stats(self, project_id: ProjectId, tool_id: UUID, days: int = 30) -> ToolStats:
-        """Add up the executions of the last so many days."""
-        at = {"project_id": project_id, "tool_id": tool_id}
-        since = datetime.now(UTC) - timedelta(days=days)
-        found = await self._fetch_one("stats", since=_first_id(since), **at)
-        if not found["count"]:
-            await self._fetch_one("tool", **at)
-        return ToolStats(tool_id, days, **found)
+        """Summarize the executions of the last days."""
+        first_id = _first_id_at(datetime.now(UTC) - timedelta(days=days))
+        row = await self._fetch_one(
+            "stats", project_id=project_id, tool_id=tool_id, first_id=first_id
+        )
+        if not row["count"]:
+            await self._require_tool(project_id, tool_id)
+        return ToolStats(
+            tool_id,
+            days,
+            count=row["count"],
+            errors=row["errors"],
+            p50_ms=row["p50_ms"],
+            p95_ms=row["p95_ms"],
+        )
 
-    async def _record(self, project_id: ProjectId, execution: Execution) -> None:
-        texts = [
-            each if each is None else dump_bounded_json(each, name, LONGEST)
-            for name, each in (("input", execution.input), ("output", execution.output))
-        ]
-        fields = {name: getattr(execution, name) for name in Execution.__slots__}
-        fields |= {"input": texts[0], "output": texts[1]}
-        fields["size"] = sum(len((text or "").encode()) for text in texts)
-        fields["size"] += len(orjson.dumps(execution.error))
-        logged_at = execution.log_id and moment_of(execution.log_id)
-        await self._fetch_one("record", project_id=project_id, logged_at=logged_at, **fields)
+    async def _record_once(
+        self,
+        project_id: ProjectId,
+        tool_id: UUID,
+        proposed_id: UUID,
+        new: NewExecution,
+        key: IdempotencyKey | None,
+    ) -> tuple[Execution, bool]:
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            id, _ = await inside._idempotency_keys.get_or_insert(project_id, key, proposed_id, None)
+            execution = _execution(id, tool_id, new)
+            is_replay = id != proposed_id
+            if not is_replay:
+                await inside._insert(project_id, execution)
+        return execution, is_replay
+
+    async def _insert(self, project_id: ProjectId, execution: Execution) -> None:
+        input_json = dump_bounded_json(execution.input, "input", MAX_PAYLOAD_BYTES)
+        output_json = None
+        size = len(input_json.encode()) + len(orjson.dumps(execution.error))
+        if execution.output is not None:
+            output_json = dump_bounded_json(execution.output, "output", MAX_PAYLOAD_BYTES)
+            size += len(output_json.encode())
+        logged_at = None if execution.log_id is None else moment_of(execution.log_id)
+        await self._fetch_one(
+            "record",
+            project_id=project_id,
+            tool_id=execution.tool_id,
+            id=execution.id,
+            executed_at=execution.executed_at,
+            conversation_id=execution.conversation_id,
+            log_id=execution.log_id,
+            logged_at=logged_at,
+            size=size,
+            duration_ms=execution.duration_ms,
+            status=execution.status,
+            error=execution.error,
+            input=input_json,
+            output=output_json,
+        )
+
+    async def _require_tool(self, project_id: ProjectId, tool_id: UUID) -> None:
+        """Raise NotFound unless there is such a tool."""
+        await self._fetch_one("get_tool", project_id=project_id, tool_id=tool_id)
 
 
-def _first_id(at: datetime) -> UUID:
-    """Return the first id that a UUIDv7 of that millisecond might be."""
+def _execution(id: UUID, tool_id: UUID, new: NewExecution) -> Execution:
+    return Execution(
+        id=id,
+        tool_id=tool_id,
+        conversation_id=new.conversation_id,
+        log_id=new.log_id,
+        input=new.input,
+        output=new.output,
+        error=new.error,
+        status=new.status or ("error" if new.error else "ok"),
+        duration_ms=new.duration_ms,
+        executed_at=moment_of(id),
+    )
+
+
+def _first_id_at(at: datetime) -> UUID:
+    """Return the smallest UUIDv7 of this millisecond."""
     return UUID(int=int(at.timestamp() * 1000) << 80)

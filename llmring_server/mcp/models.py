@@ -1,74 +1,161 @@
-"""What an MCP server offers: tools, resources and prompts, as a client reports them."""
+"""MCP models: servers, their capabilities (tools, resources and prompts), and executions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
-from hashlib import sha256
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
 import orjson
-import rfc8785
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import new_id
-from llmring_server.core.strict_json import JsonObject, check_json, dump_bounded_json, json_default
-from llmring_server.errors import InvalidRequest
-from llmring_server.mcp.servers import ActiveFilter, Label, McpServer
+from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.strict_json import JsonObject, check_json
+from llmring_server.mcp.urls import URL_PATTERN, check_url
+from llmring_server.usage.models import Status
 
-Kind = Literal["tool", "resource", "prompt"]
+# Of each kind, in one refresh. A page of a list holds as many: clients refresh with what they read.
+MAX_CAPABILITIES = 1000
+MAX_URI_BYTES = 2000
+
+Transport = Literal["stdio", "http", "websocket"]
+CapabilityKind = Literal["tool", "resource", "prompt"]
+
+# Responses show this in place of a secret; a client that sends it back changes nothing.
+SECRET_PLACEHOLDER = {"configured": True}
+
+# PATCH clears these fields of a server with null.
+CLEARABLE_FIELDS = {"auth_config", "capabilities"}
 
 
-MAX_CAPABILITIES, MAX_NAME_LENGTH = 1000, 2000
-
-
-# Of a definition, of a content.
-LARGEST, LONGEST = 64 * 1024, 2 * 1024 * 1024
-
-
-_EXACT = 2**53
-
-
-def _or_empty(value: object) -> object:
+def _empty_if_null(value: object) -> object:
     return {} if value is None else value
 
 
-def _short(name: str) -> str:
-    if len(name.encode()) > MAX_NAME_LENGTH:
-        raise ValueError(f"must be at most {MAX_NAME_LENGTH:,} bytes")
-    return name
+def _check_uri_length(uri: str) -> str:
+    if len(uri.encode()) > MAX_URI_BYTES:
+        raise ValueError(f"must be at most {MAX_URI_BYTES:,} bytes")
+    return uri
 
 
-Short = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
+Name = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
+ShortText = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
+Description = Annotated[str, Field(max_length=50_000), AfterValidator(check_json)]
 
-
-Text = Annotated[str, Field(max_length=50_000), AfterValidator(check_json)]
-
-
-# No control characters: as JSON, in the cursor of a page, each is six.
-_URI = r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"
-
-
-Uri = Annotated[str, Field(max_length=1000, pattern=_URI), AfterValidator(_short)]
-
-
-Schema = Annotated[
-    JsonObject, BeforeValidator(_or_empty, json_schema_input_type=dict[str, Any] | None)
+# The pattern is for the OpenAPI document only: the validator's message is easier to read.
+ServerUrl = Annotated[
+    str,
+    Field(max_length=1000, json_schema_extra={"pattern": URL_PATTERN}),
+    AfterValidator(check_url),
 ]
 
+# No control characters: in a cursor, as JSON, each of them would take six bytes.
+ResourceUri = Annotated[
+    str,
+    Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"),
+    AfterValidator(_check_uri_length),
+]
 
-# Of prompts: one text, or messages; of resources, whatever they hold.
+InputSchema = Annotated[
+    JsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
+]
+
+# Of a prompt: a text or a list of messages. Of a resource: any text or JSON.
 Content = Annotated[str | list[Any] | dict[str, Any], AfterValidator(check_json)]
 
+DeclaredArguments = Annotated[dict[str, Any] | list[dict[str, Any]], AfterValidator(check_json)]
 
-Arguments = Annotated[dict[str, Any] | list[dict[str, Any]], AfterValidator(check_json)]
+
+# Servers.
+
+
+class NewServer(BaseModel, strict=True):
+    """An MCP server to register; its `auth_config` holds credentials and is stored encrypted."""
+
+    name: Name
+    url: ServerUrl
+    transport_type: Transport
+    auth_config: JsonObject | None = None
+    capabilities: JsonObject | None = None
+
+
+class ServerUpdate(BaseModel, strict=True):
+    """Fields to change. Null is ignored, except that PATCH clears `auth_config`, `capabilities`."""
+
+    name: Name | None = None
+    url: ServerUrl | None = None
+    transport_type: Transport | None = None
+    auth_config: JsonObject | None = None
+    capabilities: JsonObject | None = None
+    is_active: bool | None = None
+
+    def changed_fields(self, *, null_clears: bool) -> list[str]:
+        """Return the names of the fields to change."""
+        names = []
+        for name in sorted(self.model_fields_set):
+            value = getattr(self, name)
+            # A client that sends back what it read has not seen the secret.
+            is_placeholder = name == "auth_config" and value == SECRET_PLACEHOLDER
+            is_cleared = null_clears and name in CLEARABLE_FIELDS
+            if not is_placeholder and (value is not None or is_cleared):
+                names.append(name)
+        return names
+
+
+class ActiveFilter(PageParams):
+    """Active entries, inactive ones, or `all`."""
+
+    limit: int = Field(MAX_CAPABILITIES, ge=1, le=MAX_CAPABILITIES)
+    is_active: bool = True
+    all: bool = False
+
+
+class ServerPage(ActiveFilter):
+    """A page of servers, newest first."""
+
+    def next(self, project_id: ProjectId, last: "McpServer") -> str:
+        """Return the cursor of the page after the one that ends with `last`."""
+        return self.following(project_id, Position(last.created_at, last.id), b"servers")
+
+
+class SecretConfigured(BaseModel):
+    """Says that a secret is stored. Only `GET .../secret` returns it."""
+
+    configured: Literal[True] = True
+
+
+@dataclass(slots=True)
+class McpServer:
+    """An MCP server that a project's clients connect to; this server never does."""
+
+    id: UUID
+    name: str
+    url: str
+    transport_type: Transport
+    auth_config: SecretConfigured | None
+    capabilities: dict[str, Any] | None
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime
+    refreshed_at: datetime | None
+    project_id: ProjectId
+    api_key_id: None = None
+
+    @classmethod
+    def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
+        fields = dict(row)
+        fields["auth_config"] = SecretConfigured() if fields.pop("has_secret") else None
+        if fields["capabilities"] is not None:
+            fields["capabilities"] = orjson.loads(fields["capabilities"])
+        return cls(**fields, project_id=project_id)
+
+
+# Capabilities, as clients report them.
 
 
 class CapabilityRow(NamedTuple):
-    """What is stored of a capability, whatever its kind."""
+    """The columns of a capability that its kind fills in differently."""
 
     name: str
     title: str | None = None
@@ -81,147 +168,141 @@ class CapabilityRow(NamedTuple):
 class ToolIn(BaseModel, strict=True):
     """A tool that a server offers."""
 
-    kind: ClassVar[Kind] = "tool"
-    name: Label
-    description: Text | None = None
-    input_schema: Schema = Field({}, validation_alias=AliasChoices("inputSchema", "input_schema"))
+    kind: ClassVar[CapabilityKind] = "tool"
+    name: Name
+    description: Description | None = None
+    input_schema: InputSchema = Field(
+        {}, validation_alias=AliasChoices("inputSchema", "input_schema")
+    )
 
-    def stored(self) -> CapabilityRow:
-        return CapabilityRow(self.name, None, self.description, None, self.input_schema)
+    def to_row(self) -> CapabilityRow:
+        return CapabilityRow(
+            name=self.name, description=self.description, definition=self.input_schema
+        )
+
+
+class NewTool(ToolIn, strict=True):
+    """A tool to add to a server's capabilities."""
+
+    server_id: Annotated[UUID, Field(strict=False)]
 
 
 class ResourceIn(BaseModel, strict=True):
-    """A resource that a server offers, and perhaps what is in it."""
+    """A resource that a server offers, with or without its content."""
 
-    kind: ClassVar[Kind] = "resource"
-    uri: Uri
-    name: Short | None = None
-    description: Text | None = None
-    mime_type: Short | None = Field(None, validation_alias=AliasChoices("mimeType", "mime_type"))
+    kind: ClassVar[CapabilityKind] = "resource"
+    uri: ResourceUri
+    name: ShortText | None = None
+    description: Description | None = None
+    mime_type: ShortText | None = Field(
+        None, validation_alias=AliasChoices("mimeType", "mime_type")
+    )
     content: Content | None = None
 
-    def stored(self) -> CapabilityRow:
-        told = self.name, self.description, self.mime_type
-        return CapabilityRow(self.uri, *told, None, self.content)
+    def to_row(self) -> CapabilityRow:
+        return CapabilityRow(
+            name=self.uri,
+            title=self.name,
+            description=self.description,
+            mime_type=self.mime_type,
+            content=self.content,
+        )
 
 
 class PromptIn(BaseModel, strict=True):
-    """A prompt that a server offers, and perhaps what it says: a text, or messages."""
+    """A prompt that a server offers, with or without its content: a text or messages."""
 
-    kind: ClassVar[Kind] = "prompt"
-    name: Label
-    description: Text | None = None
-    arguments: Arguments | None = None
+    kind: ClassVar[CapabilityKind] = "prompt"
+    name: Name
+    description: Description | None = None
+    arguments: DeclaredArguments | None = None
     content: Content | None = None
 
-    def stored(self) -> CapabilityRow:
-        told = self.description, None, self.arguments, self.content
-        return CapabilityRow(self.name, None, *told)
+    def to_row(self) -> CapabilityRow:
+        return CapabilityRow(
+            name=self.name,
+            description=self.description,
+            definition=self.arguments,
+            content=self.content,
+        )
 
 
 CapabilityIn = ToolIn | ResourceIn | PromptIn
 
 
-def definition_digest(offer: CapabilityIn) -> bytes:
-    """Return the SHA-256 of a definition as canonical JSON (RFC 8785), without its content."""
-    definition = offer.model_dump(exclude={"content", "server_id"})
-    return sha256(rfc8785.dumps(_exact(definition))).digest()
-
-
-def _exact(value: Any) -> Any:
-    """Take numbers as JSON has them everywhere: as those of 64 bits."""
-    if isinstance(value, dict):
-        return {key: _exact(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [_exact(member) for member in value]
-    large = type(value) is int and not -_EXACT < value < _EXACT
-    return float(value) if large or isinstance(value, Decimal) else value
-
-
-def capability_rows(offers: Sequence[CapabilityIn]) -> str:
-    """Write what statements take of them; Invalid if two have the same name."""
-    if len({(each.kind, each.stored().name) for each in offers}) < len(offers):
-        raise InvalidRequest("tools, resources, prompts: two of a kind have the same name")
-    return orjson.dumps([_row(each) for each in offers], json_default).decode()
-
-
-def _row(offer: CapabilityIn) -> dict[str, Any]:
-    row = offer.stored()._asdict()
-    # What is too large is refused before its digest, which takes longer.
-    definition = dump_bounded_json(row["definition"], "definition", LARGEST)
-    size = len(definition.encode()) + len(orjson.dumps(offer.description))
-    dump_bounded_json(row["content"], "content", LONGEST)
-    made = {"id": str(new_id()), "kind": offer.kind, "digest": definition_digest(offer).hex()}
-    return row | made | {"size": size}
-
-
-class NewTool(ToolIn, strict=True):
-    """A tool to add to what a server offers."""
-
-    server_id: Annotated[UUID, Field(strict=False)]
-
-
 class RefreshRequest(BaseModel, strict=True):
-    """All that a server offers: what is not named here, it offers no longer."""
+    """All capabilities of a server. Those that are missing here are no longer offered."""
 
     tools: Annotated[list[ToolIn], Field(max_length=MAX_CAPABILITIES)] | None = None
     resources: Annotated[list[ResourceIn], Field(max_length=MAX_CAPABILITIES)] | None = None
     prompts: Annotated[list[PromptIn], Field(max_length=MAX_CAPABILITIES)] | None = None
 
-    def all(self) -> list[CapabilityIn]:
+    def capabilities(self) -> list[CapabilityIn]:
         return [*(self.tools or ()), *(self.resources or ()), *(self.prompts or ())]
 
     def counts(self) -> dict[str, int]:
-        return {name: len(getattr(self, name) or ()) for name in type(self).model_fields}
+        return {
+            "tools": len(self.tools or ()),
+            "resources": len(self.resources or ()),
+            "prompts": len(self.prompts or ()),
+        }
 
 
 class NewContent(BaseModel, strict=True):
-    """What is in a resource, or what a prompt says: a text, or messages."""
+    """The content of a resource, or of a prompt: a text or messages."""
 
     content: Content
 
 
 class Acknowledgement(BaseModel, strict=True):
-    """The definition that someone has looked at."""
+    """The definition that was reviewed."""
 
     definition_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class CapabilityPage(ActiveFilter):
-    """Which of them: of a server, or of all."""
+    """A page of capabilities, of one server or of all."""
 
+    # It holds a name, and a resource's URI may be long.
     cursor: str | None = Field(None, max_length=6000)
     server_id: UUID | None = None
 
-    def place(self, project_id: ProjectId, kind: Kind) -> dict[str, Any]:
-        """Return after which name and id the page begins."""
+    def position(self, project_id: ProjectId, kind: CapabilityKind) -> dict[str, Any]:
+        """Return the name and the id after which the page begins."""
         name, id = self.last(project_id, kind.encode()) or (None, None)
         return {"last_name": name, "last_id": id and UUID(id)}
 
     def next(self, project_id: ProjectId, last: "Capability") -> str:
-        """Return the cursor of the page that follows the one that ends with `last`."""
+        """Return the cursor of the page after the one that ends with `last`."""
         name = last.uri if isinstance(last, Resource) else last.name
         return self.following(project_id, (name, last.id), last.kind.encode())
 
 
 class ToolPage(CapabilityPage):
-    """Which tools; `changed`: those whose definition asks for a look."""
+    """A page of tools; with `changed`, of those whose definition needs review."""
 
     changed: bool = False
 
 
+# Capabilities, as they are stored.
+
+
 @dataclass(slots=True)
 class ServerRef:
-    """The server that offers something."""
+    """The server that offers a capability."""
 
     id: UUID
     name: str
     url: str
 
+    @classmethod
+    def from_row(cls, row: asyncpg.Record) -> Self:
+        return cls(row["server_id"], row["server_name"], row["server_url"])
+
 
 @dataclass(slots=True)
 class CapabilityBase:
-    """What is told of all that is offered."""
+    """The fields that all capabilities have."""
 
     id: UUID
     server_id: UUID
@@ -235,12 +316,12 @@ class CapabilityBase:
 
 @dataclass(slots=True)
 class Tool(CapabilityBase):
-    """What a server's tool does, and what it takes.
+    """A tool and its input schema.
 
-    A `definition_changed_at` asks for acknowledgement: it is not the definition that is pinned.
+    `definition_changed_at` is set while the definition differs from the one that was acknowledged.
     """
 
-    kind: ClassVar[Kind] = "tool"
+    kind: ClassVar[CapabilityKind] = "tool"
     name: str
     input_schema: dict[str, Any]
     definition_sha256: str
@@ -249,9 +330,9 @@ class Tool(CapabilityBase):
 
 @dataclass(slots=True)
 class Resource(CapabilityBase):
-    """What a server has to read."""
+    """A resource, without its content."""
 
-    kind: ClassVar[Kind] = "resource"
+    kind: ClassVar[CapabilityKind] = "resource"
     uri: str
     name: str | None
     mime_type: str | None
@@ -259,9 +340,9 @@ class Resource(CapabilityBase):
 
 @dataclass(slots=True)
 class Prompt(CapabilityBase):
-    """What a server's prompt is for, and which arguments it takes."""
+    """A prompt and the arguments that it declares, without its content."""
 
-    kind: ClassVar[Kind] = "prompt"
+    kind: ClassVar[CapabilityKind] = "prompt"
     name: str
     arguments: dict[str, Any] | list[dict[str, Any]] | None
 
@@ -269,37 +350,52 @@ class Prompt(CapabilityBase):
 Capability = Tool | Resource | Prompt
 
 
-def capability_of_row(
-    project_id: ProjectId, kind: Kind, row: asyncpg.Record, server: ServerRef
+def capability_from_row(
+    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: ServerRef
 ) -> Any:
-    """Tell what is stored of a capability, in the words of its kind."""
-    names = "id", "server_id", "name", "description", "is_active", "created_at"
-    common: dict[str, Any] = {name: row[name] for name in names}
-    common |= {"project_id": project_id, "server": server, "api_key_id": None}
-    definition = row["definition"] and orjson.loads(row["definition"])
+    """Return the capability of this kind that a row holds."""
+    common: dict[str, Any] = {
+        "id": row["id"],
+        "server_id": row["server_id"],
+        "description": row["description"],
+        "is_active": row["is_active"],
+        "created_at": row["created_at"],
+        "project_id": project_id,
+        "server": server,
+        "api_key_id": None,
+    }
+    # A tool has a definition; a prompt may have one, a resource never.
+    definition: Any = None
+    if row["definition"] is not None:
+        definition = orjson.loads(row["definition"])
     match kind:
         case "tool":
-            common |= {"definition_changed_at": row["definition_changed_at"]}
-            digest = row["digest"].hex()
-            return Tool(**common, input_schema=definition, definition_sha256=digest)
+            return Tool(
+                **common,
+                name=row["name"],
+                input_schema=definition,
+                definition_sha256=row["digest"].hex(),
+                definition_changed_at=row["definition_changed_at"],
+            )
         case "resource":
-            common |= {"uri": row["name"], "name": row["title"]}
-            return Resource(**common, mime_type=row["mime_type"])
+            return Resource(
+                **common, uri=row["name"], name=row["title"], mime_type=row["mime_type"]
+            )
         case "prompt":
-            return Prompt(**common, arguments=definition)
+            return Prompt(**common, name=row["name"], arguments=definition)
 
 
 class CapabilityContent(NamedTuple):
-    """A capability, and what was recorded of its content; `at` is None where nothing was."""
+    """A capability and its content; `recorded_at` is None if none was recorded."""
 
     capability: Any
     content: Any
-    at: datetime | None
+    recorded_at: datetime | None
 
 
 @dataclass(slots=True)
 class CapabilityNames:
-    """Tools and prompts by name, resources by URI."""
+    """Names of tools and prompts, URIs of resources."""
 
     tools: list[str] = field(default_factory=list)
     resources: list[str] = field(default_factory=list)
@@ -308,12 +404,80 @@ class CapabilityNames:
 
 @dataclass(slots=True)
 class RefreshResult:
-    """What a server offers now, and how that differs from before."""
+    """A server's capabilities after a refresh, and what it changed."""
 
     server: McpServer
-    tools: list[Tool] = field(default_factory=list)
-    resources: list[Resource] = field(default_factory=list)
-    prompts: list[Prompt] = field(default_factory=list)
-    added: CapabilityNames = field(default_factory=CapabilityNames)
-    changed: CapabilityNames = field(default_factory=CapabilityNames)
-    removed: CapabilityNames = field(default_factory=CapabilityNames)
+    tools: list[Tool]
+    resources: list[Resource]
+    prompts: list[Prompt]
+    added: CapabilityNames
+    changed: CapabilityNames
+    removed: CapabilityNames
+
+
+# Executions.
+
+
+class NewExecution(BaseModel, strict=True):
+    """An execution of a tool; without a `status`, it is `error` if there is an `error`."""
+
+    # Idempotency fingerprints cover these field names: they must not change.
+    input: JsonObject
+    output: JsonObject | None = None
+    error: Annotated[str, Field(max_length=10_000), AfterValidator(check_json)] | None = None
+    duration_ms: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    status: Status | None = None
+    conversation_id: Annotated[UUID, Field(strict=False)] | None = None
+    log_id: Annotated[UUID, Field(strict=False)] | None = None
+
+
+@dataclass(slots=True)
+class Execution:
+    """An execution of a tool; `log_id` is the LLM call that requested it."""
+
+    id: UUID
+    tool_id: UUID
+    conversation_id: UUID | None
+    log_id: UUID | None
+    input: dict[str, Any]
+    output: dict[str, Any] | None
+    error: str | None
+    status: Status
+    duration_ms: int | None
+    executed_at: datetime
+
+    @classmethod
+    def from_row(cls, row: asyncpg.Record) -> Self:
+        fields = dict(row)
+        fields["input"] = orjson.loads(fields["input"])
+        if fields["output"] is not None:
+            fields["output"] = orjson.loads(fields["output"])
+        return cls(**fields)
+
+
+class ExecutionPage(PageParams):
+    """A page of a tool's executions, newest first."""
+
+    limit: int = Field(100, ge=1, le=1000)
+
+    def next(self, project_id: ProjectId, last: Execution) -> str:
+        """Return the cursor of the page after the one that ends with `last`."""
+        return self.following(project_id, Position(last.executed_at, last.id), last.tool_id.bytes)
+
+
+class ToolStatsQuery(BaseModel):
+    """The number of days that statistics cover."""
+
+    days: int = Field(30, ge=1, le=400)
+
+
+@dataclass(slots=True)
+class ToolStats:
+    """Executions and errors of a tool, and percentiles of the durations."""
+
+    tool_id: UUID
+    days: int
+    count: int
+    errors: int
+    p50_ms: int | None
+    p95_ms: int | None

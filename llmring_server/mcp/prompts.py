@@ -1,6 +1,6 @@
-"""Prompts of MCP servers, filled in: their arguments checked, and put where the text names them."""
+"""MCP prompts: the arguments that they declare, and rendering with arguments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from llmring_server.errors import InvalidRequest
@@ -12,84 +12,95 @@ from llmring_server.templates.rendering import (
     render_template,
 )
 
-# Of texts with something to fill in.
+# Of texts with placeholders, in one prompt.
 MAX_TEXTS = 200
 
 
 class ArgumentSpec(NamedTuple):
-    """The arguments that a prompt takes, and those that it must have."""
+    """The arguments that a prompt declares, and those that it requires."""
 
     names: frozenset[str]
     required: frozenset[str]
 
 
-def argument_specs(arguments: dict[str, Any] | list[dict[str, Any]] | None) -> ArgumentSpec:
-    """Read any of the forms of a declaration: MCP's list, an object, a JSON schema."""
-    known = dict(_named(arguments or {}))
+def argument_spec(arguments: dict[str, Any] | list[dict[str, Any]] | None) -> ArgumentSpec:
+    """Read the declaration of a prompt's arguments: MCP's list, an object, or a JSON schema."""
+    is_required = dict(_declared(arguments or {}))
     return ArgumentSpec(
-        frozenset(known), frozenset(name for name, needed in known.items() if needed)
+        names=frozenset(is_required),
+        required=frozenset(name for name, required in is_required.items() if required),
     )
 
 
-def _named(arguments: dict[str, Any] | list[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
+def _declared(arguments: dict[str, Any] | list[dict[str, Any]]) -> Iterator[tuple[str, bool]]:
+    """Yield each argument's name, and whether it is required."""
     if isinstance(arguments, list):
-        for each in arguments:
-            if isinstance(each.get("name"), str):
-                yield each["name"], each.get("required") is True
-    elif isinstance(of := arguments.get("properties"), dict):
+        for argument in arguments:
+            if isinstance(argument.get("name"), str):
+                yield argument["name"], argument.get("required") is True
+    elif isinstance(properties := arguments.get("properties"), dict):
         required = arguments.get("required")
-        for name in of:
+        for name in properties:
             yield name, isinstance(required, list) and name in required
     else:
-        for name, each in arguments.items():
-            yield name, isinstance(each, dict) and each.get("required") is True
+        for name, argument in arguments.items():
+            yield name, isinstance(argument, dict) and argument.get("required") is True
 
 
-def check_arguments(takes: ArgumentSpec, given: Mapping[str, Any]) -> None:
-    """Raise Invalid if an argument is missing, or if there is none of that name."""
-    if missing := takes.required - given.keys():
+def check_arguments(spec: ArgumentSpec, arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if a required argument is missing or an argument is unknown.
+
+    A prompt that declares no arguments accepts any.
+    """
+    if missing := spec.required - arguments.keys():
         raise InvalidRequest(f"arguments: missing: {_listed(missing)}", "missing_arguments")
-    if takes.names and (unknown := given.keys() - takes.names):
-        raise InvalidRequest(f"arguments: {len(unknown)} unknown: it takes {_listed(takes.names)}")
+    if spec.names and (unknown := arguments.keys() - spec.names):
+        # Unknown names are the caller's text, which no message repeats.
+        raise InvalidRequest(
+            f"arguments: {len(unknown)} unknown; this prompt takes: {_listed(spec.names)}"
+        )
 
 
-def _listed(names: frozenset[str]) -> str:
+def _listed(names: Collection[str]) -> str:
     return ", ".join(
         name[:MAX_REPORTED_NAME_CHARACTERS] for name in sorted(names)[:MAX_REPORTED_NAMES]
     )
 
 
-def render_prompt(content: Any, takes: ArgumentSpec, given: Mapping[str, Any]) -> Any:
-    """Fill in every text of a prompt; an argument that was not given, and need not be, is empty."""
-    return _Renderer({**dict.fromkeys(takes.names, ""), **given}).of(content)
+def render_prompt(content: Any, spec: ArgumentSpec, arguments: Mapping[str, Any]) -> Any:
+    """Render every text of a prompt; optional arguments that are missing are empty."""
+    return _Renderer({**dict.fromkeys(spec.names, ""), **arguments}).render(content)
 
 
 class _Renderer:
-    """Texts are filled in one by one, and bounded together."""
+    """Renders the texts of one prompt within limits that hold for all of them together."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         self._arguments = arguments
-        self._texts = self._length = 0
+        self._texts = 0
+        self._length = 0
         self._budget = TokenBudget()
 
-    def of(self, content: Any) -> Any:
+    def render(self, content: Any) -> Any:
         if isinstance(content, dict):
-            return {key: self.of(member) for key, member in content.items()}
+            return {key: self.render(member) for key, member in content.items()}
         if isinstance(content, list):
-            return [self.of(member) for member in content]
-        return self._text(content) if isinstance(content, str) and "{" in content else content
+            return [self.render(member) for member in content]
+        if isinstance(content, str) and "{" in content:
+            return self._render_text(content)
+        return content
 
-    def _text(self, text: str) -> str:
+    def _render_text(self, text: str) -> str:
         self._texts += 1
         if self._texts > MAX_TEXTS:
             raise InvalidRequest(
-                f"content: more than {MAX_TEXTS} texts to fill in", "invalid_template"
+                f"content: more than {MAX_TEXTS} texts with placeholders", "invalid_template"
             )
-        made = render_template(text, self._arguments, self._budget)
-        self._length += len(made)
+        rendered = render_template(text, self._arguments, self._budget)
+        self._length += len(rendered)
         if self._length > MAX_RESULT_CHARACTERS:
             raise InvalidRequest(
-                f"arguments: more than {MAX_RESULT_CHARACTERS} characters come out",
+                f"arguments: the rendered prompt exceeds {MAX_RESULT_CHARACTERS:,} characters",
                 "result_too_long",
             )
-        return made
+        return rendered

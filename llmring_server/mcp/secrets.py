@@ -1,7 +1,7 @@
-"""Secrets at rest: sealed with AES-256-GCM, each bound to its project and its server.
+"""Encryption of MCP credentials at rest: AES-256-GCM, bound to the project and the server.
 
-A seal is a version, the id of its key, a nonce and the ciphertext. The first key seals; all of them
-open, so that one key can take the place of another while the server serves.
+A stored secret is a version byte, the id of its key, a nonce and the ciphertext. The first key
+encrypts; all keys decrypt, so that keys can be rotated while the server runs.
 """
 
 import secrets
@@ -21,45 +21,62 @@ from llmring_server.errors import DecryptionFailed, InvalidRequest
 
 MAX_SECRET_BYTES = 64 * 1024
 
-_VERSION, _NONCE = b"\1", 12
-# How many bytes tell the key: the version, and four of its digest.
-_HEAD = 5
+_VERSION = b"\1"
+# The version, and four bytes of the key's digest.
+_KEY_ID_LENGTH = 5
+_NONCE_LENGTH = 12
 
 
 class SecretBox:
-    """The keys of a deployment."""
+    """The encryption keys of a deployment (LLMRING_SEALING_KEYS)."""
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
-        found = [bytes.fromhex(key.get_secret_value()) for key in keys]
-        self._keys = {_VERSION + sha256(key).digest()[: _HEAD - 1]: AESGCM(key) for key in found}
+        self._ciphers: dict[bytes, AESGCM] = {}
+        for key in keys:
+            key_bytes = bytes.fromhex(key.get_secret_value())
+            self._ciphers[_key_id(key_bytes)] = AESGCM(key_bytes)
 
     @property
-    def head(self) -> bytes:
-        """How what is sealed now begins."""
-        if not self._keys:
+    def current_key_id(self) -> bytes:
+        """The first bytes of every secret that is encrypted now; InvalidRequest without a key."""
+        if not self._ciphers:
             raise InvalidRequest(
-                "auth_config: this server keeps no secrets; its operator sets LLMRING_SEALING_KEYS",
+                "auth_config: secrets cannot be stored: LLMRING_SEALING_KEYS is not set",
                 "secrets_not_configured",
             )
-        return next(iter(self._keys))
+        return next(iter(self._ciphers))
 
-    def seal(self, project_id: ProjectId, id: UUID, secret: dict[str, Any]) -> bytes:
-        """Seal a secret of a server; Invalid if there is no key."""
-        nonce = secrets.token_bytes(_NONCE)
-        text = dump_bounded_json(secret, "auth_config", MAX_SECRET_BYTES).encode()
-        sealed = self._keys[self.head].encrypt(nonce, text, _place(project_id, id))
-        return self.head + nonce + sealed
+    def encrypt(self, project_id: ProjectId, server_id: UUID, secret: dict[str, Any]) -> bytes:
+        """Encrypt a server's secret; InvalidRequest if there is no key or the secret is large."""
+        plaintext = dump_bounded_json(secret, "auth_config", MAX_SECRET_BYTES).encode()
+        key_id = self.current_key_id
+        nonce = secrets.token_bytes(_NONCE_LENGTH)
+        ciphertext = self._ciphers[key_id].encrypt(
+            nonce, plaintext, _associated_data(project_id, server_id)
+        )
+        return key_id + nonce + ciphertext
 
-    def open(self, project_id: ProjectId, id: UUID, sealed: bytes) -> Any:
-        """Return the secret; Sealed if no key opens it, or not here."""
-        key, rest = self._keys.get(sealed[:_HEAD]), sealed[_HEAD:]
-        if key is None:
+    def decrypt(self, project_id: ProjectId, server_id: UUID, encrypted: bytes) -> Any:
+        """Decrypt a server's secret.
+
+        DecryptionFailed if its key is missing, or if it was encrypted for another server.
+        """
+        key_id, rest = encrypted[:_KEY_ID_LENGTH], encrypted[_KEY_ID_LENGTH:]
+        nonce, ciphertext = rest[:_NONCE_LENGTH], rest[_NONCE_LENGTH:]
+        cipher = self._ciphers.get(key_id)
+        if cipher is None:
             raise DecryptionFailed
         try:
-            return orjson.loads(key.decrypt(rest[:_NONCE], rest[_NONCE:], _place(project_id, id)))
+            plaintext = cipher.decrypt(nonce, ciphertext, _associated_data(project_id, server_id))
         except InvalidTag as exc:
             raise DecryptionFailed from exc
+        return orjson.loads(plaintext)
 
 
-def _place(project_id: ProjectId, id: UUID) -> bytes:
-    return b"llmring/mcp_servers/1" + project_id.bytes + id.bytes
+def _key_id(key: bytes) -> bytes:
+    return _VERSION + sha256(key).digest()[: _KEY_ID_LENGTH - len(_VERSION)]
+
+
+def _associated_data(project_id: ProjectId, server_id: UUID) -> bytes:
+    # Stored secrets depend on these bytes: they must not change.
+    return b"llmring/mcp_servers/1" + project_id.bytes + server_id.bytes

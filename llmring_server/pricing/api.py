@@ -1,4 +1,4 @@
-"""What models cost, and why a call cost what it did."""
+"""Pricing endpoints: the prices of a model, the explained cost of a call."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ from llmring_server.web.request import Request
 
 
 class PriceList(TypedDict):
-    """The prices of a model, the one in force first; `per`: how many units a rate is for."""
+    """The prices of a model, in order of precedence; `per`: the number of units a rate is for."""
 
     currency: Literal["USD"]
     per: dict[str, int]
@@ -20,11 +20,11 @@ class PriceList(TypedDict):
 
 
 async def list_prices(request: Request, query: PriceQuery) -> Annotated[PriceList, NotFound]:
-    """Tell what a model costs, by each source that has a price."""
-    found = await request.ring.prices.find(query)
-    return {"currency": "USD", "per": UNITS_PER_PRICE, "prices": found}
+    """List the prices of a model, in order of precedence."""
+    prices = await request.ring.prices.find(query)
+    return {"currency": "USD", "per": UNITS_PER_PRICE, "prices": prices}
 
 
 async def explain_cost(request: Request, id: UUID) -> CostExplanation:
-    """Explain what a call costs, line by line."""
+    """Explain the cost of a call, line by line."""
     return await request.ring.prices.explain(request.project_id, id)

@@ -1,7 +1,7 @@
-"""What units of use cost: exact arithmetic, in USD.
+"""Cost of a call: its usage, sorted into kinds, times the rate of each kind; exact, in USD.
 
-Tokens that are said to be of one kind are taken out of the kind that holds them: a price is per
-unit of one kind, and each unit is paid once.
+A call may report that some of its tokens are of a special kind (audio, cached, reasoning). They are
+subtracted from the kind that includes them, so that every unit is billed once.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,70 +12,75 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
-MILLION, THOUSAND = 10**6, 10**3
+from llmring_server.registry.price_fields import PRICE_FIELDS
 
-# Costs are kept to this, and up to that.
+# Costs are stored with ten decimal places, and below a billion.
 COST_QUANTUM = Decimal(1).scaleb(-10)
 MAX_COST = 10**9 - COST_QUANTUM
 
-_NOTHING = Decimal(0)
+_ZERO = Decimal(0)
 
-# Kinds of use, and how many units of each a price is for.
-UNITS_PER_PRICE = {
-    "input": MILLION,
-    "input_audio": MILLION,
-    "input_image": MILLION,
-    "input_video": MILLION,
-    "cache_read": MILLION,
-    "cache_read_audio": MILLION,
-    "cache_read_image": MILLION,
-    "cache_write": MILLION,
-    "cache_write_1h": MILLION,
-    "output": MILLION,
-    "output_audio": MILLION,
-    "output_image": MILLION,
-    "reasoning": MILLION,
-    "web_search": THOUSAND,
-    "request": THOUSAND,
-}
+# The kinds of usage, and how many units of each a price is for.
+UNITS_PER_PRICE = {field.kind: field.units for field in PRICE_FIELDS}
 
-# What a field that says more adds to each kind, for each of its tokens.
+# The detailed fields of a call: by kind, what each unit that they count adds or takes away.
 USAGE_FIELDS: dict[str, dict[str, int]] = {
     "cache_creation_input_tokens": {"input": -1, "cache_write": 1},
     "cache_creation_1h_input_tokens": {"cache_write": -1, "cache_write_1h": 1},
     "audio_input_tokens": {"input": -1, "input_audio": 1},
     "image_input_tokens": {"input": -1, "input_image": 1},
     "video_input_tokens": {"input": -1, "input_video": 1},
+    # Cached audio counts as audio and as cached, so it was subtracted from the input twice.
     "cached_audio_input_tokens": {
-        "input_audio": -1, "input": 1, "cache_read": -1, "cache_read_audio": 1,
+        "input": 1,
+        "input_audio": -1,
+        "cache_read": -1,
+        "cache_read_audio": 1,
     },
     "cached_image_input_tokens": {
-        "input_image": -1, "input": 1, "cache_read": -1, "cache_read_image": 1,
+        "input": 1,
+        "input_image": -1,
+        "cache_read": -1,
+        "cache_read_image": 1,
     },
     "audio_output_tokens": {"output": -1, "output_audio": 1},
     "image_output_tokens": {"output": -1, "output_image": 1},
     "reasoning_output_tokens": {"output": -1, "reasoning": 1},
     "web_searches": {"web_search": 1},
-}  # fmt: skip
+}
 
-# Their input tokens leave out those read from a cache or written to it:
+# The field that counts a kind together with its special kinds.
+TOTAL_FIELDS = {
+    "input": "input_tokens",
+    "input_audio": "audio_input_tokens",
+    "input_image": "image_input_tokens",
+    "cache_read": "cached_input_tokens",
+    "cache_write": "cache_creation_input_tokens",
+    "output": "output_tokens",
+}
+
+# Their input tokens exclude those read from a cache or written to it:
 # https://platform.claude.com/docs/en/build-with-claude/prompt-caching (Tracking cache performance),
 # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
 CACHE_EXCLUDED_FROM_INPUT = {"anthropic", "aws", "bedrock"}
 
 
 class Rate(NamedTuple):
-    """A price for `PER` units; above some lengths of the prompt another one, or None: unknown."""
+    """A price for `UNITS_PER_PRICE` units; longer prompts may have another one.
+
+    `above` are pairs of a number of prompt tokens, ascending, and the price of prompts that exceed
+    it. None: that price is unknown.
+    """
 
     base: Decimal
     above: tuple[tuple[int, Decimal | None], ...] = ()
 
-    def of(self, prompt: int) -> tuple[int, Decimal | None]:
-        """Return where the tier of a prompt of so many tokens starts, and its price."""
-        for start, price in reversed(self.above):
+    def tier(self, prompt_tokens: int) -> tuple[int, Decimal | None]:
+        """Return the threshold that a prompt exceeds, 0 if none, and its price."""
+        for threshold, price in reversed(self.above):
             # Providers bill the whole request at the tier that its prompt reaches.
-            if prompt > start:
-                return start, price
+            if prompt_tokens > threshold:
+                return threshold, price
         return 0, self.base
 
 
@@ -83,15 +88,15 @@ Rates = Mapping[str, Rate]
 
 
 class TokenUsage(NamedTuple):
-    """What a call used, each unit of one kind; `prompt` is the whole input, cached or not."""
+    """The usage of a call, each unit of one kind; `prompt_tokens` is all input, cached or not."""
 
-    prompt: int
+    prompt_tokens: int
     units: dict[str, int]
 
 
 @dataclass(slots=True)
 class CostLine:
-    """One line of a bill: `quantity` units at `unit_price` USD for `per` of them."""
+    """One line of a cost: `quantity` units at `unit_price` USD for `per` of them."""
 
     kind: str
     quantity: int
@@ -102,76 +107,111 @@ class CostLine:
 
 
 class MissingRate(LookupError):
-    """There is no price for one kind of what was used."""
+    """A kind of usage, which the message names, has no price."""
 
 
 def normalize_usage(
-    provider: str, inputs: int, outputs: int, cached: int, details: Mapping[str, Any]
+    provider: str,
+    input_tokens: int,
+    output_tokens: int,
+    cached_input_tokens: int,
+    details: Mapping[str, Any],
 ) -> TokenUsage:
-    """Sort what a call reports into kinds.
+    """Sort the usage that a call reports into kinds.
 
-    ValueError: it says to hold more tokens of some kind than it has.
+    ValueError names the fields that count more tokens than the field that includes them.
     """
-    written = details.get("cache_creation_input_tokens", 0)
-    if provider.lower() in CACHE_EXCLUDED_FROM_INPUT or cached + written > inputs:
-        inputs += cached + written
-    outputs += reasoning_on_top(outputs, details)
-    units = {"input": inputs - cached, "cache_read": cached, "output": outputs, "request": 1}
-    for field in USAGE_FIELDS.keys() & details.keys():
-        for kind, sign in USAGE_FIELDS[field].items():
-            units[kind] = units.get(kind, 0) + sign * details[field]
+    prompt_tokens = input_tokens
+    cache_tokens = cached_input_tokens + details.get("cache_creation_input_tokens", 0)
+    excluded = provider.lower() in CACHE_EXCLUDED_FROM_INPUT or cache_tokens > input_tokens
+    if excluded:
+        prompt_tokens += cache_tokens
+    units = {
+        "input": prompt_tokens - cached_input_tokens,
+        "cache_read": cached_input_tokens,
+        "output": output_tokens + reasoning_on_top(output_tokens, details),
+        "request": 1,
+    }
+    if details:
+        for field, effects in USAGE_FIELDS.items():
+            if field in details:
+                for kind, sign in effects.items():
+                    units[kind] = units.get(kind, 0) + sign * details[field]
     if min(units.values()) < 0:
-        raise ValueError("tokens of one kind are more than the tokens that hold them")
-    return TokenUsage(inputs, units)
+        parts = {**details, "cached_input_tokens": cached_input_tokens}
+        if excluded:
+            del parts["cached_input_tokens"]
+            parts.pop("cache_creation_input_tokens", None)
+        raise ValueError(_excess(units, parts))
+    return TokenUsage(prompt_tokens, units)
+
+
+def _excess(units: Mapping[str, int], parts: Mapping[str, int]) -> str:
+    """Say which of `parts`, fields of a call, exceed the field that includes them."""
+    kind = next(kind for kind in TOTAL_FIELDS if units.get(kind, 0) < 0)
+    effects = {"cached_input_tokens": {"input": -1}, **USAGE_FIELDS}
+    fields = [
+        field for field in effects if effects[field].get(kind, 0) < 0 and parts.get(field, 0) > 0
+    ]
+    return f"{' + '.join(fields)} must not exceed {TOTAL_FIELDS[kind]}"
 
 
 def usage_of_row(row: asyncpg.Record) -> TokenUsage:
-    """Sort what a stored call used into kinds."""
-    tokens = row["input_tokens"], row["output_tokens"], row["cached_input_tokens"]
-    return normalize_usage(row["provider"], *tokens, orjson.loads(row["details"] or "{}"))
-
-
-def reasoning_on_top(outputs: int, details: Mapping[str, Any]) -> int:
-    """Return the reasoning tokens that `outputs` cannot hold, and so must leave out."""
-    reasoning: int = details.get("reasoning_output_tokens", 0)
-    return reasoning if reasoning > outputs else 0
-
-
-def priced_units(rates: Rates, used: TokenUsage) -> Iterator[tuple[str, int, int, Decimal]]:
-    """Yield kind, quantity, start of the tier and unit price; Lacking names what has no price."""
-    for kind, quantity in used.units.items():
-        if quantity:
-            # Reasoning is output, unless it has a price of its own: so every provider bills it.
-            rate = rates.get(kind) or (rates.get("output") if kind == "reasoning" else None)
-            if rate:
-                start, price = rate.of(used.prompt)
-                if price is not None:
-                    yield kind, quantity, start, price
-                    continue
-            # Few models cost anything by the request.
-            if kind != "request":
-                raise MissingRate(kind)
-
-
-def cost(rates: Rates, used: TokenUsage) -> Decimal:
-    """Return what was used costs, rounded half-even."""
-    amounts = (
-        price * quantity / UNITS_PER_PRICE[kind]
-        for kind, quantity, _, price in priced_units(rates, used)
+    """Sort the usage of a stored call into kinds."""
+    return normalize_usage(
+        row["provider"],
+        row["input_tokens"],
+        row["output_tokens"],
+        row["cached_input_tokens"],
+        orjson.loads(row["details"] or "{}"),
     )
-    return sum(amounts, _NOTHING).quantize(COST_QUANTUM)
 
 
-def cost_lines(rates: Rates, used: TokenUsage) -> list[CostLine]:
-    """Return the same line by line."""
+def reasoning_on_top(output_tokens: int, details: Mapping[str, Any]) -> int:
+    """Return the reasoning tokens that `output_tokens` cannot include, since they are more."""
+    reasoning: int = details.get("reasoning_output_tokens", 0)
+    return reasoning if reasoning > output_tokens else 0
+
+
+def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, int, int, Decimal]]:
+    """Yield each kind, its quantity, the threshold of its tier, and its unit price.
+
+    MissingRate names a kind that has no price.
+    """
+    for kind, quantity in usage.units.items():
+        if not quantity:
+            continue
+        rate = rates.get(kind)
+        if rate is None and kind == "reasoning":
+            # Every provider bills reasoning as output unless it has a price of its own.
+            rate = rates.get("output")
+        threshold, price = rate.tier(usage.prompt_tokens) if rate else (0, None)
+        if price is not None:
+            yield kind, quantity, threshold, price
+        elif kind != "request":
+            # Few models have a price for the request itself.
+            raise MissingRate(kind)
+
+
+def cost(rates: Rates, usage: TokenUsage) -> Decimal:
+    """Return the cost of a usage, rounded half-even."""
+    amounts = (
+        unit_price * quantity / UNITS_PER_PRICE[kind]
+        for kind, quantity, _, unit_price in priced_units(rates, usage)
+    )
+    return sum(amounts, _ZERO).quantize(COST_QUANTUM)
+
+
+def cost_lines(rates: Rates, usage: TokenUsage) -> list[CostLine]:
+    """Return the cost of a usage, one line for each kind."""
     return [
         CostLine(
-            kind,
-            quantity,
-            price,
-            UNITS_PER_PRICE[kind],
-            start,
-            price * quantity / UNITS_PER_PRICE[kind],
+            kind=kind,
+            quantity=quantity,
+            unit_price=unit_price,
+            per=UNITS_PER_PRICE[kind],
+            prompt_above=threshold,
+            amount=unit_price * quantity / UNITS_PER_PRICE[kind],
         )
-        for kind, quantity, start, price in priced_units(rates, used)
+        for kind, quantity, threshold, unit_price in priced_units(rates, usage)
     ]

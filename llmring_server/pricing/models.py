@@ -1,4 +1,4 @@
-"""Prices and bills as they are shown."""
+"""Prices and costs as the API and the library return them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +16,7 @@ from llmring_server.pricing.price_book import Price, rates_from_json, rates_to_j
 
 @dataclass(slots=True)
 class PriceDetail:
-    """A price of the book; `rates` are USD for 10^6 tokens, 10^3 requests or searches."""
+    """A price in the price book; `rates` are in USD per 10^6 tokens, 10^3 requests or searches."""
 
     id: UUID
     provider: str
@@ -24,20 +24,40 @@ class PriceDetail:
     service_tier: str | None
     source: str
     version: str
-    since: datetime | None
+    valid_from: datetime | None
     rates: dict[str, Any]
 
     @classmethod
     def of(cls, price: Price) -> Self:
         return cls(
-            price.id, price.provider, price.model, price.service_tier,
-            price.source, price.version, price.since, rates_to_json(price.rates),
-        )  # fmt: skip
+            id=price.id,
+            provider=price.provider,
+            model=price.model,
+            service_tier=price.service_tier,
+            source=price.source,
+            version=price.version,
+            valid_from=price.valid_from,
+            rates=rates_to_json(price.rates),
+        )
+
+    @classmethod
+    def of_row(cls, row: asyncpg.Record) -> Self:
+        """Return the price that a row of a call is joined with."""
+        return cls(
+            id=row["price_id"],
+            provider=row["price_provider"],
+            model=row["price_model"],
+            service_tier=row["service_tier"],
+            source=row["source"],
+            version=row["version"],
+            valid_from=row["valid_from"],
+            rates=orjson.loads(row["rates"]),
+        )
 
 
 @dataclass(slots=True)
 class CostExplanation:
-    """Why a call costs what it costs, in USD: the lines, added up and rounded half-even."""
+    """The cost of a call in USD, and its lines, which are added and then rounded half-even."""
 
     log_id: UUID
     logged_at: datetime
@@ -50,25 +70,24 @@ class CostExplanation:
     adjustments: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> Self:
-        """Explain a call by the price that rated it, whatever the book says today."""
-        price = _listed(row) if row["price_id"] else None
+    def of_row(cls, row: asyncpg.Record) -> Self:
+        """Explain a call by the price that it was rated with, whatever the price book says now."""
+        price = PriceDetail.of_row(row) if row["price_id"] else None
         return cls(
-            row["id"], row["logged_at"], "USD", row["cost"], row["cost_source"],
-            price, cost_lines(rates_from_json(price.rates), usage_of_row(row)) if price else [],
-            row["adjustment"], orjson.loads(row["adjustments"]),
-        )  # fmt: skip
-
-
-def _listed(row: asyncpg.Record) -> PriceDetail:
-    return PriceDetail(
-        row["price_id"], row["price_provider"], row["price_model"], row["service_tier"],
-        row["source"], row["version"], row["since"], orjson.loads(row["rates"]),
-    )  # fmt: skip
+            log_id=row["id"],
+            logged_at=row["logged_at"],
+            currency="USD",
+            cost=row["cost"],
+            cost_source=row["cost_source"],
+            price=price,
+            lines=cost_lines(rates_from_json(price.rates), usage_of_row(row)) if price else [],
+            adjustment=row["adjustment"],
+            adjustments=orjson.loads(row["adjustments"]),
+        )
 
 
 class PriceQuery(BaseModel):
-    """A model whose price is asked for, now unless it says otherwise."""
+    """The model whose prices to return, and the time at which they are valid (default: now)."""
 
     provider: Annotated[str, Field(max_length=50)]
     model: Annotated[str, Field(max_length=255)]
@@ -77,7 +96,7 @@ class PriceQuery(BaseModel):
 
 
 class UnpricedModel(NamedTuple):
-    """A model whose calls have no price."""
+    """A model with calls that have no price."""
 
     provider: str
     model: str

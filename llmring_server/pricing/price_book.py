@@ -1,9 +1,9 @@
-"""The price book: layers of offers, the first that knows all prices of a call prices it."""
+"""Price book: price sources in order of precedence; the first that can price a call prices it."""
 
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -13,190 +13,212 @@ from uuid import UUID
 
 import orjson
 
-from llmring_server.db.database import Database
 from llmring_server.pricing.cost import MAX_COST, MissingRate, Rate, Rates, TokenUsage, cost
-
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-# What providers call the tier that costs what is on the price list.
-STANDARD = {None, "default", "standard", "on_demand"}
-
 
 Source = Literal["override", "registry", "offline"]
 
+# A price without a date is valid from here on.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-@dataclass(frozen=True, slots=True, eq=False)
+# What providers call the tier of their price list.
+STANDARD_TIERS = {None, "default", "standard", "on_demand"}
+
+CACHE_SIZE = 4096
+
+_DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
+_FINE_TUNED_MODEL = re.compile(r"(ft:[^:]+):.*")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Price:
-    """The rates of one model in one service tier; `id` is a digest of all that is said here."""
+    """The rates of one model in one service tier; `id` is a digest of all other fields."""
 
-    id: UUID
     provider: str
     model: str
     service_tier: str | None
     source: Source
     version: str
-    since: datetime | None
+    valid_from: datetime | None
     rates: Rates
+    id: UUID = field(init=False)
 
-    @classmethod
-    def of(cls, **said: Any) -> Self:
-        rates: Rates = said.pop("rates")
-        text = orjson.dumps(said | {"rates": rates_to_json(rates)}, option=orjson.OPT_SORT_KEYS)
-        return cls(id=UUID(bytes=sha256(text).digest()[:16]), rates=rates, **said)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", self._digest())
+
+    def _digest(self) -> UUID:
+        # Stored calls refer to prices by id: these names stay whatever the fields are called.
+        content = {
+            "provider": self.provider,
+            "model": self.model,
+            "service_tier": self.service_tier,
+            "source": self.source,
+            "version": self.version,
+            "since": self.valid_from,
+            "rates": rates_to_json(self.rates),
+        }
+        text = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+        return UUID(bytes=sha256(text).digest()[:16])
 
 
 def rates_to_json(rates: Rates) -> dict[str, Any]:
-    """Write rates as JSON: decimals as text, tiers by the length of prompt they begin above."""
-    return {kind: _written(rate) for kind, rate in sorted(rates.items())}
+    """Write rates as JSON: decimals as text, tiers by the prompt length that they begin above."""
+    return {kind: _rate_to_json(rate) for kind, rate in sorted(rates.items())}
 
 
-def _written(rate: Rate) -> Any:
+def _rate_to_json(rate: Rate) -> str | dict[str, Any]:
     if not rate.above:
-        return _text(rate.base)
-    return {
-        "base": _text(rate.base),
-        "above": {str(start): price and _text(price) for start, price in rate.above},
+        return _decimal_text(rate.base)
+    above = {
+        str(threshold): None if price is None else _decimal_text(price)
+        for threshold, price in rate.above
     }
+    return {"base": _decimal_text(rate.base), "above": above}
 
 
-def _text(price: Decimal) -> str:
+def _decimal_text(price: Decimal) -> str:
     return f"{price.normalize():f}"
 
 
 def rates_from_json(rates: Mapping[str, Any]) -> Rates:
-    """Read what `written` wrote."""
-    return {kind: _read(rate) for kind, rate in rates.items()}
+    """Read what `rates_to_json` wrote."""
+    return {kind: _rate_from_json(rate) for kind, rate in rates.items()}
 
 
-def _read(rate: Any) -> Rate:
+def _rate_from_json(rate: str | Mapping[str, Any]) -> Rate:
     if isinstance(rate, str):
         return Rate(Decimal(rate))
-    above = sorted((int(start), price and Decimal(price)) for start, price in rate["above"].items())
-    return Rate(Decimal(rate["base"]), tuple(above))
+    above = {
+        int(threshold): None if price is None else Decimal(price)
+        for threshold, price in rate["above"].items()
+    }
+    return Rate(Decimal(rate["base"]), tuple(sorted(above.items())))
 
 
 class PriceHistory(Protocol):
-    """One model in one service tier over time."""
+    """The prices of one model in one service tier over time."""
 
-    def at(self, when: datetime) -> Price | None: ...
+    def at(self, when: datetime) -> Price | None:
+        """Return the price that is valid at a time, if any is."""
 
 
 class DatedPrices:
-    """Prices that hold from one date to the next."""
+    """A price history in which each price is valid until the next one is."""
 
     def __init__(self, prices: Iterable[Price]) -> None:
-        self._prices = sorted(prices, key=_since)
+        self._prices = sorted(prices, key=_valid_from)
 
     def at(self, when: datetime) -> Price | None:
-        place = bisect_right(self._prices, when, key=_since)
-        return self._prices[place - 1] if place else None
+        count = bisect_right(self._prices, when, key=_valid_from)
+        return self._prices[count - 1] if count else None
 
 
-def _since(price: Price) -> datetime:
-    return price.since or EVER
+def _valid_from(price: Price) -> datetime:
+    return price.valid_from or EPOCH
 
 
 class PriceSource(Protocol):
-    """All that one source offers."""
+    """The prices of one source."""
 
-    def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None: ...
+    def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
+        """Return the prices of a model in a service tier, if the source has any."""
 
 
 class PriceTable:
-    """A layer of models by name: as it is written, else in any case."""
+    """A price source that finds models by their exact names, else ignoring case."""
 
-    def __init__(self, offers: Mapping[tuple[str, str, str | None], PriceHistory]) -> None:
-        self._exact = offers
-        self._folded = {
-            (provider, model.lower(), tier): offer
-            for (provider, model, tier), offer in offers.items()
+    def __init__(self, histories: Mapping[tuple[str, str, str | None], PriceHistory]) -> None:
+        self._exact = histories
+        self._lower_case = {
+            (provider, model.lower(), tier): history
+            for (provider, model, tier), history in histories.items()
         }
 
+    @classmethod
+    def of_prices(cls, prices: Iterable[Price]) -> Self:
+        """Make a table; of two prices with the same name and date, the later one counts."""
+        grouped: dict[tuple[str, str, str | None], list[Price]] = {}
+        for price in prices:
+            name = price.provider, price.model, price.service_tier
+            grouped.setdefault(name, []).append(price)
+        return cls({name: DatedPrices(prices) for name, prices in grouped.items()})
+
     def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
-        return self._exact.get((provider, model, tier)) or self._folded.get(
-            (provider, model.lower(), tier)
-        )
-
-
-CACHE_SIZE = 4096
-
-
-_DATE = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
-
-
-_FINE_TUNED = re.compile(r"(ft:[^:]+):.*")
+        exact = self._exact.get((provider, model, tier))
+        return exact or self._lower_case.get((provider, model.lower(), tier))
 
 
 class PricedCall(NamedTuple):
-    """What a call costs, by which price; without one, `lacking` says what has no price."""
+    """The cost of a call and the price that it was computed with.
+
+    Without a cost, `unpriced_reason` says why; without a price, the client reported the cost.
+    """
 
     cost: Decimal | None
     price: Price | None
-    lacking: str = ""
+    unpriced_reason: str = ""
 
     @property
     def source(self) -> str:
-        """Who said what it costs: the client, unless a price did."""
+        """Where the cost comes from."""
         if self.price:
             return self.price.source
         return "unpriced" if self.cost is None else "client"
 
 
 class PriceBook:
-    """Layers of prices, from the most to the least particular."""
+    """Price sources, the one that takes precedence first."""
 
-    def __init__(self, layers: Sequence[PriceSource]) -> None:
-        self._layers = layers
-        # Callers choose the names, so what is remembered is bounded.
-        self._offers = lru_cache(CACHE_SIZE)(lambda *sought: list(self._search(*sought)))
+    def __init__(self, sources: Sequence[PriceSource]) -> None:
+        self._sources = sources
+        # Clients choose the names, so the number of cached ones is limited.
+        self._cached_histories = lru_cache(CACHE_SIZE)(self._find_histories)
 
-    def offers(self, provider: str, model: str, tier: str | None) -> list[PriceHistory]:
-        """Return all offers of a model, the one that goes first first."""
-        return self._offers(provider, model, None if tier in STANDARD else tier)
+    def histories(self, provider: str, model: str, tier: str | None) -> Sequence[PriceHistory]:
+        """Return the prices of a model by all sources, in order of precedence."""
+        return self._cached_histories(provider, model, None if tier in STANDARD_TIERS else tier)
 
     def quote(
-        self, provider: str, model: str, tier: str | None, used: TokenUsage, when: datetime
+        self, provider: str, model: str, tier: str | None, usage: TokenUsage, when: datetime
     ) -> PricedCall:
-        """Price what a call used at its time."""
-        lacking = "model"
-        for offer in self.offers(provider, model, tier):
-            if price := offer.at(when):
-                try:
-                    amount = cost(price.rates, used)
-                except MissingRate as exc:
-                    lacking = str(exc)
-                else:
-                    if amount <= MAX_COST:
-                        return PricedCall(amount, price)
-                    lacking = "so many tokens"
-        return PricedCall(None, None, lacking=lacking)
+        """Price the usage of a call at its time."""
+        reason = "no price for the model"
+        for history in self.histories(provider, model, tier):
+            price = history.at(when)
+            if price is None:
+                continue
+            try:
+                amount = cost(price.rates, usage)
+            except MissingRate as exc:
+                reason = f"no rate for {exc}"
+                continue
+            if amount <= MAX_COST:
+                return PricedCall(amount, price)
+            reason = f"the cost exceeds {MAX_COST} USD"
+        return PricedCall(None, None, reason)
+
+    def _find_histories(
+        self, provider: str, model: str, tier: str | None
+    ) -> tuple[PriceHistory, ...]:
+        return tuple(self._search(provider.lower(), model, tier))
 
     def _search(self, provider: str, model: str, tier: str | None) -> Iterator[PriceHistory]:
-        provider = provider.lower()
         bare = model.removeprefix(f"{provider}:")
-        # As it is given, else without its provider, else the kind of fine-tuned model that it is.
-        names = dict.fromkeys((model, bare, _FINE_TUNED.sub(r"\1", bare)))
-        for layer in self._layers:
-            found = (layer.find(provider, name, tier) for name in names)
-            if offer := next(filter(None, found), None):
-                yield offer
-        # A dated name that nobody knows is a version of the undated one; only then, since other
-        # versions have had other prices.
-        undated = _DATE.sub("", bare)
+        # The name as reported, else without its provider, else the base of a fine-tuned model.
+        names = dict.fromkeys((model, bare, _FINE_TUNED_MODEL.sub(r"\1", bare)))
+        for source in self._sources:
+            candidates = (source.find(provider, name, tier) for name in names)
+            history = next(filter(None, candidates), None)
+            if history:
+                yield history
+        # A dated name that is not listed is a version of the undated one. It is tried last, since
+        # other versions have had other prices.
+        undated = _DATE_SUFFIX.sub("", bare)
         if undated != bare and not bare.startswith("ft:"):
-            for layer in self._layers:
-                if offer := layer.find(provider, undated, tier):
-                    yield offer
+            for source in self._sources:
+                history = source.find(provider, undated, tier)
+                if history:
+                    yield history
 
 
-# For calls that all bring their cost.
+# For calls that all report their cost.
 EMPTY_PRICE_BOOK = PriceBook([])
-
-
-class Pricing(Protocol):
-    """Where the book in force comes from, and the prices that it quoted go to."""
-
-    async def book(self) -> PriceBook: ...
-    async def keep(self, prices: Iterable[Price]) -> None: ...
-    def with_database(self, database: Database) -> Self: ...

@@ -1,6 +1,6 @@
-"""Re-rating: what calls would cost by the price book of today, added as adjustments.
+"""Re-rating: past calls priced by today's price book, with the differences as adjustments.
 
-A call is never edited: its first cost stays, and what changes stands beside it.
+A call is never edited: its first cost stays, and the difference is stored beside it.
 """
 
 from collections import defaultdict
@@ -23,21 +23,37 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict
 from llmring_server.pricing.cost import usage_of_row
-from llmring_server.pricing.price_book import EVER, PriceBook, PricedCall, Pricing
+from llmring_server.pricing.price_book import EPOCH, PriceBook, PricedCall
+from llmring_server.pricing.service import Pricing
 
 BATCH_SIZE = 1000
 
 
 class RerateFilter(NamedTuple):
-    """Which calls to re-rate: of [since, until), of one model or of all."""
+    """The calls to re-rate: those in [since, until), of one model or of all."""
 
     since: datetime
     until: datetime
     model: str | None = None
 
 
+class RerateCursor(NamedTuple):
+    """The last call that was read, in the order of the primary key."""
+
+    last_project_id: UUID
+    last_at: datetime
+    last_id: UUID
+
+    @classmethod
+    def of(cls, row: asyncpg.Record) -> "RerateCursor":
+        return cls(row["project_id"], row["logged_at"], row["id"])
+
+
+_START = RerateCursor(UUID(int=0), EPOCH, UUID(int=0))
+
+
 class CostChange(NamedTuple):
-    """A call that costs something else by now; `before` is None if it had no price."""
+    """A call whose cost changes; `before` is None if it had no price."""
 
     project_id: ProjectId
     logged_at: datetime
@@ -48,7 +64,9 @@ class CostChange(NamedTuple):
     quote: PricedCall
 
     def row(self, run: UUID) -> dict[str, Any]:
-        cost, price = self.quote.cost, self.quote.price
+        """Return the adjustment to store."""
+        cost = self.quote.cost
+        price = self.quote.price
         return {
             "project_id": self.project_id,
             "logged_at": self.logged_at,
@@ -63,24 +81,24 @@ class CostChange(NamedTuple):
 
 
 class Rerating(Repository):
-    """Adjusts what the calls of all projects cost."""
+    """Adjusts the costs of past calls of all projects."""
 
     sql = "pricing/rerating"
     tables = (Table("usage_adjustments", "cost adjustments", "erase_adjustments"),)
     delete_with_calls = ("delete_old_adjustments",)
 
-    def __init__(self, database: Database, prices: Pricing, audit: AuditLog) -> None:
+    def __init__(self, database: Database, pricing: Pricing, audit: AuditLog) -> None:
         super().__init__(database)
-        self._prices = prices
+        self._pricing = pricing
         self._audit = audit
 
     async def preview(self, calls: RerateFilter) -> AsyncIterator[list[CostChange]]:
-        """Yield what would change, page by page, and change nothing."""
-        last: RerateCursor = _START
-        book = await self._prices.book()
-        while rows := await self._page(calls, last):
-            last = _place(rows[-1])
-            yield changes(book, rows)
+        """Yield what re-rating would change, batch by batch, without changing anything."""
+        cursor = _START
+        book = await self._pricing.book()
+        while rows := await self._fetch_calls(calls, cursor):
+            cursor = RerateCursor.of(rows[-1])
+            yield cost_changes(book, rows)
 
     async def run(
         self,
@@ -89,87 +107,81 @@ class Rerating(Repository):
         actor: Actor,
         progress: Callable[[list[CostChange]], None] | None = None,
     ) -> int:
-        """Adjust the costs of calls, a page a transaction; return the number of changed calls.
+        """Adjust the costs of calls, one transaction per batch; return how many calls changed.
 
-        The audit event is committed with the first page. `progress` is called with the changes of
-        each page when they are committed. Conflict if another re-rating is running.
+        The audit event is committed with the first batch. `progress` is called with the changes of
+        each batch after they are committed. Conflict if another re-rating is running.
         """
-        run, total = new_id(), 0
-        last: RerateCursor | None = _START
-        while last:
-            async with self._database.transaction() as inside:
-                here = self.with_database(inside)
-                await here._lock()
-                if last is _START:
+        run = new_id()
+        changed = 0
+        cursor: RerateCursor | None = _START
+        while cursor:
+            async with self._database.transaction() as transaction:
+                inside = self.with_database(transaction)
+                await inside._lock()
+                if cursor is _START:
                     target = f"{run} {calls.model or 'all models'}"
-                    await here._audit.record(actor, "price.rerate", target)
-                found, last = await here._adjust(calls, last, run)
-            total += len(found)
+                    await inside._audit.record(actor, "price.rerate", target)
+                changes, cursor = await inside._adjust_batch(calls, cursor, run)
+            changed += len(changes)
             if progress:
-                progress(found)
-        return total
+                progress(changes)
+        return changed
 
     async def _lock(self) -> None:
-        if not (await self._fetch_one("claim"))["claimed"]:
+        row = await self._fetch_one("lock_rerating")
+        if not row["locked"]:
             raise Conflict("Another re-rating is running; retry when it has ended.")
 
-    async def _adjust(
-        self, calls: RerateFilter, last: "RerateCursor", run: UUID
-    ) -> tuple[list[CostChange], "RerateCursor | None"]:
-        rows = await self._page(calls, last)
-        found = changes(await self._prices.book(), rows)
-        if found:
-            await self._prices.keep(each.quote.price for each in found if each.quote.price)
-            written = orjson.dumps([each.row(run) for each in found], json_default).decode()
-            await self._fetch_all("adjust", changes=written)
-        return found, _place(rows[-1]) if rows else None
+    async def _adjust_batch(
+        self, calls: RerateFilter, cursor: RerateCursor, run: UUID
+    ) -> tuple[list[CostChange], RerateCursor | None]:
+        """Adjust one batch; return its changes and the next cursor, None at the end."""
+        rows = await self._fetch_calls(calls, cursor)
+        changes = cost_changes(await self._pricing.book(), rows)
+        if changes:
+            prices = [change.quote.price for change in changes if change.quote.price]
+            await self._pricing.insert_prices(prices)
+            adjustments = [change.row(run) for change in changes]
+            await self._fetch_all(
+                "insert_adjustments", changes=orjson.dumps(adjustments, json_default).decode()
+            )
+        return changes, RerateCursor.of(rows[-1]) if rows else None
 
-    async def _page(self, calls: RerateFilter, last: "RerateCursor") -> list[asyncpg.Record]:
-        return await self._fetch_all("page", **calls._asdict(), **last._asdict(), limit=BATCH_SIZE)
-
-
-class RerateCursor(NamedTuple):
-    """The last call that was seen."""
-
-    last_project_id: UUID
-    last_at: datetime
-    last_id: UUID
+    async def _fetch_calls(self, calls: RerateFilter, cursor: RerateCursor) -> list[asyncpg.Record]:
+        return await self._fetch_all(
+            "next_calls", **calls._asdict(), **cursor._asdict(), limit=BATCH_SIZE
+        )
 
 
-_START = RerateCursor(UUID(int=0), EVER, UUID(int=0))
-
-
-def _place(row: asyncpg.Record) -> RerateCursor:
-    return RerateCursor(row["project_id"], row["logged_at"], row["id"])
-
-
-def changes(book: PriceBook, rows: Iterable[asyncpg.Record]) -> list[CostChange]:
-    """Return what `book` says about calls that differs from what they cost."""
-    found = []
+def cost_changes(book: PriceBook, rows: Iterable[asyncpg.Record]) -> list[CostChange]:
+    """Return the calls whose cost differs from what `book` says."""
+    changes = []
     for row in rows:
-        quote = _quote(book, row)
+        quote = book.quote(
+            row["provider"],
+            row["model"],
+            row["service_tier"],
+            usage_of_row(row),
+            row["logged_at"],
+        )
         if quote.cost is not None and quote.cost != row["cost"]:
-            found.append(
-                CostChange(
-                    row["project_id"], row["logged_at"], row["id"], row["provider"], row["model"],
-                    row["cost"], quote,
-                )
-            )  # fmt: skip
-    return found
-
-
-def _quote(book: PriceBook, row: asyncpg.Record) -> PricedCall:
-    used, when = usage_of_row(row), row["logged_at"]
-    return book.quote(row["provider"], row["model"], row["service_tier"], used, when)
-
-
-# By UTC day, provider and model.
-CostDeltas = defaultdict[tuple[date, str, str], "CostDelta"]
+            change = CostChange(
+                project_id=row["project_id"],
+                logged_at=row["logged_at"],
+                id=row["id"],
+                provider=row["provider"],
+                model=row["model"],
+                before=row["cost"],
+                quote=quote,
+            )
+            changes.append(change)
+    return changes
 
 
 @dataclass(slots=True)
 class CostDelta:
-    """What some changes add up to."""
+    """The sum of cost changes."""
 
     calls: int = 0
     unpriced: int = 0
@@ -183,7 +195,12 @@ class CostDelta:
         self.after += change.quote.cost or 0
 
 
-def add_up(found: Iterable[CostChange], into: CostDeltas) -> None:
-    """Add changes up, by UTC day, provider and model."""
-    for each in found:
-        into[each.logged_at.astimezone(UTC).date(), each.provider, each.model].add(each)
+# By UTC day, provider and model.
+CostDeltas = defaultdict[tuple[date, str, str], CostDelta]
+
+
+def add_changes(changes: Iterable[CostChange], deltas: CostDeltas) -> None:
+    """Add changes to the sums of their UTC day, provider and model."""
+    for change in changes:
+        day = change.logged_at.astimezone(UTC).date()
+        deltas[day, change.provider, change.model].add(change)

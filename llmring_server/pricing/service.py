@@ -1,11 +1,11 @@
-"""What calls cost, and why: the price book of this deployment, and the prices it has used."""
+"""Pricing: the price book in force, the operator's overrides, and the explained cost of a call."""
 
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, Self
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -23,141 +23,153 @@ from llmring_server.pricing.models import CostExplanation, PriceDetail, PriceQue
 from llmring_server.pricing.price_book import Price, PriceBook
 from llmring_server.pricing.sources import PriceOverride
 from llmring_server.registry.models import RegistrySnapshot
+from llmring_server.registry.service import Registry
 
-# Another process's override is in force here after this many seconds.
+# An override that another process sets takes effect here within this many seconds.
 CACHE_TTL = 5.0
-
-
-class Registering(Protocol):
-    """Where the registry's files come from."""
-
-    async def snapshot(self) -> RegistrySnapshot: ...
-    def with_database(self, database: Database) -> Self: ...
 
 
 @dataclass(slots=True)
 class _BookCache:
-    """The book in force, and the prices that are stored: shared by all on the same database."""
+    """The price book and what it was made of, shared by all that work on the same database.
+
+    `stored_prices` are the ids of prices that are known to be in the database.
+    """
 
     book: PriceBook | None = None
-    rows: Sequence[Any] = ()
+    overrides: Sequence[asyncpg.Record] = ()
     snapshot: RegistrySnapshot | None = None
-    believed_until: float = 0
-    stored: set[UUID] = field(default_factory=set)
+    expires: float = 0
+    stored_prices: set[UUID] = field(default_factory=set)
 
 
-def _book(rows: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) -> PriceBook:
-    sources.providers()
-    files = reversed(snapshot.history)
+def _make_book(overrides: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) -> PriceBook:
+    # Loading takes a while, and this runs in a thread.
+    sources.genai_providers()
     return PriceBook(
-        [sources.override_source(rows), sources.registry_source(files), sources.GenaiPrices()]
+        [
+            sources.override_source(overrides),
+            sources.registry_source(reversed(snapshot.history)),
+            sources.GenaiPrices(),
+        ]
     )
 
 
 class Pricing(Repository):
-    """The price book: first what the operator says, then the registry, then the offline book."""
+    """The prices of a deployment: overrides, then the registry, then the built-in price book."""
 
     sql = "pricing/prices"
     tables = (Table("price_overrides", grants=("UPDATE", "DELETE")), Table("prices"))
 
-    def __init__(self, database: Database, registry: Registering, audit: AuditLog) -> None:
+    def __init__(self, database: Database, registry: Registry, audit: AuditLog) -> None:
         super().__init__(database)
         self._registry = registry
         self._audit = audit
-        self._shelf = _BookCache()
+        self._cache = _BookCache()
 
     async def book(self) -> PriceBook:
-        """Return the book, at most five seconds old."""
+        """Return the price book, at most `CACHE_TTL` seconds old."""
         if self._database.in_caller_transaction:
-            return await self._restocked()
-        if self._shelf.book and time.monotonic() < self._shelf.believed_until:
-            return self._shelf.book
-        # Set first: meanwhile the others go on with the book that there is.
-        self._shelf.believed_until = time.monotonic() + CACHE_TTL
-        return await self._retry(self._restock)
+            return await self._book_in_transaction()
+        if self._cache.book and time.monotonic() < self._cache.expires:
+            return self._cache.book
+        # Set before loading, so that other calls go on with the book that there is.
+        self._cache.expires = time.monotonic() + CACHE_TTL
+        return await self._retry(self._reload)
 
-    async def _restock(self) -> PriceBook:
-        rows, snapshot = await self._fetch_all("overrides"), await self._registry.snapshot()
-        shelf = self._shelf
-        if shelf.book is None or (shelf.rows, shelf.snapshot) != (rows, snapshot):
-            shelf.book = await asyncio.to_thread(_book, rows, snapshot)
-            shelf.rows, shelf.snapshot = rows, snapshot
-        return shelf.book
+    async def _reload(self) -> PriceBook:
+        overrides = await self._fetch_all("overrides")
+        snapshot = await self._registry.snapshot()
+        cache = self._cache
+        if cache.book is None or (cache.overrides, cache.snapshot) != (overrides, snapshot):
+            cache.book = await asyncio.to_thread(_make_book, overrides, snapshot)
+            cache.overrides = overrides
+            cache.snapshot = snapshot
+        return cache.book
 
-    async def _restocked(self) -> PriceBook:
-        """Return the book as a caller's transaction sees it: what it holds may never be true."""
-        rows, shelf = await self._fetch_all("overrides"), self._shelf
-        if shelf.book and shelf.rows == rows:
-            return shelf.book
-        snapshot = shelf.snapshot or await self._registry.snapshot()
-        return await asyncio.to_thread(_book, rows, snapshot)
+    async def _book_in_transaction(self) -> PriceBook:
+        """Return the price book as a caller's transaction sees it.
 
-    async def keep(self, prices: Iterable[Price]) -> None:
-        """Store the prices that calls will refer to."""
-        new = {price.id: price for price in prices if price.id not in self._shelf.stored}
-        if new:
-            rows = orjson.dumps([PriceDetail.of(price) for price in new.values()]).decode()
-            await self._retry(lambda: self._fetch_all("keep", prices=rows))
-            # A transaction may take them back.
-            if self._database.connection is None:
-                self._shelf.stored |= new.keys()
+        It is not cached, since its overrides may be rolled back.
+        """
+        overrides = await self._fetch_all("overrides")
+        cache = self._cache
+        if cache.book and cache.overrides == overrides:
+            return cache.book
+        snapshot = cache.snapshot or await self._registry.snapshot()
+        return await asyncio.to_thread(_make_book, overrides, snapshot)
 
-    async def find(self, sought: PriceQuery) -> list[PriceDetail]:
-        """Return the prices of a model, the first before the others; NotFound without any."""
-        when = sought.at or datetime.now(UTC)
+    async def insert_prices(self, prices: Iterable[Price]) -> None:
+        """Store the prices that calls will refer to, unless they are stored."""
+        new = {price.id: price for price in prices if price.id not in self._cache.stored_prices}
+        if not new:
+            return
+        rows = orjson.dumps([PriceDetail.of(price) for price in new.values()]).decode()
+        await self._retry(lambda: self._fetch_all("insert_prices", prices=rows))
+        # A transaction may be rolled back, and the prices with it.
+        if self._database.connection is None:
+            self._cache.stored_prices |= new.keys()
+
+    async def find(self, query: PriceQuery) -> list[PriceDetail]:
+        """Return the prices of a model in order of precedence; NotFound if there are none."""
+        when = query.at or datetime.now(UTC)
         book = await self.book()
-        offers = book.offers(sought.provider, sought.model, sought.service_tier)
-        found = [PriceDetail.of(price) for offer in offers if (price := offer.at(when))]
-        if not found:
+        histories = book.histories(query.provider, query.model, query.service_tier)
+        prices = [history.at(when) for history in histories]
+        details = [PriceDetail.of(price) for price in prices if price]
+        if not details:
             raise NotFound(
                 "No price is known for this provider, model, service tier and time:"
                 " llmring-server prices override sets one."
             )
-        return found
+        return details
 
     async def explain(self, project_id: ProjectId, id: UUID) -> CostExplanation:
-        """Return why a call costs what it costs."""
+        """Explain the cost of a call."""
         since = moment_of(id)
         until = since + timedelta(milliseconds=1)
-        rows = await self._fetch_all(
-            "explain", project_id=project_id, id=id, since=since, until=until
+        row = await self._fetch_one(
+            "call_with_price", project_id=project_id, id=id, since=since, until=until
         )
-        if not rows:
-            raise NotFound
-        return CostExplanation.of(rows[0])
+        return CostExplanation.of_row(row)
 
     async def overrides(self) -> list[PriceDetail]:
         """Return the prices that the operator has set."""
-        return [
-            PriceDetail.of(price)
-            for price in sources.override_prices(await self._fetch_all("overrides"))
-        ]
+        rows = await self._fetch_all("overrides")
+        return [PriceDetail.of(price) for price in sources.override_prices(rows)]
 
     async def override(self, prices: Sequence[PriceOverride], *, actor: Actor) -> None:
-        """Set prices for this deployment; the same model, tier and date again replaces a price."""
+        """Set prices for this deployment; one of the same model, tier and date is replaced."""
         rows = orjson.dumps([price.row() for price in prices]).decode()
-        named = sorted({f"{price.provider} {price.model}" for price in prices})
-        await self._change("override", "price.override", actor, ", ".join(named), overrides=rows)
+        models = sorted({f"{price.provider} {price.model}" for price in prices})
+        await self._change(
+            "upsert_overrides", "price.override", actor, ", ".join(models), overrides=rows
+        )
 
     async def withdraw(self, provider: str, model: str, *, actor: Actor) -> int:
-        """Take back what the operator has set for a model; return how many prices that were."""
+        """Remove all overrides of a model; return how many there were."""
         provider = provider.lower()
-        named = f"{provider} {model}"
-        gone = await self._change(
-            "withdraw", "price.withdraw", actor, named, provider=provider, model=model
+        rows = await self._change(
+            "delete_overrides",
+            "price.withdraw",
+            actor,
+            f"{provider} {model}",
+            provider=provider,
+            model=model,
         )
-        return len(gone)
+        return len(rows)
 
     async def _change(
         self, statement: str, action: Action, actor: Actor, target: str, **params: Any
     ) -> list[asyncpg.Record]:
-        async with self._database.transaction() as inside:
-            here = self.with_database(inside)
-            rows = await here._fetch_all(statement, **params)
-            await here._audit.record(actor, action, target)
-        self._shelf.believed_until = 0
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            rows = await inside._fetch_all(statement, **params)
+            await inside._audit.record(actor, action, target)
+        self._cache.expires = 0
         return rows
 
     async def unpriced(self, since: datetime) -> list[UnpricedModel]:
-        """Return the models whose calls, since then, have no price."""
-        return [UnpricedModel(*row) for row in await self._fetch_all("unpriced", since=since)]
+        """Return the models of unpriced calls since a time, those with most calls first."""
+        rows = await self._fetch_all("unpriced_models", since=since)
+        return [UnpricedModel(*row) for row in rows]

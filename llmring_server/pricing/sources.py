@@ -1,6 +1,8 @@
-"""The price book that is there without a network: the package genai-prices, in our own terms."""
+"""Price sources: overrides of the operator, the model registry, the built-in genai-prices.
 
-from collections import defaultdict
+Each makes the prices that the price book tries, in this order.
+"""
+
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -22,9 +24,8 @@ from pydantic import (
 
 from llmring_server.pricing.cost import UNITS_PER_PRICE, Rate, Rates
 from llmring_server.pricing.price_book import (
-    EVER,
-    STANDARD,
-    DatedPrices,
+    EPOCH,
+    STANDARD_TIERS,
     Price,
     PriceHistory,
     PriceTable,
@@ -32,219 +33,62 @@ from llmring_server.pricing.price_book import (
     rates_to_json,
 )
 from llmring_server.registry.models import ProviderFile
+from llmring_server.registry.price_fields import PRICE_FIELDS, REGISTRY_PRICE_FIELDS
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
 
-
-KINDS = {
-    "input_mtok": "input",
-    "input_audio_mtok": "input_audio",
-    "input_image_mtok": "input_image",
-    "input_video_mtok": "input_video",
-    "cache_read_mtok": "cache_read",
-    "cache_audio_read_mtok": "cache_read_audio",
-    "cache_image_read_mtok": "cache_read_image",
-    "cache_write_mtok": "cache_write",
-    "cache_write_1h_mtok": "cache_write_1h",
-    "output_mtok": "output",
-    "output_audio_mtok": "output_audio",
-    "output_image_mtok": "output_image",
-    "output_reasoning_mtok": "reasoning",
-    "web_searches_kcount": "web_search",
-    "requests_kcount": "request",
-}
+# Overrides
 
 
-# What the book calls some service tiers.
-CONTEXTS = {
-    None: {},
-    "batch": {"processing": "batch"},
-    "fast": {"service_tier": "fast", "speed": "fast"},
-}
-
-
-def context(tier: str | None) -> dict[str, str]:
-    return CONTEXTS.get(tier, {"service_tier": tier or ""})
-
-
-@cache
-def providers() -> "list[Provider]":
-    """Load the book: a fifth of a second and 30 MB, the first time."""
-    from genai_prices.data import providers  # noqa: PLC0415, for those who price nothing
-
-    return providers
-
-
-class GenaiPrices:
-    """The layer of everything in the book."""
-
-    def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
-        from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415, likewise
-
-        seller = find_provider_by_id(providers(), provider)
-        found = seller and seller.find_model(model, all_providers=providers())
-        if not seller or not found:
-            return None
-        # What a provider resells has no price of its own in another tier.
-        own = any(found is each for each in seller.models)
-        return _GenaiModel(seller.id, found, tier) if own or not tier else None
-
-
-class _GenaiModel:
-    def __init__(self, provider: str, model: "ModelInfo", tier: str | None) -> None:
-        self._provider, self._model, self._tier = provider, model, tier
-        self._context = context(tier)
-        self._variants = [
-            each
-            for each in model.price_variants or ()
-            if each.when.items() <= self._context.items()
-        ]
-        conditional = model.prices if isinstance(model.prices, list) else []
-        either = [each.constraint for each in conditional] + [
-            each.constraint for each in self._variants
-        ]
-        self._constraints = [each for each in either if each]
-        self._prices: dict[tuple[bool, ...], Price | None] = {}
-
-    def at(self, when: datetime) -> Price | None:
-        active = tuple(each.active(when) for each in self._constraints)
-        if active not in self._prices:
-            self._prices[active] = self._price(when)
-        return self._prices[active]
-
-    def _price(self, when: datetime) -> Price | None:
-        if self._tier and not any(
-            each.constraint is None or each.constraint.active(when) for each in self._variants
-        ):
-            return None
-        return Price.of(
-            provider=self._provider,
-            model=self._model.id,
-            service_tier=self._tier,
-            source="offline",
-            version=f"genai-prices {version('genai-prices')}",
-            since=self._since(when),
-            rates=_rates(self._model.get_prices(when, self._context)),
-        )
-
-    def _since(self, when: datetime) -> datetime | None:
-        """Return the last day, until then, that changed a price."""
-        starts = [getattr(each, "start_date", None) for each in self._constraints]
-        passed = [day for day in starts if day and day <= when.date()]
-        return datetime.combine(max(passed), datetime.min.time(), when.tzinfo) if passed else None
-
-
-def _rates(prices: "ModelPrice") -> Rates:
-    given = {kind: getattr(prices, key) for key, kind in KINDS.items()}
-    return {
-        kind: Rate(price.base, tuple((tier.start, tier.price) for tier in price.tiers))
-        if hasattr(price, "tiers")
-        else Rate(price)
-        for kind, price in given.items()
-        if price is not None
-    }
-
-
-USD = "dollars_per_million_tokens_"
-
-
-# The registry says the same thing in different ways: the first that is there counts.
-FIELDS = {
-    "input": ("input",),
-    "output": ("output",),
-    "cache_read": ("cache_read", "cached_input"),
-    "cache_write": ("cache_write_5m",),
-    "cache_write_1h": ("cache_write_1h",),
-    "reasoning": ("output_thinking",),
-}
-
-
-def registry_source(files: Iterable[ProviderFile]) -> PriceTable:
-    """Make the layer of some files, the oldest first: each holds until the next one's time."""
-    offers = defaultdict(list)
-    for file in files:
-        for name, model in _names(file).items():
-            offers[file.provider, name, None].append(_price(file, name, model))
-    return PriceTable({name: DatedPrices(prices) for name, prices in offers.items()})
-
-
-def _names(file: ProviderFile) -> dict[str, Mapping[str, Any]]:
-    """Return models by name and alias; a model of a name goes before an alias that is like it."""
-    models = {key.partition(":")[2]: model for key, model in file.models.items()}
-    aliases = {
-        alias: model for model in models.values() for alias in model.get("model_aliases") or ()
-    }
-    return aliases | models
-
-
-def _price(file: ProviderFile, name: str, model: Mapping[str, Any]) -> Price:
-    return Price.of(
-        provider=file.provider,
-        model=name,
-        service_tier=None,
-        source="registry",
-        version=f"{file.provider} {file.version}, file {file.id}",
-        since=file.since,
-        rates=_registry_rates(model),
-    )
-
-
-def _registry_rates(model: Mapping[str, Any]) -> Rates:
-    start = model.get("long_context_threshold_tokens")
-    long = start if model.get("supports_long_context_pricing") else None
-    return {
-        kind: Rate(base, ((long, _usd(model, f"{kind}_long_context")),) if long else ())
-        for kind, fields in FIELDS.items()
-        if (base := _usd(model, *fields)) is not None
-    }
-
-
-def _usd(model: Mapping[str, Any], *fields: str) -> Decimal | None:
-    given = (model.get(USD + field) for field in fields)
-    return next((Decimal(str(usd)) for usd in given if usd is not None), None)
-
-
-MAX_PRICE = 1_000_000
+MAX_OVERRIDE_USD = 1_000_000
 
 
 def _exact(value: object) -> object:
+    """Take the number that was written: 0.1 is a tenth, not the float next to it."""
     return str(value) if isinstance(value, float) else value
 
 
-def _known(kind: str) -> str:
+def _known_kind(kind: str) -> str:
     if kind not in UNITS_PER_PRICE:
         raise ValueError(f"must be one of {', '.join(UNITS_PER_PRICE)}")
     return kind
 
 
-Amount = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=MAX_PRICE)]
-
-
-Kind = Annotated[str, AfterValidator(_known)]
+Amount = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=MAX_OVERRIDE_USD)]
+Kind = Annotated[str, AfterValidator(_known_kind)]
 
 
 class TieredRate(BaseModel, extra="forbid"):
-    """A price, and other ones for prompts that are longer than so many tokens."""
+    """A price, and the prices of prompts that are longer than a number of tokens."""
 
     base: Amount
     above: dict[Annotated[int, Field(gt=0)], Amount]
 
+    def rate(self) -> Rate:
+        return Rate(self.base, tuple(sorted(self.above.items())))
+
 
 class PriceOverride(BaseModel, extra="forbid"):
-    """USD for a million tokens, or a thousand requests or searches, of each kind."""
+    """A price that the operator sets, in USD per 10^6 tokens, 10^3 requests or searches."""
 
     provider: Annotated[str, StringConstraints(pattern=r"^\S{1,50}$", to_lower=True)]
     model: Annotated[str, Field(min_length=1, max_length=255)]
     service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
-    since: AwareDatetime = EVER
+    valid_from: AwareDatetime = EPOCH
     rates: Annotated[dict[Kind, Amount | TieredRate], Field(min_length=1)]
 
     def row(self) -> dict[str, Any]:
-        rates = {kind: _rate(price) for kind, price in self.rates.items()}
-        tier = None if self.service_tier in STANDARD else self.service_tier
-        return self.model_dump(exclude={"rates"}) | {
-            "service_tier": tier,
+        """Return the columns of this override."""
+        rates = {
+            kind: rate.rate() if isinstance(rate, TieredRate) else Rate(rate)
+            for kind, rate in self.rates.items()
+        }
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "service_tier": None if self.service_tier in STANDARD_TIERS else self.service_tier,
+            "valid_from": self.valid_from,
             "rates": rates_to_json(rates),
         }
 
@@ -252,28 +96,181 @@ class PriceOverride(BaseModel, extra="forbid"):
 OVERRIDES = TypeAdapter(list[PriceOverride])
 
 
-def _rate(price: Decimal | TieredRate) -> Rate:
-    if isinstance(price, TieredRate):
-        return Rate(price.base, tuple(sorted(price.above.items())))
-    return Rate(price)
-
-
-def override_source(rows: Iterable[asyncpg.Record]) -> PriceTable:
-    """Make the layer of overrides from their rows."""
-    offers = defaultdict(list)
-    for price in override_prices(rows):
-        offers[price.provider, price.model, price.service_tier].append(price)
-    return PriceTable({name: DatedPrices(found) for name, found in offers.items()})
-
-
 def override_prices(rows: Iterable[asyncpg.Record]) -> Iterator[Price]:
+    """Yield the prices of overrides, made from their rows."""
     for row in rows:
-        yield Price.of(
+        yield Price(
             provider=row["provider"],
             model=row["model"],
             service_tier=row["service_tier"] or None,
             source="override",
-            version=f"{row['made_at']:%Y-%m-%dT%H:%M:%SZ}",
-            since=None if row["since"] == EVER else row["since"],
+            version=f"{row['created_at']:%Y-%m-%dT%H:%M:%SZ}",
+            valid_from=None if row["valid_from"] == EPOCH else row["valid_from"],
             rates=rates_from_json(orjson.loads(row["rates"])),
         )
+
+
+def override_source(rows: Iterable[asyncpg.Record]) -> PriceTable:
+    """Make the price source of overrides from their rows."""
+    return PriceTable.of_prices(override_prices(rows))
+
+
+# The model registry
+
+
+def registry_source(files: Iterable[ProviderFile]) -> PriceTable:
+    """Make the price source of registry files, oldest first: each is valid until the next one."""
+    return PriceTable.of_prices(
+        _registry_price(file, name, model)
+        for file in files
+        for name, model in _models_by_name(file).items()
+    )
+
+
+def _models_by_name(file: ProviderFile) -> dict[str, Mapping[str, Any]]:
+    """Return models by name and alias; a model's name takes precedence over an equal alias."""
+    models = {key.partition(":")[2]: model for key, model in file.models.items()}
+    aliases = {
+        alias: model for model in models.values() for alias in model.get("model_aliases") or ()
+    }
+    return aliases | models
+
+
+def _registry_price(file: ProviderFile, name: str, model: Mapping[str, Any]) -> Price:
+    return Price(
+        provider=file.provider,
+        model=name,
+        service_tier=None,
+        source="registry",
+        version=f"{file.provider} {file.version}, file {file.id}",
+        valid_from=file.valid_from,
+        rates=_registry_rates(model),
+    )
+
+
+def _registry_rates(model: Mapping[str, Any]) -> Rates:
+    threshold = None
+    if model.get("supports_long_context_pricing"):
+        threshold = model.get("long_context_threshold_tokens")
+    rates = {}
+    for field in REGISTRY_PRICE_FIELDS:
+        base = _first_price(model, field.registry_fields)
+        if base is not None:
+            # Without a price for long prompts, they are left to other sources.
+            long = _first_price(model, [field.long_context_field]) if threshold else None
+            rates[field.kind] = Rate(base, ((threshold, long),) if threshold else ())
+    return rates
+
+
+def _first_price(model: Mapping[str, Any], fields: Iterable[str]) -> Decimal | None:
+    for field in fields:
+        price = model.get(field)
+        if price is not None:
+            return Decimal(str(price))
+    return None
+
+
+# The built-in price book: genai-prices
+
+
+# genai-prices has conditions for some service tiers; other tiers have none.
+_TIER_CONTEXTS: dict[str | None, dict[str, str]] = {
+    None: {},
+    "batch": {"processing": "batch"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+}
+
+
+def price_context(tier: str | None) -> dict[str, str]:
+    """Return a service tier as genai-prices describes it."""
+    return _TIER_CONTEXTS.get(tier, {"service_tier": tier or ""})
+
+
+@cache
+def genai_providers() -> "list[Provider]":
+    """Load the data of genai-prices, which takes 0.2 s and 30 MB the first time."""
+    from genai_prices.data import providers  # noqa: PLC0415, not loaded by those who price nothing
+
+    return providers
+
+
+class GenaiPrices:
+    """The price source of everything in genai-prices."""
+
+    def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
+        from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415, likewise
+
+        providers = genai_providers()
+        seller = find_provider_by_id(providers, provider)
+        if seller is None:
+            return None
+        info = seller.find_model(model, all_providers=providers)
+        if info is None:
+            return None
+        # A model that the provider resells has no prices of its own for other tiers.
+        is_own = any(info is own for own in seller.models)
+        return _GenaiModel(seller.id, info, tier) if is_own or not tier else None
+
+
+class _GenaiModel:
+    """The price history of one model of genai-prices in one service tier."""
+
+    def __init__(self, provider: str, model: "ModelInfo", tier: str | None) -> None:
+        self._provider = provider
+        self._model = model
+        self._tier = tier
+        self._context = price_context(tier)
+        self._variants = [
+            variant
+            for variant in model.price_variants or ()
+            if variant.when.items() <= self._context.items()
+        ]
+        conditional = model.prices if isinstance(model.prices, list) else []
+        constraints = [price.constraint for price in conditional]
+        constraints += [variant.constraint for variant in self._variants]
+        self._constraints = [constraint for constraint in constraints if constraint]
+        # Only what holds at a time decides the price: there are few combinations.
+        self._prices: dict[tuple[bool, ...], Price | None] = {}
+
+    def at(self, when: datetime) -> Price | None:
+        active = tuple(constraint.active(when) for constraint in self._constraints)
+        if active not in self._prices:
+            self._prices[active] = self._price(when)
+        return self._prices[active]
+
+    def _price(self, when: datetime) -> Price | None:
+        if self._tier and not any(
+            variant.constraint is None or variant.constraint.active(when)
+            for variant in self._variants
+        ):
+            return None
+        return Price(
+            provider=self._provider,
+            model=self._model.id,
+            service_tier=self._tier,
+            source="offline",
+            version=f"genai-prices {version('genai-prices')}",
+            valid_from=self._valid_from(when),
+            rates=_genai_rates(self._model.get_prices(when, self._context)),
+        )
+
+    def _valid_from(self, when: datetime) -> datetime | None:
+        """Return the last date, up to a time, on which a price changed."""
+        starts = [getattr(constraint, "start_date", None) for constraint in self._constraints]
+        past = [start for start in starts if start and start <= when.date()]
+        return datetime.combine(max(past), datetime.min.time(), when.tzinfo) if past else None
+
+
+def _genai_rates(prices: "ModelPrice") -> Rates:
+    rates = {}
+    for field in PRICE_FIELDS:
+        price = getattr(prices, field.genai)
+        if price is None:
+            continue
+        if hasattr(price, "tiers"):
+            rates[field.kind] = Rate(
+                price.base, tuple((tier.start, tier.price) for tier in price.tiers)
+            )
+        else:
+            rates[field.kind] = Rate(price)
+    return rates

@@ -25,7 +25,8 @@ from llmring_server.receipts.models import (
 )
 from llmring_server.receipts.signing_keys import Keyring, SigningKey, State
 from llmring_server.receipts.verification import VerificationResult, verification_result
-from llmring_server.usage.export import JSONL, _file, _jsonl
+from llmring_server.usage.api import jsonl_response
+from llmring_server.usage.export import JSONL_MEDIA_TYPE
 from llmring_server.usage.models import Call
 from llmring_server.web.request import RawBody, Request, link, render
 from llmring_server.web.request_limits import JSON
@@ -130,10 +131,12 @@ def _not_strict(data: bytes, reason: str) -> VerificationResult:
     return verification_result(reason=reason)
 
 
-async def export_receipt(request: Request, id: str) -> Annotated[Response, {JSONL: Call}]:
+async def export_receipt(
+    request: Request, id: str
+) -> Annotated[Response, {JSONL_MEDIA_TYPE: Call}]:
     """Stream the calls that a receipt certifies, newest first: a line of JSON for each."""
     logs = request.ring.receipts.export(request.project_id, id)
-    return await _file(request, logs, _jsonl, "receipt.jsonl", JSONL)
+    return await jsonl_response(logs, "receipt.jsonl", request)
 
 
 # A key is shown for a day before it signs.

@@ -19,7 +19,7 @@ from llmring_server.core.time_range import Instant, TimeRange
 from llmring_server.db.database import Database
 from llmring_server.errors import BadRequest
 from llmring_server.receipts.totals import BatchSummary, GroupTotals, ReceiptTotals
-from llmring_server.usage.models import MAX_AGE
+from llmring_server.usage.models import MAX_CALL_AGE
 from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
@@ -198,7 +198,7 @@ class ReceiptRequest(TimeRange):
         """Return the parameters of the statement that finds them."""
         of, (since, until) = self.conversation_id, _EVER
         if of:
-            since = moment_of(of) + MAX_AGE if of.version == _FROM_A_CLOCK else since
+            since = moment_of(of) - MAX_CALL_AGE if of.version == _FROM_A_CLOCK else since
         elif self.start_date and self.end_date:
             since, until = self.bounds()
         else:

@@ -236,9 +236,10 @@ class Receipts(Issuing):
         It holds a transaction: whoever may leave before the end uses `contextlib.aclosing`.
         """
         await self._get(project_id, id)
-        async with aclosing(self._stream("export", project_id=project_id, id=id)) as rows:
-            async for row in rows:
-                yield Call.of(row)
+        rows = self._stream("export", project_id=project_id, id=id)
+        async with aclosing(Call.from_stream(rows)) as calls:
+            async for call in calls:
+                yield call
 
     async def proof(self, project_id: ProjectId, id: str, log_id: UUID) -> InclusionProof:
         """Return what proves that a call is in a batch; NotFound if it is not, or no longer kept.

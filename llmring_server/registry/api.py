@@ -1,4 +1,4 @@
-"""The models that there are, for anyone to read and to keep for a while."""
+"""Registry endpoints: models with limits, capabilities and prices, public and cacheable."""
 
 import re
 from collections.abc import Iterable
@@ -14,18 +14,27 @@ from typing_extensions import TypedDict
 
 from llmring_server.errors import InvalidRequest
 from llmring_server.registry.models import (
-    FLAGS,
+    FLAG_PREFIXES,
+    MAX_VERSION,
     Models,
     ProviderFile,
     RegistryEdition,
-    provider_file_json,
+    exact_json,
 )
 from llmring_server.web.request import Request
 from llmring_server.web.request_limits import JSON
 
+IMMUTABLE = "public, max-age=31536000, immutable"
+MAX_CACHE_SECONDS = 3600
+MAX_WORDS = 100
+SCHEMA_VERSION = "3.5"
+
+# Of any number of entity tags, or the asterisk, in If-None-Match.
+_ENTITY_TAG = re.compile(rb'\*|"[^"]*"')
+
 
 class ModelInfo(TypedDict):
-    """What readers may count on in every model; a price is USD for 10^6 tokens."""
+    """The fields that every model has; prices are in USD per 10^6 tokens."""
 
     provider: str
     model_name: str
@@ -44,7 +53,7 @@ class ModelInfo(TypedDict):
 
 
 class Provider(TypedDict):
-    """Where a provider's own API is."""
+    """A provider's own API."""
 
     name: str
     base_url: str
@@ -61,7 +70,7 @@ class Catalog(TypedDict):
 
 
 class ManifestEntry(TypedDict):
-    """How new what is known of a provider is."""
+    """The current file of a provider."""
 
     file: str
     model_count: int
@@ -70,7 +79,7 @@ class ManifestEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What there is, by provider."""
+    """The current files, by provider."""
 
     version: str
     updated_at: datetime
@@ -79,7 +88,7 @@ class Manifest(TypedDict):
 
 
 class ProviderFileDocument(TypedDict):
-    """A provider's file, as its registry spells it."""
+    """The current file of a provider, exactly as the registry published it."""
 
     provider: NotRequired[str]
     version: int
@@ -88,7 +97,7 @@ class ProviderFileDocument(TypedDict):
 
 
 class ArchivedProviderFile(TypedDict):
-    """A provider's file as it once was, without nulls."""
+    """An earlier version of a provider's file; fields that are null are omitted."""
 
     provider: str
     version: int
@@ -96,48 +105,50 @@ class ArchivedProviderFile(TypedDict):
     models: list[dict[str, Any]]
 
 
-FOREVER = "public, max-age=31536000, immutable"
-
-
-LONGEST = 3600
-
-
-MOST_WORDS = 100
-
-
-PROVIDERS = {
-    "openai": ("OpenAI", "https://api.openai.com/v1", "/models"),
-    "anthropic": ("Anthropic", "https://api.anthropic.com", None),
-    "google": ("Google", "https://generativelanguage.googleapis.com", "/v1/models"),
-    "ollama": ("Ollama", "http://localhost:11434", "/api/tags"),
+PROVIDERS: dict[str, Provider] = {
+    "openai": {
+        "name": "OpenAI",
+        "base_url": "https://api.openai.com/v1",
+        "models_endpoint": "/models",
+    },
+    "anthropic": {
+        "name": "Anthropic",
+        "base_url": "https://api.anthropic.com",
+        "models_endpoint": None,
+    },
+    "google": {
+        "name": "Google",
+        "base_url": "https://generativelanguage.googleapis.com",
+        "models_endpoint": "/v1/models",
+    },
+    "ollama": {
+        "name": "Ollama",
+        "base_url": "http://localhost:11434",
+        "models_endpoint": "/api/tags",
+    },
 }
 
 
-_TAG = re.compile(rb'\*|"[^"]*"')
-
-
-def _words(text: str) -> set[str]:
+def _split_words(text: str) -> set[str]:
     words = text.split(",")
-    if len(words) > MOST_WORDS:
-        raise ValueError(f"must be at most {MOST_WORDS} words")
+    if len(words) > MAX_WORDS:
+        raise ValueError(f"must be at most {MAX_WORDS} words")
     return {word.strip() for word in words} - {""}
 
 
-Words = Annotated[frozenset[str], Field(max_length=MOST_WORDS), BeforeValidator(_words)]
-
-
-def _digits(text: str) -> str:
+def _require_digits(text: str) -> str:
     if not text.isascii() or not text.isdecimal():
         raise ValueError
     return text
 
 
-# Digits only: neither +1 nor 1_000, of which each would be one more name of the same thing.
-Number = Annotated[int, Field(ge=0, lt=10**9), BeforeValidator(_digits)]
+Words = Annotated[frozenset[str], Field(max_length=MAX_WORDS), BeforeValidator(_split_words)]
+# Digits only: +1 and 1_000 would be other URLs of the same resource.
+Number = Annotated[int, Field(ge=0, lt=MAX_VERSION), BeforeValidator(_require_digits)]
 
 
 class RegistryFilter(BaseModel, frozen=True):
-    """Which models: of these providers, and with all of these capabilities."""
+    """The models to return: those of these providers that have all of these capabilities."""
 
     providers: Words = frozenset()
     capabilities: Words = frozenset()
@@ -146,112 +157,119 @@ class RegistryFilter(BaseModel, frozen=True):
 async def get_registry(
     request: Request, query: RegistryFilter
 ) -> Annotated[Response, {JSON: Catalog}, "ETag", "X-Registry-Stale"]:
-    """List the models that there are, with limits, capabilities and prices."""
+    """List models with limits, capabilities and prices."""
     edition = await request.ring.registry.current()
-    return _current(request, _listed(edition, query), edition.files)
+    return _current_response(request, _catalog(edition, query), edition.files)
 
 
 async def get_registry_version(
     request: Request, id: Number, query: RegistryFilter
 ) -> Annotated[Response, {JSON: Catalog}, "ETag"]:
-    """List the models that there once were."""
+    """List the models of an earlier edition."""
     edition = await request.ring.registry.edition(id)
-    return _answer(request, _listed(edition, query), FOREVER if edition.whole else _soon(request))
+    cache_control = _short_lived(request) if edition.has_builtin else IMMUTABLE
+    return _response(request, _catalog(edition, query), cache_control)
 
 
 async def get_manifest(
     request: Request,
 ) -> Annotated[Response, {JSON: Manifest}, "ETag", "X-Registry-Stale"]:
-    """Tell which providers there are, and how new what is known of them is."""
+    """List providers, and the version and age of their files."""
     edition = await request.ring.registry.current()
-    return _current(request, _manifest(edition), edition.files)
+    return _current_response(request, _manifest(edition), edition.files)
 
 
 async def get_provider_models(
     request: Request, provider: str
 ) -> Annotated[Response, {JSON: ProviderFileDocument}, "ETag", "X-Registry-Stale"]:
-    """Pass on a provider's file, word for word."""
-    file = (await request.ring.registry.current()).of(provider)
-    return _current(request, file.content, [file])
+    """Return the current file of a provider, exactly as the registry published it."""
+    file = (await request.ring.registry.current()).file_of(provider)
+    return _current_response(request, file.content, [file])
 
 
 async def get_provider_version(
     request: Request, provider: str, version: Number
 ) -> Annotated[Response, {JSON: ArchivedProviderFile}, "ETag"]:
-    """Tell what a provider's file once said."""
+    """Return an earlier version of a provider's file."""
     file = await request.ring.registry.version(provider, version)
-    return _answer(request, _version(file), FOREVER if file.id else _soon(request))
+    cache_control = IMMUTABLE if file.id else _short_lived(request)
+    return _response(request, _archived_file(file), cache_control)
 
 
 @lru_cache(maxsize=16)
-def _listed(edition: RegistryEdition, chosen: RegistryFilter) -> bytes:
-    return provider_file_json(
+def _catalog(edition: RegistryEdition, query: RegistryFilter) -> bytes:
+    return exact_json(
         {
             "version": str(edition.id),
-            "generated_at": _latest(edition),
-            "models": _chosen(edition.models, chosen),
-            "providers": {
-                key: {"name": name, "base_url": url, "models_endpoint": endpoint}
-                for key, (name, url, endpoint) in PROVIDERS.items()
-            },
+            "generated_at": _latest_fetch(edition),
+            "models": _filter_models(edition.models, query),
+            "providers": PROVIDERS,
         }
     )
 
 
-def _chosen(models: Models, chosen: RegistryFilter) -> Models:
-    flags = _flags(models)
-    if unknown := chosen.capabilities - flags.keys():
-        words = sorted({name.removeprefix("supports_") for name in flags})
-        raise InvalidRequest(f"capabilities: {len(unknown)} unknown; there are {', '.join(words)}")
-    wanted = [flags[word] for word in chosen.capabilities]
+def _filter_models(models: Models, query: RegistryFilter) -> Models:
+    flags = _capability_flags(models)
+    unknown = query.capabilities - flags.keys()
+    if unknown:
+        known = sorted({flag.removeprefix("supports_") for flag in flags})
+        raise InvalidRequest(f"capabilities: {len(unknown)} unknown; known are {', '.join(known)}")
+    required = [flags[capability] for capability in query.capabilities]
     return {
         key: model
         for key, model in models.items()
-        if not chosen.providers or model["provider"] in chosen.providers
-        if all(model.get(flag) for flag in wanted)
+        if not query.providers or model["provider"] in query.providers
+        if all(model.get(flag) for flag in required)
     }
 
 
-def _flags(models: Models) -> dict[str, str]:
-    """Return the fields that say what a model can do, by their names, long and short."""
+def _capability_flags(models: Models) -> dict[str, str]:
+    """Return the boolean fields of models by their names, with and without `supports_`."""
     names = dict.fromkeys(name for model in models.values() for name in model)
-    flags = {name: name for name in names if name.startswith(FLAGS)}
-    return {name.removeprefix("supports_"): name for name in flags} | flags
+    flags = [name for name in names if name.startswith(FLAG_PREFIXES)]
+    by_short_name = {flag.removeprefix("supports_"): flag for flag in flags}
+    return by_short_name | {flag: flag for flag in flags}
 
 
 @lru_cache(maxsize=2)
 def _manifest(edition: RegistryEdition) -> bytes:
-    return provider_file_json(
+    return exact_json(
         {
             "version": str(edition.id),
-            "updated_at": _latest(edition),
-            "schema_version": "3.5",
-            "providers": {file.provider: _entry(file) for file in edition.files},
+            "updated_at": _latest_fetch(edition),
+            "schema_version": SCHEMA_VERSION,
+            "providers": {file.provider: _manifest_entry(file) for file in edition.files},
         }
     )
 
 
-def _entry(file: ProviderFile) -> dict[str, Any]:
+def _manifest_entry(file: ProviderFile) -> ManifestEntry:
     return {
         "file": f"{file.provider}/models.json",
         "model_count": len(file.models),
-        "last_updated": file.since,
+        "last_updated": file.valid_from,
         "version": file.version,
     }
 
 
 @lru_cache(maxsize=16)
-def _version(file: ProviderFile) -> bytes:
-    """Write an older file as the published client reads it: its models in a list, no nulls."""
+def _archived_file(file: ProviderFile) -> bytes:
+    """Write a file as the published client reads earlier versions: models in a list, no nulls."""
     models = [
         {name: value for name, value in model.items() if value is not None}
         for model in file.models.values()
     ]
-    said = {"provider": file.provider, "version": file.version, "updated_at": file.since}
-    return provider_file_json(said | {"models": models})
+    return exact_json(
+        {
+            "provider": file.provider,
+            "version": file.version,
+            "updated_at": file.valid_from,
+            "models": models,
+        }
+    )
 
 
-def _latest(edition: RegistryEdition) -> datetime:
+def _latest_fetch(edition: RegistryEdition) -> datetime:
     return max(file.fetched_at for file in edition.files)
 
 
@@ -260,21 +278,28 @@ def _etag(content: bytes) -> str:
     return f'"{sha256(content).hexdigest()[:32]}"'
 
 
-def _soon(request: Request) -> str:
-    return f"public, max-age={min(request.ring.settings.registry_ttl, LONGEST):.0f}"
+def _short_lived(request: Request) -> str:
+    """Return the Cache-Control of content that may change with the next refresh."""
+    seconds = min(request.ring.settings.registry_ttl, MAX_CACHE_SECONDS)
+    return f"public, max-age={seconds:.0f}"
 
 
-def _current(request: Request, content: bytes, files: Iterable[ProviderFile]) -> Response:
-    """Answer with what changes, and say so if it is older than it should be."""
-    stale = request.ring.registry.stale(files)
-    more = {} if stale is None else {"X-Registry-Stale": str(stale)}
-    return _answer(request, content, _soon(request), **more)
+def _current_response(request: Request, content: bytes, files: Iterable[ProviderFile]) -> Response:
+    """Respond with content made of the current files, and with their age if they are stale."""
+    response = _response(request, content, _short_lived(request))
+    stale_seconds = request.ring.registry.stale_seconds(files)
+    if stale_seconds is not None:
+        response.headers["X-Registry-Stale"] = str(stale_seconds)
+    return response
 
 
-def _answer(request: Request, content: bytes, keep: str, **more: str) -> Response:
+def _response(request: Request, content: bytes, cache_control: str) -> Response:
+    """Respond with content, or with 304 if the client has it."""
     etag = _etag(content)
-    headers = {"ETag": etag, "Cache-Control": keep, **more}
-    given = b",".join(value for name, value in request.scope["headers"] if name == b"if-none-match")
-    if {b"*", etag.encode()} & set(_TAG.findall(given)):
+    headers = {"ETag": etag, "Cache-Control": cache_control}
+    if_none_match = b",".join(
+        value for name, value in request.scope["headers"] if name == b"if-none-match"
+    )
+    if {b"*", etag.encode()} & set(_ENTITY_TAG.findall(if_none_match)):
         return Response(status_code=304, headers=headers)
     return Response(content, headers=headers, media_type=JSON)

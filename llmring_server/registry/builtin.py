@@ -1,6 +1,6 @@
-"""The offline book: the models and prices that came with this installation, as a registry's files.
+"""Built-in registry: the models and prices of the installed genai-prices, as registry files.
 
-They are those of the package genai-prices, and need no network.
+They need no network: they serve providers of which no file was ever fetched.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,58 +8,70 @@ from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from llmring_server.registry.models import EPOCH, ProviderFile, model_json, provider_file_json
+from llmring_server.registry.models import EPOCH, ProviderFile, exact_json, parse_model
+from llmring_server.registry.price_fields import REGISTRY_PRICE_FIELDS
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, Provider
 
-_PRICE = "dollars_per_million_tokens_"
-_FIELDS = {
-    "input_mtok": "input",
-    "output_mtok": "output",
-    "cache_read_mtok": "cache_read",
-    "cache_write_mtok": "cache_write_5m",
-    "cache_write_1h_mtok": "cache_write_1h",
-}
-
 
 @lru_cache(maxsize=4)
-def files(providers: tuple[str, ...], day: date) -> Mapping[str, ProviderFile]:
-    """Return the files of those `providers` that the book knows, with the prices of `day`."""
-    from genai_prices.data import providers as known  # noqa: PLC0415, 20 MB and 0.2 s
+def builtin_files(providers: tuple[str, ...], day: date) -> Mapping[str, ProviderFile]:
+    """Return the files of those `providers` that genai-prices knows, with the prices of `day`."""
+    from genai_prices.data import providers as known  # noqa: PLC0415, takes 20 MB and 0.2 s
 
-    return {each.id: _file(each, day) for each in known if each.id in providers}
+    return {provider.id: _file(provider, day) for provider in known if provider.id in providers}
 
 
 def _file(provider: "Provider", day: date) -> ProviderFile:
-    at = datetime.combine(day, time(), UTC)
-    since = max((start for start in _starts(provider.models) if start <= at), default=EPOCH)
-    given = {f"{provider.id}:{each.id}": _fields(each, at) for each in provider.models}
-    models = {key: model_json(provider.id, key, fields) for key, fields in given.items()}
-    said = {"provider": provider.id, "version": 0, "updated_at": since, "models": models}
-    return ProviderFile(0, provider.id, 0, since, since, models, provider_file_json(said))
+    when = datetime.combine(day, time(), UTC)
+    changes = [change for change in _price_changes(provider.models) if change <= when]
+    valid_from = max(changes, default=EPOCH)
+    models = {}
+    for model in provider.models:
+        key = f"{provider.id}:{model.id}"
+        models[key] = parse_model(provider.id, key, _fields(model, when))
+    document = {
+        "provider": provider.id,
+        "version": 0,
+        "updated_at": valid_from,
+        "models": models,
+    }
+    return ProviderFile(
+        id=0,
+        provider=provider.id,
+        version=0,
+        valid_from=valid_from,
+        fetched_at=valid_from,
+        models=models,
+        content=exact_json(document),
+    )
 
 
-def _starts(models: Sequence["ModelInfo"]) -> Iterator[datetime]:
-    """Tell when prices change, or changed: the file of a day is dated by the last such change."""
-    for each in models:
-        for conditional in each.prices if isinstance(each.prices, list) else ():
+def _price_changes(models: Sequence["ModelInfo"]) -> Iterator[datetime]:
+    """Yield the times at which a price changes or changed."""
+    for model in models:
+        for conditional in model.prices if isinstance(model.prices, list) else ():
             start = getattr(conditional.constraint, "start_date", None)
             if start:
                 yield datetime.combine(start, time(), UTC)
 
 
-def _fields(given: "ModelInfo", at: datetime) -> dict[str, Any]:
+def _fields(model: "ModelInfo", when: datetime) -> dict[str, Any]:
+    """Return a model as the registry describes it."""
     fields: dict[str, Any] = {
-        "display_name": given.name or given.id,
-        "description": given.description,
-        "max_input_tokens": given.context_window,
+        "display_name": model.name or model.id,
+        "description": model.description,
+        "max_input_tokens": model.context_window,
     }
-    for theirs, ours in _FIELDS.items():
-        price = getattr(given.get_prices(at), theirs)
-        fields[_PRICE + ours] = getattr(price, "base", price)
-        if theirs in {"input_mtok", "output_mtok"} and (tiers := getattr(price, "tiers", ())):
-            fields[f"{_PRICE}{ours}_long_context"] = tiers[0].price
+    prices = model.get_prices(when)
+    for field in REGISTRY_PRICE_FIELDS:
+        price = getattr(prices, field.genai)
+        fields[field.registry_fields[0]] = getattr(price, "base", price)
+        tiers = getattr(price, "tiers", ())
+        # The registry has one threshold for a model, and these two prices above it.
+        if tiers and field.kind in {"input", "output"}:
+            fields[field.long_context_field] = tiers[0].price
             fields["long_context_threshold_tokens"] = tiers[0].start
             fields["supports_long_context_pricing"] = True
     return fields

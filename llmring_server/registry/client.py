@@ -1,4 +1,4 @@
-"""The only place from which we call anyone: the registry that was configured, and no one else."""
+"""HTTP client of the model registry: the only place that dials out, to the configured registry."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -9,61 +9,69 @@ from llmring_server.errors import BodyTooLarge, RingError, UnsupportedMediaType
 
 TIMEOUT = httpx.Timeout(5, connect=2)
 TOTAL_TIMEOUT = 10.0
-MAX_FILE_BYTES = 5 * 1024 * 1024
+MAX_TOTAL_BYTES = 5 * 1024 * 1024
 
 FetchedFile = bytes | RingError
 
-# Uncompressed, so that what is small on the wire is small in memory.
+# Uncompressed, so that a response that is small on the wire is small in memory.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llmring-server"}
 
 
-async def fetch_provider_file(base: str, providers: Sequence[str]) -> dict[str, FetchedFile]:
-    """Fetch the current file of each provider, all at once; each succeeds or fails by itself.
+async def fetch_provider_files(base_url: str, providers: Sequence[str]) -> dict[str, FetchedFile]:
+    """Fetch the current file of each provider concurrently; each succeeds or fails by itself.
 
-    Together they take 10 seconds and 5 MiB at most, shared out evenly.
+    All together are limited to 10 seconds and 5 MiB, of which each gets an equal share.
     """
     deadline = asyncio.get_running_loop().time() + TOTAL_TIMEOUT
-    urls = [f"{base}/{provider}/models.json" for provider in providers]
-    share = MAX_FILE_BYTES // len(urls)
-    # Reading the certificates takes a while.
-    client = await asyncio.to_thread(
-        lambda: httpx.AsyncClient(
-            follow_redirects=False, trust_env=False, timeout=TIMEOUT, headers=_HEADERS
-        )
-    )
+    max_bytes = MAX_TOTAL_BYTES // len(providers)
+    # Loading the certificates takes a while.
+    client = await asyncio.to_thread(_client)
     async with client:
-        found = await asyncio.gather(*(_fetch(client, url, share, deadline) for url in urls))
-    return dict(zip(providers, found, strict=True))
+        fetches = [
+            _fetch(client, f"{base_url}/{provider}/models.json", max_bytes, deadline)
+            for provider in providers
+        ]
+        files = await asyncio.gather(*fetches)
+    return dict(zip(providers, files, strict=True))
 
 
-async def _fetch(client: httpx.AsyncClient, url: str, share: int, deadline: float) -> FetchedFile:
+def _client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        follow_redirects=False, trust_env=False, timeout=TIMEOUT, headers=_HEADERS
+    )
+
+
+async def _fetch(
+    client: httpx.AsyncClient, url: str, max_bytes: int, deadline: float
+) -> FetchedFile:
     try:
-        async with asyncio.timeout_at(deadline), client.stream("GET", url) as answer:
-            _check(answer)
-            return b"".join([chunk async for chunk in _bounded(answer, share)])
+        async with asyncio.timeout_at(deadline), client.stream("GET", url) as response:
+            _check_headers(response)
+            return b"".join([chunk async for chunk in _limited_body(response, max_bytes)])
     except RingError as exc:
         return exc
     except (TimeoutError, httpx.TimeoutException):
-        return RingError("no answer in time")
+        return RingError("the registry did not respond in time")
     except httpx.HTTPError as exc:
-        # Of its text we cannot tell what is in it.
-        return RingError(f"no connection ({type(exc).__name__})")
+        # Its text may contain anything.
+        return RingError(f"no connection to the registry ({type(exc).__name__})")
 
 
-def _check(answer: httpx.Response) -> None:
-    if answer.status_code != httpx.codes.OK:
-        raise RingError(f"it answered {answer.status_code}")
-    media, _, parameters = answer.headers.get("content-type", "").lower().partition(";")
+def _check_headers(response: httpx.Response) -> None:
+    if response.status_code != httpx.codes.OK:
+        raise RingError(f"the registry responded with status {response.status_code}")
+    media_type, _, parameters = response.headers.get("content-type", "").lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
-    if media.strip() not in {"application/json", "text/json"} or charset not in {"", "utf-8"}:
-        raise UnsupportedMediaType("it did not answer in JSON and UTF-8")
-    if answer.headers.get("content-encoding", "identity") != "identity":
-        raise UnsupportedMediaType("its answer was compressed")
+    if media_type.strip() not in {"application/json", "text/json"} or charset not in {"", "utf-8"}:
+        raise UnsupportedMediaType("the response is not JSON in UTF-8")
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise UnsupportedMediaType("the response is compressed")
 
 
-async def _bounded(answer: httpx.Response, most: int) -> AsyncIterator[bytes]:
-    async for chunk in answer.aiter_raw():
-        most -= len(chunk)
-        if most < 0:
-            raise BodyTooLarge("it answered with too much")
+async def _limited_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
+    remaining = max_bytes
+    async for chunk in response.aiter_raw():
+        remaining -= len(chunk)
+        if remaining < 0:
+            raise BodyTooLarge("the response is too large")
         yield chunk

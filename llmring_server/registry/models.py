@@ -1,4 +1,4 @@
-"""A provider's models as a registry lists them: read strictly, written exactly."""
+"""Registry files: the models of one provider, parsed strictly and written exactly."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,20 @@ import orjson
 
 from llmring_server.core.strict_json import parse_json
 from llmring_server.errors import InvalidRequest, NotFound
+from llmring_server.registry.price_fields import PRICE_FIELDS, USD_PER_MILLION_TOKENS
 
+# Models by provider and name, such as `openai:gpt-4o`.
 Models = Mapping[str, Mapping[str, Any]]
 
-MAX_PRICE = Decimal(10_000)
-LATEST = 10**9
+MAX_PRICE_USD = Decimal(10_000)
+# Versions of files, and editions of the registry, are less than this.
+MAX_VERSION = 10**9
 
-# Before this there was nothing to list.
+# No registry file is valid before this.
 EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
-# What readers may count on in every model.
-USUAL: Mapping[str, Any] = {
+# The fields that every model has, and their values if a file does not have them.
+MODEL_DEFAULTS: Mapping[str, Any] = {
     "provider": None,
     "model_name": None,
     "display_name": None,
@@ -37,26 +40,28 @@ USUAL: Mapping[str, Any] = {
     "dollars_per_million_tokens_output": None,
     "is_active": True,
 }
-PRICES = ("dollars_per_million_tokens_", "cache_storage_cost_per_")
-FLAGS = ("supports_", "is_")
-_LIMITS = {"max_input_tokens", "max_output_tokens", "long_context_threshold_tokens"}
+PRICE_PREFIXES = (USD_PER_MILLION_TOKENS, "cache_storage_cost_per_")
+FLAG_PREFIXES = ("supports_", "is_")
+_TOKEN_COUNTS = {"max_input_tokens", "max_output_tokens", "long_context_threshold_tokens"}
 _TEXTS = {"provider", "model_name", "display_name", "description", "tool_call_format"}
 
-# Two names of one thing: some providers' files use the one, some the other.
-_CACHED = ("dollars_per_million_tokens_cached_input", "dollars_per_million_tokens_cache_read")
+# Two fields with one meaning. Files have either; readers get both.
+_CACHE_READ_FIELDS = next(
+    field.registry_fields for field in PRICE_FIELDS if field.kind == "cache_read"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class ProviderFile:
-    """What a provider's file said at some time; `content` is the file, word for word.
+    """A version of a provider's file; `content` are its bytes as they were downloaded.
 
-    `id` is 0 for the offline book; else it counts all files of all providers.
+    Files of all providers are numbered together; `id` is 0 for the built-in price book.
     """
 
     id: int
     provider: str
     version: int
-    since: datetime
+    valid_from: datetime
     fetched_at: datetime
     models: Models
     content: bytes
@@ -64,32 +69,37 @@ class ProviderFile:
 
 @dataclass(frozen=True, eq=False)
 class RegistrySnapshot:
-    """The files that were fetched and found good, the newest first."""
+    """The accepted files, newest first."""
 
     history: tuple[ProviderFile, ...] = ()
 
     @cached_property
     def files(self) -> Mapping[str, ProviderFile]:
         """The newest file of each provider."""
-        return self.at(LATEST)
+        return self.at(MAX_VERSION)
+
+    @property
+    def latest_id(self) -> int:
+        """The number of the newest file, 0 if there is none."""
+        return self.history[0].id if self.history else 0
 
     def at(self, id: int) -> Mapping[str, ProviderFile]:
-        """Return the newest file of each provider when `id` was the newest of all."""
+        """Return the newest file of each provider among those numbered up to `id`."""
         return {file.provider: file for file in reversed(self.history) if file.id <= id}
 
 
 class RegistryEdition(NamedTuple):
-    """One file for each provider; `whole` if none of them had to come from the offline book."""
+    """One file for each provider; `has_builtin` if the built-in price book completed them."""
 
     id: int
     files: tuple[ProviderFile, ...]
-    whole: bool
+    has_builtin: bool
 
     @property
     def models(self) -> Models:
         return {key: model for file in self.files for key, model in file.models.items()}
 
-    def of(self, provider: str) -> ProviderFile:
+    def file_of(self, provider: str) -> ProviderFile:
         for file in self.files:
             if file.provider == provider:
                 return file
@@ -97,7 +107,7 @@ class RegistryEdition(NamedTuple):
 
 
 class ParsedFile(NamedTuple):
-    """What a file says."""
+    """The content of a provider's file."""
 
     content: bytes
     version: int
@@ -106,67 +116,73 @@ class ParsedFile(NamedTuple):
 
 
 def parse_provider_file(provider: str, content: bytes) -> ParsedFile:
-    """Read a provider's file; a RingError says what is wrong with it."""
+    """Parse a provider's file; a RingError says what is wrong with it."""
     document = parse_json(content)
     if not isinstance(document, dict) or document.get("provider", provider) != provider:
-        raise InvalidRequest(f"it is not a file of {provider}")
-    version, models = document.get("version"), document.get("models")
-    if type(version) is not int or not 0 < version < LATEST:
-        raise InvalidRequest("version: not a whole number from 1 to 999999999")
-    if not isinstance(models, dict) or not models:
-        raise InvalidRequest("models: not an object with models in it")
-    found = {key: model_json(provider, key, given) for key, given in models.items()}
-    return ParsedFile(content, version, _moment(document.get("updated_at")), found)
+        raise InvalidRequest(f"this is not a registry file of {provider}")
+    version = document.get("version")
+    if type(version) is not int or not 0 < version < MAX_VERSION:
+        raise InvalidRequest("version: must be a whole number from 1 to 999999999")
+    entries = document.get("models")
+    if not isinstance(entries, dict) or not entries:
+        raise InvalidRequest("models: must be an object with at least one model")
+    models = {key: parse_model(provider, key, entry) for key, entry in entries.items()}
+    return ParsedFile(content, version, _parse_time(document.get("updated_at")), models)
 
 
-def model_json(provider: str, key: str, given: Any) -> dict[str, Any]:
-    """Read one model: null is as good as absent, and what readers count on is there."""
-    named, _, name = key.partition(":")
-    if named != provider or not name or not key.isprintable() or not isinstance(given, dict):
+def parse_model(provider: str, key: str, entry: Any) -> dict[str, Any]:
+    """Parse one model. Null means absent, and fields that readers rely on are added."""
+    prefix, _, name = key.partition(":")
+    if prefix != provider or not name or not key.isprintable() or not isinstance(entry, dict):
         raise InvalidRequest(f"models: {key!a} is not {provider}:<name> with an object")
-    checked = {field: _checked(key, field, value) for field, value in given.items()}
-    said = {field: value for field, value in checked.items() if value is not None}
-    cached = next((said[field] for field in _CACHED if field in said), None)
-    found = {**USUAL, "model_name": name, "display_name": name}
-    found |= {field: None for field in given if field not in USUAL}
-    found |= {} if cached is None else dict.fromkeys(_CACHED, cached)
-    return found | said | {"provider": provider}
+    parsed = {field: _parse_field(key, field, value) for field, value in entry.items()}
+    values = {field: value for field, value in parsed.items() if value is not None}
+    model = {**MODEL_DEFAULTS, "model_name": name, "display_name": name}
+    model |= {field: None for field in entry if field not in MODEL_DEFAULTS}
+    for field in _CACHE_READ_FIELDS:
+        if field in values:
+            model |= dict.fromkeys(_CACHE_READ_FIELDS, values[field])
+    return model | values | {"provider": provider}
 
 
-def _checked(key: str, field: str, value: Any) -> Any:
+def _parse_field(key: str, field: str, value: Any) -> Any:
     if value is None:
         return None
-    if field.startswith(PRICES):
+    if field.startswith(PRICE_PREFIXES):
         value = Decimal(value) if type(value) is int else value
-        right = isinstance(value, Decimal) and 0 <= value <= MAX_PRICE
-    elif field.startswith(FLAGS):
-        right = isinstance(value, bool)
-    elif field in _LIMITS:
-        right, value = type(value) is int and value >= 0, value or None
+        valid = isinstance(value, Decimal) and 0 <= value <= MAX_PRICE_USD
+    elif field.startswith(FLAG_PREFIXES):
+        valid = isinstance(value, bool)
+    elif field in _TOKEN_COUNTS:
+        valid = type(value) is int and value >= 0
+        # The registry writes 0 for an unknown limit.
+        value = value or None
     elif field == "model_aliases":
-        right = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        valid = isinstance(value, list) and all(isinstance(alias, str) for alias in value)
+    elif field in _TEXTS:
+        valid = isinstance(value, str)
     else:
-        right = field not in _TEXTS or isinstance(value, str)
-    if not right:
-        raise InvalidRequest(f"models: {key}: {field!a} is not what it must be")
+        valid = True
+    if not valid:
+        raise InvalidRequest(f"models: {key}: {field!a} has an invalid value")
     return value
 
 
-def _moment(value: object) -> datetime | None:
-    """Read a time that says no zone, or perhaps no time, as one in UTC."""
+def _parse_time(value: object) -> datetime | None:
+    """Parse a time that need not have a zone, as one in UTC; None if it is not a time."""
     try:
-        moment = datetime.fromisoformat(str(value))
+        time = datetime.fromisoformat(str(value))
     except ValueError:
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def provider_file_json(document: object) -> bytes:
-    """Write JSON with its numbers as they were given, to the last digit."""
-    return orjson.dumps(document, _spelled, orjson.OPT_UTC_Z)
+def exact_json(document: object) -> bytes:
+    """Write JSON whose numbers have every digit that they were read with."""
+    return orjson.dumps(document, _write_decimal, orjson.OPT_UTC_Z)
 
 
-def _spelled(value: object) -> orjson.Fragment:
+def _write_decimal(value: object) -> orjson.Fragment:
     if isinstance(value, Decimal):
         return orjson.Fragment(str(value))
     raise TypeError

@@ -1,4 +1,10 @@
-"""The model registry: the last good copy of what a registry publishes, renewed behind requests."""
+"""Model registry: the last accepted files of each provider, refreshed behind requests.
+
+Editions: the files of all providers are numbered together. Edition N has, for each provider, the
+newest accepted file numbered up to N, so it never changes.
+Quarantine: a suspicious file is stored apart until an operator accepts it or another one arrives.
+Cache: a process keeps all accepted files in memory, and asks the database for news every 5 seconds.
+"""
 
 import asyncio
 import logging
@@ -25,7 +31,7 @@ from llmring_server.errors import (
     Unavailable,
     traceback_without_values,
 )
-from llmring_server.registry import builtin
+from llmring_server.registry.builtin import builtin_files
 from llmring_server.registry.diff import quarantine_reason
 from llmring_server.registry.models import (
     EPOCH,
@@ -38,165 +44,64 @@ from llmring_server.registry.models import (
 )
 from llmring_server.settings import NO_REGISTRY, Settings
 
-# How often the database is asked what other processes have found, and how many files of each
-# provider are kept in memory.
+# How long the cache is used before the database is asked what other processes have stored.
 CACHE_TTL = 5.0
-
-
-MAX_FILES = 100
-
+# How many files of each provider are cached.
+MAX_CACHED_FILES = 100
+# The registry is not served if it is older than this.
+MAX_AGE_SECONDS = timedelta(days=7).total_seconds()
 
 NEVER = float("-inf")
 
-
-_COLUMNS = ("id", "provider", "version", "since", "fetched_at", "content")
+_logger = logging.getLogger(__name__)
 
 
 class ProviderStatus(NamedTuple):
-    """How it went with a provider; `tried` and `checked` are seconds ago."""
+    """The last attempt to fetch a provider's file; ages are in seconds.
+
+    `outcome` is None while the first attempt runs, `success_age` until one succeeds.
+    """
 
     provider: str
     outcome: str | None
-    tried: float
-    checked: float | None
-    newest: int | None
+    attempt_age: float
+    success_age: float | None
+    latest_file_id: int | None
 
 
 class QuarantinedFile(NamedTuple):
-    """A file that waits for someone to look at it."""
+    """A file that waits for an operator's decision."""
 
     file: ProviderFile
     reason: str
 
 
-@dataclass
-class _RegistryCache:
-    """What a process knows, in whatever transaction it learned it."""
-
-    snapshot: RegistrySnapshot = field(default_factory=RegistrySnapshot)
-    sources: Mapping[str, ProviderStatus] = field(default_factory=dict)
-    asked_at: float = NEVER
-    looked_at: float = NEVER
-    swept_at: float = NEVER
-    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-def _file(row: asyncpg.Record) -> ProviderFile:
-    said = {name: row[name] for name in _COLUMNS}
-    return ProviderFile(**said, models=parse_provider_file(row["provider"], row["content"]).models)
-
-
-class Shelf(Repository):
-    """The files of the providers that the settings name: nobody's, and so everybody's."""
-
-    sql = "registry/registry"
-
-    def __init__(self, database: Database, settings: Settings) -> None:
-        super().__init__(database)
-        self._settings = settings
-        self._memory = _RegistryCache()
-
-    async def known(self) -> RegistrySnapshot:
-        """Return the files that are known now."""
-        memory = self._memory
-        fresh = time.monotonic() - memory.asked_at < CACHE_TTL
-        if not fresh and not (memory.looked_at > NEVER and memory.looking.locked()):
-            async with memory.looking:
-                if time.monotonic() - memory.asked_at >= CACHE_TTL:
-                    await self._look_or_remember()
-        return memory.snapshot
-
-    async def edition(self, id: int) -> RegistryEdition:
-        """Return the files that were served when `id` was the newest; 0 is the offline book."""
-        known = await self.known()
-        if id and id not in {file.id for file in known.history}:
-            raise NotFound(f"There is no edition {id} of the registry.")
-        return await self._bound(known.at(id))
-
-    async def proposed(self, id: int) -> RegistryEdition:
-        """Return edition `id`, also one that would be if a quarantined file was accepted."""
-        for doubtful in await self.doubtful():
-            if doubtful.file.id == id:
-                file = doubtful.file
-                return await self._bound({**(await self.known()).files, file.provider: file})
-        return await self.edition(id)
-
-    async def version(self, provider: str, version: int) -> ProviderFile:
-        """Return what a provider's file with this number first said; 0 is the offline book's."""
-        if version == 0:
-            return (await self._bound({})).of(provider)
-        for file in reversed((await self.known()).history):
-            if (file.provider, file.version) == (provider, version):
-                return file
-        raise NotFound
-
-    async def sources(self) -> list[ProviderStatus]:
-        """Tell how it went with each provider that was ever asked for."""
-        return [ProviderStatus(*row) for row in await self._fetch_all("sources")]
-
-    async def doubtful(self) -> list[QuarantinedFile]:
-        """Return the files that are quarantined, at most one of each provider."""
-        return [
-            QuarantinedFile(_file(row), row["reason"]) for row in await self._fetch_all("doubtful")
-        ]
-
-    async def _look_or_remember(self) -> None:
-        try:
-            await self._look()
-        except (Unavailable, Overloaded):
-            if self._memory.looked_at == NEVER or self._database.in_caller_transaction:
-                raise
-        self._memory.asked_at = time.monotonic()
-
-    async def _look(self) -> None:
-        memory, sources = self._memory, await self.sources()
-        memory.sources = {source.provider: source for source in sources}
-        memory.looked_at = time.monotonic()
-        newest = {source.newest for source in sources if source.newest}
-        if newest != {file.id for file in memory.snapshot.files.values()}:
-            await self._load()
-
-    async def _load(self) -> None:
-        known = {file.id: file for file in self._memory.snapshot.history}
-        rows = await self._fetch_all("good", known=list(known), most=MAX_FILES)
-        history = await asyncio.to_thread(
-            lambda: tuple(known.get(row["id"]) or _file(row) for row in rows)
-        )
-        self._memory.snapshot = RegistrySnapshot(history)
-
-    async def _book(self) -> Mapping[str, ProviderFile]:
-        """Return the files of the offline book, as of today."""
-        return await asyncio.to_thread(
-            builtin.files, self._settings.registry_providers, datetime.now(UTC).date()
-        )
-
-    async def _bound(self, files: Mapping[str, ProviderFile]) -> RegistryEdition:
-        """Complete `files` from the offline book."""
-        providers = self._settings.registry_providers
-        missing = [provider for provider in providers if provider not in files]
-        all_files = {**await self._book(), **files} if missing else files
-        found = tuple(all_files[each] for each in providers if each in all_files)
-        return RegistryEdition(
-            max((file.id for file in found), default=0), found, whole=not missing
-        )
-
-
-_logger = logging.getLogger(__name__)
-
-
-MAX_STALENESS = timedelta(days=7).total_seconds()
-
-
 class FetchOutcome(NamedTuple):
-    """What became of an attempt to fetch a provider's file."""
+    """The outcome of an attempt to fetch a provider's file."""
 
     provider: str
     text: str
-    good: bool
+    succeeded: bool
 
 
-class Registry(Shelf):
-    """Files that can be had at once, whatever becomes of the registry that they came from."""
+@dataclass
+class _RegistryCache:
+    """What this process knows; times are those of the monotonic clock.
+
+    `checked_at` is the last attempt to read the database, `loaded_at` the last that succeeded, and
+    `refreshed_at` the last time that this process began to refresh the registry.
+    """
+
+    snapshot: RegistrySnapshot = field(default_factory=RegistrySnapshot)
+    status: Mapping[str, ProviderStatus] = field(default_factory=dict)
+    checked_at: float = NEVER
+    loaded_at: float = NEVER
+    refreshed_at: float = NEVER
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Registry(Repository):
+    """The model registry of a deployment."""
 
     sql = "registry/registry"
     tables = (
@@ -205,40 +110,101 @@ class Registry(Shelf):
     )
 
     def __init__(self, database: Database, settings: Settings, audit: AuditLog) -> None:
-        super().__init__(database, settings)
+        super().__init__(database)
+        self._settings = settings
         self._audit = audit
-        # Files belong to the deployment: they are stored at once, in no caller's transaction.
+        # Files belong to the deployment: they are committed at once, in no caller's transaction.
         self._pool = database
-        self._sweeps: set[asyncio.Task[list[FetchOutcome]]] = set()
+        self._cache = _RegistryCache()
+        self._refreshes: set[asyncio.Task[list[FetchOutcome]]] = set()
+
+    # Reading
 
     async def snapshot(self) -> RegistrySnapshot:
-        """Return the files that are known now; if it is time for newer ones, fetch them behind us.
+        """Return the accepted files; if a refresh is due, start it in the background.
 
-        Over all processes on a database, each provider is asked once per `registry_ttl`.
+        Over all processes on a database, each provider is fetched once per `registry_ttl`.
         """
-        known = await self.known()
-        if self._is_due():
-            self._memory.swept_at = time.monotonic()
-            sweep = asyncio.create_task(self._outside()._sweep(self._settings.registry_ttl))
-            self._sweeps.add(sweep)
-            sweep.add_done_callback(self._swept)
-        return known
+        snapshot = await self.cached_snapshot()
+        if self._is_refresh_due():
+            self._cache.refreshed_at = time.monotonic()
+            refresh = self._without_transaction()._refresh(self._settings.registry_ttl)
+            task = asyncio.create_task(refresh)
+            self._refreshes.add(task)
+            task.add_done_callback(self._refresh_done)
+        return snapshot
+
+    async def cached_snapshot(self) -> RegistrySnapshot:
+        """Return the accepted files, at most `CACHE_TTL` seconds old, without fetching any.
+
+        While one caller reads the database, others get what was read before, if anything was.
+        """
+        cache = self._cache
+        nothing_loaded = cache.loaded_at == NEVER
+        if self._is_expired() and (nothing_loaded or not cache.lock.locked()):
+            async with cache.lock:
+                if self._is_expired():
+                    await self._reload_if_possible()
+        return cache.snapshot
 
     async def current(self) -> RegistryEdition:
-        """Return what is served now, and see to it that it stays so."""
-        return await self._bound((await self.snapshot()).files)
+        """Return the newest edition; if a refresh is due, start it in the background."""
+        return await self._complete((await self.snapshot()).files)
 
-    async def close(self) -> None:
-        """Leave off fetching."""
-        for sweep in self._sweeps:
-            sweep.cancel()
-        await asyncio.gather(*self._sweeps, return_exceptions=True)
+    async def edition(self, id: int) -> RegistryEdition:
+        """Return an edition; edition 0 is the built-in price book."""
+        snapshot = await self.cached_snapshot()
+        if id and id not in {file.id for file in snapshot.history}:
+            raise NotFound(f"The registry has no edition {id}.")
+        return await self._complete(snapshot.at(id))
+
+    async def proposed_edition(self, id: int) -> RegistryEdition:
+        """Return the edition that accepting the quarantined file `id` would make.
+
+        Without such a file, return edition `id`.
+        """
+        for file, _ in await self.quarantined():
+            if file.id == id:
+                snapshot = await self.cached_snapshot()
+                return await self._complete({**snapshot.files, file.provider: file})
+        return await self.edition(id)
+
+    async def version(self, provider: str, version: int) -> ProviderFile:
+        """Return the first file of a provider with this version; 0 is the built-in price book's."""
+        if version == 0:
+            return (await self._complete({})).file_of(provider)
+        snapshot = await self.cached_snapshot()
+        for file in reversed(snapshot.history):
+            if (file.provider, file.version) == (provider, version):
+                return file
+        raise NotFound
+
+    async def status(self) -> list[ProviderStatus]:
+        """Return the last attempt to fetch each provider's file."""
+        return [ProviderStatus(*row) for row in await self._fetch_all("provider_status")]
+
+    async def quarantined(self) -> list[QuarantinedFile]:
+        """Return the quarantined files, at most one of each provider."""
+        rows = await self._fetch_all("quarantined_files")
+        return [QuarantinedFile(_file(row), row["reason"]) for row in rows]
+
+    def stale_seconds(self, files: Iterable[ProviderFile]) -> int | None:
+        """Return the age of `files` if it exceeds `registry_ttl`, else None.
+
+        RegistryStale if they are too old to be served.
+        """
+        age = max((self._age(file.provider) for file in files if file.id), default=0)
+        if age > MAX_AGE_SECONDS:
+            raise RegistryStale
+        return int(age) if age > self._settings.registry_ttl else None
+
+    # Refreshing
 
     async def refresh(self) -> list[FetchOutcome]:
-        """Fetch every provider's file now, and wait for what becomes of it."""
+        """Fetch every provider's file now, and return the outcomes."""
         if self._settings.registry_url == NO_REGISTRY:
-            raise InvalidRequest("LLMRING_REGISTRY_URL is none: there is no registry to ask.")
-        return await self._outside()._sweep(ttl=0)
+            raise InvalidRequest("There is no registry to fetch: LLMRING_REGISTRY_URL is none.")
+        return await self._without_transaction()._refresh(ttl=0)
 
     async def accept(self, id: int, *, actor: Actor) -> int:
         """Accept a quarantined file; return its new id.
@@ -246,135 +212,228 @@ class Registry(Shelf):
         Like a refresh, this is committed at once, also within a caller's transaction: all requests
         share the files.
         """
-        async with self._pool.transaction() as inside:
-            here = self.with_database(inside)
-            await here._fetch_all("hold")
-            rows = await here._fetch_all("accept", id=id)
+        async with self._pool.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._fetch_all("lock_sources")
+            rows = await inside._fetch_all("accept_file", id=id)
             if not rows:
                 raise NotFound(f"No file is quarantined as {id}.")
-            await here._audit.record(actor, "registry.accept", f"{id} {rows[0]['id']}")
-        self._memory.asked_at = NEVER
-        accepted: int = rows[0]["id"]
-        return accepted
+            new_id: int = rows[0]["id"]
+            await inside._audit.record(actor, "registry.accept", f"{id} {new_id}")
+        self._cache.checked_at = NEVER
+        return new_id
 
-    def _outside(self) -> Self:
-        """Return this repository outside of any transaction of a caller's."""
+    async def aclose(self) -> None:
+        """Cancel the refresh that runs in the background."""
+        for task in self._refreshes:
+            task.cancel()
+        await self.wait_for_refresh()
+
+    async def wait_for_refresh(self) -> None:
+        """Wait until the refresh that runs in the background has ended."""
+        await asyncio.gather(*self._refreshes, return_exceptions=True)
+
+    def _without_transaction(self) -> Self:
+        """Return this repository outside of any caller's transaction."""
         return self.with_database(self._pool)
 
-    def stale(self, files: Iterable[ProviderFile]) -> int | None:
-        """Return how many seconds ago these were last known to be current, if that is too long."""
-        ages = [self._age(file.provider) for file in files if file.id]
-        oldest = max(ages, default=0)
-        if oldest > MAX_STALENESS:
-            raise RegistryStale
-        return int(oldest) if oldest > self._settings.registry_ttl else None
-
-    def _age(self, provider: str) -> float:
-        source = self._memory.sources.get(provider)
-        if not source or source.checked is None or self._settings.registry_url == NO_REGISTRY:
-            return 0
-        return source.checked + time.monotonic() - self._memory.looked_at
-
-    def _is_due(self) -> bool:
-        memory, settings, now = self._memory, self._settings, time.monotonic()
-        if (
-            settings.registry_url == NO_REGISTRY
-            or self._sweeps
-            or now - memory.swept_at < CACHE_TTL
-        ):
+    def _is_refresh_due(self) -> bool:
+        cache = self._cache
+        now = time.monotonic()
+        if self._settings.registry_url == NO_REGISTRY or self._refreshes:
             return False
-        tried = [memory.sources.get(provider) for provider in settings.registry_providers]
-        ages = [each.tried + now - memory.looked_at if each else math.inf for each in tried]
-        return max(ages) > settings.registry_ttl
+        if now - cache.refreshed_at < CACHE_TTL:
+            return False
+        statuses = [cache.status.get(name) for name in self._settings.registry_providers]
+        ages = [status.attempt_age if status else math.inf for status in statuses]
+        return max(ages) + now - cache.loaded_at > self._settings.registry_ttl
 
-    def _swept(self, sweep: asyncio.Task[list[FetchOutcome]]) -> None:
-        self._sweeps.discard(sweep)
-        if sweep.cancelled():
+    def _refresh_done(self, task: asyncio.Task[list[FetchOutcome]]) -> None:
+        self._refreshes.discard(task)
+        if task.cancelled():
             return
-        if exc := sweep.exception():
+        exc = task.exception()
+        if exc:
             _logger.error("refreshing the registry failed: %s", traceback_without_values(exc))
             return
-        for provider, text, good in sweep.result():
-            _logger.log(
-                logging.INFO if good else logging.WARNING, "registry: %s %s", provider, text
-            )
+        for outcome in task.result():
+            level = logging.INFO if outcome.succeeded else logging.WARNING
+            _logger.log(level, "registry: %s %s", outcome.provider, outcome.text)
 
-    async def _sweep(self, ttl: float) -> list[FetchOutcome]:
-        from llmring_server.registry import client as registry_client  # noqa: PLC0415, httpx takes 50 ms, and brings click
+    async def _refresh(self, ttl: float) -> list[FetchOutcome]:
+        """Fetch the providers that were not fetched in the last `ttl` seconds."""
+        from llmring_server.registry import client  # noqa: PLC0415, httpx takes 50 ms, and brings click
 
-        claim = {"providers": self._settings.registry_providers, "ttl": timedelta(seconds=ttl)}
-        claimed = [row["provider"] for row in await self._fetch_all("claim", **claim)]
-        if not claimed:
-            return []
-        answers = await registry_client.fetch_provider_file(self._settings.registry_url, claimed)
-        files = await asyncio.to_thread(
-            lambda: [open_registry(*answer) for answer in answers.items()]
+        rows = await self._fetch_all(
+            "claim_refresh",
+            providers=self._settings.registry_providers,
+            ttl=timedelta(seconds=ttl),
         )
-        async with self._database.transaction() as inside:
-            outcomes = await self.with_database(inside)._store(
-                dict(zip(answers, files, strict=True))
-            )
-        self._memory.asked_at = NEVER
+        providers = [row["provider"] for row in rows]
+        if not providers:
+            return []
+        fetched = await client.fetch_provider_files(self._settings.registry_url, providers)
+        files = await asyncio.to_thread(_parse_all, fetched)
+        async with self._database.transaction() as transaction:
+            outcomes = await self.with_database(transaction)._apply_all(files)
+        self._cache.checked_at = NEVER
         return outcomes
 
-    async def _store(self, files: Mapping[str, ParsedFile | RingError]) -> list[FetchOutcome]:
-        await self._fetch_all("hold")
-        await self._look()
-        return [await self._settle(provider, found) for provider, found in files.items()]
+    async def _apply_all(self, files: Mapping[str, ParsedFile | RingError]) -> list[FetchOutcome]:
+        await self._fetch_all("lock_sources")
+        # What other processes have stored until now: no one else stores anything.
+        await self._reload()
+        return [await self._apply(provider, file) for provider, file in files.items()]
 
-    async def _settle(self, provider: str, found: ParsedFile | RingError) -> FetchOutcome:
-        if isinstance(found, RingError):
-            return await self._note(provider, f"failed: {found}", good=False)
-        current = self._memory.snapshot.files.get(provider)
-        if current and (current.version, current.models) == (found.version, found.models):
-            await self._fetch_all("forget", provider=provider, but=None)
-            return await self._note(provider, "unchanged", good=True)
-        doubts = await self._keep(provider, found, current)
-        told = f"quarantined: {doubts}" if doubts else f"new: {len(found.models)} models"
-        return await self._note(provider, told, good=not doubts)
-
-    async def _keep(
-        self, provider: str, found: ParsedFile, current: ProviderFile | None
-    ) -> str | None:
-        """Keep a file that is not the current one, apart if there are doubts; return them."""
-        before = current.models if current else {}
-        doubts = quarantine_reason(before, found.models, await self._known_prices(provider))
-        await self._fetch_all("forget", provider=provider, but=found.content if doubts else None)
-        await self._fetch_all(
-            "keep",
-            provider=provider,
-            version=found.version,
-            content=found.content,
-            reason=doubts,
-            **_times(found, current),
+    async def _apply(self, provider: str, file: ParsedFile | RingError) -> FetchOutcome:
+        """Store a file that was fetched if it is new, and record the outcome."""
+        if isinstance(file, RingError):
+            return await self._record_outcome(provider, f"failed: {file}", succeeded=False)
+        current = self._cache.snapshot.files.get(provider)
+        if current and (current.version, current.models) == (file.version, file.models):
+            await self._fetch_all("delete_quarantined", provider=provider, unless_content=None)
+            return await self._record_outcome(provider, "unchanged", succeeded=True)
+        reason = await self._insert_file(provider, file, current)
+        if reason:
+            return await self._record_outcome(provider, f"quarantined: {reason}", succeeded=False)
+        return await self._record_outcome(
+            provider, f"new: {len(file.models)} models", succeeded=True
         )
-        return doubts
+
+    async def _insert_file(
+        self, provider: str, file: ParsedFile, current: ProviderFile | None
+    ) -> str | None:
+        """Store a file that differs from the current one; return why it is quarantined, if it is.
+
+        It replaces a quarantined file, unless it is the same.
+        """
+        current_models = current.models if current else {}
+        known_prices = await self._known_prices(provider)
+        reason = quarantine_reason(current_models, file.models, known_prices)
+        await self._fetch_all(
+            "delete_quarantined",
+            provider=provider,
+            unless_content=file.content if reason else None,
+        )
+        now = datetime.now(UTC)
+        await self._fetch_all(
+            "insert_file",
+            provider=provider,
+            version=file.version,
+            content=file.content,
+            valid_from=_valid_from(file, current, now),
+            fetched_at=now,
+            reason=reason,
+        )
+        return reason
 
     async def _known_prices(self, provider: str) -> Models:
-        """Return the last that was known of every model: a price that was away is not forgotten."""
-        book = (await self._book()).get(provider)
-        known = dict(book.models) if book else {}
-        for file in reversed(self._memory.snapshot.history):
-            for key, model in file.models.items() if file.provider == provider else ():
-                given = {name: value for name, value in model.items() if value is not None}
-                known[key] = {**known.get(key, {}), **given}
+        """Return every model with its last known prices, also if they are gone by now."""
+        builtin = (await self._builtin_files()).get(provider)
+        known = dict(builtin.models) if builtin else {}
+        for file in reversed(self._cache.snapshot.history):
+            if file.provider != provider:
+                continue
+            for key, model in file.models.items():
+                values = {name: value for name, value in model.items() if value is not None}
+                known[key] = {**known.get(key, {}), **values}
         return known
 
-    async def _note(self, provider: str, text: str, *, good: bool) -> FetchOutcome:
-        await self._fetch_all("note", provider=provider, outcome=text, good=good)
-        return FetchOutcome(provider, text, good)
+    async def _record_outcome(self, provider: str, text: str, *, succeeded: bool) -> FetchOutcome:
+        await self._fetch_all(
+            "record_outcome", provider=provider, outcome=text, succeeded=succeeded
+        )
+        return FetchOutcome(provider, text, succeeded)
+
+    # The cache
+
+    def _is_expired(self) -> bool:
+        return time.monotonic() - self._cache.checked_at >= CACHE_TTL
+
+    async def _reload_if_possible(self) -> None:
+        """Reload the cache; if the database is away, go on with what was loaded before."""
+        try:
+            await self._reload()
+        except (Unavailable, Overloaded):
+            # A caller's transaction is lost with its connection, which the caller must learn.
+            if self._cache.loaded_at == NEVER or self._database.in_caller_transaction:
+                raise
+        self._cache.checked_at = time.monotonic()
+
+    async def _reload(self) -> None:
+        """Read the providers' status from the database, and the files if there are new ones."""
+        cache = self._cache
+        statuses = await self.status()
+        cache.status = {status.provider: status for status in statuses}
+        cache.loaded_at = time.monotonic()
+        latest_ids = {status.latest_file_id for status in statuses if status.latest_file_id}
+        if latest_ids != {file.id for file in cache.snapshot.files.values()}:
+            await self._reload_files()
+
+    async def _reload_files(self) -> None:
+        cached = {file.id: file for file in self._cache.snapshot.history}
+        rows = await self._fetch_all(
+            "accepted_files", cached=list(cached), max_files=MAX_CACHED_FILES
+        )
+        history = await asyncio.to_thread(
+            lambda: tuple(cached.get(row["id"]) or _file(row) for row in rows)
+        )
+        self._cache.snapshot = RegistrySnapshot(history)
+
+    def _age(self, provider: str) -> float:
+        """Return the seconds since a provider's file was last known to be current."""
+        cache = self._cache
+        status = cache.status.get(provider)
+        if not status or status.success_age is None or self._settings.registry_url == NO_REGISTRY:
+            return 0
+        return status.success_age + time.monotonic() - cache.loaded_at
+
+    async def _builtin_files(self) -> Mapping[str, ProviderFile]:
+        """Return the files of the built-in price book, as of today."""
+        return await asyncio.to_thread(
+            builtin_files, self._settings.registry_providers, datetime.now(UTC).date()
+        )
+
+    async def _complete(self, files: Mapping[str, ProviderFile]) -> RegistryEdition:
+        """Make an edition of `files`, completed from the built-in price book."""
+        providers = self._settings.registry_providers
+        has_builtin = any(provider not in files for provider in providers)
+        if has_builtin:
+            files = {**await self._builtin_files(), **files}
+        chosen = tuple(files[provider] for provider in providers if provider in files)
+        latest_id = max((file.id for file in chosen), default=0)
+        return RegistryEdition(latest_id, chosen, has_builtin)
 
 
-def open_registry(provider: str, answer: bytes | RingError) -> ParsedFile | RingError:
-    """Read what was fetched, or say what is wrong with it."""
+def _file(row: asyncpg.Record) -> ProviderFile:
+    return ProviderFile(
+        id=row["id"],
+        provider=row["provider"],
+        version=row["version"],
+        valid_from=row["valid_from"],
+        fetched_at=row["fetched_at"],
+        models=parse_provider_file(row["provider"], row["content"]).models,
+        content=row["content"],
+    )
+
+
+def _parse_all(fetched: Mapping[str, bytes | RingError]) -> dict[str, ParsedFile | RingError]:
+    return {provider: _parse(provider, content) for provider, content in fetched.items()}
+
+
+def _parse(provider: str, content: bytes | RingError) -> ParsedFile | RingError:
+    """Parse what was fetched, or return what is wrong with it."""
+    if isinstance(content, RingError):
+        return content
     try:
-        return answer if isinstance(answer, RingError) else parse_provider_file(provider, answer)
+        return parse_provider_file(provider, content)
     except RingError as exc:
         return exc
 
 
-def _times(listing: ParsedFile, current: ProviderFile | None) -> dict[str, datetime]:
-    """Return when it was fetched, and since when it holds: as it says, if that can be."""
-    now, earliest = datetime.now(UTC), current.since if current else EPOCH
-    said = listing.updated_at
-    return {"since": said if said and earliest < said <= now else now, "fetched_at": now}
+def _valid_from(file: ParsedFile, current: ProviderFile | None, now: datetime) -> datetime:
+    """Return when a file becomes valid: when it says, if that is after the current file's time."""
+    earliest = current.valid_from if current else EPOCH
+    if file.updated_at and earliest < file.updated_at <= now:
+        return file.updated_at
+    return now

@@ -1,23 +1,26 @@
-"""Many calls in one request: a JSON array, or a line of JSON for each."""
+"""Usage API: log calls, one or many; list and export them; report statistics."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
 from io import BytesIO
 from itertools import islice
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field, TypeAdapter
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import check_values, parse_json
 from llmring_server.errors import InvalidRequest, RingError
-from llmring_server.usage.export import COLUMNS, CSV, JSONL, ExportQuery, _csv, _file, _jsonl
+from llmring_server.usage import export
+from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
-from llmring_server.usage.models import Call, CallPage, LogResult, NewCall
+from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
 from llmring_server.usage.stats import Stats, StatsQuery
 from llmring_server.web.request import (
     IdempotencyKeyHeader,
@@ -30,9 +33,14 @@ from llmring_server.web.request_limits import JSON, NDJSON
 
 REPLAYED = {b"idempotent-replayed": b"true"}
 
+MAX_BATCH_SIZE = 1000
+
+
+# One call.
+
 
 class LogResponse(TypedDict):
-    """What was recorded; an unknown cost is 0 with the source `unpriced`."""
+    """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`."""
 
     log_id: UUID
     cost: Decimal | float
@@ -40,69 +48,46 @@ class LogResponse(TypedDict):
     timestamp: datetime
 
 
-def log_response(logged: LogResult) -> LogResponse:
+def log_response(result: LogResult) -> LogResponse:
     return {
-        "log_id": logged.log_id,
-        "cost": 0 if logged.cost is None else logged.cost,
-        "cost_source": logged.cost_source,
-        "timestamp": logged.timestamp,
+        "log_id": result.log_id,
+        "cost": 0 if result.cost is None else result.cost,
+        "cost_source": result.cost_source,
+        "timestamp": result.timestamp,
     }
 
 
 async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LogResponse:
-    """Record a call, exactly once if it brings an Idempotency-Key."""
-    logged = await request.ring.usage.log(request.project_id, body, key)
-    if logged.replayed:
+    """Log a call; exactly once if the request has an Idempotency-Key."""
+    result = await request.ring.usage.log(request.project_id, body, key)
+    if result.replayed:
         request.response_headers = REPLAYED
-    return log_response(logged)
+    return log_response(result)
 
 
-async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call], "Link"]:
-    """List calls, newest first, a page at a time."""
-    found = await request.ring.usage.logs(request.project_id, query)
-    if len(found) == query.limit:
-        request.response_headers = link(query, query.next(request.project_id, found[-1]))
-    return found
+# Many calls.
 
 
-async def usage_stats(request: Request, query: StatsQuery) -> Stats:
-    """Add calls up, exactly: in total, over time, and by label."""
-    return await request.ring.usage.stats(request.project_id, query)
+NewCalls = Annotated[list[NewCall], Field(min_length=1, max_length=MAX_BATCH_SIZE)]
 
-
-async def export_calls(
-    request: Request, query: ExportQuery
-) -> Annotated[Response, {CSV: str, JSONL: Call}]:
-    """Stream calls as a file, newest first: CSV, or a line of JSON for each."""
-    logs = request.ring.usage.export(request.project_id, query)
-    if query.format == "jsonl":
-        return await _file(request, logs, _jsonl, "calls.jsonl", JSONL)
-    return await _file(request, logs, _csv, "calls.csv", CSV, ",".join(COLUMNS) + "\r\n")
-
-
-MAX_LINE_BYTES = 1000
-
-
-Entries = Annotated[list[NewCall], Field(min_length=1, max_length=MAX_LINE_BYTES)]
-
-
-_ENTRIES = TypeAdapter(list[NewCall])
+# The number of calls is checked before they are validated.
+_NEW_CALLS = TypeAdapter(list[NewCall])
 
 
 class BatchOptions(BaseModel):
-    """`partial`: store the good ones, and report each bad one by its index."""
+    """With `partial`, valid calls are stored even if others are rejected."""
 
     partial: bool = False
 
 
 class BatchLogged(LogResponse):
-    """A call that was recorded, by its place in the batch."""
+    """A logged call, with its index in the batch."""
 
     index: int
 
 
 class BatchRejected(TypedDict):
-    """A call that was not recorded, and why, as it would have been answered alone."""
+    """A rejected call, with its index in the batch and the error it would have had alone."""
 
     index: int
     status: int
@@ -111,7 +96,7 @@ class BatchRejected(TypedDict):
 
 
 class BatchResponse(TypedDict):
-    """What became of each call."""
+    """The logged and the rejected calls of a batch."""
 
     logged: list[BatchLogged]
     rejected: list[BatchRejected]
@@ -120,81 +105,173 @@ class BatchResponse(TypedDict):
 async def log_calls(
     request: Request,
     query: BatchOptions,
-    body: Annotated[RawBody, {JSON: Entries, NDJSON: NewCall}],
+    body: Annotated[RawBody, {JSON: NewCalls, NDJSON: NewCall}],
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
-    """Record up to 1,000 calls: an array, or a line of JSON for each."""
-    values = _bounded(_values(body, partial=query.partial))
-    outcomes = await (
-        _each(request, values, key) if query.partial else _together(request, values, key)
-    )
-    if all(isinstance(each, LogResult) and each.replayed for each in outcomes):
+    """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
+    values = _parse_batch(body, partial=query.partial)
+    results: Sequence[LogResult | RingError]
+    if query.partial:
+        results = await _log_each(request, values, key)
+    else:
+        results = await _log_all(request, values, key)
+    if all(isinstance(result, LogResult) and result.replayed for result in results):
         request.response_headers = REPLAYED
-    return _report(outcomes)
+    return _batch_response(results)
 
 
-def _values(body: RawBody, *, partial: bool) -> list[Any]:
+def _parse_batch(body: RawBody, *, partial: bool) -> list[Any]:
+    """Parse the calls of a batch; with `partial`, a line that is not JSON becomes its error."""
     if body.media == NDJSON:
         check_values(body.data)
-        # One more than may be, to see that they are too many, and not all of them.
-        return list(islice(_lines(body.data, partial=partial), MAX_LINE_BYTES + 1))
-    values = parse_json(body.data)
-    if not isinstance(values, list):
-        raise InvalidRequest("body: send an array of calls")
+        # One more than the maximum shows that there are too many; the others are not parsed.
+        values = list(islice(_parse_lines(body.data, partial=partial), MAX_BATCH_SIZE + 1))
+    else:
+        values = parse_json(body.data)
+        if not isinstance(values, list):
+            raise InvalidRequest("body: send an array of calls")
+    if not 1 <= len(values) <= MAX_BATCH_SIZE:
+        raise InvalidRequest(f"body: send 1 to {MAX_BATCH_SIZE} calls at a time")
     return values
 
 
-def _lines(data: bytes, *, partial: bool) -> Iterator[Any]:
+def _parse_lines(data: bytes, *, partial: bool) -> Iterator[Any]:
     for number, line in enumerate(BytesIO(data), 1):
         if not line.strip():
             continue
         try:
             yield parse_json(line)
         except RingError as exc:
-            at_line = type(exc)(f"{exc} (line {number} of the body)")
+            error = type(exc)(f"{exc} (line {number} of the body)")
             if not partial:
-                raise at_line from exc
-            yield at_line
+                raise error from exc
+            yield error
 
 
-def _bounded(values: list[Any]) -> list[Any]:
-    if not 1 <= len(values) <= MAX_LINE_BYTES:
-        raise InvalidRequest(f"body: send 1 to {MAX_LINE_BYTES} calls at a time")
-    return values
+async def _log_all(request: Request, values: list[Any], key: str | None) -> list[LogResult]:
+    calls = validated(_NEW_CALLS.validate_python, values)
+    return await request.ring.usage.log_many(request.project_id, calls, key)
 
 
-async def _together(request: Request, values: list[Any], key: str | None) -> list[LogResult]:
-    entries = validated(_ENTRIES.validate_python, values)
-    return await request.ring.usage.log_many(request.project_id, entries, key)
-
-
-async def _each(
+async def _log_each(
     request: Request, values: list[Any], key: str | None
 ) -> list[LogResult | RingError]:
-    keys = [batch_item_key(key, index) if key else None for index in range(len(values))]
     return await asyncio.gather(
-        *(_fetch_one(request, *each) for each in zip(values, keys, strict=True))
+        *(
+            _log_one(request, value, batch_item_key(key, index) if key else None)
+            for index, value in enumerate(values)
+        )
     )
 
 
-async def _fetch_one(request: Request, value: Any, key: str | None) -> LogResult | RingError:
+async def _log_one(request: Request, value: Any, key: str | None) -> LogResult | RingError:
     if isinstance(value, RingError):
         return value
     try:
-        entry = validated(NewCall.model_validate, value)
-        return await request.ring.usage.log(request.project_id, entry, key)
+        call = validated(NewCall.model_validate, value)
+        return await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc
 
 
-def _report(outcomes: list[LogResult] | list[LogResult | RingError]) -> BatchResponse:
-    report: BatchResponse = {"logged": [], "rejected": []}
-    for index, each in enumerate(outcomes):
-        if isinstance(each, RingError):
-            fields: BatchRejected = {
-                "index": index, "status": each.status, "code": each.code, "detail": str(each),
-            }  # fmt: skip
-            report["rejected"].append(fields)
+def _batch_response(results: Sequence[LogResult | RingError]) -> BatchResponse:
+    response: BatchResponse = {"logged": [], "rejected": []}
+    for index, result in enumerate(results):
+        if isinstance(result, RingError):
+            response["rejected"].append(
+                {
+                    "index": index,
+                    "status": result.status,
+                    "code": result.code,
+                    "detail": str(result),
+                }
+            )
         else:
-            report["logged"].append({"index": index, **log_response(each)})
-    return report
+            response["logged"].append({"index": index, **log_response(result)})
+    return response
+
+
+# Reading.
+
+
+async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call], "Link"]:
+    """List calls, newest first."""
+    calls = await request.ring.usage.logs(request.project_id, query)
+    if len(calls) == query.limit:
+        request.response_headers = link(query, query.next(request.project_id, calls[-1]))
+    return calls
+
+
+async def usage_stats(request: Request, query: StatsQuery) -> Stats:
+    """Report exact totals of calls: overall, by period, and by label."""
+    return await request.ring.usage.stats(request.project_id, query)
+
+
+class ExportQuery(CallFilter):
+    """The calls to export, and the format."""
+
+    format: Literal["csv", "jsonl"] = "csv"
+
+
+async def export_calls(
+    request: Request, query: ExportQuery
+) -> Annotated[Response, {CSV_MEDIA_TYPE: str, JSONL_MEDIA_TYPE: Call}]:
+    """Export calls, newest first, as a stream of CSV or JSON lines."""
+    calls = request.ring.usage.export(request.project_id, query)
+    if query.format == "jsonl":
+        return await jsonl_response(calls, "calls.jsonl", request)
+    chunks = export.encode_in_chunks(calls, export.encode_csv)
+    return await _file_response(
+        request, chunks, "calls.csv", CSV_MEDIA_TYPE, header=export.CSV_HEADER
+    )
+
+
+async def jsonl_response(calls: AsyncGenerator[Call], name: str, request: Request) -> Response:
+    """Return a file of JSON lines, with one call in each."""
+    chunks = export.encode_in_chunks(calls, export.encode_jsonl)
+    return await _file_response(request, chunks, name, JSONL_MEDIA_TYPE)
+
+
+async def _file_response(
+    request: Request,
+    chunks: AsyncGenerator[bytes],
+    name: str,
+    media_type: str,
+    *,
+    header: bytes = b"",
+) -> Response:
+    chunks = _in_long_running_slot(request, chunks)
+    # The first chunk is read before the response begins, so that an error still has its own status.
+    first = header + await anext(chunks)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return _FileResponse(first, chunks, headers=headers, media_type=media_type)
+
+
+async def _in_long_running_slot(
+    request: Request, chunks: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    with request.long_running_slot():
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+
+class _FileResponse(StreamingResponse):
+    """A stream whose first chunk has been read; it closes the transaction behind it at the end.
+
+    Starlette would leave the generator of a client that has gone to the garbage collector.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], **options: Any) -> None:
+        super().__init__(_prepend(first, rest), **options)
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._rest):
+            await super().__call__(scope, receive, send)
+
+
+async def _prepend(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk

@@ -1,4 +1,7 @@
-"""An LLM call as it is written: with its id, its time and its price, chosen once."""
+"""Call records: calls ready to be stored, with an id, a time and a price that are chosen once.
+
+Storing a record again, after a lost connection, changes nothing.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -22,71 +25,113 @@ MAX_METADATA_BYTES = 64 * 1024
 
 
 class CallRecord(NamedTuple):
-    """An entry that has been given its id, time and price: what the log statement takes."""
+    """A call with its id, time and price; `row` is the JSON that `insert_calls` takes."""
 
     project_id: ProjectId
     id: UUID
     logged_at: datetime
     quote: PricedCall
-    claim: IdempotencyKey | None
+    idempotency_key: IdempotencyKey | None
     row: bytes
 
 
-def _now(entry: NewCall) -> tuple[UUID, datetime]:
-    """Choose an id and the time that belongs to it, both from one reading of the clock."""
-    microseconds = (
-        (entry.logged_at - EPOCH) // timedelta(microseconds=1)
-        if entry.logged_at
-        else time.time_ns() // 1000
+def prepare_call(  # noqa: PLR0913, PLR0917, they are all of it
+    project_id: ProjectId,
+    call: NewCall,
+    book: PriceBook,
+    key: str | None = None,
+    batch_size: int = 1,
+    id: UUID | None = None,
+) -> CallRecord:
+    """Prepare a call that was sent as one of `batch_size`.
+
+    `book` is not read for a call that brings its cost. An `id` that is given is a UUIDv7.
+    """
+    if id:
+        logged_at = moment_of(id)
+    else:
+        id, logged_at = _id_and_time(call)
+    details = call.details()
+    quote = _price(call, book, details, logged_at)
+    row = _row(call, details, quote)
+    row.update(project_id=project_id, id=id, logged_at=logged_at)
+    idempotency_key = IdempotencyKey.of(key, fingerprint_of_call(call, batch_size)) if key else None
+    if idempotency_key:
+        row.update(key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
+    return CallRecord(
+        project_id, id, logged_at, quote, idempotency_key, orjson.dumps(row, json_default)
     )
-    made = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
-    return UUID(int=made.int), EPOCH + timedelta(0, 0, microseconds)
 
 
-def _metadata(entry: NewCall) -> orjson.Fragment:
-    return orjson.Fragment(dump_bounded_json(entry.metadata or {}, "metadata", MAX_METADATA_BYTES))
+def prepare_calls(
+    project_id: ProjectId, calls: Sequence[NewCall], book: PriceBook, key: str | None
+) -> Iterator[CallRecord]:
+    """Prepare a batch of calls.
+
+    The batch's key becomes a key for each index, valid for a batch of the same size.
+    """
+    if key is None:
+        for call in calls:
+            yield prepare_call(project_id, call, book, call.idempotency_key)
+    elif any(call.idempotency_key for call in calls):
+        raise InvalidRequest("idempotency_key: give a key for the batch or for its calls, not both")
+    else:
+        for index, call in enumerate(calls):
+            yield prepare_call(project_id, call, book, batch_item_key(key, index), len(calls))
 
 
-def _quote(entry: NewCall, book: PriceBook, details: dict[str, Any], when: datetime) -> PricedCall:
-    """Price a call; what its client says that it cost, it cost."""
-    if entry.cost is not None:
+def _id_and_time(call: NewCall) -> tuple[UUID, datetime]:
+    """Choose an id and the time in it, both from one reading of the clock."""
+    if call.logged_at:
+        microseconds = (call.logged_at - EPOCH) // timedelta(microseconds=1)
+    else:
+        microseconds = time.time_ns() // 1000
+    id = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
+    return UUID(int=id.int), EPOCH + timedelta(0, 0, microseconds)
+
+
+def _price(
+    call: NewCall, book: PriceBook, details: dict[str, Any], logged_at: datetime
+) -> PricedCall:
+    """Price a call. A cost that the client reports is taken as it is, but its usage is checked."""
+    if call.cost is not None:
         if details:
-            _use(entry, details)
-        return PricedCall(entry.cost.quantize(COST_QUANTUM), None)
-    used = _use(entry, details)
-    return book.quote(entry.provider, entry.model, entry.service_tier, used, when)
+            _usage(call, details)
+        return PricedCall(call.cost.quantize(COST_QUANTUM), None)
+    usage = _usage(call, details)
+    return book.quote(call.provider, call.model, call.service_tier, usage, logged_at)
 
 
-def _use(entry: NewCall, details: dict[str, Any]) -> TokenUsage:
+def _usage(call: NewCall, details: dict[str, Any]) -> TokenUsage:
     try:
         return normalize_usage(
-            entry.provider,
-            entry.input_tokens or 0,
-            entry.output_tokens or 0,
-            entry.cached_input_tokens or 0,
+            call.provider,
+            call.input_tokens or 0,
+            call.output_tokens or 0,
+            call.cached_input_tokens or 0,
             details,
         )
     except ValueError as exc:
         raise InvalidRequest(f"tokens: {exc}") from exc
 
 
-def _row(entry: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str, Any]:
+def _row(call: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str, Any]:
     row: dict[str, Any] = {
-        # As text: orjson would ask us how to write a Decimal, and PostgreSQL reads either.
+        # As text: for a Decimal orjson would call `json_default`; PostgreSQL reads either.
         "cost": None if quote.cost is None else str(quote.cost),
         "cost_source": quote.source,
-        "status": entry.status,
-        "provider": entry.provider,
-        "model": entry.model,
-        "profile": entry.profile or "default",
-        "alias": entry.alias,
-        "origin": entry.origin,
-        "id_at_origin": entry.id_at_origin,
-        "input_tokens": entry.input_tokens or 0,
-        "output_tokens": entry.output_tokens or 0,
-        "cached_input_tokens": entry.cached_input_tokens or 0,
-        "latency_ms": entry.latency_ms,
-        "metadata": _metadata(entry),
+        "status": call.status,
+        "provider": call.provider,
+        "model": call.model,
+        "profile": call.profile or "default",
+        "alias": call.alias,
+        "origin": call.origin,
+        "id_at_origin": call.id_at_origin,
+        "input_tokens": call.input_tokens or 0,
+        "output_tokens": call.output_tokens or 0,
+        "cached_input_tokens": call.cached_input_tokens or 0,
+        "latency_ms": call.latency_ms,
+        "metadata": _metadata(call),
     }
     if quote.price:
         row["price"] = quote.price.id
@@ -95,44 +140,5 @@ def _row(entry: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str
     return row
 
 
-def prepare_call(  # noqa: PLR0913, PLR0917, they are all of it
-    project_id: ProjectId,
-    entry: NewCall,
-    book: PriceBook,
-    key: str | None = None,
-    within: int = 1,
-    id: UUID | None = None,
-) -> CallRecord:
-    """Make `entry` ready to be written, once: sending the record again changes nothing.
-
-    `book` is not read for an entry that brings its cost. An `id` that is given is a UUIDv7.
-    """
-    id, logged_at = (id, moment_of(id)) if id else _now(entry)
-    details = entry.details()
-    quote = _quote(entry, book, details, logged_at)
-    row = _row(entry, details, quote)
-    row.update(project_id=project_id, id=id, logged_at=logged_at)
-    claim = IdempotencyKey.of(key, fingerprint_of_call(entry, within)) if key else None
-    if claim:
-        row.update(claim._asdict())
-    return CallRecord(project_id, id, logged_at, quote, claim, orjson.dumps(row, json_default))
-
-
-def prepare_calls(
-    project_id: ProjectId, entries: Sequence[NewCall], book: PriceBook, key: str | None
-) -> Iterator[CallRecord]:
-    """Make a batch ready to be written.
-
-    The batch's key is a key for each place in it, good for a batch of the same length.
-    """
-    if key is None:
-        yield from (prepare_call(project_id, each, book, each.idempotency_key) for each in entries)
-    elif any(each.idempotency_key for each in entries):
-        raise InvalidRequest(
-            "idempotency_key: give a key for the batch or for its entries, not both"
-        )
-    else:
-        for place, each in enumerate(entries):
-            yield prepare_call(
-                project_id, each, book, batch_item_key(key, place), within=len(entries)
-            )
+def _metadata(call: NewCall) -> orjson.Fragment:
+    return orjson.Fragment(dump_bounded_json(call.metadata or {}, "metadata", MAX_METADATA_BYTES))

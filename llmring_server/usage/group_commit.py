@@ -1,4 +1,8 @@
-"""Many callers, one commit: the first to wait leads, and writes for all who wait by then."""
+"""Group commit: many callers share one commit.
+
+While a batch is written, later callers wait; the next batch then writes all of them at once. One
+connection and one commit thus serve any number of concurrent callers.
+"""
 
 import asyncio
 import logging
@@ -18,109 +22,133 @@ Outcome = TypeVar("Outcome")
 
 _logger = logging.getLogger(__name__)
 
-# To wait for a batch under way is to share the next one, which costs all of them less than two side
-# by side. This is for how many seconds it is worth it: a commit takes a hundredth of that.
+# To wait for the batch under way and share the next one costs everybody less than two batches side
+# by side. After this long it no longer does; a commit takes about a hundredth of it.
 SLOW_COMMIT_SECONDS = 0.05
 
 
 class GroupCommitLimits(NamedTuple):
-    """How much is written at once, by how many if it takes long, and how much may wait."""
+    """How many items a batch holds, how many batches run at once, and how many items may wait."""
 
-    batch: int = 500
-    flights: int = 2
-    pending: int = 5000
+    batch_size: int = 500
+    concurrent_commits: int = 2
+    max_pending: int = 5000
 
 
 class GroupCommit(Generic[Item, Outcome]):
-    """Turns `write` of many into a call for one.
+    """Turns a `write` of many items into a call for one.
 
-    `write` gives an outcome (or a RingError) for each item, all of them committed, or raises.
-    An error that blames an item, or a row that the database refuses, is given to that item alone.
+    `write` returns an outcome or a RingError for each item, with all outcomes committed, or raises.
+    An error that blames an item, or a row that the database refuses, is raised for that item only.
     """
+
+    # An item:
+    #
+    #     waiting ──────────────► in a batch ──────────────► its future has an outcome or an error
+    #              _take_batch                  _flush
+    #
+    # A flush is a task that writes batches until it has no more to do:
+    #
+    #                       ┌───────────────────┐
+    #                       │  more items wait  │
+    #                       ▼                   │
+    #     _start_flush ──► writing a batch ─────┴──────► _flush_done ──► _start_flush
+    #                                   nothing waits, or
+    #                                   another flush is quick
+    #
+    # `_start_flush` is called when an item arrives, when a flush ends, and when a batch has taken
+    # longer than SLOW_COMMIT_SECONDS. It starts a flush if items wait, fewer than
+    # `concurrent_commits` flushes run, and all of them are slow: usually there is one. A flush goes
+    # on to its next batch only while all others are slow, so that after a slow moment there is one
+    # again. Whatever fails, one of these three events follows for every item that waits.
 
     def __init__(
         self,
         write: Callable[[Sequence[Item]], Awaitable[list[Outcome | RingError]]],
-        bounds: GroupCommitLimits,
+        limits: GroupCommitLimits,
     ) -> None:
         self._write = write
-        self._bounds = bounds
+        self._limits = limits
         self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
-        # When each of them last set out.
-        self._flights: dict[asyncio.Task[None], float] = {}
+        # Each running flush, and when it began its present batch.
+        self._flushes: dict[asyncio.Task[None], float] = {}
 
     async def __call__(self, item: Item) -> Outcome:
-        """Write `item` with its neighbours; cancelling the caller cancels nothing else."""
-        if len(self._waiting) >= self._bounds.pending:
+        """Write `item` together with others; cancelling the caller cancels nothing else."""
+        if len(self._waiting) >= self._limits.max_pending:
             raise Overloaded
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
-        self._set_out()
+        self._start_flush()
         return await future
 
     async def drain(self) -> None:
-        """Wait until everything that waits is written, or has failed."""
-        while self._flights:
-            await asyncio.wait(self._flights)
+        """Wait until everything that waits is written or has failed."""
+        while self._flushes:
+            await asyncio.wait(self._flushes)
 
-    def _set_out(self) -> None:
-        if self._waiting and len(self._flights) < self._bounds.flights and self._is_alone():
-            # A task of its own, so that a client who leaves takes nobody's commit away.
-            flight = asyncio.create_task(self._fly())
-            self._flights[flight] = time.monotonic()
-            flight.add_done_callback(self._landed)
+    def _start_flush(self) -> None:
+        has_room = len(self._flushes) < self._limits.concurrent_commits
+        if self._waiting and has_room and self._others_are_slow():
+            # A task of its own, so that a caller who is cancelled cancels nobody else's commit.
+            flush = asyncio.create_task(self._flush_loop())
+            self._flushes[flush] = time.monotonic()
+            flush.add_done_callback(self._flush_done)
 
-    def _is_alone(self, flight: asyncio.Task[None] | None = None) -> bool:
-        """Tell if a flight has no others beside it, or only such as take long."""
-        late = time.monotonic() - SLOW_COMMIT_SECONDS
-        return all(since < late for other, since in self._flights.items() if other is not flight)
+    def _others_are_slow(self, flush: asyncio.Task[None] | None = None) -> bool:
+        """Tell if no flush other than `flush` is writing a batch that may soon be committed."""
+        latest = time.monotonic() - SLOW_COMMIT_SECONDS
+        return all(began < latest for other, began in self._flushes.items() if other is not flush)
 
-    async def _fly(self) -> None:
-        flight = cast("asyncio.Task[None]", asyncio.current_task())
-        while self._waiting and self._is_alone(flight):
-            self._flights[flight] = time.monotonic()
-            # Whoever waits for it by then goes beside it, also if nobody comes after them.
-            watch = asyncio.get_running_loop().call_later(SLOW_COMMIT_SECONDS * 1.1, self._set_out)
-            # All of them may have left; behind them others wait.
-            if batch := self._take():
-                await self._land(batch)
-            watch.cancel()
+    async def _flush_loop(self) -> None:
+        flush = cast("asyncio.Task[None]", asyncio.current_task())
+        loop = asyncio.get_running_loop()
+        while self._waiting and self._others_are_slow(flush):
+            self._flushes[flush] = time.monotonic()
+            # If this batch is slow, those who wait by then need another flush, even if no one else
+            # arrives.
+            timer = loop.call_later(SLOW_COMMIT_SECONDS * 1.1, self._start_flush)
+            # A batch is empty if all of its callers have left; others may wait behind them.
+            if batch := self._take_batch():
+                await self._flush(batch)
+            timer.cancel()
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        del self._flights[flight]
-        if flight.cancelled():
+    def _flush_done(self, flush: asyncio.Task[None]) -> None:
+        del self._flushes[flush]
+        if flush.cancelled():
             return
-        if exc := flight.exception():
+        if exc := flush.exception():
             _logger.error("writing a batch failed: %s", traceback_without_values(exc))
-        self._set_out()
+        self._start_flush()
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        size = min(len(self._waiting), self._bounds.batch)
-        taken = [self._waiting.popleft() for _ in range(size)]
-        return [each for each in taken if not each[1].cancelled()]
+    def _take_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        size = min(len(self._waiting), self._limits.batch_size)
+        batch = [self._waiting.popleft() for _ in range(size)]
+        return [(item, future) for item, future in batch if not future.cancelled()]
 
-    async def _land(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+    async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: Sequence[Outcome | Exception] = [RingError()] * len(batch)
         try:
-            outcomes = await self._outcomes([item for item, _ in batch])
+            outcomes = await self._write_with_blame([item for item, _ in batch])
         finally:
-            # Also when something unforeseen happened: nobody is left waiting.
+            # Also after an unforeseen error: no caller may wait forever.
             for (_, future), outcome in zip(batch, outcomes, strict=True):
-                settle(future, outcome)
+                _resolve(future, outcome)
 
-    async def _outcomes(self, items: Sequence[Item]) -> list[Outcome | Exception]:
+    async def _write_with_blame(self, items: Sequence[Item]) -> list[Outcome | Exception]:
+        """Write `items`; if one of them cannot be stored, halve them until it is alone."""
         try:
             return [*await retry_while_disconnected(lambda: self._write(items))]
         except (RingError, IntegrityConstraintViolationError) as exc:
             if not refuses_a_row(exc) or len(items) == 1:
                 return [exc] * len(items)
-        # One of them cannot be stored: halve until it stands alone.
         middle = len(items) // 2
-        return await self._outcomes(items[:middle]) + await self._outcomes(items[middle:])
+        first = await self._write_with_blame(items[:middle])
+        return first + await self._write_with_blame(items[middle:])
 
 
-def settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
-    """Tell one waiter; one who has left hears nothing."""
+def _resolve(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
+    """Give one caller its outcome, unless the caller has left."""
     if future.done():
         return
     if isinstance(outcome, Exception):

@@ -1,7 +1,8 @@
-"""Idempotency keys: a key is used once, for one request, and repeats get the first answer again.
+"""Idempotency keys: the first request with a key is executed, and its repeats get the same answer.
 
-Every key is stored in `idempotency_keys`, as a digest, with a fingerprint of the request that it
-was first sent with and the id that the request was given.
+A key belongs to a project, on whatever route it is used. It is stored in `idempotency_keys` as a
+digest, with a fingerprint of the request that it was first used for and the id that this request
+was given. A key that comes with another request is refused.
 """
 
 from collections.abc import Iterable
@@ -22,14 +23,14 @@ from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RequestInProgress
 from llmring_server.usage.models import NewCall
 
-Conversation = TypeVar("Conversation", UUID, None)
+ConversationId = TypeVar("ConversationId", UUID, None)
 
-# A row of `claimed` or `first_uses`.
+# A row of `key_by_digest` or `keys_of_calls`.
 FirstUse: TypeAlias = asyncpg.Record
 
 
 def digest(data: bytes) -> UUID:
-    """Return 16 bytes of a SHA-256: enough to recognise what may be long."""
+    """Return the first 16 bytes of a SHA-256, enough to recognise data of any length."""
     return UUID(bytes=sha256(data).digest()[:16])
 
 
@@ -39,39 +40,46 @@ def batch_item_key(key: str, index: int) -> str:
 
 
 def fingerprint(*parts: Any) -> UUID:
-    """Digest a request, whatever its spelling: the same one has the same fingerprint for ever."""
-    return digest(orjson.dumps(parts, _plain, orjson.OPT_SORT_KEYS))
+    """Digest a request by its values, however they were written in JSON.
+
+    Fingerprints are stored, so the same request must have the same one in every later version.
+    """
+    return digest(orjson.dumps(parts, _fingerprint_default, orjson.OPT_SORT_KEYS))
 
 
-def fingerprint_of_call(entry: NewCall, batch_size: int) -> UUID:
-    """Digest an entry as one of `batch_size` entries that were sent together."""
-    fields = entry.model_dump(exclude={"idempotency_key"}, exclude_none=True)
+def fingerprint_of_call(call: NewCall, batch_size: int) -> UUID:
+    """Digest a call that was sent with others, `batch_size` of them in all."""
+    fields = call.model_dump(exclude={"idempotency_key"}, exclude_none=True)
     return digest(orjson.dumps([batch_size, fields], json_default, orjson.OPT_SORT_KEYS))
 
 
-def _plain(value: object) -> object:
+def _fingerprint_default(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(exclude_none=True)
     return json_default(value)
 
 
 class IdempotencyKey(NamedTuple):
-    """A key, and the request that it stands for, as digests."""
+    """The digest of a key, and the fingerprint of the request that it came with."""
 
     key: UUID
     fingerprint: UUID
 
     @classmethod
     def of(cls, key: str | None, fingerprint: UUID) -> Self | None:
+        """Digest a request's key; None if it has no key."""
         return cls(digest(key.encode()), fingerprint) if key else None
 
 
-def require_same_request(first_use: FirstUse | None, claim: IdempotencyKey) -> FirstUse:
-    """Return the first use of a key if it was for the same request; InProgress, Invalid."""
+def require_same_request(first_use: FirstUse | None, key: IdempotencyKey) -> FirstUse:
+    """Return the first use of a key; raise InvalidRequest if it was for another request.
+
+    Without a first use, the transaction that inserted the key was rolled back or is not yet
+    visible: RequestInProgress.
+    """
     if first_use is None:
-        # It was rolled back, or is not visible yet.
         raise RequestInProgress
-    if first_use["fingerprint"] != claim.fingerprint:
+    if first_use["fingerprint"] != key.fingerprint:
         raise InvalidRequest(
             "This Idempotency-Key was used for another request.", "idempotency_key_reused"
         )
@@ -79,53 +87,62 @@ def require_same_request(first_use: FirstUse | None, claim: IdempotencyKey) -> F
 
 
 class IdempotencyKeys(Repository):
-    """The keys of every project, on whatever route they are used."""
+    """The idempotency keys of every project."""
 
     sql = "usage/idempotency"
     tables = (Table("idempotency_keys", "idempotency keys", "erase_keys"),)
     delete_with_calls = ("delete_old_keys",)
 
-    async def take(
+    async def insert(
         self,
         project_id: ProjectId,
-        claim: IdempotencyKey,
+        key: IdempotencyKey,
         id: UUID,
         logged_at: datetime,
         conversation_id: UUID | None = None,
     ) -> bool:
-        """Take a key for `id`; False if it is taken.
+        """Insert a key for the request `id`; return False if the key exists.
 
-        InProgress if another transaction has taken it and does not end: the statement waits for
-        nothing else, so a lock timeout is about the key.
+        RequestInProgress if another transaction has inserted it and does not end: the statement
+        waits for no other lock, so a lock timeout is about the key.
         """
-        params = {"id": id, "logged_at": logged_at, "conversation_id": conversation_id}
         try:
-            return bool(
-                await self._fetch_all("claim", project_id=project_id, **params, **claim._asdict())
+            rows = await self._fetch_all(
+                "insert_key",
+                project_id=project_id,
+                key=key.key,
+                fingerprint=key.fingerprint,
+                id=id,
+                logged_at=logged_at,
+                conversation_id=conversation_id,
             )
         except LockTimeout as exc:
             raise RequestInProgress from exc
+        return bool(rows)
 
-    async def first(
+    async def get_or_insert(
         self,
         project_id: ProjectId,
-        claim: IdempotencyKey | None,
+        key: IdempotencyKey | None,
         id: UUID,
-        conversation_id: Conversation,
-    ) -> tuple[UUID, Conversation]:
-        """Return what this claim is for, and in which conversation: these, unless it had others."""
-        if claim is None or await self.take(project_id, claim, id, moment_of(id), conversation_id):
+        conversation_id: ConversationId,
+    ) -> tuple[UUID, ConversationId]:
+        """Return the ids that a request has by its key: those of its first use, or else these.
+
+        A request without a key has the ids that are given.
+        """
+        if key is None or await self.insert(project_id, key, id, moment_of(id), conversation_id):
             return id, conversation_id
-        rows = await self._fetch_all("claimed", project_id=project_id, key=claim.key)
-        first_use = require_same_request(rows[0] if rows else None, claim)
+        rows = await self._fetch_all("key_by_digest", project_id=project_id, key=key.key)
+        first_use = require_same_request(rows[0] if rows else None, key)
         return first_use["id"], first_use["conversation_id"]
 
-    async def first_uses(
+    async def first_uses_for_calls(
         self, keys: Iterable[tuple[ProjectId, UUID]]
     ) -> dict[tuple[ProjectId, UUID], FirstUse]:
-        """Return what these keys were first used for; of calls, with their costs."""
-        wanted = orjson.dumps(
-            [{"project_id": project_id, "key": key} for project_id, key in keys], json_default
+        """Return the calls, with their costs, that these keys were first used for."""
+        wanted = [{"project_id": project_id, "key": key} for project_id, key in keys]
+        rows = await self._fetch_all(
+            "keys_of_calls", keys=orjson.dumps(wanted, json_default).decode()
         )
-        rows = await self._fetch_all("first_uses", wanted=wanted.decode())
         return {(ProjectId(row["project_id"]), row["key"]): row for row in rows}

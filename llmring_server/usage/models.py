@@ -1,6 +1,8 @@
-"""One LLM call, as its client reports it."""
+"""Usage models: a call as its client reports it, as it is stored, and as it is selected."""
 
 import re
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -18,43 +20,39 @@ from llmring_server.core.strict_json import JsonObject
 from llmring_server.core.time_range import TimeRange
 from llmring_server.pricing.cost import USAGE_FIELDS
 
-MAX_AGE, MAX_AHEAD = timedelta(days=-400), timedelta(minutes=10)
+# How far from the present the time of a new call may lie.
+MAX_CALL_AGE = timedelta(days=400)
+MAX_CLOCK_SKEW = timedelta(minutes=10)
 
 
-def _exact(value: object) -> object:
-    """Take the number that was written: 0.1 is a tenth, not the float next to it."""
+def _exact_decimal(value: object) -> object:
+    """Read a number by its digits: 0.1 is a tenth, not the float next to it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Decimal(str(value))
     return value
 
 
-def _near(moment: datetime) -> datetime:
-    if not MAX_AGE <= moment - datetime.now(UTC) <= MAX_AHEAD:
+def _check_call_time(logged_at: datetime) -> datetime:
+    if not -MAX_CALL_AGE <= logged_at - datetime.now(UTC) <= MAX_CLOCK_SKEW:
         raise ValueError("must lie between 400 days ago and 10 minutes ahead")
-    return moment
+    return logged_at
 
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
-
-
-Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact)]
-
-
-CallTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_near)]
-
-
+Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact_decimal)]
+CallTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_check_call_time)]
 IdempotencyKeyText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
-
-
 Status = Literal["ok", "error", "timeout", "cancelled"]
+Label = Annotated[str, Field(max_length=255)]
 
 
 class NewCall(BaseModel, strict=True):
-    """One LLM call as the client reports it; USD, tokens, milliseconds; null counts are 0.
+    """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
 
-    Tokens of a kind are part of those that hold them, as in OpenTelemetry's `gen_ai.usage`: audio
-    of input, cached audio of both, reasoning of output, one-hour writes of all writes to a cache.
-    `logged_at` lies at most 400 days back and 10 minutes ahead; metadata are at most 64 KiB.
+    Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
+    tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
+    and one-hour cache writes of all cache writes. `logged_at` lies at most 400 days in the past and
+    10 minutes in the future. `metadata` is at most 64 KiB of JSON.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=r"\S")]
@@ -86,23 +84,18 @@ class NewCall(BaseModel, strict=True):
     idempotency_key: IdempotencyKeyText | None = None
 
     def details(self) -> dict[str, Any]:
-        """Return what it says beyond input, output and cached tokens."""
-        # Most calls say nothing more, and a look at each field costs as much as a whole record.
-        given = self.model_fields_set & DETAILS
-        return self.model_dump(include=given, exclude_none=True) if given else {}
+        """Return the usage that is reported beyond input, output and cached tokens."""
+        # Most calls report nothing more, and looking at each field would double the cost of
+        # preparing a call.
+        reported = self.model_fields_set & DETAILS
+        return self.model_dump(include=reported, exclude_none=True) if reported else {}
 
 
 DETAILS = {*USAGE_FIELDS, "service_tier"}
 
 
-Label = Annotated[str, Field(max_length=255)]
-
-
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 class CallFilter(TimeRange):
-    """Which calls: of a span of time, with exactly these labels."""
+    """Selects the calls of a time range that have exactly these labels."""
 
     log_id: UUID | None = None
     provider: Label | None = None
@@ -112,31 +105,31 @@ class CallFilter(TimeRange):
     origin: Label | None = None
     id_at_origin: Label | None = None
 
-    def where(self) -> dict[str, Any]:
-        """Return the parameters of the statement that finds them."""
-        found = self.model_dump(include=set(CallFilter.__annotations__))
+    def params(self) -> dict[str, Any]:
+        """Return the parameters of a statement that selects these calls."""
+        labels = self.model_dump(include=set(CallFilter.__annotations__))
         since, until = self.bounds()
         if self.log_id and not self.start_date and not self.end_date:
-            # A call's id tells its millisecond.
+            # An id contains the millisecond of its call.
             since = moment_of(self.log_id)
             until = since + timedelta(milliseconds=1)
-        return found | {"since": since, "until": until}
+        return labels | {"since": since, "until": until}
 
 
 class CallPage(CallFilter, PageParams):
-    """One page of them, newest first."""
+    """One page of the selected calls, newest first."""
 
     def next(self, project_id: ProjectId, last: "Call") -> str:
-        """Return the cursor of the page that follows the one that ends with `last`."""
+        """Return the cursor of the next page, given the last call of this one."""
         return self.following(project_id, Position(last.logged_at, last.id))
 
 
 @dataclass(slots=True)
 class Call:
-    """One call as it was stored; an unknown cost is 0 with the source `unpriced`.
+    """One stored call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`.
 
-    `cost` is what it costs by now: `adjustment` of it came by re-rating. `first_cost`, which may
-    be null, is what it was stored with, and what a receipt certifies.
+    `cost` is the present cost; re-rating added `adjustment` to it. `first_cost` is the cost at the
+    time of logging, or null if no price was known; receipts certify this cost.
     """
 
     id: UUID
@@ -162,22 +155,57 @@ class Call:
     conversation_id: UUID | None = None
 
     @classmethod
-    def of(cls, row: asyncpg.Record) -> Self:
-        # By place, which takes a fifth of the time: the statement names them in this order.
-        *told, details, text = row
-        metadata = orjson.loads(text)
-        linked = _id_in(metadata)
-        return cls(*(*told, details and orjson.loads(details), metadata, linked))
+    def from_rows(cls, rows: Sequence[asyncpg.Record]) -> list[Self]:
+        """Read the rows of a statement that selects the columns of CALL_COLUMNS in this order."""
+        if rows:
+            _check_columns(rows[0])
+        return [cls._from_row(row) for row in rows]
+
+    @classmethod
+    async def from_stream(cls, rows: AsyncGenerator[asyncpg.Record]) -> AsyncGenerator[Self]:
+        """Read a stream of such rows, and close it at the end."""
+        checked = False
+        async with aclosing(rows):
+            async for row in rows:
+                if not checked:
+                    _check_columns(row)
+                    checked = True
+                yield cls._from_row(row)
+
+    @classmethod
+    def _from_row(cls, row: asyncpg.Record) -> Self:
+        # By position, which takes a fifth of the time that names would take.
+        *values, details, metadata_json = row
+        metadata = orjson.loads(metadata_json)
+        conversation_id = _conversation_id(metadata)
+        return cls(*(*values, details and orjson.loads(details), metadata, conversation_id))
 
 
-def _id_in(metadata: dict[str, Any]) -> UUID | None:
-    """Return the conversation that a call says to belong to."""
-    told = metadata.get("conversation_id")
-    return UUID(told) if isinstance(told, str) and _UUID.fullmatch(told) else None
+# The columns of a statement that selects calls. They are also those of a CSV export, whose readers
+# rely on their order.
+CALL_COLUMNS = tuple(name for name in Call.__slots__ if name != "conversation_id")
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _check_columns(row: asyncpg.Record) -> None:
+    """Check the columns of one row, which are those of all rows of its statement.
+
+    Most columns are text, so values in a wrong order would go unnoticed.
+    """
+    columns = tuple(row.keys())
+    if columns != CALL_COLUMNS:
+        raise TypeError(f"the columns of a call are {CALL_COLUMNS}, not {columns}")
+
+
+def _conversation_id(metadata: dict[str, Any]) -> UUID | None:
+    """Return the conversation that a call belongs to according to its metadata."""
+    text = metadata.get("conversation_id")
+    return UUID(text) if isinstance(text, str) and _UUID.fullmatch(text) else None
 
 
 class LogResult(NamedTuple):
-    """What became of an entry; `replayed` if its key had stored it before."""
+    """The result of logging a call; `replayed` if its key had stored it before."""
 
     log_id: UUID
     timestamp: datetime

@@ -1,4 +1,4 @@
-"""What calls add up to, moved to where it is read fastest when its quarter of an hour is over."""
+"""Rollups: sums of calls, moved to a table that is read faster once their quarter hour is over."""
 
 import asyncio
 import logging
@@ -10,8 +10,8 @@ from llmring_server.db.tables import Table
 from llmring_server.errors import traceback_without_values
 
 BATCH_SIZE = 500
-# Statistics are exact before and after; they are read a little faster after.
-PAUSE = 60.0
+# Statistics are exact before and after a move; they are read a little faster after it.
+MOVE_INTERVAL_SECONDS = 60.0
 
 _logger = logging.getLogger(__name__)
 
@@ -28,28 +28,34 @@ class Rollups(Repository):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._folding: asyncio.Task[None] | None = None
-        self._due = time.monotonic() + PAUSE
+        self._moving: asyncio.Task[None] | None = None
+        self._next_move = time.monotonic() + MOVE_INTERVAL_SECONDS
 
-    async def fold(self) -> None:
-        """Move the sums of all quarters that have been over for a while."""
-        while (await self._fetch_one("fold", limit=BATCH_SIZE))["moved"] == BATCH_SIZE:
-            pass
+    async def move_to_rollups(self) -> None:
+        """Move the sums of all quarter hours that have been over for a while."""
+        moved = BATCH_SIZE
+        while moved == BATCH_SIZE:
+            row = await self._fetch_one("move_to_rollups", limit=BATCH_SIZE)
+            moved = row["moved"]
 
-    def fold_if_due(self) -> None:
-        """Begin to move them, a minute after the last time or later; nobody waits for it."""
-        if time.monotonic() > self._due and (not self._folding or self._folding.done()):
-            self._due = time.monotonic() + PAUSE
-            self._folding = asyncio.create_task(self.fold())
-            self._folding.add_done_callback(_tell)
+    def move_in_background(self) -> None:
+        """Start moving sums if the last move started a minute ago or earlier; wait for nothing."""
+        is_moving = self._moving and not self._moving.done()
+        if time.monotonic() > self._next_move and not is_moving:
+            self._next_move = time.monotonic() + MOVE_INTERVAL_SECONDS
+            self._moving = asyncio.create_task(self.move_to_rollups())
+            self._moving.add_done_callback(_log_failure)
 
     async def aclose(self) -> None:
-        """Leave off moving them: those that are left are moved another time."""
-        if self._folding and not self._folding.done():
-            self._folding.cancel()
-            await asyncio.wait([self._folding])
+        """Stop a move that is under way; a later one moves the sums that are left."""
+        if self._moving and not self._moving.done():
+            self._moving.cancel()
+            await asyncio.wait([self._moving])
 
 
-def _tell(folding: asyncio.Task[None]) -> None:
-    if not folding.cancelled() and (exc := folding.exception()):
-        _logger.warning("sums stay where they are for now: %s", traceback_without_values(exc))
+def _log_failure(moving: asyncio.Task[None]) -> None:
+    if not moving.cancelled() and (exc := moving.exception()):
+        _logger.warning(
+            "moving sums to rollups failed; a later move repeats it: %s",
+            traceback_without_values(exc),
+        )

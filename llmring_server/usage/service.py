@@ -1,7 +1,6 @@
-"""What was called, when, by whom, at what cost: written once, read back."""
+"""Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing
 from uuid import UUID
 
 from llmring_server.core.identity import ProjectId
@@ -10,7 +9,8 @@ from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RingError
-from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook, Pricing
+from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook
+from llmring_server.pricing.service import Pricing
 from llmring_server.usage.call_record import CallRecord, prepare_call, prepare_calls
 from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits
 from llmring_server.usage.idempotency import (
@@ -26,202 +26,225 @@ from llmring_server.usage.stats import Stats, StatsQuery
 class Usage(Repository):
     """The log of LLM calls of every project."""
 
-    sql = "usage/usage"
+    sql = ("usage/calls", "usage/stats")
     tables = (Table("usage_logs", "calls", "erase_calls"),)
     delete_with_calls = ("delete_unpartitioned",)
 
     def __init__(
         self,
         database: Database,
-        bounds: GroupCommitLimits,
+        limits: GroupCommitLimits,
         prices: Pricing,
-        fold_if_due: Callable[[], None],
-        claims: IdempotencyKeys,
+        move_sums: Callable[[], None],
+        idempotency_keys: IdempotencyKeys,
     ) -> None:
         super().__init__(database)
-        self._combine = GroupCommit(self._write, bounds)
+        self._group_commit = GroupCommit(self._write, limits)
         self._prices = prices
-        # Begins background work on the pool, whatever transaction this repository is in.
-        self._fold_if_due = fold_if_due
-        self._claims = claims
+        # Starts background work on the pool, even if this repository is within a transaction.
+        self._move_sums = move_sums
+        self._idempotency_keys = idempotency_keys
 
-    async def log(self, project_id: ProjectId, entry: NewCall, key: str | None = None) -> LogResult:
-        """Store `entry` once: committed on return, or with the caller's transaction.
+    async def log(self, project_id: ProjectId, call: NewCall, key: str | None = None) -> LogResult:
+        """Store a call once: committed on return, or with the caller's transaction.
 
-        A `key` that the project used before gives the first answer again, or Invalid if it came
-        with another entry; InProgress while its first use is undecided.
+        A repeated `key` returns the first result. InvalidRequest if the key came with another call
+        before, RequestInProgress while its first use is undecided.
         """
-        book = EMPTY_PRICE_BOOK if entry.cost is not None else await self._prices.book()
-        call = prepare_call(project_id, entry, book, key or entry.idempotency_key)
-        if call.quote.price:
-            await self._prices.keep([call.quote.price])
+        book = EMPTY_PRICE_BOOK if call.cost is not None else await self._prices.book()
+        record = prepare_call(project_id, call, book, key or call.idempotency_key)
+        if record.quote.price:
+            await self._prices.insert_prices([record.quote.price])
         if self._database.in_caller_transaction:
-            return _granted(await self._store([call]))[0]
-        return await self._combine(call)
+            return _raise_first_error(await self._insert_records([record]))[0]
+        return await self._group_commit(record)
 
     async def log_many(
-        self, project_id: ProjectId, entries: Sequence[NewCall], key: str | None = None
+        self, project_id: ProjectId, calls: Sequence[NewCall], key: str | None = None
     ) -> list[LogResult]:
-        """Store all `entries` in one commit, or none; `key` stands for the batch as it is."""
-        calls = list(prepare_calls(project_id, entries, await self._book(entries), key))
-        await self._keep(calls)
-        return await self._retry(lambda: self._store_together(calls))
+        """Store all calls in one commit, or none; a `key` is that of the batch as a whole."""
+        records = list(prepare_calls(project_id, calls, await self._book_for(calls), key))
+        await self._keep_prices(records)
+        return await self._retry(lambda: self._insert_in_one_transaction(records))
 
-    async def rated(self, project_id: ProjectId, entry: NewCall, id: UUID) -> CallRecord:
-        """Make `entry` ready to be stored in a transaction with other things: `store` does."""
-        return prepare_call(project_id, entry, await self._book([entry]), id=id)
+    async def price_call(self, project_id: ProjectId, call: NewCall, id: UUID) -> CallRecord:
+        """Price a call and prepare it for `insert`, in a transaction with other changes."""
+        return prepare_call(project_id, call, await self._book_for([call]), id=id)
 
-    async def store(self, call: CallRecord) -> None:
-        await self._keep([call])
-        _granted(await self._store([call]))
+    async def insert(self, record: CallRecord) -> None:
+        """Store a prepared call."""
+        await self._keep_prices([record])
+        _raise_first_error(await self._insert_records([record]))
 
     async def logs(self, project_id: ProjectId, page: CallPage | None = None) -> list[Call]:
-        """Return a page of calls, newest first; `page.next` makes the cursor of the next one."""
+        """Return a page of calls, newest first; `page.next` returns the cursor of the next page."""
         page = page or CallPage()
         rows = await self._fetch_all(
-            "logs",
+            "list_calls",
             project_id=project_id,
-            **page.where(),
+            **page.params(),
             **page.after(project_id)._asdict(),
             limit=page.limit,
             offset=page.offset,
         )
-        return [Call.of(row) for row in rows]
+        return Call.from_rows(rows)
 
-    async def export(
-        self, project_id: ProjectId, labels: CallFilter | None = None
+    def export(
+        self, project_id: ProjectId, calls: CallFilter | None = None
     ) -> AsyncGenerator[Call]:
-        """Yield every call that `labels` name, newest first, from one snapshot.
+        """Yield all calls that the filter selects, newest first, from one snapshot.
 
-        It holds a transaction: whoever may leave before the end uses `contextlib.aclosing`.
+        The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
         """
-        labels = labels or CallFilter()
-        place = Position(None, None)._asdict()
-        rows = self._stream(
-            "logs", project_id=project_id, **labels.where(), **place, limit=None, offset=0
+        calls = calls or CallFilter()
+        start = Position(None, None)._asdict()
+        return Call.from_stream(
+            self._stream(
+                "list_calls", project_id=project_id, **calls.params(), **start, limit=None, offset=0
+            )
         )
-        async with aclosing(rows):
-            async for row in rows:
-                yield Call.of(row)
 
-    async def stats(self, project_id: ProjectId, window: StatsQuery | None = None) -> Stats:
-        """Report on `window`: the last 30 days by UTC day, unless it says otherwise.
+    async def stats(self, project_id: ProjectId, query: StatsQuery | None = None) -> Stats:
+        """Report on a time range: by default the last 30 days, by UTC day.
 
-        Of months that maintenance has forgotten, whole UTC days are left: a day that such a
-        window cuts is not counted, and other days or hours are Invalid.
+        Of months whose calls maintenance has dropped, only whole UTC days are left. A day that the
+        range cuts there is not counted; hours and days of other time zones raise InvalidRequest.
         """
-        window = window or StatsQuery()
+        query = query or StatsQuery()
         row = await self._fetch_one(
             "stats",
             project_id=project_id,
-            grain=window.group_by,
-            tz=window.tz,
-            **window.cuts()._asdict(),
+            group_by=query.group_by,
+            tz=query.tz,
+            **query.segments()._asdict(),
         )
-        if row["coarse_until"] and not window.by_utc_day:
+        daily_only_until = row["daily_only_until"]
+        if daily_only_until and not query.by_utc_day:
             raise InvalidRequest(
-                f"Before {row['coarse_until']:%Y-%m-%d} only sums of UTC days are kept:"
-                " ask from then on, or with tz=UTC and not by hour."
+                f"Only daily UTC totals are kept before {daily_only_until:%Y-%m-%d}:"
+                " use a later start_date, or tz=UTC without group_by=hour."
             )
         return Stats.model_validate_json(row["stats"])
 
     async def aclose(self) -> None:
-        """Wait until all calls that wait are stored."""
-        await self._combine.drain()
+        """Wait until all calls that wait for a commit are stored."""
+        await self._group_commit.drain()
 
-    async def _book(self, entries: Iterable[NewCall]) -> PriceBook:
-        return (
-            await self._prices.book()
-            if any(each.cost is None for each in entries)
-            else EMPTY_PRICE_BOOK
-        )
+    async def _book_for(self, calls: Iterable[NewCall]) -> PriceBook:
+        if all(call.cost is not None for call in calls):
+            return EMPTY_PRICE_BOOK
+        return await self._prices.book()
 
-    async def _keep(self, calls: Iterable[CallRecord]) -> None:
-        if prices := [call.quote.price for call in calls if call.quote.price]:
-            await self._prices.keep(prices)
+    async def _keep_prices(self, records: Iterable[CallRecord]) -> None:
+        if prices := [record.quote.price for record in records if record.quote.price]:
+            await self._prices.insert_prices(prices)
 
-    async def _store_together(self, calls: Sequence[CallRecord]) -> list[LogResult]:
+    async def _insert_in_one_transaction(self, records: Sequence[CallRecord]) -> list[LogResult]:
         async with self._database.transaction() as inside:
-            return _granted(await self.with_database(inside)._store(calls))
+            return _raise_first_error(await self.with_database(inside)._insert_records(records))
 
-    async def _write(self, calls: Sequence[CallRecord]) -> list[LogResult | RingError]:
+    async def _write(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
+        """Write a batch for the group commit."""
         try:
-            return await self._store(calls)
+            return await self._insert_records(records)
         except LockTimeout:
-            # The statement takes keys and other locks. Which one it waited for, the database tells
-            # only in prose: whoever takes the keys one by one finds out.
-            if not any(call.claim for call in calls):
+            # The statement takes keys and other locks, and the database names the one it waited for
+            # only in the text of its message. Inserting the keys one by one finds it out.
+            if not any(record.idempotency_key for record in records):
                 raise
-            return await self._store_apart(calls)
+            return await self._insert_around_locked_keys(records)
 
-    async def _store(
-        self, calls: Sequence[CallRecord], *, holds_keys: bool = False
+    async def _insert_records(
+        self, records: Sequence[CallRecord], *, keys_inserted: bool = False
     ) -> list[LogResult | RingError]:
-        if not self._database.in_caller_transaction:
-            self._fold_if_due()
-        entries = f"[{b','.join(call.row for call in calls).decode()}]"
-        borrowed = self._database.in_caller_transaction
+        in_caller_transaction = self._database.in_caller_transaction
+        if not in_caller_transaction:
+            self._move_sums()
         rows = await self._fetch_all(
-            "log", entries=entries, borrowed=borrowed, holds_keys=holds_keys
+            "insert_calls",
+            calls=f"[{b','.join(record.row for record in records).decode()}]",
+            in_caller_transaction=in_caller_transaction,
+            keys_inserted=keys_inserted,
         )
-        stored = {row["id"] for row in rows}
-        repeats = [call for call in calls if call.claim and call.id not in stored]
-        if holds_keys or not repeats:
-            return [_stored(call) for call in calls]
-        answers = await self._repeated(repeats)
-        return [answers.get(call.id) or _stored(call) for call in calls]
+        new_keys = {row["id"] for row in rows}
+        duplicates = [
+            record for record in records if record.idempotency_key and record.id not in new_keys
+        ]
+        if keys_inserted or not duplicates:
+            return [_stored(record) for record in records]
+        first_results = await self._first_results(duplicates)
+        return [first_results.get(record.id) or _stored(record) for record in records]
 
-    async def _repeated(self, calls: Sequence[CallRecord]) -> dict[UUID, LogResult | RingError]:
-        """Return the first answers to the keys of `calls`, or why they cannot have them."""
-        uses = {call.id: (call.project_id, call.claim.key) for call in calls if call.claim}
-        first_uses = await self._claims.first_uses(uses.values())
+    async def _first_results(
+        self, duplicates: Sequence[CallRecord]
+    ) -> dict[UUID, LogResult | RingError]:
+        """Return the results of the first uses of these calls' keys, or why they cannot be used."""
+        keys = {
+            record.id: (record.project_id, record.idempotency_key.key)
+            for record in duplicates
+            if record.idempotency_key
+        }
+        first_uses = await self._idempotency_keys.first_uses_for_calls(keys.values())
         return {
-            call.id: _first_answer(call, call.claim, first_uses.get(uses[call.id]))
-            for call in calls
-            if call.claim
+            record.id: _idempotency_result(
+                record, record.idempotency_key, first_uses.get(keys[record.id])
+            )
+            for record in duplicates
+            if record.idempotency_key
         }
 
-    async def _store_apart(self, calls: Sequence[CallRecord]) -> list[LogResult | RingError]:
-        """Store around a lock: some key may be held by a transaction that does not end."""
-        free = [call for call in calls if call.claim is None]
-        stored = await self._store(free) if free else []
-        outcomes = dict(zip((call.id for call in free), stored, strict=True))
-        for call in calls:
-            if call.claim:
-                outcomes[call.id] = await self._store_alone(call, call.claim)
-        return [outcomes[call.id] for call in calls]
+    async def _insert_around_locked_keys(
+        self, records: Sequence[CallRecord]
+    ) -> list[LogResult | RingError]:
+        """Insert each call with a key by itself: a transaction that does not end may hold a key."""
+        without_key = [record for record in records if record.idempotency_key is None]
+        stored = await self._insert_records(without_key) if without_key else []
+        results = dict(zip((record.id for record in without_key), stored, strict=True))
+        for record in records:
+            if record.idempotency_key:
+                results[record.id] = await self._insert_one(record, record.idempotency_key)
+        return [results[record.id] for record in records]
 
-    async def _store_alone(self, call: CallRecord, claim: IdempotencyKey) -> LogResult | RingError:
-        """Take the key of one call, then store it: a lock on the key is told from any other."""
+    async def _insert_one(
+        self, record: CallRecord, idempotency_key: IdempotencyKey
+    ) -> LogResult | RingError:
+        """Insert a key, then its call, to distinguish a lock on the key from any other lock."""
         try:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                await inside._fetch_all("brief_lock")
-                if await inside._claims.take(call.project_id, claim, call.id, call.logged_at):
-                    return (await inside._store([call], holds_keys=True))[0]
-                return (await inside._repeated([call]))[call.id]
+                await inside._fetch_all("short_lock_timeout")
+                if await inside._idempotency_keys.insert(
+                    record.project_id, idempotency_key, record.id, record.logged_at
+                ):
+                    return (await inside._insert_records([record], keys_inserted=True))[0]
+                return (await inside._first_results([record]))[record.id]
         except RingError as exc:
             return exc
 
 
-def _stored(call: CallRecord) -> LogResult:
-    return LogResult(call.id, call.logged_at, call.quote.cost, call.quote.source)
+def _stored(record: CallRecord) -> LogResult:
+    return LogResult(record.id, record.logged_at, record.quote.cost, record.quote.source)
 
 
-def _first_answer(
-    call: CallRecord, claim: IdempotencyKey, first_use: FirstUse | None
+def _idempotency_result(
+    record: CallRecord, idempotency_key: IdempotencyKey, first_use: FirstUse | None
 ) -> LogResult | RingError:
     try:
-        found = require_same_request(first_use, claim)
+        first_use = require_same_request(first_use, idempotency_key)
     except RingError as exc:
         return exc
-    replayed = found["id"] != call.id
-    return LogResult(found["id"], found["logged_at"], found["cost"], found["cost_source"], replayed)
+    return LogResult(
+        first_use["id"],
+        first_use["logged_at"],
+        first_use["cost"],
+        first_use["cost_source"],
+        replayed=first_use["id"] != record.id,
+    )
 
 
-def _granted(outcomes: Sequence[LogResult | RingError]) -> list[LogResult]:
-    """Return the outcomes, or raise the first that is an error."""
-    for outcome in outcomes:
-        if isinstance(outcome, RingError):
-            raise outcome
-    return [outcome for outcome in outcomes if isinstance(outcome, LogResult)]
+def _raise_first_error(results: Sequence[LogResult | RingError]) -> list[LogResult]:
+    """Return the results, or raise the first that is an error."""
+    for result in results:
+        if isinstance(result, RingError):
+            raise result
+    return [result for result in results if isinstance(result, LogResult)]

@@ -1,4 +1,4 @@
-"""What the calls of a window add up to, in total, over time and by label."""
+"""Usage statistics: the query, the segments of its time range, and the report."""
 
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,31 +21,32 @@ MAX_HOURLY_RANGE = timedelta(days=31)
 
 
 class StatsQuery(TimeRange):
-    """The span, at most 400 days (31 by hour), grain and IANA time zone of a report."""
+    """A time range of at most 400 days (31 by hour), its grouping, and an IANA time zone."""
 
     group_by: Literal["hour", "day", "week", "month"] = "day"
     tz: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
 
     @model_validator(mode="after")
-    def _is_reasonable(self) -> Self:
+    def _check_length(self) -> Self:
         since, until = self.bounds()
         if until - since > MAX_RANGE:
-            raise ValueError("a window is at most 400 days long")
+            raise ValueError("the time range must be at most 400 days long")
         if self.group_by == "hour" and until - since > MAX_HOURLY_RANGE:
-            raise ValueError("a window is at most 31 days long when grouped by hour")
+            raise ValueError("the time range must be at most 31 days long when grouped by hour")
         return self
 
     @property
     def by_utc_day(self) -> bool:
-        """True if sums of UTC days will do; other days, and hours, are made of quarters."""
+        """Tell if daily UTC sums suffice; hours, and days of other zones, need quarter hours."""
         return is_utc(self.tz) and self.group_by != "hour"
 
-    def cuts(self) -> "WindowSegments":
+    def segments(self) -> "WindowSegments":
+        """Divide the time range by the sums that are read for each part."""
         return window_segments(*self.bounds(), days=self.by_utc_day)
 
 
 class WindowSegments(NamedTuple):
-    """Where a window is cut: calls | quarter hours | days | quarter hours | calls."""
+    """The boundaries within a time range: calls | quarter hours | days | quarter hours | calls."""
 
     since: datetime
     quarters_since: datetime
@@ -56,18 +57,22 @@ class WindowSegments(NamedTuple):
 
 
 def window_segments(since: datetime, until: datetime, *, days: bool) -> WindowSegments:
-    """Cut [since, until) so that each part is read from the coarsest sums that are exact for it."""
-    quarters = ceil(since, QUARTER_HOUR), floor(until, QUARTER_HOUR)
-    if quarters[0] > quarters[1]:
-        quarters = until, until
-    whole = ceil(quarters[0], DAY), floor(quarters[1], DAY)
-    if whole[0] > whole[1] or not days:
-        whole = quarters[1], quarters[1]
-    return WindowSegments(since, quarters[0], *whole, quarters[1], until)
+    """Divide [since, until) so that each part is read from the coarsest sums that are exact for it.
+
+    Where no whole quarter hour or day lies within, the part before extends to the end. Without
+    `days`, daily sums are not used.
+    """
+    quarters_since, quarters_until = ceil(since, QUARTER_HOUR), floor(until, QUARTER_HOUR)
+    if quarters_since > quarters_until:
+        quarters_since = quarters_until = until
+    days_since, days_until = ceil(quarters_since, DAY), floor(quarters_until, DAY)
+    if days_since > days_until or not days:
+        days_since = days_until = quarters_until
+    return WindowSegments(since, quarters_since, days_since, days_until, quarters_until, until)
 
 
 class Totals(BaseModel):
-    """What the calls that share a label add up to; cost in USD."""
+    """The totals of all calls with one label; cost in USD."""
 
     requests: int
     errors: int
@@ -78,12 +83,12 @@ class Totals(BaseModel):
 
 
 class OriginTotals(Totals):
-    # Clients have always read this one as a number; the others are exact decimals in strings.
+    # The published client reads this one as a number; all other costs are decimals in strings.
     cost: Annotated[Decimal, PlainSerializer(float, when_used="json")]
 
 
 class Bucket(BaseModel):
-    """One hour, day, week or month of the report's time zone, named by its start."""
+    """The totals of one hour, day, week or month in the report's time zone, named by its start."""
 
     date: str
     requests: int
@@ -93,9 +98,9 @@ class Bucket(BaseModel):
 
 
 class Summary(BaseModel):
-    """The whole window; `total_cost` leaves out the calls whose price is not known.
+    """The totals of the whole time range. Calls without a known price add nothing to `total_cost`.
 
-    `total_adjustment` of it came by re-rating.
+    `total_adjustment` is the part of `total_cost` that re-rating added.
     """
 
     total_requests: int
@@ -109,7 +114,7 @@ class Summary(BaseModel):
 
 
 class Stats(BaseModel):
-    """A report; `by_day` has one bucket for each period with calls, newest first."""
+    """A report. `by_day` has one bucket for each period that has calls, newest first."""
 
     summary: Summary
     by_day: list[Bucket]

@@ -31,12 +31,13 @@ h1 { margin: 0; font-size: 1.6rem; letter-spacing: -0.01em; }
 h1 small { margin-left: 0.4rem; font-size: 0.9rem; font-weight: 400; color: var(--soft);
   letter-spacing: 0; }
 p { margin: 0.5rem 0 0; color: var(--soft); }
-ul { margin: 1.75rem 0 0; padding: 0; list-style: none; border-top: 1px solid var(--line); }
+ul { margin: 1.75rem 0; padding: 0; list-style: none; border-top: 1px solid var(--line); }
 li { border-bottom: 1px solid var(--line); }
-a { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1.5rem;
+a { display: flex; flex-wrap: wrap; justify-content: space-between; align-items: baseline;
+  gap: 0 1.5rem;
   padding: 0.7rem 0; color: var(--accent); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
-span, code { color: var(--soft); }
+code { color: var(--soft); }
 code { font: 0.9em ui-monospace, monospace; }
 """
 
@@ -59,8 +60,8 @@ PAGE = Template("""<!doctype html>
 <li><a href="health">Health <code>/health</code></a></li>
 <li><a href="registry.json">Models and prices <code>/registry.json</code></a></li>
 </ul>
-<p>Every request to the API needs a key: <code>X-API-Key: …</code>. The documentation is in the
-directory <code>docs</code> of the source; start with <code>docs/getting-started.md</code>.</p>
+<p>API requests need a key: <code>X-API-Key: …</code>. The documentation is in the directory
+<code>docs</code> of the source; start with <code>docs/getting-started.md</code>.</p>
 </main>
 </body>
 </html>

@@ -63,11 +63,10 @@ class RequestMiddleware:
             if started or not isinstance(exc, RingError):
                 log_exception(exc, scope)
             if not started:
-                # Without a name of its own, which would keep the exception in a cycle with this
-                # frame, and the body with it, until the garbage collector runs.
-                await problem(scope, exc if isinstance(exc, RingError) else RingError())(
-                    scope, receive, send_with_headers
-                )
+                # No variable may refer to `exc` after this: with its traceback that would be a
+                # cycle, which keeps the body of a rejected request until the next collection.
+                response = problem(scope, exc if isinstance(exc, RingError) else RingError())
+                await response(scope, receive, send_with_headers)
         # Not in the except clause: the traceback would then contain the text of `exc`.
         if failed and started and not complete:
             _abort(scope)

@@ -1,10 +1,10 @@
--- What MCP servers offer: tools, resources and prompts.
+-- MCP capabilities: the tools, resources and prompts that servers offer.
 
--- name: server
--- Its lock lets those who change what a server offers pass one by one.
+-- name: lock_server
+-- Those who change a server's capabilities wait here for one another.
 SELECT id FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @server_id FOR NO KEY UPDATE;
 
--- name: refreshed
+-- name: mark_refreshed
 UPDATE <<mcp.servers>> SET
     capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE project_id = @project_id AND id = @server_id
@@ -12,81 +12,85 @@ RETURNING
     id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
     is_active, created_at, updated_at, refreshed_at;
 
--- name: replace
--- What is given is offered, and nothing else. What was offered before, or once, keeps its id; a
--- tool whose definition differs from the pinned one is marked as changed.
-WITH given AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(@given::text::json) AS capability (
+-- name: replace_capabilities
+-- Afterwards the server offers @capabilities and nothing else. A capability that it offered before, even
+-- if it was removed, keeps its id. A tool is marked as changed while its digest is not the acknowledged one.
+WITH reported AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(@capabilities::text::json) AS capability (
         id uuid, kind text, name text, title text, description text, mime_type text,
         definition json, digest text, size integer, content json
     )
 ),
-before AS MATERIALIZED (
+previous AS MATERIALIZED (
     SELECT kind, name, digest FROM <<mcp.capabilities>>
     WHERE project_id = @project_id AND server_id = @server_id AND is_active
 ),
 removed AS (
-    UPDATE <<mcp.capabilities>> AS old SET gone_at = now()
+    UPDATE <<mcp.capabilities>> AS stored SET removed_at = now()
     WHERE project_id = @project_id AND server_id = @server_id AND is_active
-      AND NOT EXISTS (SELECT FROM given WHERE given.kind = old.kind AND given.name = old.name)
-    RETURNING old.*
+      AND NOT EXISTS (
+          SELECT FROM reported WHERE reported.kind = stored.kind AND reported.name = stored.name
+      )
+    RETURNING stored.*
 ),
 offered AS (
-    INSERT INTO <<mcp.capabilities>> AS old (
+    INSERT INTO <<mcp.capabilities>> AS stored (
         project_id, server_id, id, kind, name, title, description, mime_type,
-        definition, digest, pinned, size, content, content_at
+        definition, digest, acknowledged_digest, size, content, content_recorded_at
     )
     SELECT
         @project_id, @server_id, id, kind, name, title, description, mime_type,
         definition, decode(digest, 'hex'), decode(digest, 'hex'), size,
         content, CASE WHEN content IS NOT NULL THEN now() END
-    FROM given
+    FROM reported
     ORDER BY kind, name
     ON CONFLICT (project_id, server_id, kind, name) DO UPDATE SET
         title = excluded.title, description = excluded.description,
         mime_type = excluded.mime_type, definition = excluded.definition,
-        digest = excluded.digest, size = excluded.size, gone_at = NULL,
+        digest = excluded.digest, size = excluded.size, removed_at = NULL,
         definition_changed_at = CASE
-            WHEN old.kind <> 'tool' OR excluded.digest = old.pinned THEN NULL
-            WHEN excluded.digest = old.digest THEN old.definition_changed_at ELSE now()
+            WHEN stored.kind <> 'tool' OR excluded.digest = stored.acknowledged_digest THEN NULL
+            WHEN excluded.digest = stored.digest THEN stored.definition_changed_at ELSE now()
         END,
-        content = coalesce(excluded.content, old.content),
-        content_at = coalesce(excluded.content_at, old.content_at)
-    RETURNING old.*
+        content = coalesce(excluded.content, stored.content),
+        content_recorded_at = coalesce(excluded.content_recorded_at, stored.content_recorded_at)
+    RETURNING stored.*
 )
 SELECT
-    CASE WHEN NOT is_active THEN 'removed' WHEN before.name IS NULL THEN 'added'
-         WHEN before.digest <> stored.digest THEN 'changed' END AS became,
-    kind, id, server_id, name, title, description, mime_type, definition::text, stored.digest,
+    CASE WHEN NOT is_active THEN 'removed' WHEN previous.name IS NULL THEN 'added'
+         WHEN previous.digest <> affected.digest THEN 'changed' END AS change,
+    kind, id, server_id, name, title, description, mime_type, definition::text, affected.digest,
     definition_changed_at, is_active, created_at
-FROM (SELECT * FROM offered UNION ALL SELECT * FROM removed) AS stored
-LEFT JOIN before USING (kind, name)
+FROM (SELECT * FROM offered UNION ALL SELECT * FROM removed) AS affected
+LEFT JOIN previous USING (kind, name)
 ORDER BY name;
 
--- name: add
--- One more, unless it is offered already.
-INSERT INTO <<mcp.capabilities>> AS old (
-    project_id, server_id, id, kind, name, description, definition, digest, pinned, size
+-- name: add_tool
+-- Returns no row if the server already offers a tool of this name. A removed one comes back with its id.
+INSERT INTO <<mcp.capabilities>> AS stored (
+    project_id, server_id, id, kind, name, description, definition, digest, acknowledged_digest, size
 )
 SELECT
-    project_id, server.id, given.id, kind, given.name, description, definition,
+    project_id, server.id, reported.id, kind, reported.name, description, definition,
     decode(digest, 'hex'), decode(digest, 'hex'), size
 FROM <<mcp.servers>> AS server
-CROSS JOIN json_to_recordset(@given::text::json) AS given (
+CROSS JOIN json_to_recordset(@capabilities::text::json) AS reported (
     id uuid, kind text, name text, description text, definition json, digest text, size integer
 )
 WHERE project_id = @project_id AND server.id = @server_id
 ON CONFLICT (project_id, server_id, kind, name) DO UPDATE SET
     description = excluded.description, definition = excluded.definition,
-    digest = excluded.digest, size = excluded.size, gone_at = NULL,
+    digest = excluded.digest, size = excluded.size, removed_at = NULL,
     definition_changed_at = CASE excluded.digest
-        WHEN old.pinned THEN NULL WHEN old.digest THEN old.definition_changed_at ELSE now()
+        WHEN stored.acknowledged_digest THEN NULL
+        WHEN stored.digest THEN stored.definition_changed_at
+        ELSE now()
     END
-WHERE NOT old.is_active
+WHERE NOT stored.is_active
 RETURNING id;
 
--- name: recount
--- What a server offers, after an addition; and how many bytes its list of tools has.
+-- name: update_counts
+-- Returns the number of the server's tools, and the size of a list of them in bytes.
 UPDATE <<mcp.servers>> SET capabilities = counts, updated_at = now()
 FROM (
     SELECT
@@ -104,23 +108,23 @@ WHERE project_id = @project_id AND id = @server_id
 RETURNING tools, size;
 
 -- name: get
--- What it holds only if it is wanted @whole: that may be large.
+-- The content, which may be large, only if it is asked for.
 SELECT
     capability.id, server_id, capability.name, title, description, mime_type, definition::text,
     digest, definition_changed_at, capability.is_active, capability.created_at,
     server.name AS server_name, server.url AS server_url,
-    CASE WHEN @whole THEN content::text END AS content, content_at
+    CASE WHEN @with_content THEN content::text END AS content, content_recorded_at
 FROM <<mcp.capabilities>> AS capability
 JOIN <<mcp.servers>> AS server ON server.project_id = capability.project_id AND server.id = server_id
 WHERE capability.project_id = @project_id AND capability.id = @id AND kind = @kind;
 
 -- name: list
--- In the order of their names; of a page that is too large, what fits.
+-- By name. The page ends with the row that reaches @max_bytes.
 SELECT
     id, server_id, name, title, description, mime_type, definition::text,
     digest, definition_changed_at, is_active, created_at, server_name, server_url
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY name, id) - size AS before
+    SELECT *, sum(size) OVER (ORDER BY name, id) - size AS preceding_bytes
     FROM (
         SELECT capability.*, server.name AS server_name, server.url AS server_url
         FROM <<mcp.capabilities>> AS capability
@@ -135,17 +139,17 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE before < @most::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY name, id;
 
 -- name: acknowledge
--- If it still is the definition that was seen.
-UPDATE <<mcp.capabilities>> SET pinned = digest, definition_changed_at = NULL
+-- Returns no row if the definition is no longer the one that was reviewed.
+UPDATE <<mcp.capabilities>> SET acknowledged_digest = digest, definition_changed_at = NULL
 WHERE project_id = @project_id AND id = @id AND kind = 'tool' AND digest = @digest
 RETURNING id;
 
--- name: keep
-UPDATE <<mcp.capabilities>> SET content = @content::text::json, content_at = now()
+-- name: set_content
+UPDATE <<mcp.capabilities>> SET content = @content::text::json, content_recorded_at = now()
 WHERE project_id = @project_id AND id = @id AND kind = @kind
 RETURNING id;
 
@@ -168,7 +172,7 @@ WITH deleted AS (
         SELECT project_id, id
         FROM <<mcp.capabilities>> AS capability
         LEFT JOIN <<tables.projects>> USING (project_id)
-        WHERE gone_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
+        WHERE removed_at < now() - make_interval(hours => 24 * coalesce(retain_days, @days::integer))
           AND NOT EXISTS (
               SELECT FROM <<mcp.executions>> AS execution
               WHERE execution.project_id = capability.project_id AND tool_id = capability.id

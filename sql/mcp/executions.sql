@@ -1,7 +1,8 @@
--- What tools did.
+-- Executions of MCP tools.
 
 -- name: record
--- The tool, and the conversation and call that are named, must be the project's own. Twice makes one.
+-- Returns no row unless the tool, and the conversation and the call if they are named, belong to the
+-- project. A retry inserts nothing. @logged_at is the millisecond of the call's id: it finds the partition.
 WITH known AS (
     SELECT tool.id FROM <<mcp.capabilities>> AS tool
     WHERE tool.project_id = @project_id AND tool.id = @tool_id AND kind = 'tool'
@@ -29,16 +30,16 @@ recorded AS (
 )
 SELECT id FROM known;
 
--- name: tool
+-- name: get_tool
 SELECT id FROM <<mcp.capabilities>> WHERE project_id = @project_id AND id = @tool_id AND kind = 'tool';
 
 -- name: history
--- The newest first; of a page that is too large, what fits.
+-- Newest first. The page ends with the row that reaches @max_bytes.
 SELECT
     id, tool_id, conversation_id, log_id, input::text, output::text, error, status, duration_ms,
     executed_at
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY id DESC) - size AS before
+    SELECT *, sum(size) OVER (ORDER BY id DESC) - size AS preceding_bytes
     FROM (
         SELECT * FROM <<mcp.executions>>
         WHERE project_id = @project_id AND tool_id = @tool_id
@@ -47,17 +48,17 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE before < @most::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: stats
--- Since the time that the id @since tells.
+-- From the id @first_id on, which is the first of its millisecond.
 SELECT
     count(*) AS count, count(*) FILTER (WHERE status <> 'ok') AS errors,
     percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
     percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms
 FROM <<mcp.executions>>
-WHERE project_id = @project_id AND tool_id = @tool_id AND id >= @since;
+WHERE project_id = @project_id AND tool_id = @tool_id AND id >= @first_id;
 
 -- name: erase_executions
 WITH deleted AS (

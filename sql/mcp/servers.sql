@@ -1,4 +1,4 @@
--- MCP servers, and what opens them.
+-- MCP servers and their credentials, encrypted in `secret`.
 
 -- name: register
 INSERT INTO <<mcp.servers>> (
@@ -20,14 +20,14 @@ FROM <<mcp.servers>>
 WHERE project_id = @project_id AND id = @id;
 
 -- name: list
--- The newest first; of a page that is too large, what fits.
+-- Newest first. The page ends with the row that reaches @max_bytes.
 SELECT
     id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
     is_active, created_at, updated_at, refreshed_at
 FROM (
     SELECT *, sum(octet_length(capabilities::text)) OVER (
         ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS before
+    ) AS preceding_bytes
     FROM (
         SELECT * FROM <<mcp.servers>>
         WHERE project_id = @project_id AND (@all OR is_active = @is_active)
@@ -36,18 +36,18 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE coalesce(before, 0) < @most::bigint
+WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
 ORDER BY id DESC;
 
--- name: change
--- Sets what is named in @given, also to null.
+-- name: update
+-- Sets the columns that @changed_fields names, to null, too.
 UPDATE <<mcp.servers>> SET
-    name = CASE WHEN 'name' = ANY (@given::text[]) THEN @name ELSE name END,
-    url = CASE WHEN 'url' = ANY (@given) THEN @url ELSE url END,
-    transport_type = CASE WHEN 'transport_type' = ANY (@given) THEN @transport_type ELSE transport_type END,
-    capabilities = CASE WHEN 'capabilities' = ANY (@given) THEN @capabilities::text::json ELSE capabilities END,
-    is_active = CASE WHEN 'is_active' = ANY (@given) THEN @is_active ELSE is_active END,
-    secret = CASE WHEN 'auth_config' = ANY (@given) THEN @secret::bytea ELSE secret END,
+    name = CASE WHEN 'name' = ANY (@changed_fields::text[]) THEN @name ELSE name END,
+    url = CASE WHEN 'url' = ANY (@changed_fields) THEN @url ELSE url END,
+    transport_type = CASE WHEN 'transport_type' = ANY (@changed_fields) THEN @transport_type ELSE transport_type END,
+    capabilities = CASE WHEN 'capabilities' = ANY (@changed_fields) THEN @capabilities::text::json ELSE capabilities END,
+    is_active = CASE WHEN 'is_active' = ANY (@changed_fields) THEN @is_active ELSE is_active END,
+    secret = CASE WHEN 'auth_config' = ANY (@changed_fields) THEN @secret::bytea ELSE secret END,
     updated_at = now()
 WHERE project_id = @project_id AND id = @id
 RETURNING
@@ -55,24 +55,24 @@ RETURNING
     is_active, created_at, updated_at, refreshed_at;
 
 -- name: delete
--- With what it offers, and what its tools did.
+-- Its capabilities and their executions are deleted by cascade.
 DELETE FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @id RETURNING id;
 
--- name: secret
+-- name: get_secret
 SELECT secret FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @id;
 
--- name: stale
--- Secrets that are sealed with another key than @key. Across projects: a key is the deployment's.
+-- name: secrets_of_other_keys
+-- Secrets that a key other than @key_id encrypted. Across projects: a key is the deployment's.
 SELECT project_id, id, secret FROM <<mcp.servers>>
-WHERE substr(secret, 1, 5) <> @key::bytea
+WHERE substr(secret, 1, 5) <> @key_id::bytea
   AND (@last_project_id::uuid IS NULL OR (project_id, id) > (@last_project_id, @last_id::uuid))
 ORDER BY project_id, id
 LIMIT @limit;
 
--- name: reseal
--- Unless it has become another one.
-UPDATE <<mcp.servers>> SET secret = @secret
-WHERE project_id = @project_id AND id = @id AND secret = @was
+-- name: replace_secret
+-- Unless a request has changed it since it was read.
+UPDATE <<mcp.servers>> SET secret = @new_secret
+WHERE project_id = @project_id AND id = @id AND secret = @old_secret
 RETURNING id;
 
 -- name: erase_servers

@@ -1,76 +1,77 @@
--- The registry's files, by provider, and when each provider was last asked.
+-- The registry's files, by provider, and the last attempt to fetch each provider's file.
 
--- name: claim
--- Whoever gets a provider back asks for its file. No two do, and no one who fails holds a lock.
-INSERT INTO <<tables.registry_sources>> AS source (provider, tried_at)
+-- name: claim_refresh
+-- Returns the providers to fetch now. No two processes get the same one, and a process that dies
+-- leaves no lock behind.
+INSERT INTO <<tables.registry_sources>> AS source (provider, attempted_at)
 SELECT DISTINCT provider, now() FROM unnest(@providers::text[]) AS provider ORDER BY provider
-ON CONFLICT (provider) DO UPDATE SET tried_at = excluded.tried_at
-WHERE source.tried_at < now() - @ttl::interval
+ON CONFLICT (provider) DO UPDATE SET attempted_at = excluded.attempted_at
+WHERE source.attempted_at < now() - @ttl::interval
 RETURNING provider;
 
--- name: sources
--- Seconds, since the database's clock and ours may differ.
+-- name: provider_status
+-- Ages in seconds, since the database's clock and ours may differ.
 SELECT provider, outcome,
-    extract(epoch FROM now() - tried_at)::float8 AS tried,
-    extract(epoch FROM now() - checked_at)::float8 AS checked,
+    extract(epoch FROM now() - attempted_at)::float8 AS attempt_age,
+    extract(epoch FROM now() - succeeded_at)::float8 AS success_age,
     (
         SELECT max(id) FROM <<tables.registry_files>> AS file
-        WHERE file.provider = source.provider AND state = 'good'
-    ) AS newest
+        WHERE file.provider = source.provider AND state = 'accepted'
+    ) AS latest_file_id
 FROM <<tables.registry_sources>> AS source
 ORDER BY provider;
 
--- name: good
--- The newest files of each provider, without the contents of those that are known.
-SELECT id, provider, version, since, fetched_at,
-    CASE WHEN id = ANY(@known::bigint[]) THEN NULL ELSE content END AS content
+-- name: accepted_files
+-- The newest files of each provider; without the content of those that are cached.
+SELECT id, provider, version, valid_from, fetched_at,
+    CASE WHEN id = ANY(@cached::bigint[]) THEN NULL ELSE content END AS content
 FROM (
-    SELECT *, row_number() OVER (PARTITION BY provider ORDER BY id DESC) AS place
+    SELECT *, row_number() OVER (PARTITION BY provider ORDER BY id DESC) AS age
     FROM <<tables.registry_files>>
-    WHERE state = 'good'
+    WHERE state = 'accepted'
 ) AS file
-WHERE place <= @most
+WHERE age <= @max_files
 ORDER BY id DESC;
 
--- name: doubtful
-SELECT id, provider, version, since, fetched_at, content, reason
+-- name: quarantined_files
+SELECT id, provider, version, valid_from, fetched_at, content, reason
 FROM <<tables.registry_files>>
 WHERE state = 'quarantined'
 ORDER BY id;
 
--- name: hold
--- Files are stored by one at a time, so that they appear in the order of their ids.
+-- name: lock_sources
+-- One transaction at a time stores files, so that they become visible in the order of their ids.
 SELECT provider FROM <<tables.registry_sources>> ORDER BY provider FOR UPDATE;
 
--- name: forget
--- Doubts about an older answer are settled by another one.
+-- name: delete_quarantined
+-- A quarantine ends when the registry publishes another file.
 DELETE FROM <<tables.registry_files>>
 WHERE provider = @provider AND state = 'quarantined'
-    AND digest IS DISTINCT FROM sha256(@but::bytea);
+    AND digest IS DISTINCT FROM sha256(@unless_content::bytea);
 
--- name: keep
+-- name: insert_file
 INSERT INTO <<tables.registry_files>>
-    (provider, version, content, since, fetched_at, state, reason)
+    (provider, version, content, valid_from, fetched_at, state, reason)
 VALUES (
-    @provider, @version, @content, @since, @fetched_at,
-    CASE WHEN @reason::text IS NULL THEN 'good' ELSE 'quarantined' END, @reason
+    @provider, @version, @content, @valid_from, @fetched_at,
+    CASE WHEN @reason::text IS NULL THEN 'accepted' ELSE 'quarantined' END, @reason
 )
 ON CONFLICT (provider) WHERE state = 'quarantined' DO NOTHING;
 
--- name: note
+-- name: record_outcome
 UPDATE <<tables.registry_sources>>
-SET outcome = @outcome, checked_at = CASE WHEN @good THEN now() ELSE checked_at END
+SET outcome = @outcome, succeeded_at = CASE WHEN @succeeded THEN now() ELSE succeeded_at END
 WHERE provider = @provider;
 
--- name: accept
--- As a new file: what an older id stands for never changes.
+-- name: accept_file
+-- Under a new id, so that existing editions do not change.
 WITH accepted AS (
-    UPDATE <<tables.registry_files>> SET id = DEFAULT, state = 'good', reason = NULL
+    UPDATE <<tables.registry_files>> SET id = DEFAULT, state = 'accepted', reason = NULL
     WHERE id = @id AND state = 'quarantined'
     RETURNING id, provider
 )
 UPDATE <<tables.registry_sources>> AS source
-SET checked_at = tried_at, outcome = 'accepted by hand'
+SET succeeded_at = attempted_at, outcome = 'accepted by an operator'
 FROM accepted
 WHERE source.provider = accepted.provider
 RETURNING accepted.id;

@@ -1,22 +1,23 @@
--- Idempotency keys of messages and executions, beside those of calls: a key is the project's, on whatever route.
+-- Idempotency keys of calls, messages and tool executions: a key belongs to its project, whatever the route.
 
--- name: claim
--- Waits for no lock but that of another transaction that takes the same key.
+-- name: insert_key
+-- Waits for no lock other than that of a transaction that inserts the same key.
 INSERT INTO <<tables.idempotency_keys>> (project_id, key, fingerprint, id, logged_at, conversation_id)
 VALUES (@project_id, @key, @fingerprint, @id, @logged_at, @conversation_id)
 ON CONFLICT DO NOTHING
 RETURNING id;
 
--- name: claimed
+-- name: key_by_digest
 SELECT id, fingerprint, conversation_id FROM <<tables.idempotency_keys>>
 WHERE project_id = @project_id AND key = @key;
 
--- name: first_uses
--- What these keys were first used for, and what it cost. Across projects: each key brings its own.
+-- name: keys_of_calls
+-- For which calls these keys were first used, and what those calls cost.
+-- Across projects: each key brings its own.
 SELECT project_id, key, fingerprint, id, logged_at, cost, coalesce(cost_source, 'unpriced') AS cost_source
-FROM json_to_recordset(@wanted::text::json) AS wanted (project_id uuid, key uuid)
-JOIN <<tables.idempotency_keys>> AS claim USING (project_id, key)
-LEFT JOIN <<tables.usage_logs>> AS log USING (project_id, logged_at, id);
+FROM json_to_recordset(@keys::text::json) AS wanted (project_id uuid, key uuid)
+JOIN <<tables.idempotency_keys>> AS first_use USING (project_id, key)
+LEFT JOIN <<tables.usage_logs>> AS call USING (project_id, logged_at, id);
 
 -- name: erase_keys
 WITH deleted AS (

@@ -1,55 +1,56 @@
--- Where what calls add up to stands: as it was logged, or by dimension, where it is read fastest.
+-- Rollups: sums of calls, moved from where they are written fast to where they are read fast.
 
--- name: fold
--- Moves sums of quarters that are over to those by dimension, of quarters and of days, in the order
--- of their primary key; so few at a time that no one waits for long. Across projects: each row
--- brings its own.
+-- name: move_to_rollups
+-- Moves the sums of quarter hours that are over from `usage_recent`, which has a row for each set of
+-- labels, to `usage_rollups`, which has rows for each label: by quarter hour and by day, in the order
+-- of their primary key. It moves so few rows at a time that no one waits for long.
+-- Across projects: each row brings its own.
 WITH picked AS MATERIALIZED (
-    SELECT project_id, bucket, labels, shard FROM <<tables.usage_recent>>
+    SELECT project_id, bucket, labels_digest, caller_xid FROM <<tables.usage_recent>>
     WHERE bucket < now() - interval '30 minutes'
     LIMIT @limit
     FOR UPDATE SKIP LOCKED
 ),
 moved AS (
     DELETE FROM <<tables.usage_recent>>
-    WHERE (project_id, bucket, labels, shard) IN (SELECT * FROM picked)
+    WHERE (project_id, bucket, labels_digest, caller_xid) IN (SELECT * FROM picked)
     RETURNING *
 ),
 quarters AS (
     SELECT
-        project_id, bucket, dimension, value, maker,
+        project_id, bucket, by_label.label_kind, by_label.label, by_label.provider,
         sum(requests) AS requests, sum(errors) AS errors, sum(unpriced) AS unpriced,
         sum(cost) AS cost, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens
     FROM moved
     CROSS JOIN LATERAL (
-        VALUES ('model', model, provider), ('alias', alias, ''),
+        VALUES ('model', model, moved.provider), ('alias', alias, ''),
                ('profile', profile, ''), ('origin', origin, '')
-    ) AS label (dimension, value, maker)
-    WHERE value IS NOT NULL
+    ) AS by_label (label_kind, label, provider)
+    WHERE by_label.label IS NOT NULL
     GROUP BY 1, 2, 3, 4, 5
 ),
-deltas AS (
-    SELECT project_id, 15 AS minutes, bucket, dimension, value, maker,
+new_sums AS (
+    SELECT project_id, 15 AS minutes, bucket, label_kind, label, provider,
            requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     FROM quarters
     UNION ALL
-    SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), dimension, value, maker,
+    SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), label_kind, label, provider,
            sum(requests), sum(errors), sum(unpriced), sum(cost),
            sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
     FROM quarters
     GROUP BY 1, 3, 4, 5, 6
 ),
-added AS (
+added_sums AS (
     INSERT INTO <<tables.usage_rollups>> AS sums (
-        project_id, minutes, bucket, dimension, value, provider, shard,
+        project_id, minutes, bucket, label_kind, label, provider,
         requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
     )
-    SELECT project_id, minutes, bucket, dimension, value, maker, 0,
+    SELECT project_id, minutes, bucket, label_kind, label, provider,
            requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
-    FROM deltas
+    FROM new_sums
     ORDER BY 1, 2, 3, 4, 5, 6
-    ON CONFLICT (project_id, minutes, bucket, dimension, value, provider, shard) DO UPDATE SET
+    ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE SET
         requests = sums.requests + excluded.requests,
         errors = sums.errors + excluded.errors,
         unpriced = sums.unpriced + excluded.unpriced,
@@ -73,16 +74,16 @@ SELECT count(*) AS deleted FROM deleted;
 -- name: erase_rollups
 -- Locks rows in the order in which sums are moved there.
 WITH picked AS MATERIALIZED (
-    SELECT project_id, minutes, bucket, dimension, value, provider, shard
+    SELECT project_id, minutes, bucket, label_kind, label, provider
     FROM <<tables.usage_rollups>> WHERE project_id = @project_id
-    ORDER BY project_id, minutes, bucket, dimension COLLATE "default", value COLLATE "default",
+    ORDER BY project_id, minutes, bucket, label_kind COLLATE "default", label COLLATE "default",
         provider COLLATE "default"
     LIMIT @limit
     FOR UPDATE
 ),
 deleted AS (
     DELETE FROM <<tables.usage_rollups>>
-    WHERE (project_id, minutes, bucket, dimension, value, provider, shard) IN (
+    WHERE (project_id, minutes, bucket, label_kind, label, provider) IN (
         SELECT * FROM picked
     )
     RETURNING 1

@@ -16,11 +16,11 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.db.repository import Repository
 from llmring_server.errors import Conflict, RingError
 from llmring_server.maintenance import maintain
-from llmring_server.mcp.models import RefreshRequest, ToolIn
+from llmring_server.mcp import RefreshRequest, ToolIn
 from llmring_server.pricing.rerating import RerateFilter
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
-from tests.mcp.test_servers import SERVER
 from tests.pricing.test_pricing import call, override
+from tests.support.mcp import NEW_SERVER
 
 KEYS = [bytes([number] * 32).hex() for number in (1, 2)]
 # PostgreSQL stores no text with U+0000: the audit event of such an actor cannot be written.
@@ -75,7 +75,7 @@ async def stage(alone: Ring) -> Stage:
     template = await ring.templates.create(
         project, NewTemplate(name="s", created_by="ada", shared=True), actor=LIBRARY, may_share=True
     )
-    new = SERVER.model_copy(update={"auth_config": {"token": "x"}})
+    new = NEW_SERVER.model_copy(update={"auth_config": {"token": "x"}})
     server = await ring.mcp.servers.register(project, new)
     offers = RefreshRequest(tools=[ToolIn(name="add")])
     await ring.mcp.capabilities.refresh(project, server.id, offers)
@@ -83,19 +83,27 @@ async def stage(alone: Ring) -> Stage:
     [tool] = (await ring.mcp.capabilities.refresh(project, server.id, changed)).tools
     file = await ring.db.fetch_value(
         "INSERT INTO {{tables.registry_files}}"
-        " (provider, version, content, since, fetched_at, state, reason)"
+        " (provider, version, content, valid_from, fetched_at, state, reason)"
         " VALUES ('openai', 7, $1, now(), now(), 'quarantined', 'doubts') RETURNING id",
         b"{}",
     )
     await ring.db.execute(
-        "INSERT INTO {{tables.registry_sources}} (provider, tried_at) VALUES ('openai', now())"
+        "INSERT INTO {{tables.registry_sources}} (provider, attempted_at) VALUES ('openai', now())"
     )
     # Two keys: the first has not encrypted anything yet.
     ring = Ring(alone.db, Settings.model_validate({"sealing_keys": KEYS[::-1]}))
     return Stage(
-        ring, project, issued.id, conversation.id, template.id, server.id,
-        tool.id, tool.definition_sha256, model, file,
-    )  # fmt: skip
+        ring=ring,
+        project=project,
+        key=issued.id,
+        conversation=conversation.id,
+        template=template.id,
+        server=server.id,
+        tool=tool.id,
+        sha256=tool.definition_sha256,
+        model=model,
+        file=file,
+    )
 
 
 def everything() -> RerateFilter:
@@ -125,8 +133,8 @@ ACTIONS: dict[str, Act] = {
         s.project, s.template, TemplateUpdate(name="x"), actor=a, may_share=True
     ),
     "messages.delete": lambda s, a: s.ring.conversations.delete_old_messages(s.project, 0, actor=a),
-    "mcp.secret.read": lambda s, a: s.ring.mcp.servers.secret(s.project, s.server, actor=a),
-    "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reseal(actor=a),
+    "mcp.secret.read": lambda s, a: s.ring.mcp.servers.read_secret(s.project, s.server, actor=a),
+    "mcp.secrets.reseal": lambda s, a: s.ring.mcp.servers.reencrypt_secrets(actor=a),
     "mcp.tool.acknowledge": lambda s, a: s.ring.mcp.capabilities.acknowledge(
         s.project, s.tool, s.sha256, actor=a
     ),
@@ -146,7 +154,7 @@ async def contents(db: AsyncDatabaseManager) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmring_server.access.projects.ERASE_GRACE_SECONDS", 0)
 
 

@@ -1,14 +1,17 @@
-"""Who is calling: one credential, known here, or a clear refusal."""
+"""Authentication: by issued keys, by any key, by a parent application; or a clear rejection."""
 
-from uuid import uuid4
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring
+from llmring_server import Ring, Settings, build
 from llmring_server.access.key_format import PATTERN, new_api_key
-from llmring_server.core.identity import LIBRARY, project_of_key
+from llmring_server.core.identity import LIBRARY, Caller, ProjectId, project_of_key
 from tests.conftest import CALL
 
 PATHS = [("POST", "/api/v1/log"), ("GET", "/api/v1/logs"), ("GET", "/api/v1/stats")]
@@ -43,7 +46,7 @@ async def test_two_keys_of_a_project_see_the_same_data(
 
 
 def wrong(key: str) -> dict[str, list[tuple[bytes, bytes]]]:
-    """Give credentials that are none."""
+    """Return headers without a valid credential, by what is wrong with them."""
     name, user = b"X-API-Key", str(uuid4()).encode()
     return {
         "none": [],
@@ -85,9 +88,9 @@ async def test_contradicting_credentials_are_a_400(
     assert (await guarded.get("/api/v1/logs", headers=headers)).status_code == 400
 
 
-@pytest.mark.parametrize("given", ['""', "k" * 256, "kéy", "two"])
-async def test_a_bad_idempotency_key_is_a_400(client: httpx.AsyncClient, given: str) -> None:
-    headers = [(b"Idempotency-Key", given.encode("latin-1"))] * (2 if given == "two" else 1)
+@pytest.mark.parametrize("value", ['""', "k" * 256, "kéy", "two"])
+async def test_a_bad_idempotency_key_is_a_400(client: httpx.AsyncClient, value: str) -> None:
+    headers = [(b"Idempotency-Key", value.encode("latin-1"))] * (2 if value == "two" else 1)
     answer = await client.post(
         "/api/v1/log",
         json=CALL,
@@ -141,3 +144,57 @@ async def test_a_key_of_ours_that_is_no_more_names_no_project_of_its_own(
     for key in (issued.secret, new_api_key()):
         answer = await client.post("/api/v1/log", json=CALL, headers={"X-API-Key": key})
         assert answer.status_code == 401
+
+
+@asynccontextmanager
+async def mounted_in_parent(
+    db: AsyncDatabaseManager, authenticate: Callable[[Any], Any]
+) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app=build(db, authenticate=authenticate))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def test_a_parent_names_the_project_whatever_the_headers(
+    db: AsyncDatabaseManager, ring: Ring, project_id: ProjectId
+) -> None:
+    async def authenticated(_: Any) -> UUID:
+        return project_id
+
+    headers = {"X-API-Key": "other", "X-User-ID": str(uuid4()), "X-Project-ID": str(uuid4())}
+    for authenticate in (authenticated, lambda _: project_id):
+        async with mounted_in_parent(db, authenticate) as client:
+            answer = await client.post("/api/v1/log", json=CALL, headers=headers)
+            assert answer.status_code == 200
+    assert len(await ring.usage.logs(project_id)) == 2
+
+
+async def test_a_parent_can_restrict_the_scopes_of_a_caller(
+    db: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    reader = Caller(project_id, frozenset({"read"}), "reader")
+    async with mounted_in_parent(db, lambda _: reader) as client:
+        assert (await client.get("/api/v1/logs")).status_code == 200
+        assert (await client.post("/api/v1/log", json=CALL)).status_code == 403
+
+
+async def test_a_parent_that_returns_an_id_makes_no_admin(
+    db: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    async with mounted_in_parent(db, lambda _: project_id) as client:
+        assert (await client.get("/api/v1/keys")).status_code == 403
+
+
+@pytest.mark.parametrize("nobody", [None, "", "someone", 0])
+async def test_a_parent_that_names_nobody_refuses_the_request(
+    db: AsyncDatabaseManager, nobody: object
+) -> None:
+    async with mounted_in_parent(db, lambda _: nobody) as client:
+        assert (await client.get("/api/v1/logs")).status_code == 401
+
+
+def test_mode_parent_and_a_function_belong_together(db: AsyncDatabaseManager) -> None:
+    with pytest.raises(ValueError, match="belong together"):
+        build(db, Settings(auth="parent"))
+    with pytest.raises(ValueError, match="belong together"):
+        build(db, Settings(auth="keys"), lambda _: None)

@@ -1,4 +1,4 @@
-"""Keys: what they may do, for how long, and who has seen to them."""
+"""API keys: scopes, expiry, rotation, revocation, and their events in the audit log."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ async def admin(ring: Ring) -> IssuedKey:
 
 
 def of(issued: IssuedKey) -> dict[str, str]:
+    """Return the headers of a request with a key."""
     return {"X-API-Key": issued.secret}
 
 
@@ -33,7 +34,7 @@ async def status(client: httpx.AsyncClient, issued: IssuedKey) -> int:
     return (await client.get("/api/v1/logs", headers=of(issued))).status_code
 
 
-async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring: Ring) -> None:
+async def test_a_key_is_limited_to_its_scopes(guarded: httpx.AsyncClient, ring: Ring) -> None:
     project = f"project {uuid4()}"
     for scopes, statuses in (
         (["read"], (403, 200, 403)),
@@ -41,15 +42,15 @@ async def test_a_key_may_do_what_its_scopes_say(guarded: httpx.AsyncClient, ring
         (["log:write", "admin"], (200, 403, 200)),
     ):
         headers = of(await ring.keys.issue(project, KeyOptions(scopes=scopes), actor=LIBRARY))
-        found = (
+        responses = (
             (await guarded.post("/api/v1/log", json=CALL, headers=headers)).status_code,
             (await guarded.get("/api/v1/stats", headers=headers)).status_code,
             (await guarded.get("/api/v1/keys", headers=headers)).status_code,
         )
-        assert found == statuses
+        assert responses == statuses
 
 
-async def test_an_issued_key_s_calls_are_replayed(
+async def test_requests_with_an_idempotency_key_are_replayed(
     guarded: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
     headers = of(admin) | {"Idempotency-Key": "once"}
@@ -69,30 +70,30 @@ async def test_a_key_expires(guarded: httpx.AsyncClient, ring: Ring) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted", [KeyOptions(scopes=["root"]), KeyOptions(expires_at=NOW - timedelta(days=1))]
+    "options", [KeyOptions(scopes=["root"]), KeyOptions(expires_at=NOW - timedelta(days=1))]
 )
-async def test_a_key_that_would_be_of_no_use_is_refused(ring: Ring, wanted: KeyOptions) -> None:
+async def test_invalid_options_are_rejected(ring: Ring, options: KeyOptions) -> None:
     with pytest.raises(InvalidRequest):
-        await ring.keys.issue("project", wanted, actor=LIBRARY)
+        await ring.keys.issue("project", options, actor=LIBRARY)
 
 
-async def test_rotate_key_gives_another_and_time_to_change(
+async def test_rotate_key_issues_a_key_and_lets_the_old_one_expire(
     guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     answer = await guarded.post(
         f"/api/v1/keys/{admin.id}/rotate", json={"overlap": 3600}, headers=of(admin)
     )
     new = IssuedKey(answer.json()["key"], answer.json()["id"], admin.project_id)
-    assert [await status(guarded, each) for each in (admin, new)] == [200, 200]
-    old, like_it = [await ring.keys.get(id) for id in (admin.id, new.id)]
-    assert like_it.scopes == old.scopes
+    assert [await status(guarded, key) for key in (admin, new)] == [200, 200]
+    old, copy = [await ring.keys.get(id) for id in (admin.id, new.id)]
+    assert copy.scopes == old.scopes
     assert old.expires_at
     assert timedelta(minutes=59) < old.expires_at - datetime.now(UTC) <= timedelta(hours=1)
     await guarded.post(f"/api/v1/keys/{new.id}/rotate", json={"overlap": 0}, headers=of(new))
     assert await status(guarded, new) == 401
 
 
-async def test_get_key_tells_to_the_hour_when_it_was_last_of_use(
+async def test_get_key_shows_its_last_use_to_the_hour(
     guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey, db: AsyncDatabaseManager
 ) -> None:
     assert (await ring.keys.get(admin.id)).last_used_at is None
@@ -103,21 +104,21 @@ async def test_get_key_tells_to_the_hour_when_it_was_last_of_use(
     assert (await ring.keys.get(admin.id)).last_used_at == first
 
 
-async def test_issue_key_shows_its_secret_once_and_get_key_never(
+async def test_issue_key_shows_the_secret_and_get_key_does_not(
     guarded: httpx.AsyncClient, admin: IssuedKey
 ) -> None:
-    wanted = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
-    issued = (await guarded.post("/api/v1/keys", json=wanted, headers=of(admin))).json()
+    options = {"label": "ci", "scopes": ["read"], "expires_at": "2099-01-01T00:00:00Z"}
+    issued = (await guarded.post("/api/v1/keys", json=options, headers=of(admin))).json()
     assert issued["project_id"] == str(admin.project_id)
     assert await status(guarded, IssuedKey(issued["key"], issued["id"], admin.project_id)) == 200
     shown = (await guarded.get(f"/api/v1/keys/{issued['id']}", headers=of(admin))).json()
     assert (shown["label"], shown["scopes"], shown["revoked_at"]) == ("ci", ["read"], None)
     listed = await guarded.get("/api/v1/keys", headers=of(admin))
-    assert {each["id"] for each in listed.json()} == {admin.id, issued["id"]}
+    assert {key["id"] for key in listed.json()} == {admin.id, issued["id"]}
     assert issued["key"][16:] not in listed.text + str(shown)
 
 
-async def test_list_keys_is_of_one_s_own_project(
+async def test_list_keys_shows_keys_of_the_caller_s_project_only(
     guarded: httpx.AsyncClient, ring: Ring, admin: IssuedKey
 ) -> None:
     other = await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)
@@ -125,8 +126,10 @@ async def test_list_keys_is_of_one_s_own_project(
     answers: list[Any] = []
     for id in (other.id, "00000000"):
         for method, path, body in (
-            ("GET", "", None), ("DELETE", "", None), ("POST", "/rotate", {}),
-        ):  # fmt: skip
+            ("GET", "", None),
+            ("DELETE", "", None),
+            ("POST", "/rotate", {}),
+        ):
             answer = await guarded.request(
                 method, f"/api/v1/keys/{id}{path}", json=body, headers=of(admin)
             )
@@ -135,12 +138,14 @@ async def test_list_keys_is_of_one_s_own_project(
     assert await status(guarded, other) == 200
 
 
-async def test_no_key_gives_more_than_it_has(guarded: httpx.AsyncClient, ring: Ring) -> None:
-    some = await ring.keys.issue(
+async def test_a_key_cannot_grant_scopes_that_it_lacks(
+    guarded: httpx.AsyncClient, ring: Ring
+) -> None:
+    limited = await ring.keys.issue(
         f"project {uuid4()}", KeyOptions(scopes=["admin", "read"]), actor=LIBRARY
     )
     for scopes, expected in ((["read"], 200), (["read", "mcp:secrets"], 403), (["root"], 422)):
-        answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(some))
+        answer = await guarded.post("/api/v1/keys", json={"scopes": scopes}, headers=of(limited))
         assert answer.status_code == expected
 
 
@@ -158,7 +163,9 @@ async def test_revoke_key_is_final_and_audited(
     assert first.action == "key.issue"
 
 
-async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDatabaseManager) -> None:
+async def test_an_action_that_is_rolled_back_leaves_no_event(
+    ring: Ring, db: AsyncDatabaseManager
+) -> None:
     async with db.acquire() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -169,7 +176,7 @@ async def test_an_act_that_is_undone_leaves_no_event(ring: Ring, db: AsyncDataba
         await ring.keys.get(issued.id)
 
 
-async def test_a_key_that_is_revoked_elsewhere_is_believed_for_seconds_at_most(
+async def test_a_key_revoked_by_another_process_is_accepted_until_the_cache_expires(
     ring: Ring, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CACHE_TTL <= 5

@@ -3,8 +3,8 @@
 import orjson
 
 from llmring_server import Ring
-from tests.mcp.test_executions import tool_of
 from tests.support.isolation import Intruder, Victim, intruder, victim
+from tests.support.mcp import make_tool_of
 
 __all__ = ["intruder", "victim"]
 
@@ -13,7 +13,7 @@ async def test_nothing_is_offered_or_done_under_another_s_id(
     intruder: Intruder, victim: Victim, ring: Ring
 ) -> None:
     """A body may name what a path does not."""
-    mine = await tool_of(ring, intruder.key.project_id)
+    mine = await make_tool_of(ring, intruder.key.project_id)
     before = await victim.everything(ring)
     for path, body in (
         ("/tools", {"server_id": str(victim.mcp["servers"]), "name": "mine"}),

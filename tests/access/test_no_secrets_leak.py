@@ -1,4 +1,4 @@
-"""Secrets are nowhere but where they belong (reliability: canary secrets)."""
+"""Secrets: no key and no proxy secret is in the database, a log or a response."""
 
 import logging
 from uuid import uuid4
@@ -14,22 +14,22 @@ from llmring_server.core.identity import LIBRARY
 from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
 
-BAD = (b"{", b'{"model": 1}', b'{"a": 1, "a": 2}')
+INVALID = (b"{", b'{"model": 1}', b'{"a": 1, "a": 2}')
 
 
 async def dumped(db: AsyncDatabaseManager) -> str:
     """Return every row of every table as text."""
     tables = await db.fetch_all(
         "SELECT format('SELECT coalesce(string_agg(row::text, chr(10)), '''') FROM %I.%I AS row',"
-        " table_schema, table_name) AS question"
+        " table_schema, table_name) AS query"
         " FROM information_schema.tables"
         " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND table_type = 'BASE TABLE'",
         db.schema,
     )
-    return "\n".join([await db.fetch_value(table["question"]) for table in tables])
+    return "\n".join([await db.fetch_value(table["query"]) for table in tables])
 
 
-async def test_no_key_is_in_the_database_a_log_or_an_answer_but_its_first(
+async def test_a_key_is_only_in_the_response_that_issues_it(
     db: AsyncDatabaseManager,
     owner: AsyncDatabaseManager,
     ring: Ring,
@@ -42,14 +42,16 @@ async def test_no_key_is_in_the_database_a_log_or_an_answer_but_its_first(
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         headers = {"X-API-Key": issued.secret, "Content-Type": "application/json"}
-        bodies = (orjson.dumps(CALL), *BAD)
-        told = [await client.post("/api/v1/log", content=each, headers=headers) for each in bodies]
-        told += [await client.get(path, headers=headers) for path in gets]
-    texts = [answer.text + str(answer.headers) for answer in told]
+        bodies = (orjson.dumps(CALL), *INVALID)
+        responses = [
+            await client.post("/api/v1/log", content=body, headers=headers) for body in bodies
+        ]
+        responses += [await client.get(path, headers=headers) for path in gets]
+    texts = [response.text + str(response.headers) for response in responses]
     assert issued.secret[16:] not in await dumped(owner) + caplog.text + "".join(texts)
 
 
-async def test_a_proxy_s_secret_is_nowhere(
+async def test_a_proxy_secret_is_nowhere(
     db: AsyncDatabaseManager, owner: AsyncDatabaseManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Projects: what owns data, and how all of it goes."""
+"""Projects: created, found, renamed, and erased with all of their data."""
 
 from uuid import uuid4
 
@@ -10,40 +10,39 @@ from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import RefreshRequest, ToolIn
+from llmring_server.mcp import NewExecution, RefreshRequest, ToolIn
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
-from tests.mcp.test_servers import SERVER
 from tests.pricing.test_pricing import NOW, call, override
 from tests.pricing.test_rerating import rerate
+from tests.support.mcp import NEW_SERVER
 from tests.support.signing import keyring
 
-# What an erasure leaves: that it happened.
+# Events in the audit log stay.
 LEFT = {"audit_events"}
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmring_server.access.projects.ERASE_GRACE_SECONDS", 0)
 
 
 async def owned(db: AsyncDatabaseManager, project_id: ProjectId) -> dict[str, int]:
-    """Count what every table has of a project."""
+    """Count the rows of a project in every table."""
     tables = await db.fetch_all(
         "SELECT table_name AS name, format('SELECT count(*) FROM %I.%I WHERE project_id = $1',"
-        " table_schema, table_name) AS question"
+        " table_schema, table_name) AS query"
         " FROM information_schema.columns JOIN information_schema.tables"
         " USING (table_schema, table_name)"
         " WHERE table_schema IN ($1::text, $1::text || '_mcp') AND column_name = 'project_id'"
         " AND table_type = 'BASE TABLE' AND table_name !~ '^usage_logs_'",
         db.schema,
     )
-    return {row["name"]: await db.fetch_value(row["question"], project_id) for row in tables}
+    return {row["name"]: await db.fetch_value(row["query"], project_id) for row in tables}
 
 
 async def filled(ring: Ring) -> ProjectId:
-    """Make a project with something in every table."""
+    """Create a project with rows in every table."""
     project_id = (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).project_id
     model = f"m-{uuid4().hex}"
     await ring.usage.log_many(project_id, [call(model) for _ in range(7)], "key")
@@ -62,7 +61,7 @@ async def filled(ring: Ring) -> ProjectId:
     await Ring(ring.db, Settings(), keyring()).receipts.generate(
         project_id, ReceiptRequest(since_last_receipt=True)
     )
-    server = await ring.mcp.servers.register(project_id, SERVER)
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
     offers = RefreshRequest(tools=[ToolIn(name=f"t{number}") for number in range(7)])
     tool = (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools[0]
     for _ in range(7):
@@ -70,18 +69,18 @@ async def filled(ring: Ring) -> ProjectId:
     return project_id
 
 
-async def test_erasing_a_project_leaves_nothing_of_it_and_all_of_the_others(
+async def test_erase_deletes_all_of_a_project_and_nothing_of_others(
     owner: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = Ring(owner)
     monkeypatch.setattr("llmring_server.access.projects.BATCH_SIZE", 3)
     mine, other = await filled(ring), await filled(ring)
     before = await owned(owner, other)
-    assert min(before.values()) > 0, "a table that no test fills"
+    assert min(before.values()) > 0, "a table that `filled` does not fill"
     batches: list[tuple[str, int]] = []
     gone = await ring.projects.erase(mine, actor=LIBRARY, progress=batches.append)
     assert gone["calls"] == 7
-    assert [rows for what, rows in batches if what == "calls"] == [3, 3, 1]
+    assert [rows for kind, rows in batches if kind == "calls"] == [3, 3, 1]
     assert sum(rows for _, rows in batches) == sum(gone.values())
     left = await owned(owner, mine)
     assert {name for name, count in left.items() if count} == LEFT
@@ -90,7 +89,7 @@ async def test_erasing_a_project_leaves_nothing_of_it_and_all_of_the_others(
     assert await ring.projects.erase(mine, actor=LIBRARY) == {}
 
 
-async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
+async def test_projects_are_created_found_and_renamed(ring: Ring) -> None:
     name, other = f"project {uuid4()}", f"project {uuid4()}"
     project_id = await ring.projects.create(name, actor=LIBRARY)
     with pytest.raises(Conflict):
@@ -102,17 +101,19 @@ async def test_projects_are_made_found_and_renamed(ring: Ring) -> None:
     with pytest.raises(NotFound):
         await ring.projects.find(name)
     await ring.keys.issue(other, actor=LIBRARY)
-    [found] = [each for each in await ring.projects.list() if each.project_id == project_id]
+    [found] = [
+        project for project in await ring.projects.list() if project.project_id == project_id
+    ]
     assert (found.name, found.keys) == (other, 1)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 129])
-async def test_a_project_has_a_name(ring: Ring, name: str) -> None:
+async def test_an_invalid_name_is_rejected(ring: Ring, name: str) -> None:
     with pytest.raises(InvalidRequest):
         await ring.projects.create(name, actor=LIBRARY)
 
 
-async def test_no_key_is_made_for_a_project_that_is_gone(owner: AsyncDatabaseManager) -> None:
+async def test_no_key_is_issued_for_an_erased_project(owner: AsyncDatabaseManager) -> None:
     ring = Ring(owner)
     project_id = (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).project_id
     await ring.projects.erase(project_id, actor=LIBRARY)

@@ -1,4 +1,4 @@
-"""`llmring-server mcp`, as an operator uses it."""
+"""`llmring-server mcp`: list and show servers, show a tool's history, re-encrypt secrets."""
 
 from uuid import UUID, uuid4
 
@@ -7,12 +7,17 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import LIBRARY, ProjectId
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import PromptIn, RefreshRequest, ResourceIn, ToolIn
-from llmring_server.mcp.servers import ServerChange
+from llmring_server.mcp import (
+    NewExecution,
+    PromptIn,
+    RefreshRequest,
+    ResourceIn,
+    ServerUpdate,
+    ToolIn,
+)
 from tests.cli.test_access import PROD, prod
 from tests.cli.test_db import done, run
-from tests.mcp.test_servers import SERVER
+from tests.support.mcp import NEW_SERVER
 
 __all__ = ["prod"]
 
@@ -25,94 +30,96 @@ async def project(ring: Ring) -> Project:
     return name, await ring.projects.create(name, actor=LIBRARY)
 
 
-async def offered(ring: Ring, project_id: ProjectId, description: str) -> tuple[UUID, UUID]:
-    """Make a server; return its id, and that of its tool."""
-    server = await ring.mcp.servers.register(project_id, SERVER)
-    for each in ("Adds", description):
-        offers = RefreshRequest(
-            tools=[ToolIn(name="add", description=each)],
+async def make_server(ring: Ring, project_id: ProjectId, description: str) -> tuple[UUID, UUID]:
+    """Register a server whose tool changes; return its id, and that of the tool."""
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
+    for text in ("Adds", description):
+        request = RefreshRequest(
+            tools=[ToolIn(name="add", description=text)],
             resources=[ResourceIn(uri="file:///README")],
             prompts=[PromptIn(name="greet")],
         )
-        found = await ring.mcp.capabilities.refresh(project_id, server.id, offers)
-    return server.id, found.tools[0].id
+        result = await ring.mcp.capabilities.refresh(project_id, server.id, request)
+    return server.id, result.tools[0].id
 
 
-async def test_servers_are_listed(ring: Ring, project: Project, prod: dict[str, str]) -> None:
-    name, project_id = project
-    id, _ = await offered(ring, project_id, "x")
-    other = await ring.mcp.servers.register(project_id, SERVER)
-    await ring.mcp.servers.change(project_id, other.id, ServerChange(is_active=False))
-    listed = done("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
-    assert "calc" in listed
-    assert "inactive" not in listed
-    assert "inactive" in done("mcp", "list", "--all", "--project", name, *PROD, **prod)
-    assert str(id) in listed
-
-
-async def test_a_server_is_shown_with_what_has_changed(
+async def test_list_shows_active_servers_or_all(
     ring: Ring, project: Project, prod: dict[str, str]
 ) -> None:
     name, project_id = project
-    id, _ = await offered(ring, project_id, "Sends [bold] mail\x1b[31m")
-    shown = done("mcp", "show", str(id), "--project", name, *PROD, **prod)
-    for told in ("add", "greet", "changed", "[bold]", "http://localhost:8080/mcp"):
-        assert told in shown
-    assert "\x1b" not in shown
+    id, _ = await make_server(ring, project_id, "x")
+    other = await ring.mcp.servers.register(project_id, NEW_SERVER)
+    await ring.mcp.servers.update(project_id, other.id, ServerUpdate(is_active=False))
+    output = done("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
+    assert "calc" in output
+    assert "inactive" not in output
+    assert "inactive" in done("mcp", "list", "--all", "--project", name, *PROD, **prod)
+    assert str(id) in output
+
+
+async def test_show_shows_capabilities_and_what_changed(
+    ring: Ring, project: Project, prod: dict[str, str]
+) -> None:
+    name, project_id = project
+    id, _ = await make_server(ring, project_id, "Sends [bold] mail\x1b[31m")
+    output = done("mcp", "show", str(id), "--project", name, *PROD, **prod)
+    for expected in ("add", "greet", "changed", "[bold]", "http://localhost:8080/mcp"):
+        assert expected in output
+    assert "\x1b" not in output
     await ring.mcp.capabilities.refresh(project_id, id, RefreshRequest())
     assert "inactive" in done("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
     assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
 
 
-async def test_all_is_listed_and_shown_however_many_pages_that_are(
+async def test_list_and_show_read_all_pages(
     ring: Ring, project: Project, prod: dict[str, str]
 ) -> None:
     name, project_id = project
-    large = SERVER.model_copy(update={"capabilities": {"a": "x" * 65_000}})
+    large = NEW_SERVER.model_copy(update={"capabilities": {"a": "x" * 65_000}})
     ids = [(await ring.mcp.servers.register(project_id, large)).id for _ in range(140)]
-    listed = done("mcp", "list", "--project", name, *PROD, **prod)
-    assert all(str(id) in listed for id in ids)
-    for turn in "ab":
-        tools = [ToolIn(name=f"{turn}{number}") for number in range(600)]
+    output = done("mcp", "list", "--project", name, *PROD, **prod)
+    assert all(str(id) in output for id in ids)
+    for prefix in "ab":
+        tools = [ToolIn(name=f"{prefix}{number}") for number in range(600)]
         await ring.mcp.capabilities.refresh(project_id, ids[0], RefreshRequest(tools=tools))
-    shown = done("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
-    assert (shown.count("tool a"), shown.count("tool b")) == (600, 600)
+    output = done("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
+    assert (output.count("tool a"), output.count("tool b")) == (600, 600)
 
 
-async def test_a_tool_s_history_is_shown(
+async def test_history_shows_executions_and_statistics(
     ring: Ring, project: Project, prod: dict[str, str]
 ) -> None:
     name, project_id = project
-    _, tool = await offered(ring, project_id, "Adds")
-    await ring.mcp.executions.record(
-        project_id, tool, NewExecution(input={"a": 1}, duration_ms=1234)
-    )
-    await ring.mcp.executions.record(
-        project_id, tool, NewExecution(input={}, error="Broke " + "x" * 300)
-    )
-    shown = done("mcp", "history", str(tool), "--project", name, *PROD, **prod)
-    assert "2 executions, 1 errors, p50 1,234 ms" in shown
-    for told in ("error", '{"a":1}', "Broke"):
-        assert told in shown
+    _, tool = await make_server(ring, project_id, "Adds")
+    for execution in (
+        NewExecution(input={"a": 1}, duration_ms=1234),
+        NewExecution(input={}, error="Broke " + "x" * 300),
+    ):
+        await ring.mcp.executions.record(project_id, tool, execution)
+    output = done("mcp", "history", str(tool), "--project", name, *PROD, **prod)
+    assert "2 executions, 1 errors, p50 1,234 ms" in output
+    for expected in ("error", '{"a":1}', "Broke"):
+        assert expected in output
     last = done("mcp", "history", str(tool), "--limit", "1", "--project", name, *PROD, **prod)
     assert '{"a":1}' not in last
 
 
-async def test_secrets_are_sealed_again(
+async def test_reseal_encrypts_secrets_with_the_first_key(
     db: AsyncDatabaseManager, project: Project, prod: dict[str, str]
 ) -> None:
     old, new = "d" * 64, "e" * 64
-    ring = Ring(db, Settings.model_validate({"sealing_keys": [old]}))
+    _, project_id = project
     secret = {"token": "x"}
+    ring = Ring(db, Settings.model_validate({"sealing_keys": [old]}))
     server = await ring.mcp.servers.register(
-        project[1], SERVER.model_copy(update={"auth_config": secret})
+        project_id, NEW_SERVER.model_copy(update={"auth_config": secret})
     )
     run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS=f"{new},{old}")
     ring = Ring(db, Settings.model_validate({"sealing_keys": [new]}))
-    assert await ring.mcp.servers.secret(project[1], server.id, actor=LIBRARY) == secret
-    keyless = run("mcp", "reseal", *PROD, **prod)
-    assert "LLMRING_SEALING_KEYS" in keyless.stderr
-    wrong = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")
-    assert "64 hex digits" in wrong.stderr
-    assert "canary" not in wrong.stderr
+    assert await ring.mcp.servers.read_secret(project_id, server.id, actor=LIBRARY) == secret
+    without_key = run("mcp", "reseal", *PROD, **prod)
+    assert "LLMRING_SEALING_KEYS" in without_key.stderr
+    invalid_key = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")
+    assert "64 hex digits" in invalid_key.stderr
+    assert "canary" not in invalid_key.stderr

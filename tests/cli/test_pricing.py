@@ -55,4 +55,7 @@ def test_prices_come_from_a_file_all_or_none(
     file.write_text(json.dumps([good]))
     done("prices", "override", "--file", str(file), *PROD, **prod)
     assert "1.25; 2.5 above 200,000" in done("prices", "show", "acme", model, *PROD, **prod)
+    dated = ("--input", "3", "--valid-from", "2026-01-02")
+    done("prices", "override", "acme", model, *dated, *PROD, **prod)
+    assert "since 2026-01-02" in done("prices", "show", "acme", model, *PROD, **prod)
     done("prices", "override", "acme", model, "--remove", *PROD, **prod)

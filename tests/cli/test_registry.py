@@ -52,16 +52,16 @@ async def test_an_operator_follows_a_registry(
     assert event.actor.startswith("operator ")
     assert "From 3 to 5" in (await registry("diff"))[1]
     status, told = await registry("status")
-    assert ("Edition 5" in told, "accepted by hand" in told) == (True, True)
+    assert ("Edition 5" in told, "accepted by an operator" in told) == (True, True)
     assert "Quarantined" not in told
 
 
 async def test_what_cannot_be_done_is_said_in_a_sentence(registry: Run) -> None:
     for arguments, said in (
         (["accept", "99"], "No file is quarantined as 99"),
-        (["diff", "98", "99"], "There is no edition 98"),
+        (["diff", "98", "99"], "The registry has no edition 98"),
     ):
         status, told = await registry(*arguments)
         assert (status, said in told) == (1, True)
     status, told = await registry("refresh", LLMRING_REGISTRY_URL="none")
-    assert (status, "there is no registry to ask" in told) == (1, True)
+    assert (status, "There is no registry to fetch" in told) == (1, True)

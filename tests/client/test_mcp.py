@@ -14,7 +14,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp.servers import ServerPage
+from llmring_server.mcp import ServerPage
 from tests.support.client_cli import Run, llmring
 
 __all__ = ["llmring"]

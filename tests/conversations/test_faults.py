@@ -11,8 +11,8 @@ from llmring_server import Ring, Settings
 from llmring_server.conversations import Conversation, ConversationPage, MessagePage, NewMessage
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import NotFound, RequestInProgress, Unavailable
+from tests.support.connections import terminate_connections
 from tests.support.conversations import METADATA, exchange
-from tests.usage.test_idempotency import kill
 
 
 async def checked_conversations(ring: Ring, project_id: ProjectId) -> list[Conversation]:
@@ -40,7 +40,7 @@ async def test_killed_connections_lose_and_repeat_nothing(
         tasks = [asyncio.create_task(each) for each in work]
         for _ in range(3):
             await asyncio.sleep(0.05)
-            await kill(settings)
+            await terminate_connections(settings)
         await asyncio.gather(*tasks)
     conversations = await checked_conversations(ring, project_id)
     counts = {conversation.id: conversation.message_count for conversation in conversations}

@@ -1,4 +1,4 @@
-"""Opening a database that is not there yet."""
+"""Connecting to a database that is starting or does not exist."""
 
 import asyncio
 import socket
@@ -9,16 +9,18 @@ from llmring_server import Ring, Settings
 from llmring_server.errors import Unavailable
 
 
-async def test_a_server_that_hangs_up_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_closes_the_connection_is_retried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.5)
     calls = 0
 
-    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal calls
         calls += 1
         writer.transport.abort()
 
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(Unavailable, match="Cannot connect to the database"):
             async with Ring.open(Settings(database_url=f"postgresql://u@127.0.0.1:{port}/x")):
@@ -26,7 +28,9 @@ async def test_a_server_that_hangs_up_is_tried_again(monkeypatch: pytest.MonkeyP
     assert calls > 1
 
 
-async def test_a_port_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_names_a_port_where_nothing_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -35,7 +39,7 @@ async def test_a_port_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPa
             pass
 
 
-async def test_no_database_named_says_what_to_do() -> None:
+async def test_without_a_database_the_error_says_what_to_set() -> None:
     with pytest.raises(Unavailable, match="LLMRING_DATABASE_URL"):
         async with Ring.open(Settings()):
             pass

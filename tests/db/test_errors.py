@@ -30,13 +30,13 @@ async def issued(ring: Ring) -> IssuedKey:
 
 @pytest.fixture
 async def own(settings: Settings) -> AsyncIterator[Ring]:
-    """A ring with a pool that is its own."""
+    """A ring with a pool of its own."""
     async with Ring.open(settings) as ring:
         yield ring
 
 
 async def terminate(ring: Ring, connection: Any) -> None:
-    """End a connection behind its owner's back."""
+    """Close a connection from another one."""
     await ring.db.execute(TERMINATE, connection.get_server_pid())
 
 
@@ -58,7 +58,7 @@ async def begin(database: Database) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_an_error_of_other_code_stays_what_it_is(ring: Ring, error: Exception) -> None:
+async def test_an_error_of_other_code_is_not_translated(ring: Ring, error: Exception) -> None:
     database = ring._database
     for borrow in (database.acquire, database.transaction):
         with pytest.raises(type(error)) as raised:
@@ -78,7 +78,7 @@ async def test_an_error_of_other_code_rolls_back(ring: Ring, project_id: Project
     assert await ring.usage.logs(project_id) == []
 
 
-async def test_misuse_of_a_connection_is_no_outage(ring: Ring, project_id: ProjectId) -> None:
+async def test_misuse_of_a_connection_is_a_bug(ring: Ring, project_id: ProjectId) -> None:
     async with ring.db.transaction() as tx:
         usage = ring.within(tx).usage
         outcomes = await asyncio.gather(
@@ -89,13 +89,13 @@ async def test_misuse_of_a_connection_is_no_outage(ring: Ring, project_id: Proje
     assert {type(each) for each in errors} == {asyncpg.InterfaceError}
 
 
-async def test_a_lost_connection_is_an_outage_for_every_call(ring: Ring, own: Ring) -> None:
+async def test_every_call_on_a_lost_connection_is_an_outage(ring: Ring, own: Ring) -> None:
     database = own._database
     for use in (
         lambda inside: inside.fetch("SELECT 1"),
         begin,
     ):
-        # The first call finds it lost, and the second finds it closed.
+        # To the first call the connection is lost, to the second it is closed.
         async with database.acquire() as connection:
             inside = database.within(connection)
             await terminate(ring, connection)
@@ -104,13 +104,13 @@ async def test_a_lost_connection_is_an_outage_for_every_call(ring: Ring, own: Ri
                     await use(inside)
 
 
-async def test_a_connection_that_is_lost_before_the_commit(ring: Ring, own: Ring) -> None:
+async def test_a_connection_lost_before_the_commit_is_an_outage(ring: Ring, own: Ring) -> None:
     with pytest.raises(Unavailable):
         async with own._database.transaction() as inside:
             await terminate(ring, inside.connection)
 
 
-async def test_a_lost_connection_hides_no_other_error(ring: Ring, own: Ring) -> None:
+async def test_a_lost_connection_does_not_hide_another_error(ring: Ring, own: Ring) -> None:
     async def lose_and_fail() -> None:
         async with own._database.transaction() as inside:
             await terminate(ring, inside.connection)
@@ -122,7 +122,7 @@ async def test_a_lost_connection_hides_no_other_error(ring: Ring, own: Ring) -> 
         await lose_and_fail()
 
 
-async def test_a_connection_that_is_lost_between_rows(
+async def test_a_connection_lost_between_rows_is_an_outage(
     ring: Ring, own: Ring, project_id: ProjectId
 ) -> None:
     entries = [NewCall(**CALL)] * (FETCH_ROWS + 1)
@@ -139,16 +139,14 @@ async def test_a_connection_that_is_lost_between_rows(
                 pass
 
 
-async def test_a_pool_that_is_closed_is_an_outage(
-    settings: Settings, project_id: ProjectId
-) -> None:
+async def test_a_closed_pool_is_an_outage(settings: Settings, project_id: ProjectId) -> None:
     async with Ring.open(settings) as ring:
         pass
     with pytest.raises(Unavailable):
         await ring.usage.logs(project_id)
 
 
-async def test_every_constraint_that_is_known_is_in_the_schema(ring: Ring) -> None:
+async def test_every_known_constraint_is_in_the_schema(ring: Ring) -> None:
     found = await ring.db.fetch_all(
         "SELECT conname FROM pg_constraint JOIN pg_namespace AS space ON space.oid = connamespace"
         " WHERE nspname IN ($1::text, $1::text || '_mcp') AND contype IN ('u', 'f')",
@@ -182,7 +180,7 @@ async def test_a_row_that_no_request_should_make_is_a_bug(
     table = db.prepare_query("{{tables.api_keys}}")
     with pytest.raises(violation):
         await ring._database.fetch(
-            f"INSERT INTO {table} (scopes, project_id, id, digest)"  # noqa: S608, no one else's
+            f"INSERT INTO {table} (scopes, project_id, id, digest)"  # noqa: S608, a constant
             f" SELECT scopes, {values} FROM {table} WHERE id = $1",
             issued.id,
         )

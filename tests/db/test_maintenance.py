@@ -1,3 +1,5 @@
+"""Maintenance: partitions and totals, and what is deleted when it has expired."""
+
 import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +27,7 @@ async def requests(ring: Ring, **window: Any) -> int:
     return (await ring.usage.stats(PROJECT_ID, StatsQuery(**YEAR | window))).summary.total_requests
 
 
-async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
+async def test_statistics_stay_when_calls_are_dropped(alone: Ring) -> None:
     await alone.usage.log_many(PROJECT_ID, [ago(days) for days in range(0, 370, 10)])
     before = await alone.usage.stats(PROJECT_ID, StatsQuery(**YEAR))
     done = await maintain(alone.db, retain=timedelta(days=90), actor=LIBRARY)
@@ -39,17 +41,17 @@ async def test_forgetting_keeps_what_the_calls_add_up_to(alone: Ring) -> None:
     assert event.target == ", ".join(done.dropped)
 
 
-async def test_maintaining_without_retention_forgets_nothing(alone: Ring) -> None:
+async def test_without_retention_no_call_is_dropped(alone: Ring) -> None:
     await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 100, 370)])
     assert (await maintain(alone.db, actor=LIBRARY)).dropped == []
     assert len([log async for log in alone.usage.export(PROJECT_ID, CallFilter(**YEAR))]) == 3
 
 
-async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -> None:
+async def test_daily_totals_are_not_reported_for_days_of_another_time_zone(alone: Ring) -> None:
     await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 1, 200)])
     assert await requests(alone, tz="Asia/Tokyo") == 3
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
-    with pytest.raises(InvalidRequest, match="only sums of UTC days"):
+    with pytest.raises(InvalidRequest, match="Only daily UTC totals"):
         await requests(alone, tz="Asia/Tokyo")
     recent = {"start_date": (NOW - timedelta(days=5)).isoformat()}
     assert await requests(alone, tz="Asia/Tokyo", **recent) == 2
@@ -57,12 +59,12 @@ async def test_what_is_kept_by_the_day_is_not_given_by_other_days(alone: Ring) -
 
 
 def zone_whose_summer_ends(day: datetime) -> str:
-    """Write a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
+    """Return a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
     end = day.timetuple().tm_yday - 1
     return f"<winter>0<summer>-1,{(end - 100) % 365}/0,{end}/2"
 
 
-async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring) -> None:
+async def test_days_are_utc_days_in_any_time_zone_of_the_session(alone: Ring) -> None:
     now = datetime.now(UTC)
     oldest = (now - timedelta(days=70)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     last_day = oldest - timedelta(days=1)
@@ -72,11 +74,11 @@ async def test_days_are_of_utc_whatever_the_time_zone_of_the_session(alone: Ring
     window = StatsQuery(start_date=last_day, tz="Asia/Tokyo")
     async with alone.db.transaction() as tx:
         await tx.execute(f"SET LOCAL timezone = '{zone_whose_summer_ends(last_day)}'")
-        with pytest.raises(InvalidRequest, match=f"Before {oldest:%Y-%m-%d} only"):
+        with pytest.raises(InvalidRequest, match=f"kept before {oldest:%Y-%m-%d}:"):
             await alone.within(tx).usage.stats(PROJECT_ID, window)
 
 
-async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
+async def test_an_idempotency_key_is_deleted_with_its_call(alone: Ring) -> None:
     first = await alone.usage.log(PROJECT_ID, ago(200), "old")
     await alone.usage.log(PROJECT_ID, ago(0), "new")
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
@@ -85,7 +87,7 @@ async def test_a_key_is_forgotten_with_its_call(alone: Ring) -> None:
     assert await alone.db.fetch_value(keys) == 2
 
 
-async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
+async def test_totals_of_finished_transactions_are_merged(alone: Ring) -> None:
     await alone.usage.log(PROJECT_ID, ago(1))
     for _ in range(3):
         async with alone.db.transaction() as tx:
@@ -94,21 +96,21 @@ async def test_sums_of_ended_transactions_are_folded(alone: Ring) -> None:
         await alone.within(tx).usage.log(PROJECT_ID, ago(1))
         await maintain(alone.db, actor=LIBRARY)
     assert await requests(alone) == 5
-    shards = "SELECT count(*) FROM {{tables.usage_recent}}"
-    assert await alone.db.fetch_value(shards) == 1
+    recent = "SELECT count(*) FROM {{tables.usage_recent}}"
+    assert await alone.db.fetch_value(recent) == 1
     await maintain(alone.db, actor=LIBRARY)
-    assert await alone.db.fetch_value(shards) == 0
+    assert await alone.db.fetch_value(recent) == 0
     assert await requests(alone) == 5
 
 
-async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
+async def test_totals_are_moved_when_their_quarter_hour_is_over(alone: Ring) -> None:
     now = datetime.now(UTC)
     before = now - timedelta(minutes=50)
     for moment in (now, before, before):
         await alone.usage.log(PROJECT_ID, ago(0).model_copy(update={"logged_at": moment}))
     seen = await alone.usage.stats(PROJECT_ID)
     recent = "SELECT sum(requests) FROM {{tables.usage_recent}}"
-    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE dimension = 'model'"
+    settled = "SELECT sum(requests) FROM {{tables.usage_rollups}} WHERE label_kind = 'model'"
     assert await alone.db.fetch_value(recent) == 3
     await maintain(alone.db, actor=LIBRARY)
     assert await alone.db.fetch_value(recent) == 1
@@ -116,7 +118,7 @@ async def test_sums_are_moved_when_their_quarter_is_over(alone: Ring) -> None:
     assert await alone.usage.stats(PROJECT_ID) == seen
 
 
-async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
+async def test_old_calls_without_a_partition_are_deleted(alone: Ring) -> None:
     await alone.usage.log(PROJECT_ID, ago(200))
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     await alone.usage.log(PROJECT_ID, ago(200))
@@ -127,7 +129,7 @@ async def test_calls_without_a_partition_are_forgotten_too(alone: Ring) -> None:
     assert await requests(alone) == 2
 
 
-async def test_maintenance_that_waits_keeps_nobody_waiting(alone: Ring) -> None:
+async def test_maintenance_that_waits_for_a_lock_blocks_nobody(alone: Ring) -> None:
     await alone.usage.log(PROJECT_ID, ago(200), "old")
     async with alone.db.transaction() as tx:
         await tx.execute("SELECT 1 FROM {{tables.idempotency_keys}} FOR UPDATE")

@@ -51,21 +51,23 @@ asyncio.run(main())
 
 
 def names(*folders: str) -> list[str]:
-    """Name the files of migrations, in the order in which they are applied."""
+    """Return the names of the migration files, in the order in which they are applied."""
     folders = folders or ("llmring", "mcp_client")
     return [file.name for each in folders for file in sorted((FOLDER / each).glob("*.sql"))]
 
 
 @pytest.fixture
 async def fresh(owner_settings: Settings) -> AsyncIterator[AsyncDatabaseManager]:
-    """A schema that is not there yet."""
+    """A schema that does not exist yet."""
     schema = f"fresh_{uuid4().hex[:8]}"
     async with open_database(owner_settings.model_copy(update={"database_schema": schema})) as db:
         yield db
         await drop(db, schema)
 
 
-async def test_migrate_says_what_it_did_and_does_it_once(fresh: AsyncDatabaseManager) -> None:
+async def test_migrate_returns_the_applied_files_and_applies_them_once(
+    fresh: AsyncDatabaseManager,
+) -> None:
     files = names()
     assert await pending_migrations(fresh) == files
     assert await migrate(fresh) == files
@@ -84,7 +86,7 @@ async def test_pgdbm_applies_the_files_without_the_server(fresh: AsyncDatabaseMa
             assert await db.table_exists(name)
 
 
-async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
+async def test_tables_of_another_program_are_left_alone(
     fresh: AsyncDatabaseManager,
 ) -> None:
     theirs = f"{fresh.schema}_mcp"
@@ -97,14 +99,14 @@ async def test_tables_of_another_are_left_alone_and_the_way_out_is_told(
     await fresh.execute(f"DROP SCHEMA {other} CASCADE")
 
 
-async def test_a_role_that_may_not_create_a_schema_is_told_what_to_do(settings: Settings) -> None:
+async def test_a_role_that_may_not_create_a_schema_gets_instructions(settings: Settings) -> None:
     missing = settings.model_copy(update={"database_schema": f"fresh_{uuid4().hex[:8]}"})
     async with open_database(missing) as db:
         with pytest.raises(NotMigrated, match="may not create the schema fresh_"):
             await migrate(db)
 
 
-async def test_a_file_that_fails_leaves_nothing_behind(
+async def test_a_migration_that_fails_changes_nothing(
     fresh: AsyncDatabaseManager,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
@@ -121,7 +123,7 @@ async def test_a_file_that_fails_leaves_nothing_behind(
         assert await fresh.fetch_value("SELECT to_regnamespace($1)", schema) is None
 
 
-async def test_two_of_us_in_one_database_have_schemas_of_their_own(
+async def test_two_instances_in_one_database_have_schemas_of_their_own(
     fresh: AsyncDatabaseManager,
 ) -> None:
     other = AsyncDatabaseManager(pool=fresh._pool, schema=f"{fresh.schema}_b")
@@ -131,7 +133,7 @@ async def test_two_of_us_in_one_database_have_schemas_of_their_own(
         await drop(fresh, other.schema or "")
 
 
-async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> None:
+async def test_the_schema_of_mcp_can_be_named(fresh: AsyncDatabaseManager) -> None:
     mine = f"{fresh.schema}_mine"
     try:
         assert await migrate(fresh, mine) == names()
@@ -140,7 +142,7 @@ async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> No
             found = await fresh.fetch_value("SELECT to_regclass($1) IS NOT NULL", table)
             assert found is there
         assert await pending_migrations(fresh, mine) == []
-        # Of another place, the files of MCP are missing.
+        # In the default schema, the files of MCP are pending.
         assert await pending_migrations(fresh) == names("mcp_client")
         ring = Ring(fresh, Settings(mcp_schema=mine))
         assert await ring.mcp.servers.list(ProjectId(uuid4())) == []
@@ -152,35 +154,41 @@ async def test_the_schema_of_mcp_may_be_named(fresh: AsyncDatabaseManager) -> No
 
 
 @pytest.mark.slow
-async def test_migrate_is_applied_once_by_many_processes_at_once(
+async def test_concurrent_processes_apply_each_migration_once(
     url: str, owner_settings: Settings
 ) -> None:
     workers = [
         await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MIGRATE, url,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-c",
+            MIGRATE,
+            url,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         for _ in range(PROCESSES)
-    ]  # fmt: skip
+    ]
     async with open_database(owner_settings) as db:
         for _ in range(ROUNDS):
             schema = f"race_{uuid4().hex[:8]}"
-            assert sorted(await raced(workers, schema)) == [0] * (PROCESSES - 1) + [len(names())]
+            assert sorted(await migrate_in_all(workers, schema)) == [0] * (PROCESSES - 1) + [
+                len(names())
+            ]
             await drop(db, schema)
     for worker in workers:
         await worker.communicate(b"")
         assert worker.returncode == 0
 
 
-async def raced(workers: list[asyncio.subprocess.Process], schema: str) -> list[int]:
-    """Let all workers migrate `schema` at the same moment; return how many files each applied."""
+async def migrate_in_all(workers: list[asyncio.subprocess.Process], schema: str) -> list[int]:
+    """Let all workers migrate a schema at the same time; return how many files each applied."""
     for worker in workers:
         assert worker.stdin
         worker.stdin.write(f"{schema}\n".encode())
     return [int(await worker.stdout.readline()) for worker in workers if worker.stdout]
 
 
-async def test_partitions_take_back_what_the_default_one_caught(
+async def test_a_new_partition_gets_its_rows_from_the_default_partition(
     fresh: AsyncDatabaseManager,
 ) -> None:
     await migrate(fresh)

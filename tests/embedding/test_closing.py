@@ -28,7 +28,7 @@ async def test_nothing_runs_on_when_a_ring_is_closed(
     settings: Settings, project_id: ProjectId, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # With every write, sums are moved.
-    monkeypatch.setattr("llmring_server.usage.rollups.PAUSE", -1)
+    monkeypatch.setattr("llmring_server.usage.rollups.MOVE_INTERVAL_SECONDS", -1)
     before = asyncio.all_tasks()
     async with Ring.open(settings.model_copy(update={"registry_url": fake.url})) as ring:
         await ring.registry.snapshot()

@@ -1,4 +1,4 @@
-"""Applications that mount us on their own pool: they notice nothing but what they asked for."""
+"""Parent applications: the mounted app leaves their pool, process and routes as they were."""
 
 import asyncio
 import logging
@@ -28,7 +28,9 @@ from tests.conftest import CALL, drop
 
 OPEN = Settings(auth="open", failed_auth_limit=0)
 LOG = "/api/v1/log"
-HABITS = "SET search_path = mine; SET jit = off; LISTEN me; SELECT pg_advisory_lock_shared(42)"
+SESSION_SETUP = (
+    "SET search_path = mine; SET jit = off; LISTEN me; SELECT pg_advisory_lock_shared(42)"
+)
 SESSION = """
     SELECT pg_backend_pid(), array(SELECT s FROM pg_show_all_settings() s),
         array(SELECT pg_listening_channels()), array(SELECT (classid, objid, mode) FROM pg_locks
@@ -36,28 +38,30 @@ SESSION = """
 """
 
 
-class Untidy(asyncpg.Connection):
-    """A connection whose session outlives its release: nothing sweeps up behind us."""
+class ConnectionWithoutReset(asyncpg.Connection):
+    """A connection that is not reset on release: what a guest changed would stay."""
 
     def get_reset_query(self) -> str:
         return ""
 
 
-async def habits(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-    await connection.execute(HABITS)
+async def set_up_session(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    await connection.execute(SESSION_SETUP)
 
 
 @pytest.fixture
 async def pool(url: str) -> AsyncIterator[Pool]:
-    """A parent's pool, with a state that is the parent's own."""
-    pool = asyncpg.create_pool(url, min_size=3, max_size=3, connection_class=Untidy, init=habits)
+    """A parent's pool, whose sessions have settings of the parent."""
+    pool = asyncpg.create_pool(
+        url, min_size=3, max_size=3, connection_class=ConnectionWithoutReset, init=set_up_session
+    )
     async with pool:
         yield pool
 
 
 @pytest.fixture
 async def fresh(pool: Pool) -> AsyncIterator[AsyncDatabaseManager]:
-    """A manager of a schema that is not there yet."""
+    """A manager of a schema that does not exist yet."""
     fresh = AsyncDatabaseManager(pool=pool, schema=f"fresh_{uuid4().hex[:8]}")
     yield fresh
     await drop(fresh, fresh.schema or "")
@@ -69,10 +73,11 @@ def client_of(app: ASGIApp, key: str = "key") -> httpx.AsyncClient:
 
 
 async def state_of(pool: Pool) -> dict[str, Any]:
-    """Read all that a guest could have changed, of the process and of every connection."""
+    """Return all that a guest could change in the process and in every connection."""
     async with AsyncExitStack() as stack:
-        held = [await stack.enter_async_context(pool.acquire()) for _ in range(3)]
-        sessions = sorted([tuple((await each.fetch(SESSION))[0]) for each in held])
+        connections = [await stack.enter_async_context(pool.acquire()) for _ in range(3)]
+        rows = [await connection.fetchrow(SESSION) for connection in connections]
+        sessions = sorted(tuple(row or ()) for row in rows)
     root = logging.getLogger()
     return {
         "sessions": sessions,
@@ -84,20 +89,20 @@ async def state_of(pool: Pool) -> dict[str, Any]:
 
 
 async def one_request(client: httpx.AsyncClient, number: int) -> int:
-    """Send a call, or with every tenth number something that is refused."""
-    refused: list[dict[str, Any]] = [
+    """Log a call, or for every tenth number, send an invalid request."""
+    invalid: list[dict[str, Any]] = [
         {"json": CALL, "headers": {"X-API-Key": ""}},
         {"content": b"{", "headers": {"Content-Type": "application/json"}},
         {"json": CALL | {"input_tokens": -1}},
         {"json": CALL | {"cost": number}, "headers": {"Idempotency-Key": "the same"}},
     ]
-    how = {"json": CALL} if number % 10 else refused[number // 10 % 4]
-    return (await client.post("/llmring" + LOG, **how)).status_code
+    request = {"json": CALL} if number % 10 else invalid[number // 10 % 4]
+    return (await client.post("/llmring" + LOG, **request)).status_code
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parent", [FastAPI, Starlette])
-async def test_a_parent_is_after_1000_requests_as_it_was_before(
+async def test_1000_requests_change_nothing_of_the_parent(
     parent: type[Starlette], pool: Pool, fresh: AsyncDatabaseManager, key: str
 ) -> None:
     before = await state_of(pool)
@@ -116,7 +121,7 @@ async def test_a_parent_is_after_1000_requests_as_it_was_before(
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "/llmring"])
-async def test_a_parent_keeps_its_own_root_and_health(
+async def test_a_parent_can_keep_its_own_root_and_health(
     db: AsyncDatabaseManager, prefix: str
 ) -> None:
     app = Starlette(routes=[Route(path, PlainTextResponse("mine")) for path in ("/", "/health")])
@@ -128,7 +133,7 @@ async def test_a_parent_keeps_its_own_root_and_health(
         assert (await client.get(prefix + "/health/live")).is_success == bool(prefix)
 
 
-async def test_two_instances_on_one_pool_keep_their_data_apart(
+async def test_two_instances_on_one_pool_have_separate_data(
     pool: Pool, fresh: AsyncDatabaseManager, db: AsyncDatabaseManager, key: str
 ) -> None:
     app = Starlette()
@@ -143,7 +148,7 @@ async def test_two_instances_on_one_pool_keep_their_data_apart(
     assert pool.get_size() == 3
 
 
-async def test_the_first_of_20_requests_at_once_migrates_for_all(
+async def test_of_20_concurrent_first_requests_one_migrates(
     pool: Pool, fresh: AsyncDatabaseManager
 ) -> None:
     statements: list[str] = []
@@ -158,7 +163,7 @@ async def test_the_first_of_20_requests_at_once_migrates_for_all(
     assert sum("pg_advisory_xact_lock(hashtext($1))" in statement for statement in statements) == 2
 
 
-async def test_migrations_that_failed_are_tried_again_by_the_next_request(
+async def test_the_next_request_retries_failed_migrations(
     fresh: AsyncDatabaseManager,
 ) -> None:
     await fresh.execute("CREATE SCHEMA {{schema}}; CREATE VIEW {{tables.usage_logs}} AS SELECT 1")
@@ -168,7 +173,7 @@ async def test_migrations_that_failed_are_tried_again_by_the_next_request(
         assert (await client.post(LOG, json=CALL)).status_code == 200
 
 
-async def test_app_state_tells_whose_database_it_is(
+async def test_app_state_says_who_owns_the_database(
     db: AsyncDatabaseManager, settings: Settings
 ) -> None:
     state = create_app(db, settings=OPEN).state
@@ -193,7 +198,7 @@ async def log_within(
         1 / divisor
 
 
-async def test_calls_go_with_the_transaction_that_they_are_logged_in(
+async def test_calls_are_committed_or_rolled_back_with_the_caller_s_transaction(
     db: AsyncDatabaseManager, ring: Ring, project_id: ProjectId
 ) -> None:
     with pytest.raises(ZeroDivisionError):

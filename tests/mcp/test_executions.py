@@ -1,160 +1,191 @@
-"""What tools did: recorded once, read back in pages, added up."""
+"""Executions of MCP tools: record them once, list and summarize them."""
 
 import asyncio
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from llmring_server import Ring
+from llmring_server import Ring, Settings
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp.models import RefreshRequest, ToolIn
+from llmring_server.errors import RequestInProgress
+from llmring_server.mcp import ExecutionPage, NewExecution
 from tests.conftest import CALL
-from tests.mcp.test_capabilities import ADD, MCP, Found, refreshed
-from tests.mcp.test_servers import SERVER, made
+from tests.support.connections import terminate_connections
+from tests.support.mcp import MCP, Json, make_tool, make_tool_of, refresh, register
 
-DONE: dict[str, Any] = {"input": {"a": 1.50}, "output": {"sum": 2}, "duration_ms": 12}
-
-
-async def tool(client: httpx.AsyncClient) -> str:
-    """Make a tool; return its path."""
-    [found] = (await refreshed(client, await made(client), tools=[ADD]))["tools"]
-    return f"{MCP}/tools/{found['id']}"
+EXECUTION: dict[str, Any] = {"input": {"a": 1.50}, "output": {"sum": 2}, "duration_ms": 12}
 
 
-async def tool_of(ring: Ring, project_id: ProjectId) -> UUID:
-    """Make a tool; return its id."""
-    server = await ring.mcp.servers.register(project_id, SERVER)
-    offers = RefreshRequest(tools=[ToolIn(name="t")])
-    return (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools[0].id
-
-
-async def recorded(client: httpx.AsyncClient, path: str, **more: Any) -> Found:
-    answer = await client.post(f"{path}/execute", json=DONE | more)
-    assert answer.status_code == 200, answer.text
-    found: Found = answer.json()
-    return found
+async def record(client: httpx.AsyncClient, path: str, **fields: Any) -> Json:
+    response = await client.post(f"{path}/execute", json=EXECUTION | fields)
+    assert response.status_code == 200, response.text
+    execution: Json = response.json()
+    return execution
 
 
 async def test_list_executions(client: httpx.AsyncClient) -> None:
-    path = await tool(client)
-    first = await recorded(client, path, tool_id=str(uuid4()))
-    second = await recorded(client, path, error="It broke", output=None, duration_ms=None)
-    assert {name: first[name] for name in DONE} == DONE
+    path = await make_tool(client)
+    first = await record(client, path, tool_id=str(uuid4()))
+    second = await record(client, path, error="It broke", output=None, duration_ms=None)
+    assert {name: first[name] for name in EXECUTION} == EXECUTION
     assert (first["status"], first["error"], first["conversation_id"]) == ("ok", None, None)
     assert (second["status"], second["output"]) == ("error", None)
     assert first["tool_id"] == path.rpartition("/")[2]
     assert (await client.get(f"{path}/history?limit=100")).json() == [second, first]
 
 
-async def test_record_execution_keeps_what_is_empty(client: httpx.AsyncClient) -> None:
-    path = await tool(client)
-    await recorded(client, path, input={}, output={}, status="cancelled")
-    [found] = (await client.get(f"{path}/history")).json()
-    assert (found["input"], found["output"], found["status"]) == ({}, {}, "cancelled")
+async def test_record_execution_with_empty_objects(client: httpx.AsyncClient) -> None:
+    path = await make_tool(client)
+    await record(client, path, input={}, output={}, status="cancelled")
+    [execution] = (await client.get(f"{path}/history")).json()
+    assert (execution["input"], execution["output"]) == ({}, {})
+    assert execution["status"] == "cancelled"
 
 
-async def test_record_execution_names_a_conversation_and_a_call_of_one_s_own(
+async def test_record_execution_of_a_conversation_and_a_call_of_the_project(
     client: httpx.AsyncClient, ring: Ring
 ) -> None:
-    path = await tool(client)
+    path = await make_tool(client)
     conversation = (await client.post("/api/v1/conversations", json={})).json()["id"]
     log = (await client.post("/api/v1/log", json=CALL)).json()["log_id"]
     links = {"conversation_id": conversation, "log_id": log}
-    found = await recorded(client, path, **links)
-    assert {name: found[name] for name in links} == links
-    stranger = ProjectId(uuid4())
-    theirs = str((await ring.conversations.create(stranger)).id)
-    for wrong in (
-        {"conversation_id": theirs}, {"conversation_id": str(uuid4())}, {"log_id": str(uuid4())},
+    execution = await record(client, path, **links)
+    assert {name: execution[name] for name in links} == links
+    other_project = ProjectId(uuid4())
+    foreign = str((await ring.conversations.create(other_project)).id)
+    for unknown in (
+        {"conversation_id": foreign},
+        {"conversation_id": str(uuid4())},
+        {"log_id": str(uuid4())},
         {"log_id": conversation},
-    ):  # fmt: skip
-        assert (await client.post(f"{path}/execute", json=DONE | wrong)).status_code == 404
+    ):
+        response = await client.post(f"{path}/execute", json=EXECUTION | unknown)
+        assert response.status_code == 404
     assert len((await client.get(f"{path}/history")).json()) == 1
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
-        {"input": None}, {"input": []}, {"output": []}, {"output": "x"}, {"duration_ms": -1},
-        {"duration_ms": 2**31}, {"error": "x" * 10_001}, {"status": "root"},
-        {"conversation_id": "x"}, {"input": {"a": "\0"}},
+        {"input": None},
+        {"input": []},
+        {"output": []},
+        {"output": "x"},
+        {"duration_ms": -1},
+        {"duration_ms": 2**31},
+        {"error": "x" * 10_001},
+        {"status": "root"},
+        {"conversation_id": "x"},
+        {"input": {"a": "\0"}},
     ],
-)  # fmt: skip
-async def test_record_execution_refuses_what_is_wrong(
-    wrong: Found, client: httpx.AsyncClient
+)
+async def test_record_execution_rejects_invalid_fields(
+    invalid: Json, client: httpx.AsyncClient
 ) -> None:
-    path = await tool(client)
-    assert (await client.post(f"{path}/execute", json=DONE | wrong)).status_code == 422
+    path = await make_tool(client)
+    response = await client.post(f"{path}/execute", json=EXECUTION | invalid)
+    assert response.status_code == 422
     assert (await client.get(f"{path}/history")).json() == []
 
 
-async def test_record_execution_of_what_is_no_tool(client: httpx.AsyncClient) -> None:
-    offers = {"resources": [{"uri": "x:y"}]}
-    [found] = (await refreshed(client, await made(client), **offers))["resources"]
-    for id in (found["id"], str(uuid4())):
-        for answer in (
-            await client.post(f"{MCP}/tools/{id}/execute", json=DONE),
+async def test_record_execution_of_something_that_is_no_tool(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    [resource] = (await refresh(client, path, resources=[{"uri": "x:y"}]))["resources"]
+    for id in (resource["id"], str(uuid4())):
+        for response in (
+            await client.post(f"{MCP}/tools/{id}/execute", json=EXECUTION),
             await client.get(f"{MCP}/tools/{id}/history"),
             await client.get(f"{MCP}/tools/{id}/stats"),
         ):
-            assert answer.status_code == 404
+            assert response.status_code == 404
 
 
-async def test_record_execution_once_with_a_key(client: httpx.AsyncClient) -> None:
-    path, headers = await tool(client), {"Idempotency-Key": "k"}
-    send = [client.post(f"{path}/execute", json=DONE, headers=headers) for _ in range(10)]
-    answers = await asyncio.gather(*send)
-    assert {answer.status_code for answer in answers} <= {200, 409}
-    replay = await client.post(f"{path}/execute", json=DONE, headers=headers)
+async def test_record_execution_once_per_idempotency_key(client: httpx.AsyncClient) -> None:
+    path, headers = await make_tool(client), {"Idempotency-Key": "k"}
+    requests = [client.post(f"{path}/execute", json=EXECUTION, headers=headers) for _ in range(10)]
+    responses = await asyncio.gather(*requests)
+    assert {response.status_code for response in responses} <= {200, 409}
+    replay = await client.post(f"{path}/execute", json=EXECUTION, headers=headers)
     assert replay.headers["Idempotent-Replayed"] == "true"
     assert (await client.get(f"{path}/history")).json() == [replay.json()]
-    other = await client.post(f"{path}/execute", json=DONE | {"input": {}}, headers=headers)
+    other = await client.post(f"{path}/execute", json=EXECUTION | {"input": {}}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
-    elsewhere = await client.post(f"{await tool(client)}/execute", json=DONE, headers=headers)
-    assert elsewhere.status_code == 422
+    other_tool = await make_tool(client)
+    response = await client.post(f"{other_tool}/execute", json=EXECUTION, headers=headers)
+    assert response.status_code == 422
 
 
-async def test_history_comes_in_pages(client: httpx.AsyncClient) -> None:
-    path = await tool(client)
-    ids = [(await recorded(client, path))["id"] for _ in range(7)]
-    found, target = list[str](), f"{path}/history?limit=3"
+async def test_history_is_paged(client: httpx.AsyncClient) -> None:
+    path = await make_tool(client)
+    recorded = [(await record(client, path))["id"] for _ in range(7)]
+    listed, target = list[str](), f"{path}/history?limit=3"
     while target:
-        answer = await client.get(target)
-        found += [each["id"] for each in answer.json()]
-        target = f"{path}/history{answer.links['next']['url']}" if answer.links else ""
-    assert found == ids[::-1]
+        response = await client.get(target)
+        listed += [execution["id"] for execution in response.json()]
+        target = f"{path}/history{response.links['next']['url']}" if response.links else ""
+    assert listed == recorded[::-1]
     for query in ("limit=-1", "limit=0", "limit=1000000000", "cursor=x", "offset=-1"):
         assert (await client.get(f"{path}/history?{query}")).status_code == 422
     cursor = (await client.get(f"{path}/history?limit=3")).links["next"]["url"]
-    assert (await client.get(f"{await tool(client)}/history{cursor}")).status_code == 422
+    assert (await client.get(f"{await make_tool(client)}/history{cursor}")).status_code == 422
 
 
-async def test_a_page_of_history_ends_where_it_would_be_too_large(
+async def test_a_page_of_large_executions_ends_early(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.mcp.executions.MAX_PAGE_BYTES", 20_000)
-    path = await tool(client)
+    path = await make_tool(client)
     for _ in range(5):
-        await recorded(client, path, input={"a": "x" * 9000})
-    answer = await client.get(f"{path}/history")
-    rest = await client.get(f"{path}/history{answer.links['next']['url']}")
-    assert (len(answer.json()), len(rest.json())) == (3, 2)
+        await record(client, path, input={"a": "x" * 9000})
+    first = await client.get(f"{path}/history")
+    second = await client.get(f"{path}/history{first.links['next']['url']}")
+    assert (len(first.json()), len(second.json())) == (3, 2)
 
 
-async def test_tool_stats(client: httpx.AsyncClient) -> None:
-    path = await tool(client)
-    empty = (await client.get(f"{path}/stats")).json()
-    assert {name: empty[name] for name in ("count", "errors", "p50_ms", "p95_ms")} == {
-        "count": 0, "errors": 0, "p50_ms": None, "p95_ms": None,
-    }  # fmt: skip
+async def test_get_tool_stats(client: httpx.AsyncClient) -> None:
+    path = await make_tool(client)
+    tool = {"tool_id": path.rpartition("/")[2]}
+    none = {"days": 30, "count": 0, "errors": 0, "p50_ms": None, "p95_ms": None}
+    assert (await client.get(f"{path}/stats")).json() == tool | none
     for duration in range(1, 21):
-        await recorded(client, path, duration_ms=duration)
-    await recorded(client, path, duration_ms=None, error="x")
-    found = (await client.get(f"{path}/stats?days=7")).json()
-    assert found == {
-        "tool_id": path.rpartition("/")[2], "days": 7, "count": 21, "errors": 1,
-        "p50_ms": 10, "p95_ms": 19,
-    }  # fmt: skip
+        await record(client, path, duration_ms=duration)
+    await record(client, path, duration_ms=None, error="x")
+    stats = {"days": 7, "count": 21, "errors": 1, "p50_ms": 10, "p95_ms": 19}
+    assert (await client.get(f"{path}/stats?days=7")).json() == tool | stats
     assert (await client.get(f"{path}/stats?days=0")).status_code == 422
+
+
+async def test_lost_connections_neither_lose_nor_repeat_executions(
+    settings: Settings, project_id: ProjectId, ring: Ring
+) -> None:
+    tool = await make_tool_of(ring, project_id)
+    async with Ring.open(settings.model_copy(update={"acquire_timeout": 30})) as mortal:
+        executions = mortal.mcp.executions
+        recordings = [
+            executions.record(
+                project_id, tool, NewExecution(input={"n": n}), f"key {n}" if n >= 40 else None
+            )
+            for n in range(80)
+        ]
+        tasks = [asyncio.create_task(recording) for recording in recordings]
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            await terminate_connections(settings)
+        recorded = await asyncio.gather(*tasks)
+    stored = await ring.mcp.executions.history(project_id, tool, ExecutionPage(limit=1000))
+    assert sorted(execution.input["n"] for execution in stored) == list(range(80))
+    assert {execution.id for execution in stored} == {execution.id for execution, _ in recorded}
+
+
+async def test_a_key_that_another_transaction_holds_is_a_conflict(
+    settings: Settings, project_id: ProjectId, ring: Ring
+) -> None:
+    tool, new = await make_tool_of(ring, project_id), NewExecution(input={})
+    async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as other:
+        async with other.db.transaction() as tx:
+            first, _ = await other.within(tx).mcp.executions.record(project_id, tool, new, "held")
+            with pytest.raises(RequestInProgress):
+                await other.mcp.executions.record(project_id, tool, new, "held")
+        assert await other.mcp.executions.record(project_id, tool, new, "held") == (first, True)

@@ -1,10 +1,10 @@
-"""Refreshes of one server at once, and inside a caller's transaction."""
+"""Refreshes of an MCP server: concurrent ones, and inside a caller's transaction."""
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from pgdbm import AsyncDatabaseManager
@@ -12,73 +12,79 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import InvalidRequest
-from llmring_server.mcp.models import RefreshRequest, ToolIn, capability_rows
-from tests.mcp.test_servers import SERVER
+from llmring_server.mcp import RefreshRequest, ToolIn
+from llmring_server.mcp.capabilities import rows_as_json
+from llmring_server.mcp.models import CapabilityIn
+from tests.support.mcp import NEW_SERVER
 
 
-async def test_refreshes_at_once_leave_one_of_them(
+async def test_of_concurrent_refreshes_one_remains(
     db: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
     ring = Ring(db, Settings(acquire_timeout=60))
-    server = await ring.mcp.servers.register(project_id, SERVER)
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
 
-    def offers(number: int) -> RefreshRequest:
-        own = [ToolIn(name=f"of {number}, {each}") for each in range(20)]
+    def request(number: int) -> RefreshRequest:
+        own = [ToolIn(name=f"of {number}, {index}") for index in range(20)]
         return RefreshRequest(tools=[ToolIn(name="shared", description=f"{number}"), *own])
 
-    work = [
-        ring.mcp.capabilities.refresh(project_id, server.id, offers(each)) for each in range(60)
-    ]
-    done = await asyncio.gather(*work)
-    left = await ring.mcp.capabilities.list(project_id, "tool")
-    [winner] = {each.name.split(",")[0] for each in left if each.name != "shared"}
-    assert len(left) == 21
-    last = max(done, key=lambda each: each.server.refreshed_at or each.server.created_at)
-    assert left == last.tools
-    assert winner == f"of {left[-1].description}"
-    assert len({each.tools[-1].id for each in done}) == 1
-    # Nobody kept a connection.
+    results = await asyncio.gather(
+        *(ring.mcp.capabilities.refresh(project_id, server.id, request(n)) for n in range(60))
+    )
+    tools = await ring.mcp.capabilities.list(project_id, "tool")
+    assert len(tools) == 21
+    [owner] = {tool.name.split(",")[0] for tool in tools if tool.name != "shared"}
+    last = max(results, key=lambda result: result.server.refreshed_at or result.server.created_at)
+    assert tools == last.tools
+    assert owner == f"of {tools[-1].description}"
+    assert len({result.tools[-1].id for result in results}) == 1
+    # All connections are back in the pool.
     pool = db._pool
     assert pool
-    async with AsyncExitStack() as all_of_them:
+    async with AsyncExitStack() as connections:
         for _ in range(pool.get_max_size()):
-            await all_of_them.enter_async_context(pool.acquire(timeout=5))
+            await connections.enter_async_context(pool.acquire(timeout=5))
     await ring.ping()
 
 
-async def test_a_refresh_goes_with_its_transaction(db: AsyncDatabaseManager, ring: Ring) -> None:
+async def test_a_refresh_is_rolled_back_with_the_caller_s_transaction(
+    db: AsyncDatabaseManager, ring: Ring
+) -> None:
     project_id = ProjectId(uuid4())
-    server = await ring.mcp.servers.register(project_id, SERVER)
-    offers = RefreshRequest(tools=[ToolIn(name="t")])
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
+    request = RefreshRequest(tools=[ToolIn(name="t")])
 
-    async def undone() -> UUID:
+    async def refresh_and_fail() -> None:
         async with db.transaction() as tx:
-            found = await ring.within(tx).mcp.capabilities.refresh(project_id, server.id, offers)
-            assert await ring.within(tx).mcp.capabilities.list(project_id, "tool") == found.tools
+            capabilities = ring.within(tx).mcp.capabilities
+            result = await capabilities.refresh(project_id, server.id, request)
+            assert await capabilities.list(project_id, "tool") == result.tools
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await undone()
+        await refresh_and_fail()
     assert await ring.mcp.capabilities.list(project_id, "tool") == []
 
 
-async def test_others_are_served_while_a_refresh_is_prepared(
+async def test_preparing_a_refresh_does_not_block_other_requests(
     ring: Ring, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await ring.mcp.servers.register(project_id, SERVER)
-    served = threading.Event()
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
+    loop_is_running = threading.Event()
 
-    def slow(offers: Any) -> str:
-        assert served.wait(30)
-        return capability_rows(offers)
+    def rows_after_the_loop_ran(capabilities: Sequence[CapabilityIn]) -> str:
+        assert loop_is_running.wait(30)
+        return rows_as_json(capabilities)
 
-    monkeypatch.setattr("llmring_server.mcp.capabilities.capability_rows", slow)
-    asyncio.get_running_loop().call_soon(served.set)
-    offers = RefreshRequest(tools=[ToolIn(name="t")])
-    assert (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools
+    monkeypatch.setattr("llmring_server.mcp.capabilities.rows_as_json", rows_after_the_loop_ran)
+    asyncio.get_running_loop().call_soon(loop_is_running.set)
+    request = RefreshRequest(tools=[ToolIn(name="t")])
+    assert (await ring.mcp.capabilities.refresh(project_id, server.id, request)).tools
 
 
-def test_no_digest_is_made_of_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmring_server.mcp.models.definition_digest", None)
+def test_no_digest_is_computed_of_a_definition_that_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("llmring_server.mcp.capabilities.definition_digest", None)
     with pytest.raises(InvalidRequest, match="64 KiB"):
-        capability_rows([ToolIn(name="t", inputSchema={"a": "x" * 70_000})])
+        rows_as_json([ToolIn(name="t", inputSchema={"a": "x" * 70_000})])

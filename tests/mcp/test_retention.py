@@ -1,4 +1,4 @@
-"""What is kept of MCP, and for how long."""
+"""Retention of MCP executions and removed capabilities."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -9,26 +9,24 @@ from llmring_server import Ring
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.maintenance import maintain
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import CapabilityPage, RefreshRequest, Tool, ToolIn
-from tests.mcp.test_executions import tool_of
-from tests.mcp.test_servers import SERVER
+from llmring_server.mcp import CapabilityPage, NewExecution, RefreshRequest, Tool, ToolIn
+from tests.support.mcp import NEW_SERVER, make_tool_of
 
 
-async def test_old_executions_are_forgotten_when_their_project_says_so(
+async def test_old_executions_are_deleted_if_their_project_limits_retention(
     owner: AsyncDatabaseManager,
 ) -> None:
     ring = Ring(owner)
     project_ids = [
         (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).project_id for _ in range(2)
     ]
-    tools = [await tool_of(ring, project_id) for project_id in project_ids]
-    for project_id, each in zip(project_ids, tools, strict=True):
+    tools = [await make_tool_of(ring, project_id) for project_id in project_ids]
+    for project_id, tool in zip(project_ids, tools, strict=True):
         for _ in range(5):
-            await ring.mcp.executions.record(project_id, each, NewExecution(input={}))
+            await ring.mcp.executions.record(project_id, tool, NewExecution(input={}))
     at = datetime.now(UTC) - timedelta(days=31)
-    aged = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1 WHERE project_id = ANY ($2)"  # noqa: S608, our own
-    await owner.execute(aged, at, project_ids)
+    update = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1"  # noqa: S608, our own
+    await owner.execute(f"{update} WHERE project_id = ANY ($2)", at, project_ids)
     recent, _ = await ring.mcp.executions.record(project_ids[0], tools[0], NewExecution(input={}))
     assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 0
     await ring.projects.retain(project_ids[0], 30, actor=LIBRARY)
@@ -38,26 +36,28 @@ async def test_old_executions_are_forgotten_when_their_project_says_so(
     assert moment_of(recent.id) == recent.executed_at
 
 
-async def gone_for(days: int, owner: AsyncDatabaseManager, project_id: ProjectId) -> None:
-    """Offer tools that went so long ago: one that was used, one that was not, one that is back."""
+async def make_removed_tools(days: int, owner: AsyncDatabaseManager, project_id: ProjectId) -> None:
+    """Offer four tools, of which `unused` and `used` were removed so many days ago.
+
+    `used` has an execution; `back` was removed, too, and offered again.
+    """
     ring = Ring(owner)
-    server = await ring.mcp.servers.register(project_id, SERVER)
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
 
     async def offer(*names: str) -> list[Tool]:
-        offers = RefreshRequest(tools=[ToolIn(name=name) for name in names])
-        return (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools
+        request = RefreshRequest(tools=[ToolIn(name=name) for name in names])
+        return (await ring.mcp.capabilities.refresh(project_id, server.id, request)).tools
 
     *_, used = await offer("back", "there", "unused", "used")
     await ring.mcp.executions.record(project_id, used.id, NewExecution(input={}))
     await offer("there")
-    aged = f"UPDATE {owner.schema}_mcp.capabilities SET gone_at = $1 WHERE gone_at < now()"  # noqa: S608, our own
-    await owner.execute(
-        f"{aged} AND project_id = $2", datetime.now(UTC) - timedelta(days=days), project_id
-    )
+    at = datetime.now(UTC) - timedelta(days=days)
+    update = f"UPDATE {owner.schema}_mcp.capabilities SET removed_at = $1"  # noqa: S608, our own
+    await owner.execute(f"{update} WHERE removed_at < now() AND project_id = $2", at, project_id)
     await offer("back", "there")
 
 
-async def test_what_is_offered_no_longer_is_forgotten_unless_it_has_a_history(
+async def test_removed_capabilities_without_executions_are_deleted(
     owner: AsyncDatabaseManager,
 ) -> None:
     ring = Ring(owner)
@@ -66,11 +66,11 @@ async def test_what_is_offered_no_longer_is_forgotten_unless_it_has_a_history(
         (await ring.keys.issue(f"project {uuid4()}", actor=LIBRARY)).project_id,
     ]
     for days, project_id in zip((401, 31), project_ids, strict=True):
-        await gone_for(days, owner, project_id)
+        await make_removed_tools(days, owner, project_id)
 
     async def names_of(project_id: ProjectId) -> list[str]:
-        every = CapabilityPage(all=True)
-        return [each.name for each in await ring.mcp.capabilities.list(project_id, "tool", every)]
+        page = CapabilityPage(all=True)
+        return [tool.name for tool in await ring.mcp.capabilities.list(project_id, "tool", page)]
 
     assert (await maintain(owner, actor=LIBRARY)).deleted["capabilities"] == 1
     assert await names_of(project_ids[0]) == ["back", "there", "used"]

@@ -1,4 +1,4 @@
-"""The offline book, against the package that it is made of."""
+"""The built-in prices, compared with what genai-prices computes from them."""
 
 import random
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.pricing.price_book import PriceBook
 from tests.conftest import used
 
-# The times that costs are asked for, whatever the day: all of them are in these 400 days.
+# Calls are priced at times of the 400 days before this one, whatever the day.
 END = datetime(2026, 11, 30, tzinfo=UTC)
 BOOK = PriceBook([sources.GenaiPrices()])
 
-# Our fields by genai-prices' names for what they count.
+# Our fields, by genai-prices' names for what they count.
 THEIRS = {
     "cache_write_tokens": "cache_creation_input_tokens",
     "cache_write_1h_tokens": "cache_creation_1h_input_tokens",
@@ -36,14 +36,14 @@ THEIRS = {
 def models() -> list[tuple[Provider, ModelInfo]]:
     return [
         (provider, model)
-        for provider in sources.providers()
+        for provider in sources.genai_providers()
         for model in provider.models
         if provider.find_model(model.id) is model
     ]
 
 
 def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
-    """Make up a usage, in genai-prices' terms, of kinds that have a price.
+    """Return a usage, in genai-prices' terms, of kinds that have a price.
 
     It states every count, zeros too: genai-prices refuses a usage of cached tokens and of image
     tokens that leaves open how many are both.
@@ -63,24 +63,26 @@ def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
         "web_searches": counts.get("web_search", 0),
     }
     outputs = ("output", "output_audio", "output_image", "reasoning")
-    apart = (*outputs, "web_search", "request")
-    inputs = sum(count for kind, count in counts.items() if kind not in apart)
-    read = ("cache_read", "cache_read_audio", "cache_read_image")
+    not_input = (*outputs, "web_search", "request")
+    inputs = sum(count for kind, count in counts.items() if kind not in not_input)
+    cache_reads = ("cache_read", "cache_read_audio", "cache_read_image")
     return {
         "input_tokens": inputs,
         "output_tokens": sum(counts.get(kind, 0) for kind in outputs),
-        "cache_read_tokens": sum(counts.get(kind, 0) for kind in read),
+        "cache_read_tokens": sum(counts.get(kind, 0) for kind in cache_reads),
         **inner,
     }
 
 
-def ours(provider: str, usage: dict[str, int]) -> dict[str, Any]:
+def reported(provider: str, usage: dict[str, int]) -> dict[str, Any]:
     """Report a usage as a client of `provider` would."""
-    cached, written = usage["cache_read_tokens"], usage.get("cache_write_tokens", 0)
-    left_out = cached + written if provider in {"anthropic", "aws"} else 0
+    cached = usage["cache_read_tokens"]
+    excluded = 0
+    if provider in {"anthropic", "aws"}:
+        excluded = cached + usage.get("cache_write_tokens", 0)
     return {
         "provider": provider,
-        "input_tokens": usage["input_tokens"] - left_out,
+        "input_tokens": usage["input_tokens"] - excluded,
         "output_tokens": usage["output_tokens"],
         "cached_input_tokens": cached,
         **{THEIRS[name]: count for name, count in usage.items() if name in THEIRS},
@@ -94,22 +96,22 @@ def cases(count: int) -> Iterator[tuple[Provider, ModelInfo, str | None, datetim
         provider, model = chance.choice(known)
         tier = chance.choice([None, None, "batch", "flex", "priority", "fast"])
         when = END - timedelta(minutes=chance.randrange(400 * 24 * 60))
-        [*offers] = BOOK.offers(provider.id, model.id, tier)
-        price = offers[0].at(when) if offers else None
+        histories = BOOK.histories(provider.id, model.id, tier)
+        price = histories[0].at(when) if histories else None
         if price and price.rates.keys() - {"request"}:
             count -= 1
             yield provider, model, tier, when, set(price.rates)
 
 
-def test_costs_are_those_of_the_book_itself() -> None:
+def test_costs_are_those_that_genai_prices_computes() -> None:
     chance = random.Random(5)  # noqa: S311, likewise
     for provider, model, tier, when, kinds in cases(500):
         usage = random_usage(chance, kinds)
         theirs = genai_prices.calc_price(
             genai_prices.Usage(**usage), model.id, provider_id=provider.id,
-            genai_request_timestamp=when, price_context=sources.context(tier),
+            genai_request_timestamp=when, price_context=sources.price_context(tier),
         )  # fmt: skip
-        call = ours(provider.id, usage)
+        call = reported(provider.id, usage)
         found = BOOK.quote(provider.id, model.id, tier, used(call), when)
         assert found.cost == theirs.total_price.quantize(COST_QUANTUM), (
             provider.id,

@@ -1,5 +1,6 @@
-"""Prices that the operator sets."""
+"""Price overrides: what is accepted, and what they apply to."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ def model() -> str:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"rates": {}},
         {"rates": {"input": -1}},
@@ -26,19 +27,19 @@ def model() -> str:
         {"rates": {"inputs": 1}},
         {"rates": {"input": {"base": 1, "above": {"0": 2}}}},
         {"provider": ""},
-        {"since": "2026-01-01T00:00:00"},
+        {"valid_from": "2026-01-01T00:00:00"},
         {"tier": "batch"},
     ],
     ids=str,
 )
-def test_an_override_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    good = {"provider": "acme", "model": "m", "rates": {"input": 1}}
-    assert OVERRIDES.validate_python([good])
+def test_an_invalid_override_is_rejected(invalid: dict[str, Any]) -> None:
+    valid = {"provider": "acme", "model": "m", "rates": {"input": 1}}
+    assert OVERRIDES.validate_python([valid])
     with pytest.raises(ValidationError):
-        OVERRIDES.validate_python([good | wrong])
+        OVERRIDES.validate_python([valid | invalid])
 
 
-async def test_an_override_that_was_never_true_prices_nobody(
+async def test_an_override_that_is_rolled_back_prices_no_other_call(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     async with ring.db.acquire() as connection:
@@ -54,9 +55,20 @@ async def test_an_override_that_was_never_true_prices_nobody(
 
 @pytest.mark.parametrize("name", ["ft:m-2026-01-01:acme::abc", "acme:m", "M-1"])
 @pytest.mark.parametrize("tier", [None, "standard"])
-async def test_an_override_is_found_by_the_name_that_it_was_given(
+async def test_an_override_is_found_by_its_own_name(
     ring: Ring, project_id: ProjectId, name: str, tier: str | None
 ) -> None:
     await ring.prices.override(override(name, 7, service_tier=tier), actor=LIBRARY)
     assert (await ring.usage.log(project_id, call(name, service_tier=tier))).cost == 7
     await ring.prices.withdraw("acme", name, actor=LIBRARY)
+
+
+async def test_a_long_prompt_may_be_free(ring: Ring, project_id: ProjectId, model: str) -> None:
+    rates = {"input": {"base": 1, "above": {"200": 0}}}
+    await ring.prices.override(override(model, 0, rates=rates), actor=LIBRARY)
+    costs = [
+        (await ring.usage.log(project_id, call(model, input_tokens=tokens))).cost
+        for tokens in (200, 201)
+    ]
+    assert costs == [Decimal("0.0002"), 0]
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)

@@ -1,4 +1,4 @@
-"""What a call costs is what the book says at its time, and it can be explained ever after."""
+"""Pricing: the price book, overrides, and the explained cost of a call, also over HTTP."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,31 +31,31 @@ ANTHROPIC = {
 
 @pytest.fixture
 def model() -> str:
-    """A model that nobody else has heard of."""
+    """A model that no other test uses."""
     return f"m-{uuid4().hex}"
 
 
-def override(model: str, usd: float | str, **more: Any) -> list[PriceOverride]:
+def override(model: str, usd: float | str, **fields: Any) -> list[PriceOverride]:
     rates = {"input": usd, "output": usd}
     return [
-        PriceOverride.model_validate({"provider": "acme", "model": model, "rates": rates} | more)
+        PriceOverride.model_validate({"provider": "acme", "model": model, "rates": rates} | fields)
     ]
 
 
-def call(model: str, **more: Any) -> NewCall:
+def call(model: str, **fields: Any) -> NewCall:
     tokens = {"input_tokens": 10**6, "output_tokens": 0}
-    return NewCall.model_validate({"provider": "acme", "model": model} | tokens | more)
+    return NewCall.model_validate({"provider": "acme", "model": model} | tokens | fields)
 
 
-async def explained(client: httpx.AsyncClient, **sent: Any) -> dict[str, Any]:
-    logged = await client.post("/api/v1/log", json=sent)
+async def explained(client: httpx.AsyncClient, **call: Any) -> dict[str, Any]:
+    logged = await client.post("/api/v1/log", json=call)
     assert logged.status_code == 200, logged.text
     answer = await client.get(f"/api/v1/logs/{logged.json()['log_id']}/cost")
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
-async def test_explain_gives_every_line_of_a_bill(client: httpx.AsyncClient) -> None:
+async def test_explain_cost_lists_every_kind_of_usage(client: httpx.AsyncClient) -> None:
     found = await explained(client, **ANTHROPIC)
     assert (found["currency"], found["cost_source"], found["adjustments"]) == ("USD", "offline", [])
     assert found["price"]["model"] == "claude-sonnet-4-5"
@@ -71,7 +71,7 @@ async def test_explain_gives_every_line_of_a_bill(client: httpx.AsyncClient) -> 
     assert (log["cost"], log["adjustment"]) == (found["cost"], 0)
 
 
-async def test_a_call_with_its_own_cost_or_without_a_price_has_no_lines(
+async def test_explain_cost_has_no_lines_for_a_reported_cost_or_an_unpriced_call(
     client: httpx.AsyncClient, model: str
 ) -> None:
     for more, cost, source in (({"cost": 0.5}, 0.5, "client"), ({"model": model}, 0, "unpriced")):
@@ -80,7 +80,7 @@ async def test_a_call_with_its_own_cost_or_without_a_price_has_no_lines(
         assert (found["lines"], found["price"]) == ([], None)
 
 
-async def test_only_its_project_can_have_a_call_explained(client: httpx.AsyncClient) -> None:
+async def test_explain_cost_of_another_project_is_not_found(client: httpx.AsyncClient) -> None:
     log_id = (await client.post("/api/v1/log", json=CALL)).json()["log_id"]
     other = {"X-API-Key": uuid4().hex}
     for path, headers in ((log_id, other), (str(uuid4()), {}), ("nonsense", {})):
@@ -88,7 +88,7 @@ async def test_only_its_project_can_have_a_call_explained(client: httpx.AsyncCli
         assert (answer.status_code, answer.json()["detail"]) == (404, NotFound.detail)
 
 
-async def test_a_service_tier_has_prices_of_its_own_or_none(client: httpx.AsyncClient) -> None:
+async def test_a_service_tier_has_its_own_prices_or_none(client: httpx.AsyncClient) -> None:
     costs = {
         tier: (await client.post("/api/v1/log", json=CALL | {"service_tier": tier})).json()
         for tier in (None, "default", "batch", "tomorrow")
@@ -97,7 +97,7 @@ async def test_a_service_tier_has_prices_of_its_own_or_none(client: httpx.AsyncC
     assert costs["tomorrow"]["cost_source"] == "unpriced"
 
 
-async def test_tokens_that_cannot_be_are_refused(client: httpx.AsyncClient) -> None:
+async def test_impossible_token_counts_are_rejected(client: httpx.AsyncClient) -> None:
     for more in ({"audio_input_tokens": 1001}, {"cache_creation_1h_input_tokens": 1}):
         for cost in ({}, {"cost": 1}):
             answer = await client.post("/api/v1/log", json=CALL | more | cost)
@@ -105,7 +105,7 @@ async def test_tokens_that_cannot_be_are_refused(client: httpx.AsyncClient) -> N
     assert (await client.get("/api/v1/logs")).json() == []
 
 
-async def test_prices_lists_what_the_book_offers(client: httpx.AsyncClient) -> None:
+async def test_list_prices_returns_the_prices_of_a_model(client: httpx.AsyncClient) -> None:
     sought = {"provider": "openai", "model": "gpt-4o-mini"}
     found = (await client.get("/api/v1/prices", params=sought)).json()
     assert (found["currency"], found["per"]["input"]) == ("USD", 10**6)
@@ -116,11 +116,13 @@ async def test_prices_lists_what_the_book_offers(client: httpx.AsyncClient) -> N
         assert answer.status_code == status, answer.text
 
 
-async def test_an_override_goes_before_the_book_from_its_date_on(
+async def test_an_override_takes_precedence_from_its_date_on(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, "1.5"), actor=LIBRARY)
-    await ring.prices.override(override(model, 2, since=NOW - timedelta(days=1)), actor=LIBRARY)
+    await ring.prices.override(
+        override(model, 2, valid_from=NOW - timedelta(days=1)), actor=LIBRARY
+    )
     await ring.prices.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
     entries = [
         call(model),
@@ -147,10 +149,10 @@ async def test_a_call_stays_explained_when_its_price_is_gone(
     assert [(line.unit_price, line.amount) for line in found.lines] == [(2, 2)]
 
 
-async def test_a_price_of_a_transaction_that_was_undone_is_stored_by_the_next(
+async def test_a_price_is_stored_again_after_a_rollback(
     settings: Settings, project_id: ProjectId, model: str
 ) -> None:
-    # One connection: asking for another inside the transaction would wait for ever.
+    # One connection: asking for another inside the transaction would wait forever.
     alone = {"database_pool_size": 1, "database_pool_overflow": 0}
     async with Ring.open(settings.model_copy(update=alone)) as ring:
         await ring.prices.override(override(model, 2), actor=LIBRARY)

@@ -1,4 +1,4 @@
-"""The registry's models as prices: as the published client reckons, and in their time."""
+"""Prices of the registry: the costs that the published client computes, by the file of the time."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -23,14 +23,14 @@ from tests.conftest import used
 from tests.support.fake_registry import FakeRegistry, document
 
 NOW = datetime.now(UTC)
-# Whatever the day, the prices of this one are compared.
+# The prices of this day are compared, whatever the day.
 DAY = datetime(2026, 11, 30, tzinfo=UTC)
 USD = "dollars_per_million_tokens_"
 
 
-def file(since: datetime, version: int = 1, **models: dict[str, Any]) -> ProviderFile:
+def file(valid_from: datetime, version: int = 1, **models: dict[str, Any]) -> ProviderFile:
     named = {f"openai:{name}": model for name, model in models.items()}
-    return ProviderFile(version, "openai", version, since, since, named, b"")
+    return ProviderFile(version, "openai", version, valid_from, valid_from, named, b"")
 
 
 def quote(book: PriceBook, model: str, when: datetime = NOW, **tokens: int) -> PricedCall:
@@ -38,9 +38,9 @@ def quote(book: PriceBook, model: str, when: datetime = NOW, **tokens: int) -> P
     return book.quote("openai", model, None, used(call), when)
 
 
-async def test_costs_are_what_the_client_reckons() -> None:
+async def test_costs_are_those_that_the_client_computes() -> None:
     chance = random.Random(6)  # noqa: S311, for its repetition
-    files = builtin.files(("openai", "anthropic", "google"), DAY.date())
+    files = builtin.builtin_files(("openai", "anthropic", "google"), DAY.date())
     book = PriceBook([sources.registry_source(files.values())])
     known = [model for each in files.values() for model in each.models.values()]
     able = [
@@ -65,7 +65,7 @@ async def test_costs_are_what_the_client_reckons() -> None:
 
 
 def usage_of(model: Any, chance: random.Random) -> dict[str, int]:
-    """Make up what was used: of kinds that the client has a price of, in usual prompts."""
+    """Return a usage of the kinds that the client has a price for, with a usual prompt."""
     prompt, completion = chance.randrange(100_000), chance.randrange(9999)
     usage = {"prompt_tokens": prompt, "completion_tokens": completion}
     if model.get(f"{USD}cache_read"):
@@ -77,14 +77,14 @@ def usage_of(model: Any, chance: random.Random) -> dict[str, int]:
 
 
 def reported(model: Any, usage: dict[str, int]) -> dict[str, Any]:
-    """Report it as its provider does; the client counts cache writes beside the prompt."""
+    """Report a usage as its provider does; the client counts cache writes beside the prompt."""
     cached = usage.get("cached_tokens", 0)
     hour = usage.get("cache_creation_1h_tokens", 0)
     written = usage.get("cache_creation_5m_tokens", 0) + hour
-    left_out = cached if model["provider"] == "anthropic" else -written
+    excluded = cached if model["provider"] == "anthropic" else -written
     return {
         "provider": model["provider"],
-        "input_tokens": usage["prompt_tokens"] - left_out,
+        "input_tokens": usage["prompt_tokens"] - excluded,
         "output_tokens": usage["completion_tokens"],
         "cached_input_tokens": cached,
         "cache_creation_input_tokens": written,
@@ -101,7 +101,7 @@ def test_a_call_is_priced_by_the_file_of_its_time() -> None:
         assert quote(book, "m", NOW - timedelta(days=ago), input_tokens=10**6).cost == cost
 
 
-def test_a_model_goes_before_an_alias_of_the_same_name() -> None:
+def test_a_model_takes_precedence_over_an_alias_of_the_same_name() -> None:
     cheap = {f"{USD}input": 1, "model_aliases": ["b", "c"]}
     book = PriceBook(
         [
@@ -114,7 +114,7 @@ def test_a_model_goes_before_an_alias_of_the_same_name() -> None:
     assert costs == {"a": 1, "b": 2, "B": 3, "c": 1, "C": 1}
 
 
-def test_a_long_prompt_without_a_long_price_of_its_cache_is_left_to_others() -> None:
+def test_a_long_prompt_without_a_long_context_price_is_left_to_other_sources() -> None:
     model = {
         f"{USD}input": 1, f"{USD}output": 2, f"{USD}cached_input": Decimal("0.5"),
         f"{USD}input_long_context": 10, f"{USD}output_long_context": 20,
@@ -123,10 +123,13 @@ def test_a_long_prompt_without_a_long_price_of_its_cache_is_left_to_others() -> 
     book = PriceBook([sources.registry_source([file(EPOCH, m=model)])])
     assert quote(book, "m", input_tokens=1000, cached_input_tokens=500).cost == Decimal("0.00075")
     assert quote(book, "m", input_tokens=1001, output_tokens=1).cost == Decimal("0.01003")
-    assert quote(book, "m", input_tokens=1001, cached_input_tokens=1).lacking == "cache_read"
+    assert (
+        quote(book, "m", input_tokens=1001, cached_input_tokens=1).unpriced_reason
+        == "no rate for cache_read"
+    )
 
 
-async def test_a_registry_that_was_fetched_goes_before_the_offline_book(
+async def test_the_registry_takes_precedence_over_the_built_in_prices(
     db: AsyncDatabaseManager, fake: FakeRegistry, project_id: ProjectId
 ) -> None:
     ring = Ring(db, Settings(registry_url=fake.url))
@@ -144,4 +147,12 @@ async def test_a_registry_that_was_fetched_goes_before_the_offline_book(
     logged = await ring.usage.log(project_id, call)
     assert (logged.cost, logged.cost_source) == (Decimal("2.4"), "registry")
     cached = await ring.usage.log(project_id, call.model_copy(update={"cached_input_tokens": 1}))
-    assert cached.cost_source == "offline"  # the registry says nothing of its cache
+    assert cached.cost_source == "offline"  # the registry has no price for cached tokens
+
+
+def test_the_built_in_files_have_every_price_that_the_registry_has_a_field_for() -> None:
+    [file] = builtin.builtin_files(("perplexity",), DAY.date()).values()
+    model = file.models["perplexity:sonar-deep-research"]
+    assert model[f"{USD}output"] == 8
+    assert model[f"{USD}output_thinking"] == 3
+    assert model[f"{USD}cache_write_5m"] is None

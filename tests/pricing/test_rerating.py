@@ -1,4 +1,4 @@
-"""Rating calls again: what they were recorded with stays, what changes is seen."""
+"""Re-rating: the first cost of a call stays, and the difference is stored as an adjustment."""
 
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -64,7 +64,7 @@ async def test_calls_without_a_price_get_one_when_it_is_known(
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
-async def test_every_rating_of_a_call_is_kept(
+async def test_every_rating_of_a_call_is_stored(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)
@@ -83,7 +83,7 @@ async def test_every_rating_of_a_call_is_kept(
     assert await costs(ring, project_id) == ([1], 1, -1, 0)
 
 
-async def test_pages_of_calls_are_all_rated(
+async def test_all_batches_of_calls_are_rated(
     ring: Ring, project_id: ProjectId, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmring_server.pricing.rerating.BATCH_SIZE", 3)
@@ -98,12 +98,12 @@ async def test_one_rerating_at_a_time(ring: Ring, project_id: ProjectId, model: 
     await ring.usage.log(project_id, call(model))
     async with ring.db.acquire() as connection, connection.transaction():
         inside = ring.within(connection)
-        await inside.rerating.with_database(inside._database)._fetch_one("claim")
+        await inside.rerating.with_database(inside._database)._fetch_one("lock_rerating")
         with pytest.raises(Conflict):
             await rerate(ring, model)
 
 
-async def test_the_last_rating_is_the_last_whatever_a_clock_says(
+async def test_the_last_rating_counts_even_if_the_clock_goes_back(
     ring: Ring, project_id: ProjectId, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await ring.usage.log(project_id, call(model))
@@ -117,22 +117,22 @@ async def test_the_last_rating_is_the_last_whatever_a_clock_says(
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
-async def test_prices_that_were_taken_back_are_stored_again(
+async def test_prices_are_stored_again_after_a_rollback(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)
-    [offer] = (await ring.prices.book()).offers("acme", model, None)
-    price: Any = offer.at(NOW)
+    [history] = (await ring.prices.book()).histories("acme", model, None)
+    price: Any = history.at(NOW)
     with suppress(Conflict):
         async with ring._database.transaction() as inside:
-            await ring.prices.with_database(inside).keep([price])
+            await ring.prices.with_database(inside).insert_prices([price])
             raise Conflict
     logged = await ring.usage.log(project_id, call(model))
     assert (await ring.prices.explain(project_id, logged.log_id)).price
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
 
 
-async def test_who_changes_prices_is_noted(ring: Ring, model: str) -> None:
+async def test_price_changes_are_audited(ring: Ring, model: str) -> None:
     await ring.prices.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
     await ring.prices.withdraw("acme", model, actor=LIBRARY)

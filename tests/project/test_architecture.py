@@ -36,11 +36,8 @@ MAY_IMPORT = {
         "llmring_server/web/*.py",
         "llmring_server/server/*.py",
         "llmring_server/*/api.py",
-        "llmring_server/usage/export.py",
         "llmring_server/access/authentication.py",
-        "llmring_server/access/trusted_proxy.py",
         "llmring_server/asgi.py",
-        "llmring_server/routes.py",
         "llmring_server/cli/serve.py",
         # For the type checker only.
         "llmring_server/__init__.py",

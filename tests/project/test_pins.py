@@ -22,8 +22,8 @@ from llmring_server.core.identity import LIBRARY, Action, ProjectId, project_of_
 from llmring_server.core.pagination import Position
 from llmring_server.db.migrations import SchemaModule
 from llmring_server.db.repository import SQL
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import PromptIn, ResourceIn, ToolIn, definition_digest
+from llmring_server.mcp import NewExecution, PromptIn, ResourceIn, ToolIn
+from llmring_server.mcp.capabilities import definition_digest
 from llmring_server.mcp.secrets import SecretBox
 from llmring_server.pricing.cost import Rate
 from llmring_server.pricing.price_book import Price
@@ -31,10 +31,9 @@ from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_
 from llmring_server.receipts.models import ReceiptRequest, StoredReceipt
 from llmring_server.receipts.totals import ReceiptTotals, call_of
 from llmring_server.settings import Settings
-from llmring_server.usage.export import COLUMNS
 from llmring_server.usage.idempotency import batch_item_key, fingerprint, fingerprint_of_call
 from llmring_server.usage.idempotency import digest as digest_of_key
-from llmring_server.usage.models import CallPage, NewCall
+from llmring_server.usage.models import CALL_COLUMNS, CallPage, NewCall
 from llmring_verify import merkle, receipt
 from tests.support.signing import keyring
 
@@ -187,13 +186,13 @@ def test_digest_of_a_prompt_definition() -> None:
 
 
 def test_id_of_a_price() -> None:
-    price = Price.of(
+    price = Price(
         provider="openai",
         model="gpt-4o",
         service_tier="batch",
         source="override",
         version="1",
-        since=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        valid_from=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         rates={
             "input": Rate(Decimal("2.50"), ((200_000, Decimal(5)),)),
             "output": Rate(Decimal(10)),
@@ -367,7 +366,7 @@ async def test_log_commitment_of_a_receipt(monkeypatch: pytest.MonkeyPatch) -> N
 # Secrets at rest.
 
 
-def test_a_secret_that_was_sealed_before_can_be_read() -> None:
+def test_a_secret_that_was_encrypted_before_can_be_read() -> None:
     # The version, 4 bytes of the key's digest, the nonce, and AES-256-GCM with the associated data
     # "llmring/mcp_servers/1", the project's id and the server's.
     ciphertext = bytes.fromhex(
@@ -375,15 +374,15 @@ def test_a_secret_that_was_sealed_before_can_be_read() -> None:
         "759ec1b1de49ed9f328ad11765ed2d1443279fd8f18c3ff2ca22a7c940"
     )
     settings = Settings.model_validate({"sealing_keys": [bytes(range(32)).hex()]})
-    opened = SecretBox(settings.sealing_keys).open(PROJECT, ID, ciphertext)
-    assert opened == {"token": "x"}
+    secret = SecretBox(settings.sealing_keys).decrypt(PROJECT, ID, ciphertext)
+    assert secret == {"token": "x"}
 
 
 # Files and pages that clients keep.
 
 
 def test_columns_of_an_export() -> None:
-    assert ",".join(COLUMNS) == (
+    assert ",".join(CALL_COLUMNS) == (
         "id,logged_at,provider,model,alias,profile,origin,id_at_origin,status,latency_ms,"
         "input_tokens,output_tokens,cached_input_tokens,cost,cost_source,adjustment,first_cost,"
         "first_cost_source,details,metadata"

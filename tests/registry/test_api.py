@@ -1,4 +1,4 @@
-"""The registry as anyone may read it, from a registry or from the offline book."""
+"""Registry endpoints, with files that were fetched and with the built-in price book."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ import pytest
 from llmring_server import Settings
 from tests.support.fake_registry import PROVIDERS, FakeRegistry
 
-FOREVER = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
 FIELDS = {
     "provider", "model_name", "display_name", "description", "max_input_tokens",
     "max_output_tokens", "supports_vision", "supports_function_calling", "supports_json_mode",
@@ -23,15 +23,15 @@ def settings(settings: Settings, fake: FakeRegistry) -> Settings:
 
 
 @pytest.fixture
-async def fed(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a server that has heard from its registry."""
+async def refreshed(client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """A client of a server that has fetched its registry."""
     async with asyncio.timeout(20):
         while (await client.get("/registry")).json()["version"] != "3":  # noqa: ASYNC110, a server sets no event
             await asyncio.sleep(0.01)
     return client
 
 
-async def test_listing_without_a_network_is_the_offline_book(
+async def test_get_registry_without_a_network_returns_the_built_in_price_book(
     client: httpx.AsyncClient, fake: FakeRegistry
 ) -> None:
     fake.mode = "error"
@@ -49,15 +49,17 @@ async def test_listing_without_a_network_is_the_offline_book(
     assert {*PROVIDERS, "ollama"} == listing["providers"].keys()
 
 
-async def test_listing_keeps_every_field_and_number(
-    fed: httpx.AsyncClient, fake: FakeRegistry
+async def test_get_registry_keeps_every_field_and_number(
+    refreshed: httpx.AsyncClient, fake: FakeRegistry
 ) -> None:
-    listing = (await fed.get("/registry")).json()
+    listing = (await refreshed.get("/registry")).json()
     assert len(listing["models"]) == 12
     model = listing["models"]["google:model-0"]
     given = fake.files["google"]["models"]["google:model-0"]
     assert model.items() >= (given | {"max_input_tokens": None}).items()
-    assert '"dollars_per_million_tokens_output":10.0' in (await fed.get("/registry.json")).text
+    assert (
+        '"dollars_per_million_tokens_output":10.0' in (await refreshed.get("/registry.json")).text
+    )
 
 
 async def models(client: httpx.AsyncClient, **filters: str) -> list[str]:
@@ -65,15 +67,15 @@ async def models(client: httpx.AsyncClient, **filters: str) -> list[str]:
     return sorted(answer.json()["models"])
 
 
-async def test_listing_filters(fed: httpx.AsyncClient) -> None:
+async def test_get_registry_filters(refreshed: httpx.AsyncClient) -> None:
     every = [f"{provider}:model-{n}" for provider in sorted(PROVIDERS) for n in range(4)]
-    assert await models(fed, providers="", version="evil \U0001f608\r\nX: y") == every
-    assert await models(fed, providers=" google,openai ") == every[4:]
-    assert await models(fed, providers="nobody") == []
-    assert await models(fed, capabilities="vision") == every[::4]
-    assert await models(fed, capabilities="supports_thinking, is_active") == every[1::4]
-    assert await models(fed, capabilities="vision,thinking") == []
-    assert await models(fed, capabilities="vision", providers="openai") == ["openai:model-0"]
+    assert await models(refreshed, providers="", version="evil \U0001f608\r\nX: y") == every
+    assert await models(refreshed, providers=" google,openai ") == every[4:]
+    assert await models(refreshed, providers="nobody") == []
+    assert await models(refreshed, capabilities="vision") == every[::4]
+    assert await models(refreshed, capabilities="supports_thinking, is_active") == every[1::4]
+    assert await models(refreshed, capabilities="vision,thinking") == []
+    assert await models(refreshed, capabilities="vision", providers="openai") == ["openai:model-0"]
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,10 @@ async def test_listing_filters(fed: httpx.AsyncClient) -> None:
         {"providers": ",".join(map(str, range(200)))},
     ],
 )
-async def test_listing_refuses_what_means_nothing(
-    fed: httpx.AsyncClient, filters: dict[str, str]
+async def test_get_registry_rejects_unknown_capabilities_and_long_lists(
+    refreshed: httpx.AsyncClient, filters: dict[str, str]
 ) -> None:
-    answer = await fed.get("/registry", params=filters)
+    answer = await refreshed.get("/registry", params=filters)
     assert answer.status_code == 422
     if "capabilities" in filters:
         assert "function_calling, is_active" in answer.json()["detail"]
@@ -106,34 +108,36 @@ async def test_listing_refuses_what_means_nothing(
         "/registry/v/3/registry.json",
     ],
 )
-async def test_listing_and_the_rest_have_strong_etags(fed: httpx.AsyncClient, path: str) -> None:
-    answer = await fed.get(path)
-    etag, keep = answer.headers["ETag"], answer.headers["Cache-Control"]
+async def test_get_registry_and_its_files_have_strong_etags(
+    refreshed: httpx.AsyncClient, path: str
+) -> None:
+    answer = await refreshed.get(path)
+    etag, cache_control = answer.headers["ETag"], answer.headers["Cache-Control"]
     assert etag.startswith('"')
-    assert "no-store" not in keep
+    assert "no-store" not in cache_control
     for given in (etag, f"W/{etag}", f'"a", {etag}', "*", ",".join(['"x"'] * 1000 + [etag])):
-        same = await fed.get(path, headers={"If-None-Match": given})
+        same = await refreshed.get(path, headers={"If-None-Match": given})
         assert (same.status_code, same.content) == (304, b"")
-        assert (same.headers["ETag"], same.headers["Cache-Control"]) == (etag, keep)
+        assert (same.headers["ETag"], same.headers["Cache-Control"]) == (etag, cache_control)
     for given in ('"3"', etag.strip('"'), '"*"', ""):
-        assert (await fed.get(path, headers={"If-None-Match": given})).status_code == 200
-    head = await fed.head(path)
+        assert (await refreshed.get(path, headers={"If-None-Match": given})).status_code == 200
+    head = await refreshed.head(path)
     assert (head.status_code, head.headers["ETag"]) == (200, etag)
 
 
-async def test_listing_has_an_etag_for_each_filter(fed: httpx.AsyncClient) -> None:
+async def test_get_registry_has_an_etag_for_each_filter(refreshed: httpx.AsyncClient) -> None:
     paths = ("/registry", "/registry?providers=openai", "/registry?capabilities=vision")
-    assert len({(await fed.get(path)).headers["ETag"] for path in paths}) == 3
+    assert len({(await refreshed.get(path)).headers["ETag"] for path in paths}) == 3
 
 
-async def test_edition_never_changes(fed: httpx.AsyncClient) -> None:
-    answers = {n: await fed.get(f"/registry/v/{n}/registry.json") for n in (0, 1, 3)}
+async def test_get_registry_version_never_changes(refreshed: httpx.AsyncClient) -> None:
+    answers = {n: await refreshed.get(f"/registry/v/{n}/registry.json") for n in (0, 1, 3)}
     assert [each.json()["version"] for each in answers.values()] == ["0", "1", "3"]
-    assert answers[3].headers["Cache-Control"] == FOREVER
-    assert answers[3].json() == (await fed.get("/registry")).json()
-    # These hold what the offline book of today says.
-    assert answers[0].headers["Cache-Control"] == answers[1].headers["Cache-Control"] != FOREVER
-    only = await fed.get("/registry/v/3/registry.json?capabilities=vision&providers=openai")
+    assert answers[3].headers["Cache-Control"] == IMMUTABLE
+    assert answers[3].json() == (await refreshed.get("/registry")).json()
+    # These contain what the built-in price book says today.
+    assert answers[0].headers["Cache-Control"] == answers[1].headers["Cache-Control"] != IMMUTABLE
+    only = await refreshed.get("/registry/v/3/registry.json?capabilities=vision&providers=openai")
     assert [*only.json()["models"]] == ["openai:model-0"]
 
 
@@ -144,19 +148,19 @@ async def test_edition_never_changes(fed: httpx.AsyncClient) -> None:
         "1/2", "1%2F2", "%EF%BC%91", "v" * 65, "1%00", "+1", " 1",
     ],
 )  # fmt: skip
-async def test_edition_and_version_that_are_none_are_a_404(
-    fed: httpx.AsyncClient, fake: FakeRegistry, version: str
+async def test_get_registry_version_and_provider_version_that_do_not_exist_are_not_found(
+    refreshed: httpx.AsyncClient, fake: FakeRegistry, version: str
 ) -> None:
-    asked = fake.asked.copy()
+    requests = fake.asked.copy()
     for path in (f"v/{version}/registry.json", f"openai/v/{version}/models.json"):
-        answer = await fed.get(f"/registry/{path}")
+        answer = await refreshed.get(f"/registry/{path}")
         assert answer.status_code == 404
         assert answer.headers.get("Cache-Control", "no-store") == "no-store"
-    assert fake.asked == asked
+    assert fake.asked == requests
 
 
-async def test_manifest_tells_what_there_is(fed: httpx.AsyncClient) -> None:
-    manifest = (await fed.get("/registry/manifest.json")).json()
+async def test_get_manifest_lists_the_current_files(refreshed: httpx.AsyncClient) -> None:
+    manifest = (await refreshed.get("/registry/manifest.json")).json()
     assert manifest["version"] == "3"
     openai = manifest["providers"]["openai"]
     assert (openai["file"], openai["model_count"], openai["version"]) == (
@@ -164,17 +168,21 @@ async def test_manifest_tells_what_there_is(fed: httpx.AsyncClient) -> None:
     )  # fmt: skip
 
 
-async def test_models_are_the_file_itself(fed: httpx.AsyncClient, fake: FakeRegistry) -> None:
-    answer = await fed.get("/registry/anthropic/models.json")
+async def test_get_provider_models_returns_the_file_itself(
+    refreshed: httpx.AsyncClient, fake: FakeRegistry
+) -> None:
+    answer = await refreshed.get("/registry/anthropic/models.json")
     assert answer.content == fake.content("anthropic")
-    for stranger in ("nobody", "..", "v"):
-        assert (await fed.get(f"/registry/{stranger}/models.json")).status_code == 404
+    for provider in ("nobody", "..", "v"):
+        assert (await refreshed.get(f"/registry/{provider}/models.json")).status_code == 404
 
 
-async def test_version_is_what_it_first_was(fed: httpx.AsyncClient) -> None:
-    answer = await fed.get("/registry/openai/v/7/models.json")
-    assert answer.headers["Cache-Control"] == FOREVER
+async def test_get_provider_version_returns_the_first_file_of_a_version(
+    refreshed: httpx.AsyncClient,
+) -> None:
+    answer = await refreshed.get("/registry/openai/v/7/models.json")
+    assert answer.headers["Cache-Control"] == IMMUTABLE
     assert [model["model_name"] for model in answer.json()["models"]] == [
         f"model-{n}" for n in range(4)
     ]
-    assert (await fed.get("/registry/nobody/v/7/models.json")).status_code == 404
+    assert (await refreshed.get("/registry/nobody/v/7/models.json")).status_code == 404

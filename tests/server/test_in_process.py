@@ -1,4 +1,4 @@
-"""HTTP inside a running program."""
+"""In-process server: HTTP inside a running program."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ async def test_a_server_leaves_the_programs_logging_alone(ring: Ring) -> None:
     logger.removeHandler(handler)
 
 
-async def test_answers_arrive_whole_however_they_are_asked_for(ring: Ring) -> None:
+async def test_pipelined_responses_arrive_complete_and_in_order(ring: Ring) -> None:
     ring = Ring(ring.db, Settings(auth="open"))
     head = b"GET /api/v1/logs/export HTTP/1.1\r\nHost: x\r\nX-API-Key: k\r\n"
     async with Server(ring, port=0) as server:

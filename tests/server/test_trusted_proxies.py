@@ -99,9 +99,9 @@ async def test_failed_logins_are_counted_for_the_client(
 async def test_serve_counts_failed_logins_for_the_client(
     db: AsyncDatabaseManager, url: str, tmp_path: Path, trusted: str, expected: list[int]
 ) -> None:
-    given = {"trusted_proxies": trusted, "failed_auth_limit": "1"}
-    given |= {"database_url": url, "database_schema": db.schema or ""}
-    async with serve(given, tmp_path / "output") as served:
+    server_settings = {"trusted_proxies": trusted, "failed_auth_limit": "1"}
+    server_settings |= {"database_url": url, "database_schema": db.schema or ""}
+    async with serve(server_settings, tmp_path / "output") as served:
         base = httpx.URL(f"http://127.0.0.1:{served.port}")
         assert await statuses_of_failures(base, *FAILURES) == expected
 

@@ -1,4 +1,4 @@
-"""Eight clients who log until they are told to stop, and the judge of what they were told."""
+"""Crash writers: eight clients that log until they are stopped, and the check of what is stored."""
 
 import asyncio
 import os
@@ -20,7 +20,9 @@ from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.usage.stats import StatsQuery, Totals
 
 API_KEY, LOG = "kill-writers", "/api/v1/log"
-WRITERS, PAUSE, PATIENCE = 8, 0.05, 5.0
+WRITERS = 8
+MAX_PAUSE_SECONDS = 0.05
+TIMEOUT_SECONDS = 5.0
 RETRIED = {409, 500, 503}
 
 CALLS = """
@@ -31,8 +33,8 @@ LABELS = ("provider", "model", "alias", "profile")
 COUNTS = ("cost", "input_tokens", "output_tokens", "cached_input_tokens")
 
 
-class Kept(NamedTuple):
-    """What the writers kept: the id that each key was given, and what should not have been."""
+class WriterRecord(NamedTuple):
+    """The writers' record: the id of each acknowledged key, and errors that should not happen."""
 
     acknowledged: dict[str, str]
     mismatches: int
@@ -48,35 +50,35 @@ class Kept(NamedTuple):
         )
 
 
-class Verdict(NamedTuple):
-    """What became of the calls that were acknowledged."""
+class CrashReport(NamedTuple):
+    """Whether the acknowledged calls are stored, once and with right totals."""
 
     acknowledged: int
     lost: int = 0
     doubled: int = 0
     mismatches: int = 0
     failures: int = 0
-    wrong_sums: int = 0
+    wrong_totals: int = 0
 
 
-async def judge(ring: Ring, kept: Kept) -> Verdict:
+async def check(ring: Ring, record: WriterRecord) -> CrashReport:
     rows = await ring.db.fetch_all(CALLS, project_of_key(API_KEY))
     stored = {(row["id_at_origin"], row["id"]) for row in rows}
-    return Verdict(
-        acknowledged=len(kept.acknowledged),
-        lost=len(kept.acknowledged.items() - stored),
+    return CrashReport(
+        acknowledged=len(record.acknowledged),
+        lost=len(record.acknowledged.items() - stored),
         doubled=len(rows) - len({key for key, _ in stored}),
-        mismatches=kept.mismatches,
-        failures=kept.failures,
-        wrong_sums=await wrong_sums(ring, project_of_key(API_KEY)),
+        mismatches=record.mismatches,
+        failures=record.failures,
+        wrong_totals=await wrong_totals(ring, project_of_key(API_KEY)),
     )
 
 
-async def wrong_sums(ring: Ring, project_id: ProjectId) -> int:
-    """Count the reports that are not what the calls add up to, by days and by quarter hours."""
+async def wrong_totals(ring: Ring, project_id: ProjectId) -> int:
+    """Count reports that differ from the sums of the calls, from daily and quarter-hour totals."""
     rows, wrong = await ring.db.fetch_all(CALLS, project_id), 0
     for grain in ("day", "hour"):
-        # Until then, nothing is ragged: all that is reported comes from sums.
+        # The window ends at midnight: everything reported comes from totals, nothing from calls.
         window = StatsQuery(end_date=datetime.now(UTC).date() + timedelta(days=1), group_by=grain)
         report = await ring.usage.stats(project_id, window)
         assert report.summary.total_requests == len(rows)
@@ -98,13 +100,13 @@ def totals(rows: list[dict[str, Any]]) -> Totals:
 
 
 def writers(url: str, ledger: Path, seconds: float) -> subprocess.Popen[bytes]:
-    """Start them on the server at `url`; they stop at SIGTERM, or after `seconds`."""
+    """Start the writers; they stop at SIGTERM, or after `seconds`."""
     command = (sys.executable, "-m", "tests.support.crash_writers", url, ledger, str(seconds))
     return subprocess.Popen(command, cwd=Path(__file__).parents[2])
 
 
 def call(key: str) -> dict[str, Any]:
-    """Make the call that `key` stands for: always the same one, and found by its key."""
+    """Return the call that `key` stands for, always the same one."""
     n = int(key[:4], 16)
     labels = {"provider": "openai", "model": f"gpt-{n % 3}", "alias": f"{n % 5}"}
     counts = {"input_tokens": n, "output_tokens": n % 7, "cost": n / 1024}
@@ -112,7 +114,7 @@ def call(key: str) -> dict[str, Any]:
 
 
 def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
-    """Write a request: what a client library does to it would take longer than the server."""
+    """Return the bytes of a request: an HTTP client would take longer than the server."""
     data = orjson.dumps(body)
     head = f"POST {path} HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\n"
     head += f"Idempotency-Key: {key}\r\n" if key else ""
@@ -120,11 +122,11 @@ def post(path: str, body: Any, api_key: str, key: str = "") -> bytes:
     return head.encode() + data
 
 
-async def answer(request: bytes, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> Any:
-    """Send `request` until nobody else is busy with its key; return what was answered."""
+async def answer(request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Any:
+    """Send a request until its key is not in use elsewhere; return the response's JSON."""
     status = b"409"
     while status == b"409":
-        to.write(request)
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", head)
         body = await reader.readexactly(int(length[1]) if length else 0)
@@ -134,15 +136,15 @@ async def answer(request: bytes, reader: asyncio.StreamReader, to: asyncio.Strea
 
 
 class Writer:
-    """A client: sends a key until it is acknowledged, keeps that on disk, and only then counts."""
+    """A client that sends each call until it is acknowledged, and records that on disk."""
 
-    def __init__(self, client: httpx.AsyncClient, ledger: BinaryIO, over: asyncio.Event) -> None:
-        self.client, self.ledger, self.over = client, ledger, over
+    def __init__(self, client: httpx.AsyncClient, ledger: BinaryIO, stopped: asyncio.Event) -> None:
+        self.client, self.ledger, self.stopped = client, ledger, stopped
         self.acknowledged: list[tuple[str, str]] = []
-        self.chance = Random()  # noqa: S311, nobody guesses it
+        self.chance = Random()  # noqa: S311, not a secret
 
     async def write(self) -> None:
-        while not self.over.is_set():
+        while not self.stopped.is_set():
             key = uuid4().hex
             if log_id := await self.send(key):
                 self.keep(key=key, log_id=log_id)
@@ -155,11 +157,11 @@ class Writer:
             self.keep(mismatch=again, key=key)
 
     async def send(self, key: str) -> str | None:
-        """Send until there is an answer; None if it is over before."""
-        while not self.over.is_set():
+        """Send a call until it is acknowledged; None if the writers are stopped before."""
+        while not self.stopped.is_set():
             if log_id := await self.attempt(key):
                 return log_id
-            await asyncio.sleep(PAUSE * self.chance.random())
+            await asyncio.sleep(MAX_PAUSE_SECONDS * self.chance.random())
         return None
 
     async def attempt(self, key: str) -> str | None:
@@ -181,17 +183,17 @@ class Writer:
 
 
 async def main(url: str, ledger: str, seconds: str) -> None:
-    over, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, over.set)
-    loop.call_later(float(seconds), over.set)
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    loop.call_later(float(seconds), stopped.set)
     headers = {"X-API-Key": API_KEY}
-    with Path(ledger).open("ab") as file:  # noqa: ASYNC230, nothing counts before it is kept
+    with Path(ledger).open("ab") as file:  # noqa: ASYNC230, nothing counts before it is on disk
         async with (
-            httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as client,
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS) as client,
             asyncio.TaskGroup() as group,
         ):
             for _ in range(WRITERS):
-                group.create_task(Writer(client, file, over).write())
+                group.create_task(Writer(client, file, stopped).write())
 
 
 if __name__ == "__main__":

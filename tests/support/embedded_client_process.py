@@ -1,4 +1,4 @@
-"""Another process with a share in the server: imported to start one, run to be one."""
+"""A client process of the embedded PostgreSQL: imported to start one, run to be one."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from llmring_server.db.embedded_postgres import EmbeddedPostgres
 
 
 def client(folder: Path, **environ: str) -> subprocess.Popen[str]:
-    """Start one that ends when its input does."""
+    """Start a process that uses the server until its standard input is closed."""
     return subprocess.Popen(
         (sys.executable, "-m", "tests.support.embedded_client_process", folder),
         cwd=Path(__file__).parents[2],

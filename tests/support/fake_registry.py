@@ -1,4 +1,4 @@
-"""A registry on this machine, as it should be and as it should not."""
+"""A model registry on this machine that responds well, badly, or not at all."""
 
 import asyncio
 import gzip
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from llmring_server import Ring
-from llmring_server.registry.client import MAX_FILE_BYTES
+from llmring_server.registry.client import MAX_TOTAL_BYTES
 
 PROVIDERS = ("openai", "anthropic", "google")
 OK = "200 OK"
@@ -80,28 +80,34 @@ def poorer(file: dict[str, Any]) -> None:
 
 GOOD = json.dumps(document("openai", 8)).encode()
 
-# What must be refused, and what is said of it.
+# Responses that must be rejected, and what the outcome says.
 BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
-    "redirect": (lambda _: answer(b"", "302 Found", "Location: /elsewhere"), "it answered 302"),
-    "error": (lambda _: answer(b"{}", "500 Oops"), "it answered 500"),
-    "html": (lambda _: answer(GOOD, OK, "Content-Type: text/html"), "JSON and UTF-8"),
-    "charset": (lambda _: answer(GOOD, OK, f"{UTF_8[:-5]}latin-1"), "JSON and UTF-8"),
+    "redirect": (
+        lambda _: answer(b"", "302 Found", "Location: /elsewhere"),
+        "responded with status 302",
+    ),
+    "error": (lambda _: answer(b"{}", "500 Oops"), "responded with status 500"),
+    "html": (lambda _: answer(GOOD, OK, "Content-Type: text/html"), "not JSON in UTF-8"),
+    "charset": (lambda _: answer(GOOD, OK, f"{UTF_8[:-5]}latin-1"), "not JSON in UTF-8"),
     "gzip bomb": (
         lambda _: answer(
-            gzip.compress(bytes(2 * MAX_FILE_BYTES)), OK, UTF_8, "Content-Encoding: gzip"
+            gzip.compress(bytes(2 * MAX_TOTAL_BYTES)), OK, UTF_8, "Content-Encoding: gzip"
         ),
         "compressed",
     ),
-    "too large": (lambda _: answer(bytes(MAX_FILE_BYTES)), "too much"),
+    "too large": (lambda _: answer(bytes(MAX_TOTAL_BYTES)), "too large"),
     "a million models": (
         lambda _: answer(b'{"models": {' + b'"openai:x":{},' * 10**6),
-        "too much",
+        "too large",
     ),
     "20,000 models": (told(many(20_000)), "more than 10000 keys"),
     "not JSON": (lambda _: answer(b"{"), "not strict JSON"),
     "not UTF-8": (lambda _: answer(b'{"\xff": 1}'), "not strict JSON"),
-    "a list": (lambda _: answer(b"[]"), "not a file of"),
-    "another's": (lambda _: answer(json.dumps(document("ollama", 8)).encode()), "not a file of"),
+    "a list": (lambda _: answer(b"[]"), "not a registry file of"),
+    "another's": (
+        lambda _: answer(json.dumps(document("ollama", 8)).encode()),
+        "not a registry file of",
+    ),
     "no version": (told(lambda file: file.pop("version")), "version"),
     "no models": (told(lambda file: file["models"].clear()), "models"),
     "another's model": (told(lambda file: file["models"].update({"x:y": {}})), "'x:y'"),
@@ -111,7 +117,7 @@ BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
     "dear": (priced("10000.01"), "dollars_per_million_tokens_input"),
     "text": (priced('"2.5"'), "dollars_per_million_tokens_input"),
 }
-DOUBTFUL: dict[str, tuple[Callable[[str], bytes], str]] = {
+SUSPICIOUS: dict[str, tuple[Callable[[str], bytes], str]] = {
     "1000 times dearer": (told(dearer), "goes from 10.0 to 10000.0 and 3 more"),
     "for nothing": (priced("0"), "goes from 2.5 to 0"),
     "half of it gone": (told(poorer), "3 of 4 models are gone"),
@@ -146,7 +152,7 @@ class FakeRegistry:
         elif self.mode == "good":
             writer.write(answer(self.content(provider)))
         else:
-            writer.write((BAD | DOUBTFUL)[self.mode][0](provider))
+            writer.write((BAD | SUSPICIOUS)[self.mode][0](provider))
 
     async def _go_on(self, writer: asyncio.StreamWriter) -> None:
         """Say nothing, little, or no end of it."""
@@ -161,7 +167,7 @@ class FakeRegistry:
         self.server.close()
         await self.server.wait_closed()
         # Whoever still asks finds out now, and not in the midst of the next test.
-        asking = (each for each in asyncio.all_tasks() if "_sweep" in str(each.get_coro()))
+        asking = (each for each in asyncio.all_tasks() if "_refresh" in str(each.get_coro()))
         await asyncio.gather(*asking, return_exceptions=True)
 
 
@@ -178,4 +184,4 @@ async def fake_registry() -> AsyncIterator[FakeRegistry]:
 
 async def swept(ring: Ring) -> None:
     """Wait for what goes on behind the requests."""
-    await asyncio.gather(*ring.registry._sweeps, return_exceptions=True)
+    await ring.registry.wait_for_refresh()

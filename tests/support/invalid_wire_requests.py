@@ -43,9 +43,14 @@ def once(first: bytes, *fields: bytes) -> bytes:
 
 
 TWICE = [
-    b"X-API-Key: a", b"Authorization: Bearer a", b"X-User-ID: a", b"X-Project-ID: a",
-    b"X-Proxy-Signature: a", b"Idempotency-Key: a", b"Content-Type: application/json",
-]  # fmt: skip
+    b"X-API-Key: a",
+    b"Authorization: Bearer a",
+    b"X-User-ID: a",
+    b"X-Project-ID: a",
+    b"X-Proxy-Signature: a",
+    b"Idempotency-Key: a",
+    b"Content-Type: application/json",
+]
 HUGE = b'"' + b"x" * 256 * KIB + b'"'
 PATH = b"GET /api/v1/logs HTTP/1.1"
 

@@ -15,17 +15,22 @@ from llmring_server.access.keys import IssuedKey, KeyOptions
 from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewConversation, NewMessage
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, Caller, ProjectId
-from llmring_server.mcp.executions import NewExecution
-from llmring_server.mcp.models import PromptIn, RefreshRequest, ResourceIn, ToolIn
-from llmring_server.mcp.servers import NewServer
+from llmring_server.mcp import (
+    NewExecution,
+    NewServer,
+    PromptIn,
+    RefreshRequest,
+    ResourceIn,
+    ToolIn,
+)
 from llmring_server.receipts.models import ReceiptRequest as Certified
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from llmring_server.web.router import Route
 from tests.access.test_trusted_proxy import SECRETS, vouch
 from tests.conftest import CALL
-from tests.mcp.test_servers import SENT as SERVER
 from tests.support.conversations import EXCHANGE
+from tests.support.mcp import SERVER
 from tests.support.signing import OLD, SEED, keyring
 from tests.support.templates import NEW_TEMPLATE
 
@@ -68,8 +73,8 @@ class Victim:
             await ring.conversations.messages(mine, self.conversation_id),
             await ring.mcp.servers.list(mine),
             await ring.mcp.capabilities.get(mine, "tool", self.mcp["tools"]),
-            await ring.mcp.capabilities.stored(mine, "resource", self.mcp["resources"]),
-            await ring.mcp.capabilities.stored(mine, "prompt", self.mcp["prompts"]),
+            await ring.mcp.capabilities.get_content(mine, "resource", self.mcp["resources"]),
+            await ring.mcp.capabilities.get_content(mine, "prompt", self.mcp["prompts"]),
             await ring.mcp.executions.history(mine, self.mcp["tools"]),
         ]
 

@@ -1,15 +1,16 @@
-"""A project's calls and what they cost, in memory: what the database must agree with."""
+"""Reference ledger: a project's calls and their costs in memory, to compare the database with."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-UNIT, MOST = Decimal(1).scaleb(-10), 10**9
+COST_QUANTUM = Decimal(1).scaleb(-10)
+MAX_COST = 10**9
 
 
 class Ledger:
-    """Calls in the order in which they were logged; provider `p` has prices, others have none."""
+    """Calls in the order in which they were logged. Only provider `p` has prices."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -22,7 +23,7 @@ class Ledger:
         self._rate(call)
 
     def set_price(self, model: str, price: Decimal) -> None:
-        """Price all tokens of a model alike, and rate again the calls that are still there."""
+        """Set one price for all tokens of a model, and re-rate the calls that are not expired."""
         self._prices[model] = price
         for call in self.calls:
             if id(call) not in self._forgotten:
@@ -42,6 +43,6 @@ class Ledger:
             tokens = call.input_tokens + call.output_tokens
             if call.cached_input_tokens > call.input_tokens:
                 tokens += call.cached_input_tokens
-            cost = (tokens * self._prices[call.model] / 10**6).quantize(UNIT)
-            if cost < MOST:
+            cost = (tokens * self._prices[call.model] / 10**6).quantize(COST_QUANTUM)
+            if cost < MAX_COST:
                 self._rated[id(call)] = cost

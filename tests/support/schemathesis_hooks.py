@@ -26,7 +26,7 @@ RULES = re.compile(
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
     "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: give|These calls use"
-    "|url: |uri: must be|two of a kind have the same name|definition: must be|content: must be"
+    "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"
     "|arguments: |content: more than|variables: missing"
     r"|template: (line \d+: |nested too deeply|more than|a number has)"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"

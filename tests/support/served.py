@@ -59,8 +59,10 @@ async def serve(given: dict[str, str], output: Path) -> AsyncIterator[Served]:
     with output.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             *(PROGRAM, "serve", "--env", "prod", "--port", str(port)),
-            env=environ, stdout=file, stderr=file,
-        )  # fmt: skip
+            env=environ,
+            stdout=file,
+            stderr=file,
+        )
     try:
         await until(lambda: answers(port))
         yield Served(port, process)

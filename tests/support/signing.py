@@ -14,13 +14,22 @@ SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 KID = "a050837d"
 # What the first servers signed, and their known answer.
 OLD: dict[str, Any] = {
-    "receipt_id": "rcpt_0123456789abcdef", "timestamp": "2025-10-02T12:34:56.789012Z",
-    "alias": "fast", "profile": "default", "lock_digest": "", "provider": "openai",
-    "model": "gpt-4o-mini", "prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15,
-    "input_cost": 0.0004, "output_cost": 0.0006, "total_cost": 0.001,
+    "receipt_id": "rcpt_0123456789abcdef",
+    "timestamp": "2025-10-02T12:34:56.789012Z",
+    "alias": "fast",
+    "profile": "default",
+    "lock_digest": "",
+    "provider": "openai",
+    "model": "gpt-4o-mini",
+    "prompt_tokens": 10,
+    "completion_tokens": 5,
+    "total_tokens": 15,
+    "input_cost": 0.0004,
+    "output_cost": 0.0006,
+    "total_cost": 0.001,
     "signature": "ed25519:TZCLyONmyMIXyBZb5l6GtJJIVDVwFjWWYbOBbv3_gq5Lw9vnU-DReelj_LHk0J5g"
     "XJdB4lA6Ix1Y9DxG0BNIAw",
-}  # fmt: skip
+}
 
 
 def keyring() -> Keyring:

@@ -1,4 +1,4 @@
-"""Many callers, one commit: what each of them is told when things go wrong."""
+"""Group commit: batches, and the outcome of each caller when something fails."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,187 +11,197 @@ from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits
 
 
 class Sink:
-    """Where items are written: remembers the batches, and misbehaves on demand."""
+    """A destination that records batches, and fails or blocks on demand."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
-        self.poison: set[int] = set()
+        self.invalid: set[int] = set()
         self.failures: list[Exception] = []
-        self.open = asyncio.Event()
-        self.open.set()
+        self.unblocked = asyncio.Event()
+        self.unblocked.set()
 
     async def write(self, items: Sequence[int]) -> list[int | RingError]:
-        await self.open.wait()
+        await self.unblocked.wait()
         if self.failures:
             raise self.failures.pop(0)
-        if self.poison & set(items):
+        if self.invalid & set(items):
             raise InvalidRequest
         self.batches.append(list(items))
         return [item * 10 for item in items]
 
-    def combine(
-        self, batch: int = 100, flights: int = 1, pending: int = 100
+    def group_commit(
+        self, batch_size: int = 100, concurrent_commits: int = 1, max_pending: int = 100
     ) -> GroupCommit[int, int]:
-        return GroupCommit(self.write, GroupCommitLimits(batch, flights, pending))
+        limits = GroupCommitLimits(batch_size, concurrent_commits, max_pending)
+        return GroupCommit(self.write, limits)
 
 
-async def under_way(combine: GroupCommit[int, int], item: int) -> asyncio.Task[int]:
-    """Begin to write `item`, where the sink keeps it waiting."""
-    writing = asyncio.create_task(combine(item))
+async def start_blocked(group_commit: GroupCommit[int, int], item: int) -> asyncio.Task[int]:
+    """Start to write `item` to a sink that blocks."""
+    writing = asyncio.create_task(group_commit(item))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return writing
 
 
-async def all_of(combine: GroupCommit[int, int], items: Sequence[int]) -> list[int | BaseException]:
-    return await asyncio.gather(*map(combine, items), return_exceptions=True)
+async def write_all(
+    group_commit: GroupCommit[int, int], items: Sequence[int]
+) -> list[int | BaseException]:
+    return await asyncio.gather(*map(group_commit, items), return_exceptions=True)
 
 
 async def test_one_caller_is_one_batch() -> None:
     sink = Sink()
-    assert await sink.combine()(1) == 10
+    assert await sink.group_commit()(1) == 10
     assert sink.batches == [[1]]
 
 
-async def test_whoever_waits_while_a_batch_is_written_shares_the_next() -> None:
+async def test_callers_during_a_batch_share_the_next_one() -> None:
     sink = Sink()
-    sink.open.clear()
-    combine = sink.combine()
-    first = await under_way(combine, 1)
-    rest = asyncio.create_task(all_of(combine, [2, 3, 4]))
+    sink.unblocked.clear()
+    group_commit = sink.group_commit()
+    first = await start_blocked(group_commit, 1)
+    rest = asyncio.create_task(write_all(group_commit, [2, 3, 4]))
     await asyncio.sleep(0)
-    sink.open.set()
+    sink.unblocked.set()
     assert (await first, await rest) == (10, [20, 30, 40])
     assert sink.batches == [[1], [2, 3, 4]]
 
 
-async def test_who_waits_too_long_for_a_batch_goes_beside_it(
+async def test_a_slow_batch_gets_another_beside_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sink = Sink()
-    combine = sink.combine(flights=2)
-    sink.open.clear()
-    slow = await under_way(combine, 1)
-    waiting = asyncio.create_task(combine(2))
+    group_commit = sink.group_commit(concurrent_commits=2)
+    sink.unblocked.clear()
+    slow = await start_blocked(group_commit, 1)
+    waiting = asyncio.create_task(group_commit(2))
     await asyncio.sleep(0)
-    assert len(combine._flights) == 1
-    stuck, sink.open = sink.open, asyncio.Event()
-    sink.open.set()
+    assert len(group_commit._flushes) == 1
+    stuck, sink.unblocked = sink.unblocked, asyncio.Event()
+    sink.unblocked.set()
     monkeypatch.setattr("llmring_server.usage.group_commit.SLOW_COMMIT_SECONDS", 0)
-    assert (await combine(3), await waiting) == (30, 20)
-    assert await combine(4) == 40
+    assert (await group_commit(3), await waiting) == (30, 20)
+    assert await group_commit(4) == 40
     assert not slow.done()
     stuck.set()
     assert await slow == 10
     assert sink.batches == [[2, 3], [4], [1]]
 
 
-async def test_whoever_lands_last_leaves_nobody_behind() -> None:
+async def test_concurrent_flushes_write_everything() -> None:
     sink = Sink()
-    combine = sink.combine(batch=1, flights=2)
-    assert len(await all_of(combine, range(20))) == 20
-    assert not combine._flights
+    group_commit = sink.group_commit(batch_size=1, concurrent_commits=2)
+    assert len(await write_all(group_commit, range(20))) == 20
+    assert not group_commit._flushes
 
 
-async def test_a_batch_is_no_larger_than_its_bound() -> None:
+async def test_a_batch_is_no_larger_than_its_limit() -> None:
     sink = Sink()
-    assert len(await all_of(sink.combine(batch=4), range(10))) == 10
+    assert len(await write_all(sink.group_commit(batch_size=4), range(10))) == 10
     assert [len(batch) for batch in sink.batches] == [4, 4, 2]
 
 
-async def test_a_poison_item_fails_alone() -> None:
+async def test_only_an_invalid_item_fails() -> None:
     sink = Sink()
-    sink.poison = {3, 7}
-    outcomes = await all_of(sink.combine(), range(10))
+    sink.invalid = {3, 7}
+    outcomes = await write_all(sink.group_commit(), range(10))
     assert [type(each) for each in outcomes] == [
         InvalidRequest if n in {3, 7} else int for n in range(10)
     ]
     assert sorted(chain(*sink.batches)) == [0, 1, 2, 4, 5, 6, 8, 9]
 
 
-async def test_a_lost_connection_is_answered_by_writing_again() -> None:
+async def test_a_batch_is_written_again_after_a_lost_connection() -> None:
     sink = Sink()
     sink.failures = [Unavailable(), Unavailable()]
-    assert await all_of(sink.combine(), [1, 2]) == [10, 20]
+    assert await write_all(sink.group_commit(), [1, 2]) == [10, 20]
 
 
 @pytest.mark.parametrize("failure", [Overloaded, NotMigrated])
-async def test_other_failures_are_told_to_everyone_at_once(failure: type[RingError]) -> None:
+async def test_other_errors_are_raised_for_the_whole_batch_at_once(
+    failure: type[RingError],
+) -> None:
     sink = Sink()
     sink.failures = [failure()]
-    assert [type(each) for each in await all_of(sink.combine(), [1, 2])] == [failure, failure]
+    assert [type(each) for each in await write_all(sink.group_commit(), [1, 2])] == [
+        failure,
+        failure,
+    ]
 
 
-async def test_beyond_the_bound_the_next_is_refused_at_once() -> None:
+async def test_beyond_the_limit_of_waiting_items_a_caller_is_rejected_at_once() -> None:
     sink = Sink()
-    sink.open.clear()
-    combine = sink.combine(pending=3)
-    waiting = [asyncio.create_task(combine(n)) for n in range(3)]
+    sink.unblocked.clear()
+    group_commit = sink.group_commit(max_pending=3)
+    waiting = [asyncio.create_task(group_commit(n)) for n in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await combine(3)
-    sink.open.set()
+        await group_commit(3)
+    sink.unblocked.set()
     assert await asyncio.gather(*waiting) == [0, 10, 20]
 
 
-async def test_a_caller_who_leaves_disturbs_nobody() -> None:
+async def test_cancelling_a_caller_cancels_no_other() -> None:
     sink = Sink()
-    sink.open.clear()
-    combine = sink.combine()
-    leader, follower = (asyncio.create_task(combine(n)) for n in (1, 2))
+    sink.unblocked.clear()
+    group_commit = sink.group_commit()
+    leader, follower = (asyncio.create_task(group_commit(n)) for n in (1, 2))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     leader.cancel()
-    sink.open.set()
+    sink.unblocked.set()
     assert await follower == 20
     assert sink.batches == [[1, 2]]
-    assert await combine(3) == 30
+    assert await group_commit(3) == 30
 
 
-async def test_a_bug_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unforeseen_error_leaves_no_caller_waiting(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sink = Sink()
     sink.failures = [ZeroDivisionError()]
-    combine = sink.combine()
-    assert [type(each) for each in await all_of(combine, [1, 2])] == [RingError, RingError]
+    group_commit = sink.group_commit()
+    assert [type(each) for each in await write_all(group_commit, [1, 2])] == [RingError, RingError]
     assert "ZeroDivisionError" in caplog.text
-    assert await combine(3) == 30
+    assert await group_commit(3) == 30
 
 
-async def test_whoever_waits_behind_a_bug_has_a_turn() -> None:
+async def test_items_behind_an_unforeseen_error_are_written() -> None:
     sink = Sink()
     sink.failures = [RuntimeError()]
-    combine = sink.combine(batch=1, flights=2)
+    group_commit = sink.group_commit(batch_size=1, concurrent_commits=2)
     async with asyncio.timeout(5):
-        first, *others = await all_of(combine, [1, 2, 3])
+        first, *others = await write_all(group_commit, [1, 2, 3])
     assert isinstance(first, RingError)
     assert others == [20, 30]
 
 
-async def test_whoever_waits_behind_a_batch_of_leavers_has_a_turn() -> None:
+async def test_items_behind_a_batch_of_cancelled_callers_are_written() -> None:
     sink = Sink()
-    sink.open.clear()
-    combine = sink.combine(batch=2)
-    callers = [asyncio.create_task(combine(number)) for number in range(5)]
+    sink.unblocked.clear()
+    group_commit = sink.group_commit(batch_size=2)
+    callers = [asyncio.create_task(group_commit(number)) for number in range(5)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    for leaver in callers[2:4]:
-        leaver.cancel()
+    for caller in callers[2:4]:
+        caller.cancel()
     await asyncio.sleep(0)
-    sink.open.set()
+    sink.unblocked.set()
     async with asyncio.timeout(5):
         assert await callers[4] == 40
     assert sink.batches == [[0, 1], [4]]
 
 
-async def test_who_waits_for_a_batch_that_is_stuck_needs_nobody_to_come_after() -> None:
+async def test_items_behind_a_stuck_batch_are_written_though_no_other_arrives() -> None:
     sink = Sink()
-    combine = sink.combine(flights=2)
-    sink.open.clear()
-    stuck = await under_way(combine, 1)
-    held, sink.open = sink.open, asyncio.Event()
-    sink.open.set()
+    group_commit = sink.group_commit(concurrent_commits=2)
+    sink.unblocked.clear()
+    stuck = await start_blocked(group_commit, 1)
+    held, sink.unblocked = sink.unblocked, asyncio.Event()
+    sink.unblocked.set()
     async with asyncio.timeout(5):
-        assert await combine(2) == 20
+        assert await group_commit(2) == 20
     assert not stuck.done()
     held.set()
     assert await stuck == 10

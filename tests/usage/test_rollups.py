@@ -1,4 +1,4 @@
-"""Sums move from where they are written fast to where they are read fast: all, and once."""
+"""Rollups: every sum is moved once, and statistics are the same before, during and after."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ RECENT = "SELECT coalesce(sum(requests), 0) FROM {{tables.usage_recent}} WHERE p
 
 
 @pytest.fixture
-def sums(ring: Ring) -> Rollups:
+def rollups(ring: Ring) -> Rollups:
     return Rollups(ring._database)
 
 
@@ -26,39 +26,39 @@ async def count(ring: Ring, project_id: ProjectId) -> int:
     return (await ring.usage.stats(project_id)).summary.total_requests
 
 
-async def test_logging_moves_them_now_and_then(ring: Ring, project_id: ProjectId) -> None:
-    sums = ring.rollups
+async def test_logging_starts_a_move_once_in_a_while(ring: Ring, project_id: ProjectId) -> None:
+    rollups = ring.rollups
     await ring.usage.log(project_id, OLD)
     assert await ring.db.fetch_value(RECENT, project_id) == 1
-    sums._due = 0
+    rollups._next_move = 0
     await ring.usage.log_many(project_id, [OLD])
-    assert sums._folding
-    await sums._folding
-    await Rollups(ring._database).fold()
+    assert rollups._moving
+    await rollups._moving
+    await Rollups(ring._database).move_to_rollups()
     assert await ring.db.fetch_value(RECENT, project_id) == 0
-    folding = sums._folding
+    moving = rollups._moving
     await ring.usage.log(project_id, OLD)
-    assert sums._folding is folding, "not again at once"
+    assert rollups._moving is moving, "not again at once"
     assert await count(ring, project_id) == 3
 
 
-async def test_a_move_that_takes_long_has_no_other_beside_it(
+async def test_a_slow_move_has_no_other_beside_it(
     ring: Ring, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums, over = ring.rollups, asyncio.Event()
-    monkeypatch.setattr(sums, "fold", over.wait)
-    sums._due = 0
+    rollups, finished = ring.rollups, asyncio.Event()
+    monkeypatch.setattr(rollups, "move_to_rollups", finished.wait)
+    rollups._next_move = 0
     await ring.usage.log(project_id, OLD)
-    first = sums._folding
+    first = rollups._moving
     assert first
-    sums._due = 0
+    rollups._next_move = 0
     await ring.usage.log(project_id, OLD)
-    assert sums._folding is first
-    over.set()
+    assert rollups._moving is first
+    finished.set()
     await first
 
 
-async def test_a_move_that_fails_is_told_and_harms_nobody(
+async def test_a_move_that_fails_is_logged_and_loses_nothing(
     ring: Ring,
     project_id: ProjectId,
     monkeypatch: pytest.MonkeyPatch,
@@ -67,52 +67,50 @@ async def test_a_move_that_fails_is_told_and_harms_nobody(
     async def fail() -> None:
         raise Unavailable
 
-    monkeypatch.setattr(ring.rollups, "fold", fail)
-    monkeypatch.setattr(ring.rollups, "_due", 0)
+    monkeypatch.setattr(ring.rollups, "move_to_rollups", fail)
+    monkeypatch.setattr(ring.rollups, "_next_move", 0)
     await ring.usage.log(project_id, OLD)
     await asyncio.sleep(0)
-    assert "sums stay where they are for now" in caplog.text
+    assert "moving sums to rollups failed" in caplog.text
     assert await count(ring, project_id) == 1
 
 
-async def test_moves_beside_each_other_and_beside_calls_lose_nothing(
-    ring: Ring, project_id: ProjectId, sums: Rollups
+async def test_concurrent_moves_and_calls_lose_nothing(
+    ring: Ring, project_id: ProjectId, rollups: Rollups
 ) -> None:
-    entries = [OLD.model_copy(update={"origin": f"o{n % 7}"}) for n in range(300)]
-    seen = []
+    calls = [OLD.model_copy(update={"origin": f"o{n % 7}"}) for n in range(300)]
+    counts = []
 
-    async def move_and_look() -> None:
-        await asyncio.gather(sums.fold(), sums.fold())
-        seen.append(await count(ring, project_id))
+    async def move_and_count() -> None:
+        await asyncio.gather(rollups.move_to_rollups(), rollups.move_to_rollups())
+        counts.append(await count(ring, project_id))
 
-    work = [asyncio.create_task(ring.usage.log(project_id, entry)) for entry in entries]
+    work = [asyncio.create_task(ring.usage.log(project_id, call)) for call in calls]
     for _ in range(20):
-        await move_and_look()
+        await move_and_count()
     await asyncio.gather(*work)
-    await move_and_look()
-    assert seen == sorted(seen)
-    assert seen[-1] == 300
+    await move_and_count()
+    assert counts == sorted(counts)
+    assert counts[-1] == 300
     stats = await ring.usage.stats(project_id)
     assert {origin: each.requests for origin, each in stats.by_origin.items()} == {
-        f"o{n}": len(entries[n::7]) for n in range(7)
+        f"o{n}": len(calls[n::7]) for n in range(7)
     }
     assert stats.by_alias["a"].requests == 300
 
 
-async def test_no_label_and_an_empty_one_are_two(
-    ring: Ring, project_id: ProjectId, sums: Rollups
+async def test_a_missing_label_and_an_empty_one_are_two(
+    ring: Ring, project_id: ProjectId, rollups: Rollups
 ) -> None:
     for alias in ("", None, "a"):
         await ring.usage.log(project_id, OLD.model_copy(update={"alias": alias}))
     before = await ring.usage.stats(project_id)
     assert {alias: each.requests for alias, each in before.by_alias.items()} == {"": 1, "a": 1}
-    await sums.fold()
+    await rollups.move_to_rollups()
     assert await ring.usage.stats(project_id) == before
 
 
-async def test_labels_may_be_longer_than_a_key_of_an_index(
-    ring: Ring, project_id: ProjectId
-) -> None:
+async def test_labels_may_be_longer_than_an_index_key(ring: Ring, project_id: ProjectId) -> None:
     long = {"model": "模" * 255, "alias": "型" * 128, "origin": "源" * 255, "profile": "名" * 64}
     for _ in range(2):
         await ring.usage.log(project_id, OLD.model_copy(update=long))

@@ -1,3 +1,5 @@
+"""Statistics: exact totals, in every time zone, for every range."""
+
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,30 +23,30 @@ DAY = timedelta(days=1)
 RECENT = (NOW - 20 * DAY).date().isoformat()
 
 
-def entry(model: str = "a", cost: str = "1", ago: timedelta = timedelta(), **more: Any) -> NewCall:
+def call(model: str = "a", cost: str = "1", ago: timedelta = timedelta(), **more: Any) -> NewCall:
     return NewCall(**CALL | {"model": model, "cost": Decimal(cost), "logged_at": NOW - ago} | more)
 
 
-@pytest.mark.parametrize("given", [{}, {"tz": "Asia/Tokyo"}, {"start_date": RECENT}])
-def test_what_is_not_asked_for_by_the_minute_reads_no_call_by_itself(given: dict[str, str]) -> None:
+@pytest.mark.parametrize("params", [{}, {"tz": "Asia/Tokyo"}, {"start_date": RECENT}])
+def test_a_range_without_minutes_is_read_from_sums_only(params: dict[str, str]) -> None:
     before = datetime.now(UTC)
-    cuts = StatsQuery.model_validate(given).cuts()
-    assert cuts.since == cuts.quarters_since
-    assert cuts.until == cuts.quarters_until
-    assert cuts.until >= before
-    assert timedelta(days=400) >= cuts.until - cuts.since
+    segments = StatsQuery.model_validate(params).segments()
+    assert segments.since == segments.quarters_since
+    assert segments.until == segments.quarters_until
+    assert segments.until >= before
+    assert timedelta(days=400) >= segments.until - segments.since
 
 
-@pytest.mark.parametrize("given", [{}, {"start_date": RECENT}, {"end_date": NOW.isoformat()}])
-def test_statistics_and_lists_are_of_the_same_calls(given: dict[str, str]) -> None:
-    # A quarter may end between two of them.
+@pytest.mark.parametrize("params", [{}, {"start_date": RECENT}, {"end_date": NOW.isoformat()}])
+def test_stats_and_lists_cover_the_same_calls(params: dict[str, str]) -> None:
+    # A quarter hour may end between two of these lines.
     first, ours, last = [
-        kind.model_validate(given).bounds() for kind in (CallPage, StatsQuery, CallPage)
+        model.model_validate(params).bounds() for model in (CallPage, StatsQuery, CallPage)
     ]
     assert ours in {first, last}
 
 
-async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient) -> None:
+async def test_usage_stats_without_calls_are_complete_and_zero(client: httpx.AsyncClient) -> None:
     stats = (await client.get("/api/v1/stats")).json()
     assert stats["summary"] == {
         "total_requests": 0,
@@ -62,7 +64,7 @@ async def test_stats_of_nothing_are_all_there_and_zero(client: httpx.AsyncClient
     )
 
 
-async def test_stats_of_a_day_are_those_of_the_whole_day(client: httpx.AsyncClient) -> None:
+async def test_usage_stats_total_a_day(client: httpx.AsyncClient) -> None:
     for model, cost in (("a", 1), ("a", 1), ("b", 3)):
         call = CALL | {"model": model, "cost": cost, "origin": "o", "logged_at": NOW.isoformat()}
         await client.post("/api/v1/log", json=call)
@@ -81,28 +83,32 @@ async def test_stats_of_a_day_are_those_of_the_whole_day(client: httpx.AsyncClie
     assert stats["by_alias"] == {}
 
 
-async def test_stats_add_tenths_exactly(ring: Ring, project_id: ProjectId) -> None:
-    await ring.usage.log_many(project_id, [entry(cost="0.1"), entry(cost="0.2")])
+async def test_usage_stats_add_tenths_exactly(ring: Ring, project_id: ProjectId) -> None:
+    await ring.usage.log_many(project_id, [call(cost="0.1"), call(cost="0.2")])
     assert (await ring.usage.stats(project_id)).summary.total_cost == Decimal("0.3")
 
 
-async def test_stats_add_more_tokens_than_a_bigint_holds(ring: Ring, project_id: ProjectId) -> None:
-    most = 2**53 - 1
-    calls = [entry(input_tokens=most, output_tokens=most) for _ in range(1100)]
+async def test_usage_stats_add_more_tokens_than_a_bigint_holds(
+    ring: Ring, project_id: ProjectId
+) -> None:
+    max_count = 2**53 - 1
+    calls = [call(input_tokens=max_count, output_tokens=max_count) for _ in range(1100)]
     await ring.usage.log_many(project_id, calls)
-    assert (await ring.usage.stats(project_id)).summary.total_tokens == 2200 * most > 2**63
+    assert (await ring.usage.stats(project_id)).summary.total_tokens == 2200 * max_count > 2**63
 
 
-async def test_stats_count_errors_in_requests_and_apart(ring: Ring, project_id: ProjectId) -> None:
+async def test_usage_stats_count_errors_as_requests_and_as_errors(
+    ring: Ring, project_id: ProjectId
+) -> None:
     await ring.usage.log_many(
-        project_id, [entry(), entry(status="timeout"), entry(status="cancelled")]
+        project_id, [call(), call(status="timeout"), call(status="cancelled")]
     )
     summary = (await ring.usage.stats(project_id)).summary
     assert (summary.total_requests, summary.total_errors) == (3, 2)
 
 
-async def test_stats_are_grouped_by_day_week_and_month(ring: Ring, project_id: ProjectId) -> None:
-    await ring.usage.log_many(project_id, [entry(ago=DAY * n) for n in range(120)])
+async def test_usage_stats_by_day_week_and_month(ring: Ring, project_id: ProjectId) -> None:
+    await ring.usage.log_many(project_id, [call(ago=DAY * n) for n in range(120)])
     span = {"start_date": (NOW - DAY * 119).isoformat(), "end_date": NOW.isoformat()}
     for grain, least, most in (("day", 120, 120), ("week", 17, 19), ("month", 4, 5)):
         stats = await ring.usage.stats(project_id, StatsQuery(**span, group_by=grain))
@@ -112,8 +118,8 @@ async def test_stats_are_grouped_by_day_week_and_month(ring: Ring, project_id: P
         assert dates == sorted(dates, reverse=True)
 
 
-def turns(tz: str) -> list[datetime]:
-    """Return when clocks were turned in the last 390 days, to the hour."""
+def clock_changes(tz: str) -> list[datetime]:
+    """Return the hours of the last 390 days at which clocks changed."""
     hour = NOW.replace(minute=0, second=0, microsecond=0)
     hours = [hour - timedelta(hours=n) for n in range(390 * 24)]
     offsets = [each.astimezone(ZoneInfo(tz)).utcoffset() for each in hours]
@@ -131,23 +137,26 @@ def turns(tz: str) -> list[datetime]:
     ],
 )
 @pytest.mark.parametrize("grain", ["hour", "day"])
-async def test_stats_put_a_call_into_its_local_hour_and_day(
+async def test_usage_stats_count_a_call_in_its_local_hour_and_day(
     ring: Ring, project_id: ProjectId, tz: str, least: int, grain: str
 ) -> None:
     form = "%Y-%m-%dT%H:00" if grain == "hour" else "%Y-%m-%d"
-    turned = turns(tz)
-    assert len(turned) >= least
-    # The calls of a later turn are those of the last two days.
-    for end in (NOW, *(turn + timedelta(hours=18) for turn in turned if NOW - turn > 3 * DAY)):
+    changes = clock_changes(tz)
+    assert len(changes) >= least
+    # The calls of a more recent change are among those of the last two days.
+    for end in (
+        NOW,
+        *(change + timedelta(hours=18) for change in changes if NOW - change > 3 * DAY),
+    ):
         moments = [end - timedelta(minutes=7 * n) for n in range(300)]
-        await ring.usage.log_many(project_id, [entry(logged_at=moment) for moment in moments])
+        await ring.usage.log_many(project_id, [call(logged_at=moment) for moment in moments])
         expected = Counter(moment.astimezone(ZoneInfo(tz)).strftime(form) for moment in moments)
         span = {"start_date": moments[-1].isoformat(), "end_date": end.isoformat()}
         stats = await ring.usage.stats(project_id, StatsQuery(**span, group_by=grain, tz=tz))
         assert {bucket.date: bucket.requests for bucket in stats.by_day} == expected
 
 
-async def test_stats_include_both_ends_of_the_window(client: httpx.AsyncClient) -> None:
+async def test_usage_stats_include_both_ends_of_the_range(client: httpx.AsyncClient) -> None:
     logged = (await client.post("/api/v1/log", json=CALL)).json()["timestamp"]
     both = {"start_date": logged, "end_date": logged}
     assert (await client.get("/api/v1/stats", params=both)).json()["summary"]["total_requests"] == 1
@@ -175,12 +184,10 @@ async def test_stats_include_both_ends_of_the_window(client: httpx.AsyncClient) 
         "tz=%00",
     ],
 )
-async def test_stats_explain_what_is_wrong_with_a_window(
-    client: httpx.AsyncClient, query: str
-) -> None:
-    answer = await client.get(f"/api/v1/stats?{query}")
-    assert (answer.status_code, answer.json()["status"]) == (422, 422)
-    assert answer.json()["detail"]
+async def test_usage_stats_reject_an_invalid_range(client: httpx.AsyncClient, query: str) -> None:
+    response = await client.get(f"/api/v1/stats?{query}")
+    assert (response.status_code, response.json()["status"]) == (422, 422)
+    assert response.json()["detail"]
 
 
 moments = st.datetimes(
@@ -191,12 +198,14 @@ moments = st.datetimes(
 
 
 @given(moments, moments, st.sampled_from(["days", "quarters"]))
-def test_cuts_cover_the_window_once_and_on_their_grain(a: datetime, b: datetime, kind: str) -> None:
-    cuts = window_segments(min(a, b), max(a, b), days=kind == "days")
-    assert list(cuts) == sorted(cuts)
-    assert (cuts.since, cuts.until) == (min(a, b), max(a, b))
-    if cuts.quarters_since < cuts.quarters_until:
-        assert cuts.quarters_since.minute % 15 == cuts.quarters_until.minute % 15 == 0
-        assert cuts.quarters_since - cuts.since < timedelta(minutes=15)
-    if cuts.days_since < cuts.days_until:
-        assert cuts.days_since.hour == cuts.days_until.hour == 0
+def test_segments_cover_the_range_once_at_their_boundaries(
+    a: datetime, b: datetime, kind: str
+) -> None:
+    segments = window_segments(min(a, b), max(a, b), days=kind == "days")
+    assert list(segments) == sorted(segments)
+    assert (segments.since, segments.until) == (min(a, b), max(a, b))
+    if segments.quarters_since < segments.quarters_until:
+        assert segments.quarters_since.minute % 15 == segments.quarters_until.minute % 15 == 0
+        assert segments.quarters_since - segments.since < timedelta(minutes=15)
+    if segments.days_since < segments.days_until:
+        assert segments.days_since.hour == segments.days_until.hour == 0

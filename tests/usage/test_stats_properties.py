@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: statistics are what the calls add up to, digit for digit."""
+"""Statistics as a property: after any history, they equal the exact totals of the calls."""
 
 import asyncio
 from collections import Counter
@@ -31,7 +31,7 @@ MODELS = ["a", "b", "c"]
 
 costs = st.none() | st.decimals(0, 1000, places=10)
 tokens = st.integers(0, 2**53 - 1)
-entries = st.builds(
+calls = st.builds(
     NewCall,
     provider=st.sampled_from(["p", "q"]),
     model=st.sampled_from(MODELS),
@@ -64,61 +64,62 @@ class Histories(RuleBasedStateMachine):
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
 
-    @rule(entry=entries, key=keys)
-    def log(self, entry: NewCall, key: str | None) -> None:
+    @rule(call=calls, key=keys)
+    def log(self, call: NewCall, key: str | None) -> None:
         known = self.keys.get(key or "")
-        work = self.ring.usage.log(self.project_id, entry, key)
-        if known is not None and known != entry:
+        work = self.ring.usage.log(self.project_id, call, key)
+        if known is not None and known != call:
             with pytest.raises(InvalidRequest):
                 self.wait(work)
             return
         assert self.wait(work).replayed == (known is not None)
         if known is None:
-            self.remember(entry, key)
+            self.remember(call, key)
 
     @rule(key=keys.filter(bool))
     def send_again(self, key: str) -> None:
         if key in self.keys:
             assert self.wait(self.ring.usage.log(self.project_id, self.keys[key], key)).replayed
 
-    @rule(batch=st.lists(entries, min_size=1, max_size=5), spoilt=st.booleans())
+    @rule(batch=st.lists(calls, min_size=1, max_size=5), spoilt=st.booleans())
     def log_many(self, batch: list[NewCall], spoilt: bool) -> None:  # noqa: FBT001, hypothesis names it
         if not spoilt:
             self.wait(self.ring.usage.log_many(self.project_id, batch))
-            for entry in batch:
-                self.remember(entry, None)
+            for call in batch:
+                self.remember(call, None)
             return
         bad = batch[0].model_copy(update={"model": "NUL \0"})
         with pytest.raises(InvalidRequest):
             self.wait(self.ring.usage.log_many(self.project_id, [*batch, bad]))
 
-    @rule(entry=entries, kept=st.booleans())
-    def log_within_a_transaction(self, entry: NewCall, kept: bool) -> None:  # noqa: FBT001, likewise
+    @rule(call=calls, kept=st.booleans())
+    def log_within_a_transaction(self, call: NewCall, kept: bool) -> None:  # noqa: FBT001, likewise
         async def work() -> None:
             async with self.ring.db.acquire() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
-                await self.ring.within(connection).usage.log(self.project_id, entry)
+                await self.ring.within(connection).usage.log(self.project_id, call)
                 await (transaction.commit() if kept else transaction.rollback())
 
         self.wait(work())
         if kept:
-            self.remember(entry, None)
+            self.remember(call, None)
 
-    @rule(entry=entries)
-    def lose_the_answer_of_a_commit(self, entry: NewCall) -> None:
-        combine, write = self.ring.usage._combine, self.ring.usage._combine._write
+    @rule(call=calls)
+    def lose_the_answer_of_a_commit(self, call: NewCall) -> None:
+        group_commit = self.ring.usage._group_commit
+        write = group_commit._write
 
-        async def lost(items: Sequence[Any]) -> Any:
+        async def write_and_disconnect(items: Sequence[Any]) -> Any:
             outcomes = await write(items)
-            if combine._write is lost:
-                combine._write = write
+            if group_commit._write is write_and_disconnect:
+                group_commit._write = write
                 raise Unavailable
             return outcomes
 
-        combine._write = lost
-        self.wait(self.ring.usage.log(self.project_id, entry))
-        self.remember(entry, None)
+        group_commit._write = write_and_disconnect
+        self.wait(self.ring.usage.log(self.project_id, call))
+        self.remember(call, None)
 
     @rule(days=st.integers(40, 400))
     def forget(self, days: int) -> None:
@@ -127,8 +128,8 @@ class Histories(RuleBasedStateMachine):
         self.wait(maintain(self.ring.db, datetime.now(UTC) - noon, actor=LIBRARY))
         oldest = noon.replace(day=1, hour=0)
         self.ledger.forget(oldest)
-        gone = [key for key, entry in self.keys.items() if entry.logged_at.date() < oldest.date()]
-        self.keys = {key: entry for key, entry in self.keys.items() if key not in gone}
+        gone = [key for key, call in self.keys.items() if call.logged_at.date() < oldest.date()]
+        self.keys = {key: call for key, call in self.keys.items() if key not in gone}
         self.forgotten = max(oldest, self.forgotten or oldest)
 
     @rule(model=st.sampled_from(MODELS), price=st.decimals(0, Decimal("0.1"), places=6))
@@ -144,10 +145,10 @@ class Histories(RuleBasedStateMachine):
     async def adjust(self, calls: RerateFilter) -> None:
         await self.ring.rerating.run(calls, actor=LIBRARY)
 
-    def remember(self, entry: NewCall, key: str | None) -> None:
-        self.ledger.add(entry)
+    def remember(self, call: NewCall, key: str | None) -> None:
+        self.ledger.add(call)
         if key:
-            self.keys[key] = entry
+            self.keys[key] = call
 
     @invariant()
     def stats_are_what_the_calls_add_up_to(self) -> None:
@@ -157,7 +158,7 @@ class Histories(RuleBasedStateMachine):
         a=st.timedeltas(timedelta(days=-380), timedelta(0)),
         b=st.timedeltas(timedelta(days=-380), timedelta(0)),
     )
-    def any_window_is_exact(self, a: timedelta, b: timedelta) -> None:
+    def any_range_is_exact(self, a: timedelta, b: timedelta) -> None:
         since, until = NOW + min(a, b), NOW + max(a, b)
         if self.forgotten:
             since = since.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -165,8 +166,8 @@ class Histories(RuleBasedStateMachine):
         self.check(since, until)
 
     def check(self, since: datetime, until: datetime) -> None:
-        window = StatsQuery(start_date=since, end_date=until)
-        stats = self.wait(self.ring.usage.stats(self.project_id, window))
+        query = StatsQuery(start_date=since, end_date=until)
+        stats = self.wait(self.ring.usage.stats(self.project_id, query))
         calls = [call for call in self.ledger.calls if since <= call.logged_at <= until]
         assert stats.summary.total_cost == self.ledger.total(calls)
         assert stats.summary.total_requests == len(calls)
@@ -178,8 +179,8 @@ class Histories(RuleBasedStateMachine):
         )
         for label in ("model", "provider", "alias"):
             counted = Counter(value for call in calls if (value := getattr(call, label)))
-            found = getattr(stats, f"by_{label}")
-            assert {value: totals.requests for value, totals in found.items()} == counted
+            totals = getattr(stats, f"by_{label}")
+            assert {value: each.requests for value, each in totals.items()} == counted
         days = Counter(f"{call.logged_at:%Y-%m-%d}" for call in calls)
         assert {bucket.date: bucket.requests for bucket in stats.by_day} == days
 
@@ -190,7 +191,7 @@ SETTINGS = settings(
 
 
 @pytest.mark.slow
-def test_any_history_adds_up(owner_settings: Settings) -> None:
+def test_statistics_are_exact_after_any_history(owner_settings: Settings) -> None:
     schema = f"history_{uuid4().hex[:8]}"
     opened = Ring.open(owner_settings.model_copy(update={"database_schema": schema}))
     with asyncio.Runner() as runner:

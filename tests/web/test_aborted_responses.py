@@ -1,4 +1,4 @@
-"""Answers and exports that end too early: nothing is told, nothing is kept, nothing looks whole."""
+"""Aborted responses: they reveal nothing, keep nothing open, and never look complete."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, build
 from llmring_server.core.identity import ProjectId
-from llmring_server.usage.export import CHUNK
+from llmring_server.usage.export import CHUNK_SIZE
 from llmring_server.usage.models import Call, NewCall
 from llmring_server.usage.service import Usage
 from llmring_server.web.middleware import ResponseAbortedError
@@ -25,7 +25,7 @@ EXPORTS = ("/api/v1/logs/export", "/api/v1/logs/export?format=jsonl")
 @pytest.fixture
 async def calls(ring: Ring, project_id: ProjectId) -> None:
     """As many calls as take more than one chunk of an export."""
-    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK))
+    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK_SIZE))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def broken_export(*args: Any, **options: Any) -> AsyncGenerator[Call]:
         async with aclosing(export(*args, **options)) as calls:
-            for _ in range(CHUNK):
+            for _ in range(CHUNK_SIZE):
                 yield await anext(calls)
         raise ValueError(SECRET)
 
@@ -43,7 +43,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("calls", "broken")
-async def test_our_own_server_breaks_an_answer_off_and_logs_no_text(
+async def test_our_own_server_aborts_the_response_and_logs_no_text(
     db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"X-API-Key": key}
@@ -61,7 +61,7 @@ async def test_our_own_server_breaks_an_answer_off_and_logs_no_text(
 
 
 @pytest.mark.usefixtures("calls", "broken")
-async def test_for_other_servers_an_answer_fails_and_tells_no_text(
+async def test_on_other_servers_the_app_fails_without_the_text(
     db: AsyncDatabaseManager, key: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = httpx.ASGITransport(app=build(db, Settings(auth="open")))

@@ -1,3 +1,5 @@
+"""Health checks: they answer quickly and truthfully, whatever state the database is in."""
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version

@@ -1,7 +1,8 @@
-"""The description of the API: complete, and of what is really there."""
+"""OpenAPI document: complete, true to what is served, and stable in its public names."""
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, create_model
 
 from llmring_server import NewCall, Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
 from llmring_server.routes import API_GROUPS, META_GROUPS
-from llmring_server.web.openapi import openapi_document
+from llmring_server.web.openapi import SchemaRegistry, openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
 from tests.support.signing import SEED
@@ -29,7 +30,7 @@ def document(auth: str = "keys") -> dict[str, Any]:
     return described
 
 
-async def test_openapi_is_for_anyone_and_tells_where_it_is(client: httpx.AsyncClient) -> None:
+async def test_the_document_is_public_and_names_its_server(client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json", headers={"X-API-Key": ""})
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
     [server] = answer.json()["servers"]
@@ -47,14 +48,14 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
         assert answer.status_code == status
 
 
-def test_money_is_a_number_but_in_statistics() -> None:
+def test_money_is_a_number_except_in_statistics() -> None:
     schemas = document()["components"]["schemas"]
     for name, kind in (
         ("LogResponse", "number"), ("Call", "number"), ("CostLine", "number"), ("Totals", "string"),
         ("Bucket", "string"), ("OriginTotals", "number"),
     ):  # fmt: skip
-        told = schemas[name]["properties"]
-        assert told.get("cost", told.get("amount"))["type"] == kind
+        properties = schemas[name]["properties"]
+        assert properties.get("cost", properties.get("amount"))["type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -66,14 +67,14 @@ def test_money_is_a_number_but_in_statistics() -> None:
         ("parent", []),
     ],
 )
-def test_each_mode_says_how_to_say_who_calls(auth: str, ways: list[set[str]]) -> None:
+def test_each_mode_has_its_security_schemes(auth: str, ways: list[set[str]]) -> None:
     described = document(auth)
     assert [{*each} for each in described["paths"]["/api/v1/stats"]["get"]["security"]] == ways
     schemes = described["components"]["securitySchemes"]
     assert schemes.keys() == {name for way in ways for name in way}
 
 
-def test_a_body_that_may_be_absent_is_described_so() -> None:
+def test_an_optional_body_is_described_as_such() -> None:
     paths = document()["paths"]
     required = [
         paths[f"/api/v1/aliases/{name}"]["post"]["requestBody"]["required"]
@@ -83,10 +84,10 @@ def test_a_body_that_may_be_absent_is_described_so() -> None:
     assert "/api/v1/aliases/{alias}" in paths
 
 
-def configured(config: Path, given: dict[str, str]) -> Path:
-    """Write a configuration that names what is there: dictionaries know no environment."""
+def configured(config: Path, variables: dict[str, str]) -> Path:
+    """Write a configuration with these values: its dictionaries cannot read the environment."""
     text = (HERE / config.name).read_text()
-    for name, value in given.items():
+    for name, value in variables.items():
         if name != "LLMRING_TEST_KEY":
             text = text.replace(f"${{{name}}}", value)
     config.write_text(text)
@@ -101,15 +102,15 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     changes["receipts_private_key_b64"] = SecretStr(SEED)
     changes["sealing_keys"] = (SecretStr("a" * 64),)
     call = await alone.usage.log(key.project_id, NewCall(**CALL))
-    given = {
+    variables = {
         "LLMRING_TEST_KEY": key.secret,
         "LLMRING_TEST_CONVERSATION": conversation,
         "LLMRING_TEST_CALL": str(call.log_id),
     }
     for kind, id in (await mcp_of(alone, key.project_id)).items():
-        given[f"LLMRING_TEST_{kind.upper()}"] = str(id)
-    config = configured(tmp_path / "schemathesis.toml", given)
-    environment = os.environ | given | {"PYTHONPATH": str(HERE.parents[1])}
+        variables[f"LLMRING_TEST_{kind.upper()}"] = str(id)
+    config = configured(tmp_path / "schemathesis.toml", variables)
+    environment = os.environ | variables | {"PYTHONPATH": str(HERE.parents[1])}
     async with (
         Ring.open(alone.settings.model_copy(update=changes)) as served,
         Server(served, port=0) as server,
@@ -123,3 +124,228 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     assert process.returncode == 0, output.decode()
     # It was let in to the end.
     assert await Ring(alone.db).keys.caller(key.secret)
+
+
+def test_operation_ids_are_names_of_handlers() -> None:
+    paths = document()["paths"]
+    ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert len({*ids}) == len(ids)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", id) for id in ids)
+    assert paths["/api/v1/log"]["post"]["operationId"] == "log_call"
+    assert paths["/api/v1/conversations"]["get"]["operationId"] == "list_conversations"
+    # A second path of a handler.
+    assert paths["/conversations"]["get"]["operationId"] == "list_conversations_at_conversations"
+
+
+def test_classes_that_share_a_name_are_components_of_their_own() -> None:
+    first = create_model("Page", __module__="llmring_server.mcp.models", size=(int, ...))
+    second = create_model("Page", __module__="llmring_server.templates.models", text=(str, ...))
+    other = create_model("Other", __module__="llmring_server.mcp.models", page=(first, ...))
+    types: list[Any] = [list[second], other]
+    schemas = SchemaRegistry([(each, "serialization") for each in types])
+    assert schemas.components.keys() == {"McpPage", "TemplatesPage", "Other"}
+    reference = {"$ref": "#/components/schemas/McpPage"}
+    assert schemas.components["Other"]["properties"]["page"] == reference
+    assert schemas.schema(types[0], "serialization") == {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/TemplatesPage"},
+    }
+
+
+# Public: clients are generated from these names. Change them only deliberately.
+COMPONENTS = [
+    "About",
+    "Acknowledgement",
+    "AliasBinding",
+    "AliasUpdate",
+    "ApiKey",
+    "ArchivedProviderFile",
+    "BatchLogged",
+    "BatchRejected",
+    "BatchResponse",
+    "BatchSummary",
+    "BindAlias",
+    "BindAliases",
+    "Bucket",
+    "BulkResult",
+    "Call",
+    "CapabilityNames",
+    "Catalog",
+    "ConversationSummary",
+    "ConversationWithMessages",
+    "CostExplanation",
+    "CostLine",
+    "DeletedAlias",
+    "DeletedConversation",
+    "DeletedMessages",
+    "DeletedServer",
+    "DeletedTemplate",
+    "Envelope",
+    "Exchange",
+    "ExchangeMessage",
+    "ExchangeMetadata",
+    "ExchangeResponse",
+    "Execution",
+    "GenerateResult",
+    "GroupTotals",
+    "Health",
+    "InclusionProof",
+    "IssueRequest",
+    "IssuedKeyResponse",
+    "Jwk",
+    "Jwks",
+    "JwksKey",
+    "KeyRotation",
+    "Liveness",
+    "LogResponse",
+    "LoggedExchange",
+    "Manifest",
+    "ManifestEntry",
+    "McpServer",
+    "Message",
+    "MessageBatch",
+    "ModelInfo",
+    "NewCall",
+    "NewContent",
+    "NewConversation",
+    "NewExecution",
+    "NewKey",
+    "NewMessage",
+    "NewServer",
+    "NewTemplate",
+    "NewTool",
+    "OriginTotals",
+    "PriceDetail",
+    "PriceList",
+    "Problem",
+    "Prompt",
+    "PromptArguments",
+    "PromptContent",
+    "PromptIn",
+    "Provider",
+    "ProviderFileDocument",
+    "PublicKey",
+    "PublicKeyCompat",
+    "PublicKeyDocument",
+    "Readiness",
+    "Receipt",
+    "ReceiptCall",
+    "ReceiptCallPage",
+    "ReceiptCalls",
+    "ReceiptList",
+    "ReceiptPreview",
+    "ReceiptRequest",
+    "RefreshRequest",
+    "RefreshResult",
+    "RegistrationRequest",
+    "RegistrationResponse",
+    "RenderRequest",
+    "RenderedPrompt",
+    "RenderedTemplate",
+    "ResolvedAlias",
+    "Resource",
+    "ResourceContent",
+    "ResourceIn",
+    "RevokedKey",
+    "SecretConfigured",
+    "ServerRef",
+    "ServerSecret",
+    "ServerUpdate",
+    "Signature",
+    "Stats",
+    "StoreReceipt",
+    "StoredReceiptResponse",
+    "Summary",
+    "Template",
+    "TemplateUpdate",
+    "TemplateUsage",
+    "TemplateVersion",
+    "Tool",
+    "ToolIn",
+    "ToolStats",
+    "Totals",
+    "VerificationResult",
+]
+
+TAGS = [
+    "usage",
+    "pricing",
+    "registry",
+    "conversations",
+    "templates",
+    "aliases",
+    "receipts",
+    "mcp",
+    "access",
+    "about",
+    "health",
+]
+
+ERRORS = {
+    "BadRequest",
+    "BodyTooLarge",
+    "Conflict",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "RateLimited",
+    "RequestInProgress",
+    "Unauthenticated",
+    "Unavailable",
+    "UnsupportedMediaType",
+}
+
+CODES = [
+    "bad_request",
+    "body_too_large",
+    "conflict",
+    "decryption_failed",
+    "forbidden",
+    "headers_too_large",
+    "idempotency_key_reused",
+    "internal_error",
+    "invalid_template",
+    "lock_timeout",
+    "method_not_allowed",
+    "missing_arguments",
+    "missing_variables",
+    "not_found",
+    "not_migrated",
+    "overloaded",
+    "postgres_not_found",
+    "postgres_start_failed",
+    "rate_limited",
+    "receipts_not_configured",
+    "registry_stale",
+    "request_in_progress",
+    "request_timeout",
+    "result_too_long",
+    "secrets_not_configured",
+    "signing_key_error",
+    "unauthenticated",
+    "unavailable",
+    "unsupported_media_type",
+    "uri_too_long",
+    "validation_error",
+]
+
+
+def test_the_names_of_components() -> None:
+    assert sorted(document()["components"]["schemas"]) == COMPONENTS
+
+
+def test_the_tags() -> None:
+    described = document()
+    assert [tag["name"] for tag in described["tags"]] == TAGS
+    assert all(tag["description"] for tag in described["tags"])
+    operations = [each for path in described["paths"].values() for each in path.values()]
+    assert all(operation["tags"][0] in TAGS for operation in operations)
+
+
+def test_the_errors_and_their_codes() -> None:
+    components = document()["components"]
+    assert components["responses"].keys() == ERRORS
+    problem = components["schemas"]["Problem"]["properties"]["code"]
+    assert sorted(problem["examples"]) == CODES
+    # A list of examples, so that a new code breaks no client.
+    assert (problem["type"], "enum" in problem) == ("string", False)

@@ -1,4 +1,4 @@
-"""Lists of what may be large: bounded in bytes, however many there are, and read on by `Link`."""
+"""Page sizes: a page of large items is bounded in bytes, and `Link` leads to the next one."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp.executions import ExecutionPage, NewExecution
-from tests.mcp.test_executions import tool_of
-from tests.mcp.test_servers import SENT
+from llmring_server.mcp import ExecutionPage, NewExecution
+from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
+# Every module with a list whose items have no small bound.
 MODULES = (
     "aliases.service",
     "conversations.service",
@@ -20,8 +20,8 @@ MODULES = (
     "mcp.servers",
     "templates.service",
 )
-MAX_BYTES = 50_000
-ITEMS = 6
+PAGE_BYTES = 50_000
+COUNT = 6
 # 20,000 bytes in UTF-8.
 LARGE = "\N{GRINNING FACE}" * 5000
 # 6 bytes each, as JSON.
@@ -29,28 +29,29 @@ CONTROLS = "\x01" * 3500
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in MODULES:
-        monkeypatch.setattr(f"llmring_server.{module}.MAX_PAGE_BYTES", MAX_BYTES)
+        monkeypatch.setattr(f"llmring_server.{module}.MAX_PAGE_BYTES", PAGE_BYTES)
 
 
 async def post(client: httpx.AsyncClient, path: str, **body: Any) -> Any:
-    answer = await client.post(f"{API}{path}", json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = await client.post(f"{API}{path}", json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 async def pages(client: httpx.AsyncClient, path: str, query: str = "") -> list[list[Any]]:
-    """Return all pages of a list, but for the empty one at its end."""
-    found, at = list[list[Any]](), f"{API}{path}{query}"
+    """Return all pages of a list, without the empty one at its end."""
+    found: list[list[Any]] = []
+    url = f"{API}{path}{query}"
     while True:
-        answer = await client.get(at)
-        assert answer.status_code == 200, answer.text
-        if not answer.json():
+        response = await client.get(url)
+        assert response.status_code == 200, response.text
+        if not response.json():
             return found
-        assert len(answer.content) < MAX_BYTES + 25_000
-        found.append(answer.json())
-        at = f"{API}{path}{answer.links['next']['url']}"
+        assert len(response.content) < PAGE_BYTES + 25_000
+        found.append(response.json())
+        url = f"{API}{path}{response.links['next']['url']}"
 
 
 def check(found: list[list[Any]], name: str, expected: list[Any]) -> None:
@@ -62,19 +63,19 @@ def check(found: list[list[Any]], name: str, expected: list[Any]) -> None:
 @pytest.mark.parametrize("query", ["", "?q=tea"])
 async def test_conversations(query: str, text: str, client: httpx.AsyncClient) -> None:
     fields = {"title": "tea", "system_prompt": text}
-    ids = [(await post(client, "/conversations", **fields))["id"] for _ in range(ITEMS)]
+    ids = [(await post(client, "/conversations", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/conversations", query), "id", ids[::-1])
 
 
 async def test_templates(client: httpx.AsyncClient) -> None:
     fields = {"name": "a", "created_by": "large", "description": CONTROLS[1:]}
-    ids = [(await post(client, "/templates", **fields))["id"] for _ in range(ITEMS)]
+    ids = [(await post(client, "/templates", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/templates", "?created_by=large"), "id", ids[::-1])
 
 
 async def test_versions(client: httpx.AsyncClient) -> None:
     path = f"/templates/{(await post(client, '/templates', name='a', created_by='b'))['id']}"
-    for _ in range(ITEMS - 1):
+    for _ in range(COUNT - 1):
         await client.put(f"{API}{path}", json={"system_prompt": LARGE})
     found = await pages(client, f"{path}/versions")
     assert [[each["version"] for each in page] for page in found] == [[6, 5, 4], [3, 2, 1]]
@@ -84,14 +85,14 @@ async def test_versions(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("query", ["", "?profile=default"])
 async def test_aliases(query: str, client: httpx.AsyncClient) -> None:
-    names = [f"{n}{LARGE[:63]}" for n in range(ITEMS)]
+    names = [f"{n}{LARGE[:63]}" for n in range(COUNT)]
     for name in names:
         fields = {"alias": name, "model": "a:b", "metadata": {"a": LARGE}}
         await post(client, "/aliases/bind", **fields)
     check(await pages(client, "/aliases", query), "alias", names)
 
 
-async def test_aliases_of_many_profiles_are_read_on_where_the_page_ended(
+async def test_aliases_of_several_profiles_continue_after_the_last_of_a_page(
     client: httpx.AsyncClient,
 ) -> None:
     for profile in "abc":
@@ -101,15 +102,15 @@ async def test_aliases_of_many_profiles_are_read_on_where_the_page_ended(
 
 
 async def test_servers(client: httpx.AsyncClient) -> None:
-    fields = SENT | {"capabilities": {"a": LARGE}}
-    ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(ITEMS)]
+    fields = SERVER | {"capabilities": {"a": LARGE}}
+    ids = [(await post(client, "/mcp/servers", **fields))["id"] for _ in range(COUNT)]
     check(await pages(client, "/mcp/servers"), "id", ids[::-1])
 
 
 @pytest.mark.parametrize("large", [{"description": LARGE}, {"inputSchema": {"a": LARGE}}])
 async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
-    server = (await post(client, "/mcp/servers", **SENT))["id"]
-    names = [f"t{n}" for n in range(ITEMS)]
+    server = (await post(client, "/mcp/servers", **SERVER))["id"]
+    names = [f"t{n}" for n in range(COUNT)]
     tools = [{"name": name} | large for name in names]
     await post(client, f"/mcp/servers/{server}/refresh", tools=tools)
     check(await pages(client, "/mcp/tools", f"?server_id={server}"), "name", names)
@@ -117,8 +118,8 @@ async def test_tools(large: dict[str, Any], client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("large", [{"output": {"a": LARGE}}, {"error": LARGE}, {"error": CONTROLS}])
 async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectId) -> None:
-    tool, history = await tool_of(ring, project_id), ring.mcp.executions.history
-    for _ in range(ITEMS):
+    tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
+    for _ in range(COUNT):
         await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))
     first = await history(project_id, tool)
     assert len(first) == 3
@@ -130,8 +131,8 @@ async def test_histories(large: dict[str, Any], ring: Ring, project_id: ProjectI
 async def test_a_system_prompt_is_bounded(client: httpx.AsyncClient) -> None:
     path = f"{API}/conversations"
     id = (await post(client, "/conversations", system_prompt="\U0001f600" * 200_000))["id"]
-    for answer in (
+    for response in (
         await client.post(path, json={"system_prompt": "x" * 200_001}),
         await client.patch(f"{path}/{id}", json={"system_prompt": "x" * 200_001}),
     ):
-        assert answer.status_code == 422
+        assert response.status_code == 422

@@ -1,4 +1,4 @@
-"""Errors: one shape, a status that blames the right one, and no secrets."""
+"""Problem documents: one shape, the right status, and no secrets."""
 
 import logging
 from pathlib import Path
@@ -37,7 +37,7 @@ CODES = {404: "not_found", 405: "method_not_allowed", 422: "validation_error"}
         ("GET", "/api/v1/logs?model=" + "a" * 8000, 422),
     ],
 )
-async def test_every_refusal_is_a_problem_document(
+async def test_every_rejection_is_a_problem_document(
     client: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
     prefix = str(client.base_url).removeprefix("http://test").rstrip("/")
@@ -54,7 +54,7 @@ async def test_a_call_by_an_id_of_another_kind_is_not_found(client: httpx.AsyncC
         assert (await client.get("/api/v1/logs", params={"log_id": id})).json() == []
 
 
-async def test_our_own_mistakes_are_a_500_without_the_callers_words(
+async def test_a_bug_is_a_500_without_the_clients_values(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "sk-" + "secret"

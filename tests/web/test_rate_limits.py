@@ -1,4 +1,4 @@
-"""How often a key may call, and how often one may guess."""
+"""Rate limits: of requests by key, of failed logins by network, of exports by project."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ async def limited(db: AsyncDatabaseManager, **settings: object) -> AsyncIterator
         yield client
 
 
-async def test_a_key_that_calls_too_often_waits_and_no_other(db: AsyncDatabaseManager) -> None:
+async def test_a_key_with_too_many_requests_waits_and_no_other(db: AsyncDatabaseManager) -> None:
     async with limited(db, auth="open", rate_limit=0.1, rate_burst=3) as client:
         for key in (uuid4().hex, uuid4().hex):
             headers = {"X-API-Key": key}
@@ -32,14 +32,14 @@ async def test_a_key_that_calls_too_often_waits_and_no_other(db: AsyncDatabaseMa
                 await client.post("/api/v1/log", json=CALL, headers=headers) for _ in range(5)
             ]
             assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-        told = answers[-1].headers
-        assert 1 <= int(told["Retry-After"]) <= 10
-        assert (told["RateLimit-Limit"], told["RateLimit-Remaining"]) == ("3", "0")
-        assert told["RateLimit-Reset"] == told["Retry-After"]
+        last_headers = answers[-1].headers
+        assert 1 <= int(last_headers["Retry-After"]) <= 10
+        assert (last_headers["RateLimit-Limit"], last_headers["RateLimit-Remaining"]) == ("3", "0")
+        assert last_headers["RateLimit-Reset"] == last_headers["Retry-After"]
 
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
-async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
+async def test_too_many_failed_logins_block_bad_keys_and_no_good_one(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch, auth: str
 ) -> None:
     good = {"X-API-Key": (await Ring(db).keys.issue(f"project {uuid4()}", actor=LIBRARY)).secret}
@@ -55,7 +55,7 @@ async def test_who_guesses_too_often_waits_and_a_good_key_does_not(
 
 
 @pytest.mark.parametrize("auth", ["keys", "open"])
-async def test_who_guesses_too_often_costs_no_lookup(settings: Settings, auth: str) -> None:
+async def test_too_many_failed_logins_cost_no_lookup(settings: Settings, auth: str) -> None:
     async with Ring.open(settings.model_copy(update={"auth": auth, "failed_auth_limit": 3})) as own:
         transport = httpx.ASGITransport(app=ASGIFactory(own.settings).around(own))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -78,7 +78,7 @@ def test_to_check_a_bucket_takes_nothing() -> None:
         buckets.check("me", "no")
 
 
-async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) -> None:
+async def test_a_client_cannot_forge_its_address(db: AsyncDatabaseManager) -> None:
     ring = Ring(db, Settings(failed_auth_limit=1))
     async with (
         Server(ring, port=0) as server,
@@ -91,13 +91,13 @@ async def test_who_guesses_cannot_say_to_be_another(db: AsyncDatabaseManager) ->
 
 async def test_a_project_exports_twice_at_a_time(project_id: ProjectId) -> None:
     limits, other = RateLimits(Settings()), ProjectId(uuid4())
-    places = [limits.concurrency_slot(each) for each in (project_id, project_id, other)]
-    for place in places:
-        place.__enter__()
+    slots = [limits.concurrency_slot(each) for each in (project_id, project_id, other)]
+    for slot in slots:
+        slot.__enter__()
     with pytest.raises(RateLimited):
         limits.concurrency_slot(project_id).__enter__()
-    for place in places:
-        place.__exit__(None, None, None)
+    for slot in slots:
+        slot.__exit__(None, None, None)
     assert not limits._long_running
 
 
@@ -125,6 +125,6 @@ def test_a_bucket_fills_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_buckets_of_many_callers_are_bounded() -> None:
     buckets = TokenBuckets(rate=1, burst=1)
-    for who in range(MAX_BUCKETS + 5):
-        buckets.take(who, "no")
+    for key in range(MAX_BUCKETS + 5):
+        buckets.take(key, "no")
     assert len(buckets._buckets) == MAX_BUCKETS

@@ -1,4 +1,4 @@
-"""The guard at the door: what no client may send, by the wire, to every kind of server."""
+"""Request limits: what no client may send, over the wire, to each kind of server."""
 
 import asyncio
 import re
@@ -34,20 +34,20 @@ from tests.support.invalid_wire_requests import (
 from tests.support.served import Served, ask, serve, statuses
 
 MIB = 2**20
-MOST_MEMORY = 300 * MIB
+MAX_MEMORY_BYTES = 300 * MIB
 
 
 @pytest.fixture(scope="module")
-async def given(url: str, db: AsyncDatabaseManager) -> dict[str, str]:
+async def server_settings(url: str, db: AsyncDatabaseManager) -> dict[str, str]:
     return {"database_url": url, "database_schema": db.schema or "", "auth": "open"}
 
 
 @pytest.fixture(scope="module")
 async def served(
-    given: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    server_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Served]:
     output = tmp_path_factory.mktemp("served") / "output"
-    async with serve(given, output) as served:
+    async with serve(server_settings, output) as served:
         yield served
     assert not re.search("Traceback|Error|Exception", output.read_text())
 
@@ -72,34 +72,34 @@ async def plain(request: pytest.FixtureRequest, db: AsyncDatabaseManager) -> Asy
         await task
 
 
-def check_refusal(told: bytes, status: int) -> None:
-    start, _, body = told.partition(b"\r\n\r\n")
-    assert statuses(told) == [status], told[:500]
+def check_refusal(response: bytes, status: int) -> None:
+    start, _, body = response.partition(b"\r\n\r\n")
+    assert statuses(response) == [status], response[:500]
     assert b"content-type: application/problem+json" in start.lower()
     assert b"connection: close" in start.lower()
     assert orjson.loads(body).keys() >= {"detail", "status", "title", "request_id"}
-    assert CANARY not in told
+    assert CANARY not in response
 
 
 @pytest.mark.parametrize("name", ANYWHERE | SERVED)
-async def test_what_is_served_here_refuses(served: Served, name: str) -> None:
+async def test_serve_rejects_it(served: Served, name: str) -> None:
     status, data = (ANYWHERE | SERVED)[name]
     check_refusal(await ask(served.port, data), status)
     assert served.process.returncode is None
 
 
 @pytest.mark.parametrize("name", ANYWHERE | SERVED)
-async def test_what_is_served_inside_a_program_is_refused_alike(inside: int, name: str) -> None:
+async def test_a_server_in_a_program_rejects_it(inside: int, name: str) -> None:
     status, data = (ANYWHERE | SERVED)[name]
     check_refusal(await ask(inside, data), status)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
-async def test_what_another_server_passes_on_is_refused(plain: int, name: str) -> None:
+async def test_the_app_rejects_what_another_server_passes_on(plain: int, name: str) -> None:
     status, data = ANYWHERE[name]
-    told = await ask(plain, data)
-    assert statuses(told) == [status]
-    assert CANARY not in told
+    response = await ask(plain, data)
+    assert statuses(response) == [status]
+    assert CANARY not in response
 
 
 @pytest.mark.parametrize(
@@ -120,20 +120,22 @@ async def test_what_another_server_passes_on_is_refused(plain: int, name: str) -
         sized(GOOD, b"Expect: 100-continue"),
     ],
 )
-async def test_what_is_unusual_but_right_is_served(served: Served, data: bytes) -> None:
+async def test_unusual_but_valid_requests_are_served(served: Served, data: bytes) -> None:
     assert statuses(await ask(served.port, data))[-1] == 200
 
 
 async def test_a_trailer_is_never_a_header(served: Served) -> None:
     key, other = uuid4().hex.encode(), uuid4().hex.encode()
-    nobody = head(b"POST /api/v1/log HTTP/1.1", b"Host: test", JSON, CHUNKED, b"Connection: close")
+    anonymous = head(
+        b"POST /api/v1/log HTTP/1.1", b"Host: test", JSON, CHUNKED, b"Connection: close"
+    )
     body = b"%x\r\n%b\r\n0\r\n" % (len(GOOD), GOOD)
     for trailer in (b"X-API-Key: ", b"Authorization: Bearer ", b"X-User-ID: "):
-        told = await ask(served.port, nobody + body + trailer + other + b"\r\n\r\n")
-        assert statuses(told) == [401]
-    known = nobody.replace(JSON, JSON + b"\r\nX-API-Key: " + key)
-    told = await ask(served.port, known + body + b"X-API-Key: " + other + b"\r\n\r\n")
-    assert statuses(told) == [200]
+        response = await ask(served.port, anonymous + body + trailer + other + b"\r\n\r\n")
+        assert statuses(response) == [401]
+    authenticated = anonymous.replace(JSON, JSON + b"\r\nX-API-Key: " + key)
+    response = await ask(served.port, authenticated + body + b"X-API-Key: " + other + b"\r\n\r\n")
+    assert statuses(response) == [200]
     logs = [get(target=b"/api/v1/logs").replace(CANARY, each) for each in (key, other)]
     [own, others] = [await ask(served.port, each) for each in logs]
     assert (own.count(b'"log_id"') or own.count(b'"id"'), others[-2:]) == (1, b"[]")
@@ -142,19 +144,21 @@ async def test_a_trailer_is_never_a_header(served: Served) -> None:
 async def test_a_hundred_requests_at_once_are_answered_in_order(served: Served) -> None:
     paths = [b"/health/live", b"/nowhere"] * 50
     requests = [get(target=each).replace(b"Connection: close\r\n", b"") for each in paths]
-    told = await ask(served.port, b"".join(requests) + get())
-    assert statuses(told) == [200, 404] * 50 + [200]
-    # More than that is not taken in; who asks gets as many answers, and then the end.
+    response = await ask(served.port, b"".join(requests) + get())
+    assert statuses(response) == [200, 404] * 50 + [200]
+    # Further requests are not queued: the client gets these responses, then the connection ends.
     assert statuses(await ask(served.port, b"".join(requests) * 10)) == [200, 404] * 50 + [200]
 
 
-async def test_a_refusal_is_not_taken_for_the_answer_to_what_came_before(served: Served) -> None:
+async def test_a_rejection_is_not_taken_for_the_response_to_an_earlier_request(
+    served: Served,
+) -> None:
     good = sized(GOOD).replace(b"Connection: close\r\n", b"")
     for bad in (get(b"X-A : a"), get(b"X-A: " + b"a" * 40_000), b"\0"):
         assert statuses(await ask(served.port, good + bad)) == [200]
 
 
-async def test_a_client_hears_why_its_body_is_refused(served: Served) -> None:
+async def test_a_client_receives_the_reason_when_its_body_is_rejected(served: Served) -> None:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=60) as client:
         client.headers.update({"X-API-Key": "k", "Content-Type": "application/json"})
         for size in (257 * 1024, MIB):
@@ -164,7 +168,7 @@ async def test_a_client_hears_why_its_body_is_refused(served: Served) -> None:
 
 def flood(port: int, request: bytes, size: int) -> tuple[bytes, int]:
     """Send up to so much more than a request; return the answer, and what could be sent."""
-    told, sent, part = b"", 0, b"%x\r\n%b\r\n" % (MIB, b"x" * MIB)
+    response, sent, part = b"", 0, b"%x\r\n%b\r\n" % (MIB, b"x" * MIB)
     with socket.create_connection(("127.0.0.1", port), LONGEST) as connection:
         with suppress(ConnectionError):
             connection.sendall(request)
@@ -172,12 +176,12 @@ def flood(port: int, request: bytes, size: int) -> tuple[bytes, int]:
                 connection.sendall(part)
                 sent += MIB
         with suppress(ConnectionError):
-            told = connection.recv(64 * 1024)
-    return told, sent
+            response = connection.recv(64 * 1024)
+    return response, sent
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="only there the peak is told")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc has the peak only there")
 @pytest.mark.parametrize("target", [b"/api/v1/log", b"/api/v1/logs/batch"])
 @pytest.mark.parametrize("length", [CHUNKED, b"Content-Length: %d" % (64 * MIB)])
 async def test_a_hundred_bodies_of_64_mib_do_not_fill_the_memory(
@@ -187,6 +191,6 @@ async def test_a_hundred_bodies_of_64_mib_do_not_fill_the_memory(
     with ThreadPoolExecutor(100) as crowd:
         floods = [crowd.submit(flood, served.port, request, 64 * MIB) for _ in range(100)]
         done = await asyncio.gather(*map(asyncio.wrap_future, floods))
-    assert {status for told, _ in done for status in statuses(told)} <= {413, 503}
+    assert {status for response, _ in done for status in statuses(response)} <= {413, 503}
     assert max(sent for _, sent in done) < 32 * MIB
-    assert served.peak() < MOST_MEMORY
+    assert served.peak() < MAX_MEMORY_BYTES

@@ -1,4 +1,4 @@
-"""Clients that fall asleep, in every phase of a request: their connections end, others go on."""
+"""Slow clients, in every phase of a request: their connections are closed, others are served."""
 
 import asyncio
 import socket
@@ -26,22 +26,22 @@ def open_ended(request: bytes) -> bytes:
     return request.replace(b"Connection: close\r\n", b"")
 
 
-# What is said at once, what follows byte by byte, and which statuses the client is told.
-SLEEPERS: dict[str, tuple[bytes, bytes, list[int]]] = {
-    "says nothing": (b"", b"", []),
-    "begins": (b"GET /api/v1/lo", b"", [408]),
-    "says lines without end": (b"", b"\r\n" * 500, [408]),
-    "says a head byte by byte": (b"", get(b"X-A: " + b"a" * 500), [408]),
-    "says no body": (sized(b"", size=9), b"", [408]),
-    "says a body byte by byte": (sized(b"", size=1000), GOOD * 3, [408]),
-    "says chunks byte by byte": (post(CHUNKED), b"1\r\n \r\n" * 200, [408]),
-    "goes on when it is refused": (
+# What is sent at once, what follows byte by byte, and which statuses the client gets.
+SLOW_CLIENTS: dict[str, tuple[bytes, bytes, list[int]]] = {
+    "sends nothing": (b"", b"", []),
+    "sends part of a head": (b"GET /api/v1/lo", b"", [408]),
+    "sends empty lines without end": (b"", b"\r\n" * 500, [408]),
+    "sends a head byte by byte": (b"", get(b"X-A: " + b"a" * 500), [408]),
+    "sends no body": (sized(b"", size=9), b"", [408]),
+    "sends a body byte by byte": (sized(b"", size=1000), GOOD * 3, [408]),
+    "sends chunks byte by byte": (post(CHUNKED), b"1\r\n \r\n" * 200, [408]),
+    "continues after a rejection": (
         open_ended(post(b"Content-Length: 1000", target=b"/nowhere")),
         GOOD * 3,
         [404],
     ),
-    "says nothing more": (open_ended(get()), b"", [200]),
-    "says another and begins": (
+    "sends nothing more": (open_ended(get()), b"", [200]),
+    "sends part of a second head": (
         open_ended(get()) + b"GET /",
         b"",
         [200],
@@ -51,7 +51,7 @@ SLEEPERS: dict[str, tuple[bytes, bytes, list[int]]] = {
 
 @pytest.fixture
 async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.URL]:
-    """A server that is as impatient as a test."""
+    """A server with short timeouts."""
     for name, seconds in {
         "BODY_GRACE_SECONDS": 1.0,
         "KEEP_ALIVE_SECONDS": 0.5,
@@ -62,41 +62,41 @@ async def server(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[h
         yield httpx.URL(server.url)
 
 
-async def sleeper(url: httpx.URL, said: bytes, slowly: bytes) -> bytes:
-    """Speak like that until the other side has enough; return what it says."""
+async def slow_client(url: httpx.URL, sent_at_once: bytes, slowly: bytes) -> bytes:
+    """Send like that until the server closes the connection; return its responses."""
     reader, writer = await asyncio.open_connection(url.host, url.port)
 
-    async def speak() -> None:
-        writer.write(said)
-        for each in slowly:
-            writer.write(bytes([each]))
+    async def send() -> None:
+        writer.write(sent_at_once)
+        for byte in slowly:
+            writer.write(bytes([byte]))
             await asyncio.sleep(0.02)
 
-    speaking = asyncio.create_task(speak())
-    told = bytearray()
+    sending = asyncio.create_task(send())
+    response = bytearray()
     with suppress(ConnectionError):
         while part := await reader.read(64 * 1024):
-            told += part
-    speaking.cancel()
+            response += part
+    sending.cancel()
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
-    return bytes(told)
+    return bytes(response)
 
 
-async def test_five_hundred_sleepers_are_sent_away_and_disturb_nobody(server: httpx.URL) -> None:
-    names = [*SLEEPERS] * 50
+async def test_five_hundred_slow_clients_disturb_nobody(server: httpx.URL) -> None:
+    names = [*SLOW_CLIENTS] * 50
     async with asyncio.timeout(LONGEST), httpx.AsyncClient(base_url=server, timeout=60) as client:
-        crowd = asyncio.gather(*(sleeper(server, *SLEEPERS[name][:2]) for name in names))
+        crowd = asyncio.gather(*(slow_client(server, *SLOW_CLIENTS[name][:2]) for name in names))
         while not crowd.done():
             assert (await client.get("/health/live", timeout=LONGEST)).status_code == 200
             await asyncio.sleep(0.05)
-        told = await crowd
-    for name, each in zip(names, told, strict=True):
-        assert statuses(each) == SLEEPERS[name][2], (name, each[:300])
+        responses = await crowd
+    for name, response in zip(names, responses, strict=True):
+        assert statuses(response) == SLOW_CLIENTS[name][2], (name, response[:300])
 
 
-async def test_who_does_not_listen_is_left(server: httpx.URL) -> None:
+async def test_a_client_that_does_not_read_is_disconnected(server: httpx.URL) -> None:
     key = {"X-API-Key": CANARY.decode()}
     async with httpx.AsyncClient(base_url=server, headers=key, timeout=60) as client:
         answer = await client.post("/api/v1/logs/batch", json=[CALL] * 1000)
@@ -106,22 +106,24 @@ async def test_who_does_not_listen_is_left(server: httpx.URL) -> None:
         connection.sendall(request * 99)
         async with asyncio.timeout(LONGEST):
             with pytest.raises(ConnectionError):
-                await keep_saying(connection)
+                await keep_sending(connection)
 
 
-async def keep_saying(connection: socket.socket) -> None:
+async def keep_sending(connection: socket.socket) -> None:
     while True:
         connection.send(b"\r\n")
         await asyncio.sleep(0.05)
 
 
-async def test_slow_is_not_too_slow(server: httpx.URL, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_body_within_the_limit_is_accepted(
+    server: httpx.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(protocol, "MIN_BYTES_PER_SECOND", 100)
-    said = sized(b"", size=len(GOOD))
-    assert statuses(await sleeper(server, said, GOOD)) == [200]
+    sent_at_once = sized(b"", size=len(GOOD))
+    assert statuses(await slow_client(server, sent_at_once, GOOD)) == [200]
 
 
-async def test_other_servers_have_no_patience_either(
+async def test_other_servers_time_out_too(
     db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_limits, "BODY_GRACE_SECONDS", 0.1)
@@ -145,7 +147,7 @@ async def test_other_servers_have_no_patience_either(
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-async def test_bodies_share_what_room_there_is(
+async def test_bodies_in_parts_share_a_limit_of_memory(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def in_parts() -> AsyncIterator[bytes]:

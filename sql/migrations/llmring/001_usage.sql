@@ -1,5 +1,5 @@
--- One row per LLM call. `id` is a UUIDv7 of the millisecond of `logged_at`, so the primary key
--- finds a call by its id alone and is also the path of every list.
+-- LLM calls, one row per call. `id` is a UUIDv7 of the millisecond of `logged_at`, so the primary key
+-- finds a call by its id alone and also serves every list.
 CREATE TABLE {{tables.usage_logs}} (
     project_id uuid NOT NULL,
     logged_at timestamptz NOT NULL,
@@ -18,17 +18,17 @@ CREATE TABLE {{tables.usage_logs}} (
     origin text,
     id_at_origin text,
     metadata json NOT NULL,
-    -- Usage beyond input, output and cached tokens, as the client reported it.
+    -- Usage beyond input, output and cached tokens, as reported by the client.
     details json,
-    -- The price that priced the call. A foreign key would lock a row of prices for every call.
+    -- The id of the price that was applied. A foreign key would lock a row of prices for every call.
     price uuid,
     PRIMARY KEY (project_id, logged_at, id)
 ) PARTITION BY RANGE (logged_at);
 
--- Catches a call of a month that has no partition yet: late to drop, but never lost.
+-- Receives calls of a month that has no partition yet: such calls are dropped later, but never lost.
 CREATE TABLE {{tables.usage_logs_default}} PARTITION OF {{tables.usage_logs}} DEFAULT;
 
--- An Idempotency-Key that has been used: digests of the key and of the call it protects.
+-- Idempotency keys that have been used: digests of the key and of the request it was used for.
 CREATE TABLE {{tables.idempotency_keys}} (
     project_id uuid NOT NULL,
     key uuid NOT NULL,
@@ -40,17 +40,17 @@ CREATE TABLE {{tables.idempotency_keys}} (
     PRIMARY KEY (project_id, key)
 );
 
--- Sums of calls per project, quarter of an hour and set of labels, kept in the commit that stores
--- the calls: one row where `usage_rollups` has eight. They are moved there, by dimension and by
--- day, when their quarter has been over for a while; a sum stands in one of the two. `labels` is
--- a digest: names in full may be longer than a key can be.
--- A shard other than 0 is that of a caller's transaction, which may take its time: nobody waits
--- for its rows. Those that `usage_rollups` has from before stay there: sums are over all shards.
+-- Sums of the calls of a project, quarter hour and set of labels, written in the commit that stores
+-- the calls: one row where `usage_rollups` has eight. They are moved there, by label and by day, when
+-- their quarter hour has been over for a while; a sum is in one of the two tables, never in both.
+-- `labels_digest` stands for the labels in the key: in full they may be longer than an index allows.
+-- `caller_xid` is 0, or the transaction of a program that embeds the server and logs calls in its own
+-- transaction. That may take long: with rows of its own, nobody waits for it.
 CREATE TABLE {{tables.usage_recent}} (
     project_id uuid NOT NULL,
     bucket timestamptz NOT NULL,
-    labels bytea NOT NULL,
-    shard bigint NOT NULL,
+    labels_digest bytea NOT NULL,
+    caller_xid bigint NOT NULL,
     requests bigint NOT NULL,
     errors bigint NOT NULL,
     unpriced bigint NOT NULL,
@@ -63,34 +63,31 @@ CREATE TABLE {{tables.usage_recent}} (
     profile text NOT NULL,
     alias text,
     origin text,
-    PRIMARY KEY (project_id, bucket, labels, shard)
+    PRIMARY KEY (project_id, bucket, labels_digest, caller_xid)
 ) WITH (fillfactor = 50);
 
--- The same sums by dimension, as `usage_rollups` has them.
+-- The same sums by label, with the columns of `usage_rollups`.
 CREATE VIEW {{tables.usage_recent_sums}} AS
 SELECT
-    project_id, bucket, dimension, value, maker AS provider,
+    project_id, bucket, by_label.label_kind, by_label.label, by_label.provider,
     requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
-FROM {{tables.usage_recent}}
+FROM {{tables.usage_recent}} AS recent
 CROSS JOIN LATERAL (
-    VALUES ('model', model, provider), ('alias', alias, ''),
+    VALUES ('model', model, recent.provider), ('alias', alias, ''),
            ('profile', profile, ''), ('origin', origin, '')
-) AS label (dimension, value, maker)
-WHERE value IS NOT NULL;
+) AS by_label (label_kind, label, provider)
+WHERE by_label.label IS NOT NULL;
 
--- Sums of calls per project, bucket of time (15 minutes or 1,440) and label, kept in the commit
--- that stores the calls. Every call has one model of one provider, so those rows give the totals
--- and the providers, too; the rows of other dimensions have no provider. Sums are plain numerics: they may outgrow what one call can hold.
--- A shard other than 0 is that of a caller's transaction, which may take its time: nobody waits
--- for its rows, and `db maintain` folds them into shard 0.
+-- Sums of the calls of a project, time bucket (15 or 1,440 minutes) and label. Every call has one
+-- model of one provider, so the rows of models also give the totals and the providers; the rows of
+-- other labels have no provider. Sums are plain numerics: they may outgrow what one call can hold.
 CREATE TABLE {{tables.usage_rollups}} (
     project_id uuid NOT NULL,
     minutes smallint NOT NULL CHECK (minutes IN (15, 1440)),
     bucket timestamptz NOT NULL,
-    dimension text COLLATE "C" NOT NULL CHECK (dimension IN ('model', 'alias', 'profile', 'origin')),
-    value text COLLATE "C" NOT NULL,
+    label_kind text COLLATE "C" NOT NULL CHECK (label_kind IN ('model', 'alias', 'profile', 'origin')),
+    label text COLLATE "C" NOT NULL,
     provider text COLLATE "C" NOT NULL,
-    shard bigint NOT NULL,
     requests bigint NOT NULL,
     errors bigint NOT NULL,
     unpriced bigint NOT NULL,
@@ -100,15 +97,15 @@ CREATE TABLE {{tables.usage_rollups}} (
     cached_input_tokens numeric NOT NULL,
     -- The part of `cost` that re-rating added.
     adjustment numeric NOT NULL DEFAULT 0,
-    PRIMARY KEY (project_id, minutes, bucket, dimension, value, provider, shard)
+    PRIMARY KEY (project_id, minutes, bucket, label_kind, label, provider)
 ) WITH (fillfactor = 50);
 
--- A call is never edited. What re-rating it adds to its cost stands here, with what it costs since.
+-- A call is never edited. Re-rating adds rows here: the difference, and the cost from then on.
 CREATE TABLE {{tables.usage_adjustments}} (
     project_id uuid NOT NULL,
     logged_at timestamptz NOT NULL,
     id uuid NOT NULL,
-    -- Their order: no clock of a process decides which is the last.
+    -- The order of adjustments, which no process's clock decides.
     seq bigint GENERATED ALWAYS AS IDENTITY,
     run uuid NOT NULL,
     amount numeric(20, 10) NOT NULL,
@@ -119,7 +116,7 @@ CREATE TABLE {{tables.usage_adjustments}} (
     PRIMARY KEY (project_id, logged_at, id, seq)
 );
 
--- What a call was stored with, beside what it costs by now.
+-- Calls with their present cost, beside the cost they were stored with.
 CREATE VIEW {{tables.usage_calls}} AS
 SELECT
     log.project_id, log.logged_at, log.id, status, latency_ms,
@@ -140,7 +137,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS last ON true;
 
--- Calls as they were stored, which is what a receipt certifies: re-rating adds to them elsewhere.
+-- Calls as they were stored, which is what a receipt certifies: re-rating leaves these rows alone.
 CREATE VIEW {{tables.usage_entries}} AS
 SELECT
     project_id, logged_at, id, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,

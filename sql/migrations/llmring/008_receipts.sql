@@ -52,7 +52,7 @@ SELECT
 FROM (
     SELECT project_id, bucket AS day, requests
     FROM {{tables.usage_rollups}}
-    WHERE minutes = 1440 AND dimension = 'model'
+    WHERE minutes = 1440 AND label_kind = 'model'
     UNION ALL
     SELECT project_id, date_bin('1 day', bucket, 'epoch'), requests
     FROM {{tables.usage_recent}}

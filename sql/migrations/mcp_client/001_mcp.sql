@@ -1,4 +1,7 @@
--- MCP servers that a project's clients talk to. `secret` is sealed: what a client must show to one.
+-- MCP servers that a project's clients connect to. `secret` holds the encrypted `auth_config`.
+--
+-- These tables have a schema of their own, beside the one with the other tables. No foreign key connects
+-- the two: references across them are checked once, when a row is written.
 CREATE TABLE {{tables.servers}} (
     project_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -14,10 +17,10 @@ CREATE TABLE {{tables.servers}} (
     PRIMARY KEY (project_id, id)
 );
 
--- What servers offer. `name` is a resource's URI, and its name the `title`; `definition` is a tool's
--- schema or a prompt's arguments. What a server offers no longer is kept for a while, and not active.
--- `pinned` is the digest of the definition that was last agreed to. `size` is in bytes of JSON, so that a
--- page can be bounded.
+-- Capabilities of servers. A resource's `name` is its URI, and its `title` the name it has in MCP.
+-- `definition` is a tool's input schema or a prompt's arguments, `digest` the SHA-256 of all that defines
+-- the capability, `acknowledged_digest` the one that was last acknowledged. `size` is in bytes of JSON: it
+-- limits pages. A capability that its server no longer offers has `removed_at`; it is deleted later.
 CREATE TABLE {{tables.capabilities}} (
     project_id uuid NOT NULL,
     id uuid NOT NULL,
@@ -29,27 +32,28 @@ CREATE TABLE {{tables.capabilities}} (
     mime_type text CHECK (length(mime_type) <= 255),
     definition json CHECK (kind <> 'tool' OR definition IS NOT NULL),
     digest bytea NOT NULL CHECK (octet_length(digest) = 32),
-    pinned bytea NOT NULL CHECK (octet_length(pinned) = 32),
+    acknowledged_digest bytea NOT NULL CHECK (octet_length(acknowledged_digest) = 32),
     definition_changed_at timestamptz,
     size integer NOT NULL CHECK (size >= 0),
     content json,
-    content_at timestamptz CHECK ((content IS NULL) = (content_at IS NULL)),
-    gone_at timestamptz,
-    is_active boolean NOT NULL GENERATED ALWAYS AS (gone_at IS NULL) STORED,
+    content_recorded_at timestamptz CHECK ((content IS NULL) = (content_recorded_at IS NULL)),
+    removed_at timestamptz,
+    is_active boolean NOT NULL GENERATED ALWAYS AS (removed_at IS NULL) STORED,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (project_id, id),
     UNIQUE (project_id, server_id, kind, name),
     FOREIGN KEY (project_id, server_id) REFERENCES {{tables.servers}} ON DELETE CASCADE
 );
 CREATE INDEX ON {{tables.capabilities}} (project_id, kind, name, id);
--- What is gone may be much more than what is there.
+-- Removed capabilities may outnumber the active ones by far.
 CREATE INDEX ON {{tables.capabilities}} (project_id, kind, name, id) WHERE is_active;
 CREATE INDEX ON {{tables.capabilities}} (project_id, server_id, kind, name, id) WHERE is_active;
 -- For retention.
-CREATE INDEX ON {{tables.capabilities}} (gone_at) WHERE gone_at IS NOT NULL;
+CREATE INDEX ON {{tables.capabilities}} (removed_at) WHERE removed_at IS NOT NULL;
 
--- What tools did. `id` is a UUIDv7 of the millisecond of `executed_at`: the primary key is the order
--- of a history, and has all that statistics read.
+-- Executions of tools. `id` is a UUIDv7 of the millisecond of `executed_at`, so the primary key has the
+-- order of a history; it also contains all that statistics read. `conversation_id` and `log_id` name rows
+-- of the other schema: they stay when those are deleted, since an execution is part of its tool's history.
 CREATE TABLE {{tables.executions}} (
     project_id uuid NOT NULL,
     tool_id uuid NOT NULL,

@@ -1,0 +1,121 @@
+-- Usage statistics: one report, assembled as JSON by the database.
+
+-- name: stats
+-- Reads daily sums in the middle of the time range, quarter-hour sums towards its ends, and calls
+-- only in the partial quarter hours at both ends: exact, at a cost that does not grow with the
+-- number of calls. Before `daily_only_until`, maintenance has left only daily sums.
+-- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones.
+WITH edge_calls AS (
+    SELECT * FROM <<tables.usage_calls>>
+    WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @quarters_since
+    UNION ALL
+    SELECT * FROM <<tables.usage_calls>>
+    WHERE project_id = @project_id AND logged_at >= @quarters_until AND logged_at < @until
+),
+sums AS (
+    SELECT
+        bucket, label_kind, label, provider, requests, errors, unpriced,
+        cost, adjustment, input_tokens, output_tokens, cached_input_tokens
+    FROM <<tables.usage_rollups>>
+    WHERE project_id = @project_id AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
+       OR project_id = @project_id AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
+       OR project_id = @project_id AND minutes = 15 AND bucket >= @days_until AND bucket < @quarters_until
+    UNION ALL
+    SELECT
+        bucket, label_kind, label, provider, requests, errors, unpriced,
+        cost, 0, input_tokens, output_tokens, cached_input_tokens
+    FROM <<tables.usage_recent_sums>>
+    WHERE project_id = @project_id AND bucket >= @quarters_since AND bucket < @quarters_until
+    UNION ALL
+    -- Each call counts once for each of its labels; a row of a grouping set has only one of them.
+    SELECT
+        date_bin('15 minutes', logged_at, 'epoch'),
+        CASE WHEN model IS NOT NULL THEN 'model' WHEN alias IS NOT NULL THEN 'alias'
+             WHEN profile IS NOT NULL THEN 'profile' ELSE 'origin' END,
+        coalesce(model, alias, profile, origin), coalesce(provider, ''),
+        count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
+        coalesce(sum(cost), 0), sum(adjustment),
+        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+    FROM edge_calls
+    GROUP BY 1, GROUPING SETS ((model, provider), (alias), (profile), (origin))
+    HAVING coalesce(model, alias, profile, origin) IS NOT NULL
+),
+models_by_period AS (
+    SELECT
+        date_trunc(@group_by::text, bucket AT TIME ZONE @tz::text) AS period, label AS model,
+        sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost
+    FROM sums
+    WHERE label_kind = 'model'
+    GROUP BY 1, 2
+),
+by_period AS (
+    SELECT json_agg(json_build_object(
+        'date', to_char(period, CASE @group_by WHEN 'hour' THEN 'YYYY-MM-DD"T"HH24:MI' ELSE 'YYYY-MM-DD' END),
+        'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', models[1]
+    ) ORDER BY period DESC) AS buckets
+    FROM (
+        SELECT period, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+               array_agg(model ORDER BY requests DESC, model) AS models
+        FROM models_by_period
+        GROUP BY period
+    ) AS period
+),
+-- Over the whole range, by label and provider; only models have a provider.
+totals AS (
+    SELECT
+        label_kind, label, provider, sum(requests) AS requests, sum(errors) AS errors,
+        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens
+    FROM sums
+    GROUP BY label_kind, label, provider
+),
+-- Every call has one model of one provider, so the rows of models give providers and the total, too.
+labels AS (
+    SELECT
+        counted.label_kind, counted.label, sum(requests) AS requests, sum(errors) AS errors,
+        sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
+        trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+    FROM totals
+    CROSS JOIN LATERAL (
+        VALUES (label_kind, label, true), ('provider', provider, label_kind = 'model'),
+               ('total', '', label_kind = 'model')
+    ) AS counted (label_kind, label, applies)
+    WHERE applies
+    GROUP BY counted.label_kind, counted.label
+),
+by_label AS (
+    SELECT label_kind, count(*) AS size, json_object_agg(label, json_build_object(
+        'requests', requests, 'errors', errors, 'cost', cost, 'input_tokens', input_tokens,
+        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens
+    ) ORDER BY requests DESC, label) AS labels
+    FROM labels
+    GROUP BY label_kind
+),
+daily_only AS (
+    SELECT max(bucket) + interval '24 hours' AS until
+    FROM <<tables.usage_rollups>>
+    WHERE project_id = @project_id AND minutes = 1440 AND bucket >= @since - interval '24 hours'
+      AND bucket < @until AND bucket <= coalesce((
+          SELECT min(bucket) FROM <<tables.usage_rollups>> WHERE project_id = @project_id AND minutes = 15
+      ), 'infinity') - interval '24 hours'
+)
+SELECT (SELECT until FROM daily_only) AS daily_only_until, json_build_object(
+    'summary', (SELECT json_build_object(
+        'total_requests', coalesce(max(requests), 0),
+        'total_errors', coalesce(max(errors), 0),
+        'unpriced_requests', coalesce(max(unpriced), 0),
+        'total_cost', coalesce(max(cost), '0'),
+        'total_adjustment', coalesce(max(adjustment), '0'),
+        'total_tokens', coalesce(max(input_tokens + output_tokens), 0),
+        'unique_models', coalesce((SELECT size FROM by_label WHERE label_kind = 'model'), 0),
+        'unique_origins', coalesce((SELECT size FROM by_label WHERE label_kind = 'origin'), 0)
+    ) FROM labels WHERE label_kind = 'total'),
+    'by_day', coalesce((SELECT buckets FROM by_period), '[]'),
+    'by_model', coalesce((SELECT labels FROM by_label WHERE label_kind = 'model'), '{}'),
+    'by_provider', coalesce((SELECT labels FROM by_label WHERE label_kind = 'provider'), '{}'),
+    'by_origin', coalesce((SELECT labels FROM by_label WHERE label_kind = 'origin'), '{}'),
+    'by_alias', coalesce((SELECT labels FROM by_label WHERE label_kind = 'alias'), '{}'),
+    'by_profile', coalesce((SELECT labels FROM by_label WHERE label_kind = 'profile'), '{}')
+)::text AS stats;
