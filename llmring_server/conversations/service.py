@@ -54,14 +54,14 @@ class Conversations(Repository):
         self,
         database: Database,
         usage: Usage,
-        claims: IdempotencyKeys,
+        idempotency_keys: IdempotencyKeys,
         audit: AuditLog,
         receipts: Receipts,
         level: ContentLevel,
     ) -> None:
         super().__init__(database)
         self._usage = usage
-        self._idempotency_keys = claims
+        self._idempotency_keys = idempotency_keys
         self._audit = audit
         self._receipts = receipts
         self._level: ContentLevel = level
@@ -137,13 +137,13 @@ class Conversations(Repository):
         """
         level = min(level, self._level, key=CONTENT_LEVELS.index)
         new_first_id = new_id()
-        claim = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
+        idempotency_key = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
 
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
                 first_id, _ = await inside._idempotency_keys.get_or_insert(
-                    project_id, claim, new_first_id, id
+                    project_id, idempotency_key, new_first_id, id
                 )
                 stored = with_consecutive_ids(messages, first_id, id, level)
                 replayed = first_id != new_first_id
@@ -169,13 +169,13 @@ class Conversations(Repository):
             project_id, exchange.new_call(new_conversation_id), reply_id
         )
         messages = exchange.new_messages(call.quote.cost)
-        claim = IdempotencyKey.of(key, fingerprint("exchange", exchange))
+        idempotency_key = IdempotencyKey.of(key, fingerprint("exchange", exchange))
 
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
                 first_id, conversation_id = await inside._idempotency_keys.get_or_insert(
-                    project_id, claim, new_first_id, new_conversation_id
+                    project_id, idempotency_key, new_first_id, new_conversation_id
                 )
                 stored = with_consecutive_ids(messages, first_id, conversation_id, self._level)
                 replayed = first_id != new_first_id

@@ -27,7 +27,8 @@ RULES = re.compile(
     "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"
-    "|arguments: |content: more than|not a template|may say {{ name }}|variables: missing"
+    "|arguments: |content: more than|variables: missing"
+    r"|template: (line \d+: |nested too deeply|more than|a number has)"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"
 )
 
