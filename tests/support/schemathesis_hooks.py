@@ -20,7 +20,7 @@ from llmring_server.access.key_format import key_id
 
 # A request that fits its schema may be refused for one of these, and for nothing else.
 RULES = re.compile(
-    "start_date lies after end_date|a window is at most|must be a year between"
+    "start_date lies after end_date|time range must be at most|must be a year between"
     "|must be an IANA time zone|must lie between 400 days ago and 10 minutes ahead"
     "|cursor: not a cursor|offset: give a cursor or an offset|capabilities: .* unknown"
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
