@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams
-from llmring_server.core.strict_json import SmallJsonObject
+from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
 
 DEFAULT_PROFILE = "default"
 MAX_BINDINGS = 1_000
@@ -30,7 +30,7 @@ def _default_profile_if_null(value: object) -> object:
     return DEFAULT_PROFILE if value is None else value
 
 
-Name = Annotated[str, Field(max_length=64, pattern=r"\S")]
+Name = Annotated[str, Field(max_length=64, pattern=NOT_BLANK)]
 NewName = Annotated[
     Name,
     AfterValidator(_check_not_reserved),

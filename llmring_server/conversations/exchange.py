@@ -14,6 +14,7 @@ from llmring_server.conversations.models import (
     MessageMetadata,
     NewMessage,
 )
+from llmring_server.core.strict_json import NOT_BLANK
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import MAX_COST
 from llmring_server.usage.models import Count, Money, NewCall
@@ -41,8 +42,8 @@ class ExchangeResponse(BaseModel, strict=True):
 class ExchangeMetadata(BaseModel, strict=True):
     """The model that was called, its token usage and its cost."""
 
-    provider: Annotated[str, Field(max_length=50, pattern=r"\S")]
-    model: Annotated[str, Field(max_length=255, pattern=r"\S")]
+    provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
+    model: Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]
     alias: Annotated[str, Field(max_length=128)] | None = None
     profile: Annotated[str, Field(max_length=64)] | None = None
     origin: Annotated[

@@ -15,7 +15,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import SmallJsonObject, check_json, dump_json, json_default
+from llmring_server.core.strict_json import (
+    NOT_BLANK,
+    SmallJsonObject,
+    check_json,
+    dump_json,
+    json_default,
+)
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
 from llmring_server.usage.models import Count, Money
@@ -60,11 +66,11 @@ MessageMetadata = Annotated[
     SmallJsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
 ]
 # A constraint behind the validator would be missing from the JSON schema.
-Role = Annotated[str, Field(max_length=50, pattern=r"\S"), AfterValidator(check_json)]
+Role = Annotated[str, Field(max_length=50, pattern=NOT_BLANK), AfterValidator(check_json)]
 ToolCallId = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
 Title = Annotated[str, Field(max_length=500), AfterValidator(check_json)]
 SystemPrompt = Annotated[str, Field(max_length=200_000), AfterValidator(check_json)]
-ModelAlias = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
+ModelAlias = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 
 _MONEY = TypeAdapter(Money)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, F
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import JsonObject, check_json
+from llmring_server.core.strict_json import NOT_BLANK, JsonObject, check_json
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
 
@@ -39,7 +39,7 @@ def _check_uri_length(uri: str) -> str:
     return uri
 
 
-Name = Annotated[str, Field(max_length=255, pattern=r"\S"), AfterValidator(check_json)]
+Name = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
 Description = Annotated[str, Field(max_length=50_000), AfterValidator(check_json)]
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import SmallJsonObject
+from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
 
 DEFAULT_MODEL = "claude-3-sonnet-20240229"
 DEFAULT_TEMPERATURE = Decimal("0.7")
@@ -34,7 +34,7 @@ VERSIONED_FIELDS = frozenset(
 NULLABLE_FIELDS = frozenset({"description", "system_prompt", "max_tokens"})
 
 
-Label = Annotated[str, Field(max_length=255, pattern=r"\S")]
+Label = Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]
 Text = Annotated[str, Field(max_length=200_000)]
 Temperature = Annotated[Decimal, Field(ge=0, le=2, strict=False)]
 MaxTokens = Annotated[int, Field(gt=0, lt=2**31)]

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import JsonObject
+from llmring_server.core.strict_json import NOT_BLANK, JsonObject
 from llmring_server.core.time_range import TimeRange
 from llmring_server.pricing.cost import USAGE_FIELDS
 
@@ -55,8 +55,8 @@ class NewCall(BaseModel, strict=True):
     10 minutes in the future. `metadata` is at most 64 KiB of JSON.
     """
 
-    provider: Annotated[str, Field(max_length=50, pattern=r"\S")]
-    model: Annotated[str, Field(max_length=255, pattern=r"\S")]
+    provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
+    model: Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]
     input_tokens: Count | None
     output_tokens: Count | None
     cached_input_tokens: Count | None = None

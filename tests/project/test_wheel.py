@@ -164,7 +164,7 @@ async def test_the_wheel_migrates_issues_a_key_and_serves(
     run: Run, programs: Path, environ: dict[str, str], tmp_path: Path
 ) -> None:
     assert "001_usage.sql" in run("llmring-server", "db", "migrate", "--env", "prod")
-    assert "nothing to apply" in run("llmring-server", "db", "migrate", "--env", "prod")
+    assert "up to date" in run("llmring-server", "db", "migrate", "--env", "prod")
     key = run("llmring-server", "keys", "issue", "--env", "prod").strip()
     async with uvicorn(programs, environ, tmp_path) as url, httpx.AsyncClient(timeout=60) as client:
         stranger = await client.post(f"{url}/api/v1/log", json=CALL, headers={"X-API-Key": "me"})

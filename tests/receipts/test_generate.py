@@ -205,7 +205,8 @@ async def test_a_project_has_few_slots_for_long_running_requests(
     async with httpx.AsyncClient(
         transport=transport, base_url=f"http://test{PATH}", headers={"X-API-Key": key}
     ) as client:
-        with app.state.limits.holding(project_id), app.state.limits.holding(project_id):
+        slot = app.state.limits.concurrency_slot
+        with slot(project_id), slot(project_id):
             responses = [
                 await client.get(f"/{id}/logs"),
                 await client.get(f"/{id}/proof/{id}"),

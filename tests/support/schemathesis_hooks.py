@@ -20,14 +20,15 @@ from llmring_server.access.key_format import key_id
 
 # The only reasons for which a request that matches its schema may be rejected.
 RULES = re.compile(
-    "start_date lies after end_date|a window is at most|must be a year between"
+    "start_date lies after end_date|time range must be at most|must be a year between"
     "|must be an IANA time zone|must lie between 400 days ago and 10 minutes ahead"
     "|cursor: not a cursor|offset: give a cursor or an offset|capabilities: .* unknown"
     "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
     "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"
-    "|arguments: |content: more than|not a template|may say {{ name }}|variables: missing"
+    "|arguments: |content: more than|variables: missing"
+    r"|template: (line \d+: |nested too deeply|more than|a number has)"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"
 )
 

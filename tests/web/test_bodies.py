@@ -138,6 +138,12 @@ async def test_no_call_returns_5xx(client: httpx.AsyncClient, fields: dict[str, 
     response.json()
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\x85", "\ufeff", "\u3000"])
+async def test_a_blank_name_is_a_422(client: httpx.AsyncClient, blank: str) -> None:
+    response = await client.post("/api/v1/log", json=CALL | {"provider": blank})
+    assert response.status_code == 422, response.text
+
+
 @given(st.binary())
 def test_no_bytes_break_the_parser(data: bytes) -> None:
     try:

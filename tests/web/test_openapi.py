@@ -171,7 +171,7 @@ COMPONENTS = [
     "Call",
     "CapabilityNames",
     "Catalog",
-    "ConversationSummary",
+    "Conversation",
     "ConversationWithMessages",
     "CostExplanation",
     "CostLine",
