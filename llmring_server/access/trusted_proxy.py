@@ -86,7 +86,7 @@ def _sign(secret: str, message: bytes) -> bytes:
 
 
 class Nonces(Repository):
-    """The nonces that were used lately: each is good for one request that changes something."""
+    """The nonces that were used recently: each is accepted for one request that changes data."""
 
     sql = "access/nonces"
     tables = (Table("proxy_nonces", grants=("UPDATE", "DELETE")),)

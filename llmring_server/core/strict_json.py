@@ -15,7 +15,7 @@ from pydantic import AfterValidator
 from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 
 # A string with at least one character that is not white space. `\S` would mean one thing to
-# pydantic and another in the OpenAPI document: for ECMAScript U+0085 is no white space, U+FEFF is.
+# pydantic and another in the OpenAPI document: for ECMAScript U+0085 is not white space, U+FEFF is.
 NOT_BLANK = r"[^\s\x85\ufeff]"
 
 MAX_DEPTH = 32

@@ -7,7 +7,7 @@ from llmring_server.receipts import Keyring, signing_keys
 # The seed of the known answers: bytes 0 to 31.
 SEED = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 KID = "a050837d"
-# A receipt of the first servers; its signature is a known answer.
+# A receipt of older servers; its signature is a known answer.
 LEGACY_RECEIPT: dict[str, Any] = {
     "receipt_id": "rcpt_0123456789abcdef",
     "timestamp": "2025-10-02T12:34:56.789012Z",
