@@ -17,8 +17,10 @@ PID = "SELECT pg_backend_pid()"
 
 
 @pytest.fixture
-async def three(settings: Settings) -> AsyncIterator[Database]:
+async def three(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A database with a pool of three connections."""
+    # Long enough that a busy machine does not release connections between two steps of a test.
+    monkeypatch.setattr("llmring_server.db.connection_cache.IDLE_SECONDS", 0.2)
     changes = {"database_pool_size": 3, "database_pool_overflow": 0}
     async with open_database(settings.model_copy(update=changes)) as db:
         yield Database(db)
