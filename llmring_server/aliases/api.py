@@ -45,7 +45,7 @@ class ResolvedAlias(TypedDict):
     model: str | None
 
 
-class BulkResult(TypedDict):
+class BoundAliases(TypedDict):
     """The number of aliases that were bound."""
 
     updated: int
@@ -72,7 +72,7 @@ async def bind_alias(request: Request, body: BindAlias) -> AliasBinding:
 
 async def bind_aliases(
     request: Request, query: ProfileQuery, body: BindAliases | None
-) -> BulkResult:
+) -> BoundAliases:
     """Bind aliases in the profile of the query; profiles in the body are ignored."""
     requested = body.root if body else []
     bindings = [binding.model_copy(update={"profile": query.profile}) for binding in requested]
@@ -91,7 +91,7 @@ async def get_alias(request: Request, alias: Name, query: ProfileQuery) -> Alias
     return await request.ring.aliases.get(request.project_id, alias, query.profile)
 
 
-async def rebind_alias(request: Request, alias: Name, body: AliasUpdate) -> AliasBinding:
+async def put_alias(request: Request, alias: Name, body: AliasUpdate) -> AliasBinding:
     """Bind the alias in the path to a model."""
     binding = BindAlias(alias=alias, **body.model_dump())
     return await request.ring.aliases.bind(request.project_id, binding)

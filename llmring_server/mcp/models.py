@@ -70,7 +70,7 @@ DeclaredArguments = Annotated[dict[str, Any] | list[dict[str, Any]], AfterValida
 # Servers.
 
 
-class NewServer(BaseModel, strict=True):
+class NewMcpServer(BaseModel, strict=True):
     """An MCP server to register; its `auth_config` holds credentials and is stored encrypted."""
 
     name: Name
@@ -80,7 +80,7 @@ class NewServer(BaseModel, strict=True):
     capabilities: JsonObject | None = None
 
 
-class ServerUpdate(BaseModel, strict=True):
+class McpServerUpdate(BaseModel, strict=True):
     """Fields to change. Null is ignored, except that PATCH clears `auth_config`, `capabilities`."""
 
     name: Name | None = None
@@ -119,7 +119,7 @@ class ServerPage(ActiveFilter):
         return self.following(project_id, Position(last.created_at, last.id), b"servers")
 
 
-class SecretConfigured(BaseModel):
+class SecretPresence(BaseModel):
     """Says that a secret is stored. Only `GET .../secret` returns it."""
 
     configured: Literal[True] = True
@@ -133,7 +133,7 @@ class McpServer:
     name: str
     url: str
     transport_type: Transport
-    auth_config: SecretConfigured | None
+    auth_config: SecretPresence | None
     capabilities: dict[str, Any] | None
     is_active: bool
     created_at: datetime
@@ -145,7 +145,7 @@ class McpServer:
     @classmethod
     def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
         fields = dict(row)
-        fields["auth_config"] = SecretConfigured() if fields.pop("has_secret") else None
+        fields["auth_config"] = SecretPresence() if fields.pop("has_secret") else None
         if fields["capabilities"] is not None:
             fields["capabilities"] = orjson.loads(fields["capabilities"])
         return cls(**fields, project_id=project_id)
@@ -165,7 +165,7 @@ class CapabilityRow(NamedTuple):
     content: Any = None
 
 
-class ToolIn(BaseModel, strict=True):
+class OfferedTool(BaseModel, strict=True):
     """A tool that a server offers."""
 
     kind: ClassVar[CapabilityKind] = "tool"
@@ -181,13 +181,13 @@ class ToolIn(BaseModel, strict=True):
         )
 
 
-class NewTool(ToolIn, strict=True):
+class NewTool(OfferedTool, strict=True):
     """A tool to add to a server's capabilities."""
 
     server_id: Annotated[UUID, Field(strict=False)]
 
 
-class ResourceIn(BaseModel, strict=True):
+class OfferedResource(BaseModel, strict=True):
     """A resource that a server offers, with or without its content."""
 
     kind: ClassVar[CapabilityKind] = "resource"
@@ -209,7 +209,7 @@ class ResourceIn(BaseModel, strict=True):
         )
 
 
-class PromptIn(BaseModel, strict=True):
+class OfferedPrompt(BaseModel, strict=True):
     """A prompt that a server offers, with or without its content: a text or messages."""
 
     kind: ClassVar[CapabilityKind] = "prompt"
@@ -227,17 +227,17 @@ class PromptIn(BaseModel, strict=True):
         )
 
 
-CapabilityIn = ToolIn | ResourceIn | PromptIn
+OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 
 
-class RefreshRequest(BaseModel, strict=True):
+class CapabilityRefresh(BaseModel, strict=True):
     """All capabilities of a server. Those that are missing here are no longer offered."""
 
-    tools: Annotated[list[ToolIn], Field(max_length=MAX_CAPABILITIES)] | None = None
-    resources: Annotated[list[ResourceIn], Field(max_length=MAX_CAPABILITIES)] | None = None
-    prompts: Annotated[list[PromptIn], Field(max_length=MAX_CAPABILITIES)] | None = None
+    tools: Annotated[list[OfferedTool], Field(max_length=MAX_CAPABILITIES)] | None = None
+    resources: Annotated[list[OfferedResource], Field(max_length=MAX_CAPABILITIES)] | None = None
+    prompts: Annotated[list[OfferedPrompt], Field(max_length=MAX_CAPABILITIES)] | None = None
 
-    def capabilities(self) -> list[CapabilityIn]:
+    def capabilities(self) -> list[OfferedCapability]:
         return [*(self.tools or ()), *(self.resources or ()), *(self.prompts or ())]
 
     def counts(self) -> dict[str, int]:
@@ -274,7 +274,7 @@ class CapabilityPage(ActiveFilter):
 
     def next(self, project_id: ProjectId, last: "Capability") -> str:
         """Return the cursor of the page after the one that ends with `last`."""
-        name = last.uri if isinstance(last, Resource) else last.name
+        name = last.uri if isinstance(last, McpResource) else last.name
         return self.following(project_id, (name, last.id), last.kind.encode())
 
 
@@ -288,7 +288,7 @@ class ToolPage(CapabilityPage):
 
 
 @dataclass(slots=True)
-class ServerRef:
+class McpServerRef:
     """The server that offers a capability."""
 
     id: UUID
@@ -310,12 +310,12 @@ class CapabilityBase:
     is_active: bool
     created_at: datetime
     project_id: ProjectId
-    server: ServerRef
+    server: McpServerRef
     api_key_id: None
 
 
 @dataclass(slots=True)
-class Tool(CapabilityBase):
+class McpTool(CapabilityBase):
     """A tool and its input schema.
 
     `definition_changed_at` is set while the definition differs from the one that was acknowledged.
@@ -329,7 +329,7 @@ class Tool(CapabilityBase):
 
 
 @dataclass(slots=True)
-class Resource(CapabilityBase):
+class McpResource(CapabilityBase):
     """A resource, without its content."""
 
     kind: ClassVar[CapabilityKind] = "resource"
@@ -339,7 +339,7 @@ class Resource(CapabilityBase):
 
 
 @dataclass(slots=True)
-class Prompt(CapabilityBase):
+class McpPrompt(CapabilityBase):
     """A prompt and the arguments that it declares, without its content."""
 
     kind: ClassVar[CapabilityKind] = "prompt"
@@ -347,11 +347,11 @@ class Prompt(CapabilityBase):
     arguments: dict[str, Any] | list[dict[str, Any]] | None
 
 
-Capability = Tool | Resource | Prompt
+Capability = McpTool | McpResource | McpPrompt
 
 
 def capability_from_row(
-    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: ServerRef
+    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: McpServerRef
 ) -> Any:
     """Return the capability of this kind that a row holds."""
     common: dict[str, Any] = {
@@ -370,7 +370,7 @@ def capability_from_row(
         definition = orjson.loads(row["definition"])
     match kind:
         case "tool":
-            return Tool(
+            return McpTool(
                 **common,
                 name=row["name"],
                 input_schema=definition,
@@ -378,11 +378,11 @@ def capability_from_row(
                 definition_changed_at=row["definition_changed_at"],
             )
         case "resource":
-            return Resource(
+            return McpResource(
                 **common, uri=row["name"], name=row["title"], mime_type=row["mime_type"]
             )
         case "prompt":
-            return Prompt(**common, name=row["name"], arguments=definition)
+            return McpPrompt(**common, name=row["name"], arguments=definition)
 
 
 class CapabilityContent(NamedTuple):
@@ -403,13 +403,13 @@ class CapabilityNames:
 
 
 @dataclass(slots=True)
-class RefreshResult:
+class CapabilityRefreshResult:
     """A server's capabilities after a refresh, and what it changed."""
 
     server: McpServer
-    tools: list[Tool]
-    resources: list[Resource]
-    prompts: list[Prompt]
+    tools: list[McpTool]
+    resources: list[McpResource]
+    prompts: list[McpPrompt]
     added: CapabilityNames
     changed: CapabilityNames
     removed: CapabilityNames
@@ -418,7 +418,7 @@ class RefreshResult:
 # Executions.
 
 
-class NewExecution(BaseModel, strict=True):
+class NewToolExecution(BaseModel, strict=True):
     """An execution of a tool; without a `status`, it is `error` if there is an `error`."""
 
     # Idempotency fingerprints cover these field names: they must not change.
@@ -432,7 +432,7 @@ class NewExecution(BaseModel, strict=True):
 
 
 @dataclass(slots=True)
-class Execution:
+class ToolExecution:
     """An execution of a tool; `log_id` is the LLM call that requested it."""
 
     id: UUID
@@ -460,7 +460,7 @@ class ExecutionPage(PageParams):
 
     limit: int = Field(100, ge=1, le=1000)
 
-    def next(self, project_id: ProjectId, last: Execution) -> str:
+    def next(self, project_id: ProjectId, last: ToolExecution) -> str:
         """Return the cursor of the page after the one that ends with `last`."""
         return self.following(project_id, Position(last.executed_at, last.id), last.tool_id.bytes)
 

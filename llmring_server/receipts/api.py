@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.errors import BadRequest, Conflict, NotFound
 from llmring_server.receipts.models import (
-    GenerateResult,
     InclusionProof,
+    IssuedBatchReceipt,
     IssueRequest,
     OffsetPage,
     Receipt,
@@ -39,7 +39,7 @@ TEXT = "text/plain; charset=utf-8"
 PEM = "application/x-pem-file"
 
 
-class StoreReceipt(BaseModel):
+class ReceiptToStore(BaseModel):
     """A receipt to store, as `GET /api/v1/receipts/{id}` returns it."""
 
     receipt: JsonObject
@@ -85,7 +85,7 @@ async def list_uncertified_calls(request: Request, query: OffsetPage) -> Receipt
 
 async def generate_receipt(
     request: Request, body: ReceiptRequest
-) -> Annotated[GenerateResult, Conflict]:
+) -> Annotated[IssuedBatchReceipt, Conflict]:
     """Issue a receipt for uncertified calls, or for calls by conversation, period or id."""
     request.caller.require("read")
     with request.long_running_slot():
@@ -107,8 +107,8 @@ async def issue_receipt(
         return await request.ring.receipts.issue(request.project_id, body.log_id)
 
 
-async def store_receipt(
-    request: Request, body: StoreReceipt
+async def import_receipt(
+    request: Request, body: ReceiptToStore
 ) -> Annotated[StoredReceiptResponse, Conflict]:
     """Store a receipt that was signed with a key of this server, here or elsewhere."""
     receipt_id = await request.ring.receipts.store(request.project_id, body.receipt)

@@ -17,7 +17,7 @@ from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import check_json
 from llmring_server.core.time_range import Instant, TimeRange
 from llmring_server.errors import BadRequest
-from llmring_server.receipts.totals import BatchSummary, GroupTotals, ReceiptTotals
+from llmring_server.receipts.totals import ReceiptBatchSummary, ReceiptGroupTotals, ReceiptTotals
 from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
@@ -106,7 +106,7 @@ class Signature(TypedDict):
     sig: str
 
 
-class Envelope(TypedDict):
+class ReceiptEnvelope(TypedDict):
     """A receipt and its signature, as they are verified."""
 
     receipt: dict[str, Any]
@@ -132,10 +132,10 @@ class Receipt(TypedDict):
     total_cost: float
     signature: str
     receipt_type: ReceiptType
-    batch_summary: BatchSummary | None
+    batch_summary: ReceiptBatchSummary | None
     description: str | None
     tags: list[str]
-    envelope: Envelope | None
+    envelope: ReceiptEnvelope | None
 
 
 def type_of_model(model: str) -> ReceiptType:
@@ -179,7 +179,7 @@ class StoredReceipt(NamedTuple):
         }
         return cast("Receipt", response)
 
-    def envelope(self) -> Envelope | None:
+    def envelope(self) -> ReceiptEnvelope | None:
         """Return the envelope, which a receipt that was signed elsewhere may lack."""
         if self.signed is None or self.signature is None:
             return None
@@ -201,7 +201,7 @@ class ReceiptList(TypedDict):
     next: str | None
 
 
-class GenerateResult(TypedDict):
+class IssuedBatchReceipt(TypedDict):
     """A new receipt and the number of calls that it certifies.
 
     `has_more`: there are uncertified calls that the receipt has no room for; repeat the request.
@@ -218,7 +218,7 @@ class GenerateResult(TypedDict):
 class InclusionProof(TypedDict):
     """A proof that a batch receipt certifies a call; `llmring-verify` checks it."""
 
-    envelope: Envelope
+    envelope: ReceiptEnvelope
     call: dict[str, Any]
     leaf_index: int
     tree_size: int
@@ -234,8 +234,8 @@ class ReceiptPreview(TypedDict):
     total_cost: float
     start_date: str | None
     end_date: str | None
-    by_model: dict[str, GroupTotals]
-    by_alias: dict[str, GroupTotals]
+    by_model: dict[str, ReceiptGroupTotals]
+    by_alias: dict[str, ReceiptGroupTotals]
     receipt_type: ReceiptType | None
     message: str | None
 

@@ -71,7 +71,7 @@ def window_segments(since: datetime, until: datetime, *, days: bool) -> WindowSe
     return WindowSegments(since, quarters_since, days_since, days_until, quarters_until, until)
 
 
-class Totals(BaseModel):
+class LabelTotals(BaseModel):
     """The totals of all calls with one label; cost in USD."""
 
     requests: int
@@ -82,12 +82,12 @@ class Totals(BaseModel):
     cached_input_tokens: int
 
 
-class OriginTotals(Totals):
+class OriginTotals(LabelTotals):
     # The published client reads this one as a number; all other costs are decimals in strings.
     cost: Annotated[Decimal, PlainSerializer(float, when_used="json")]
 
 
-class Bucket(BaseModel):
+class StatsPeriod(BaseModel):
     """The totals of one hour, day, week or month in the report's time zone, named by its start."""
 
     date: str
@@ -97,7 +97,7 @@ class Bucket(BaseModel):
     top_model: str
 
 
-class Summary(BaseModel):
+class StatsSummary(BaseModel):
     """The totals of the whole time range. Calls without a known price add nothing to `total_cost`.
 
     `total_adjustment` is the part of `total_cost` that re-rating added.
@@ -113,13 +113,13 @@ class Summary(BaseModel):
     unique_origins: int
 
 
-class Stats(BaseModel):
+class UsageStats(BaseModel):
     """A report. `by_day` has one bucket for each period that has calls, newest first."""
 
-    summary: Summary
-    by_day: list[Bucket]
-    by_model: dict[str, Totals]
-    by_provider: dict[str, Totals]
+    summary: StatsSummary
+    by_day: list[StatsPeriod]
+    by_model: dict[str, LabelTotals]
+    by_provider: dict[str, LabelTotals]
     by_origin: dict[str, OriginTotals]
-    by_alias: dict[str, Totals]
-    by_profile: dict[str, Totals]
+    by_alias: dict[str, LabelTotals]
+    by_profile: dict[str, LabelTotals]
