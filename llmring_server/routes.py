@@ -1,6 +1,7 @@
-"""Route table: every URL with its method, handler, required scope and body limit.
+"""Route table: every URL with its method, handler, required scopes and body limit.
 
-PUBLIC routes need no authentication. Routes without a limit take no body.
+A route may need several scopes; PUBLIC routes need no authentication. Routes without a limit take
+no body.
 """
 
 from llmring_server.access import api as access
@@ -39,7 +40,7 @@ REGISTRY = RouteGroup(
     "registry",
     "The model registry: limits, capabilities and prices of models, by version.",
     Route("GET", "/registry", registry.get_registry, PUBLIC),
-    Route("GET", "/registry.json", registry.get_registry, PUBLIC),
+    Route("GET", "/registry.json", registry.get_registry, PUBLIC, same_as="/registry"),
     Route("GET", "/registry/manifest.json", registry.get_manifest, PUBLIC),
     Route("GET", "/registry/v/{id}/registry.json", registry.get_registry_version, PUBLIC),
     Route("GET", "/registry/{provider}/models.json", registry.get_provider_models, PUBLIC),
@@ -89,8 +90,20 @@ CONVERSATIONS = RouteGroup(
         "conversations",
         8 * MIB,
     ),
-    Route("GET", "/conversations", conversations.list_conversations, "conversations"),
-    Route("GET", "/conversations/{id}", conversations.get_conversation, "conversations"),
+    Route(
+        "GET",
+        "/conversations",
+        conversations.list_conversations,
+        "conversations",
+        same_as="/api/v1/conversations",
+    ),
+    Route(
+        "GET",
+        "/conversations/{id}",
+        conversations.get_conversation,
+        "conversations",
+        same_as="/api/v1/conversations/{id}",
+    ),
 )
 
 TEMPLATES = RouteGroup(
@@ -139,11 +152,25 @@ RECEIPTS = RouteGroup(
     "Signed receipts for calls, and the public keys that verify them.",
     Route("GET", "/api/v1/receipts", receipts.list_receipts, "read"),
     Route("POST", "/api/v1/receipts", receipts.import_receipt, "log:write", 256 * KIB),
-    Route("GET", "/api/v1/receipts/public-key.pem", receipts.get_public_key_pem_compat, PUBLIC),
+    Route(
+        "GET",
+        "/api/v1/receipts/public-key.pem",
+        receipts.get_public_key_pem_compat,
+        PUBLIC,
+        same_as="/receipts/public-key.pem",
+    ),
     Route("GET", "/api/v1/receipts/public-keys.json", receipts.get_public_key_document, PUBLIC),
     Route("POST", "/api/v1/receipts/verify", receipts.verify_receipt, PUBLIC, 256 * KIB),
-    Route("POST", "/api/v1/receipts/issue", receipts.issue_receipt, "log:write", 256 * KIB),
-    Route("POST", "/api/v1/receipts/generate", receipts.generate_receipt, "log:write", 2 * MIB),
+    Route(
+        "POST", "/api/v1/receipts/issue", receipts.issue_receipt, ("log:write", "read"), 256 * KIB
+    ),
+    Route(
+        "POST",
+        "/api/v1/receipts/generate",
+        receipts.generate_receipt,
+        ("log:write", "read"),
+        2 * MIB,
+    ),
     Route("POST", "/api/v1/receipts/preview", receipts.preview_receipt, "read", 2 * MIB),
     Route("GET", "/api/v1/receipts/uncertified", receipts.list_uncertified_calls, "read"),
     Route("GET", "/api/v1/receipts/{id}", receipts.get_receipt, "read"),

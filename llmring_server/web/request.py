@@ -38,11 +38,11 @@ NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 class Authenticator(Protocol):
     """Identifies callers and checks their scopes."""
 
-    async def authenticate(self, request: "Request", scope: ApiScope) -> Caller:
-        """Return the caller; raise unless it has `scope` and is within its rate limit."""
+    async def authenticate(self, request: "Request", scopes: tuple[ApiScope, ...]) -> Caller:
+        """Return the caller; raise unless it has all `scopes` and is within its rate limit."""
         ...
 
-    async def reauthenticate(self, request: "Request", scope: ApiScope) -> Caller:
+    async def reauthenticate(self, request: "Request", scopes: tuple[ApiScope, ...]) -> Caller:
         """Return the caller of an authenticated request; raise if it has lost its access."""
         ...
 

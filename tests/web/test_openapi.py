@@ -15,7 +15,7 @@ from pydantic import SecretStr, create_model
 from llmring_server import NewCall, Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
-from llmring_server.routes import API_GROUPS, META_GROUPS
+from llmring_server.routes import API, API_GROUPS, META, META_GROUPS
 from llmring_server.web.openapi import SchemaRegistry, openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
@@ -141,6 +141,32 @@ def test_operation_ids_are_names_of_handlers() -> None:
     assert paths["/conversations"]["get"]["operationId"] == "list_conversations_at_conversations"
 
 
+def test_paths_for_older_clients_are_deprecated() -> None:
+    paths = document()["paths"]
+    deprecated = {
+        path: operation["description"].partition("\n")[0]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if operation.get("deprecated")
+    }
+    assert deprecated == {
+        "/registry.json": "Same as `/registry`.",
+        "/conversations": "Same as `/api/v1/conversations`.",
+        "/conversations/{id}": "Same as `/api/v1/conversations/{id}`.",
+        "/api/v1/receipts/public-key.pem": "Same as `/receipts/public-key.pem`.",
+    }
+    assert all(route.same_as in paths for route in API + META if route.same_as)
+
+
+def test_an_operation_names_all_scopes_that_it_needs() -> None:
+    operation = document()["paths"]["/api/v1/receipts/issue"]["post"]
+    assert operation["security"] == [
+        {"X-API-Key": ["log:write", "read"]},
+        {"Bearer": ["log:write", "read"]},
+    ]
+    assert operation["description"] == "Requires the scopes `log:write` and `read`."
+
+
 def test_classes_that_share_a_name_are_components_of_their_own() -> None:
     first = create_model("Page", __module__="llmring_server.mcp.models", size=(int, ...))
     second = create_model("Page", __module__="llmring_server.templates.models", text=(str, ...))
@@ -157,7 +183,7 @@ def test_classes_that_share_a_name_are_components_of_their_own() -> None:
 
 
 # Public: clients are generated from these names. Change them only deliberately.
-COMPONENTS = [
+COMPONENTS = {
     "About",
     "Acknowledgement",
     "AliasBinding",
@@ -269,7 +295,7 @@ COMPONENTS = [
     "ToolStats",
     "UsageStats",
     "VerificationResult",
-]
+}
 
 TAGS = [
     "usage",
@@ -335,7 +361,9 @@ CODES = [
 
 
 def test_the_names_of_components() -> None:
-    assert sorted(document()["components"]["schemas"]) == COMPONENTS
+    names = {*document()["components"]["schemas"]}
+    added, removed = sorted(names - COMPONENTS), sorted(COMPONENTS - names)
+    assert names == COMPONENTS, f"added: {added}; removed: {removed}"
 
 
 def test_the_tags() -> None:
