@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from llmring_server.aliases.models import (
@@ -22,13 +22,13 @@ from llmring_server.web.request import Request, link
 class ProfileQuery(BaseModel):
     """`profile` is the profile that the alias is bound in."""
 
-    profile: Profile = DEFAULT_PROFILE
+    profile: Profile = Field(DEFAULT_PROFILE, description="The profile of the alias.")
 
 
 class ResolveQuery(ProfileQuery):
     """`alias` is the name to resolve in `profile`."""
 
-    alias: Name
+    alias: Name = Field(description="The alias to resolve.")
 
 
 class AliasUpdate(ProfileQuery, strict=True):

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
@@ -60,7 +60,13 @@ class PromptArguments(RootModel[JsonObject]):
 class ContentSource(TypedDict):
     """Where the content is: recorded here, or only at the live MCP server."""
 
-    source: Literal["recorded", "live"]
+    source: Annotated[
+        Literal["recorded", "live"],
+        Field(
+            description="`recorded`: the content was recorded here. `live`: it was not, and has to"
+            " be read from the MCP server itself."
+        ),
+    ]
     recorded_at: datetime | None
     detail: str | None
 

@@ -10,7 +10,8 @@ import orjson
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.ids import FormerKeyId
+from llmring_server.core.pagination import Cursor, Limit, PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, JsonObject, check_json
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
@@ -106,9 +107,13 @@ class McpServerUpdate(BaseModel, strict=True):
 class ActiveFilter(PageParams):
     """Active entries, inactive ones, or `all`."""
 
-    limit: int = Field(MAX_CAPABILITIES, ge=1, le=MAX_CAPABILITIES)
-    is_active: bool = True
-    all: bool = False
+    limit: Limit = Field(MAX_CAPABILITIES, ge=1, le=MAX_CAPABILITIES)
+    is_active: bool = Field(
+        default=True, description="Active entries, or inactive ones if it is false."
+    )
+    all: bool = Field(
+        default=False, description="Active and inactive entries; `is_active` is ignored."
+    )
 
 
 class ServerPage(ActiveFilter):
@@ -140,7 +145,7 @@ class McpServer:
     updated_at: datetime
     refreshed_at: datetime | None
     project_id: ProjectId
-    api_key_id: None = None
+    api_key_id: FormerKeyId = None
 
     @classmethod
     def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
@@ -264,8 +269,8 @@ class CapabilityPage(ActiveFilter):
     """A page of capabilities, of one server or of all."""
 
     # It holds a name, and a resource's URI may be long.
-    cursor: str | None = Field(None, max_length=6000)
-    server_id: UUID | None = None
+    cursor: Cursor = Field(None, max_length=6000)
+    server_id: UUID | None = Field(None, description="Only capabilities of this server.")
 
     def position(self, project_id: ProjectId, kind: CapabilityKind) -> dict[str, Any]:
         """Return the name and the id after which the page begins."""
@@ -281,7 +286,10 @@ class CapabilityPage(ActiveFilter):
 class ToolPage(CapabilityPage):
     """A page of tools; with `changed`, of those whose definition needs review."""
 
-    changed: bool = False
+    changed: bool = Field(
+        default=False,
+        description="Only tools whose definition has changed and is not yet acknowledged.",
+    )
 
 
 # Capabilities, as they are stored.
@@ -311,7 +319,7 @@ class CapabilityBase:
     created_at: datetime
     project_id: ProjectId
     server: McpServerRef
-    api_key_id: None
+    api_key_id: FormerKeyId
 
 
 @dataclass(slots=True)
@@ -458,7 +466,7 @@ class ToolExecution:
 class ExecutionPage(PageParams):
     """A page of a tool's executions, newest first."""
 
-    limit: int = Field(100, ge=1, le=1000)
+    limit: Limit = Field(100, ge=1, le=1000)
 
     def next(self, project_id: ProjectId, last: ToolExecution) -> str:
         """Return the cursor of the page after the one that ends with `last`."""
@@ -468,7 +476,9 @@ class ExecutionPage(PageParams):
 class ToolStatsQuery(BaseModel):
     """The number of days that statistics cover."""
 
-    days: int = Field(30, ge=1, le=400)
+    days: int = Field(
+        30, ge=1, le=400, description="The number of days, up to now, that are counted."
+    )
 
 
 @dataclass(slots=True)

@@ -153,7 +153,6 @@ class Jwk(TypedDict):
     x: str
 
 
-# A key of a JWKS. The member with a hyphen is not from a standard: when the key was retired.
 JwksKey = TypedDict(
     "JwksKey",
     {
@@ -167,6 +166,10 @@ JwksKey = TypedDict(
         "x-retired-at": str | None,
     },
 )
+JwksKey.__doc__ = """A public key of a JWKS (RFC 7517, RFC 8037).
+
+`x-retired-at` is not from a standard: when the key was retired, or null.
+"""
 
 
 class Jwks(TypedDict):

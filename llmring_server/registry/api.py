@@ -150,8 +150,11 @@ Number = Annotated[int, Field(ge=0, lt=MAX_VERSION), BeforeValidator(_require_di
 class RegistryFilter(BaseModel, frozen=True):
     """The models to return: those of these providers that have all of these capabilities."""
 
-    providers: Words = frozenset()
-    capabilities: Words = frozenset()
+    providers: Words = Field(frozenset(), description="Only models of these providers.")
+    capabilities: Words = Field(
+        frozenset(),
+        description="Only models with all of these capabilities: `vision`, for example.",
+    )
 
 
 async def get_registry(
@@ -165,7 +168,7 @@ async def get_registry(
 async def get_registry_version(
     request: Request, id: Number, query: RegistryFilter
 ) -> Annotated[Response, {JSON: ModelCatalog}, "ETag"]:
-    """List the models of an earlier edition."""
+    """List the models of an earlier version of the registry."""
     edition = await request.ring.registry.edition(id)
     cache_control = _short_lived(request) if edition.has_builtin else IMMUTABLE
     return _response(request, _catalog(edition, query), cache_control)

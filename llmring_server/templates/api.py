@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from llmring_server.core.pagination import Limit
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.templates.models import (
     NewTemplate,
@@ -25,7 +26,7 @@ VersionNumber = Annotated[int, Field(gt=0, lt=2**31)]
 class LimitQuery(BaseModel):
     """At most `limit` templates are returned."""
 
-    limit: int = Field(20, ge=1, le=50)
+    limit: Limit = Field(20, ge=1, le=50)
 
 
 class RenderRequest(BaseModel, strict=True):

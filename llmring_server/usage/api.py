@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import check_values, parse_json
 from llmring_server.errors import InvalidRequest, RingError
+from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
@@ -44,7 +45,7 @@ class LoggedCall(TypedDict):
 
     log_id: UUID
     cost: Decimal | float
-    cost_source: str
+    cost_source: CostSource
     timestamp: datetime
 
 
@@ -77,7 +78,9 @@ _NEW_CALLS = TypeAdapter(list[NewCall])
 class BatchOptions(BaseModel):
     """With `partial`, valid calls are stored even if others are rejected."""
 
-    partial: bool = False
+    partial: bool = Field(
+        default=False, description="Store valid calls even if others are rejected."
+    )
 
 
 class LoggedBatchCall(LoggedCall):
@@ -210,7 +213,7 @@ async def get_usage_stats(request: Request, query: StatsQuery) -> UsageStats:
 class ExportQuery(CallFilter):
     """The calls to export, and the format."""
 
-    format: Literal["csv", "jsonl"] = "csv"
+    format: Literal["csv", "jsonl"] = Field("csv", description="CSV or JSON lines.")
 
 
 async def export_calls(

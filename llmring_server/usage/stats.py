@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, model_validator
 
 from llmring_server.core.time_range import (
     MAX_RANGE,
@@ -23,8 +23,13 @@ MAX_HOURLY_RANGE = timedelta(days=31)
 class StatsQuery(TimeRange):
     """A time range of at most 400 days (31 by hour), its grouping, and an IANA time zone."""
 
-    group_by: Literal["hour", "day", "week", "month"] = "day"
-    tz: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
+    group_by: Literal["hour", "day", "week", "month"] = Field(
+        "day", description="The length of the periods in `by_day`."
+    )
+    tz: Annotated[str, AfterValidator(check_time_zone)] = Field(
+        "UTC",
+        description="The IANA time zone of the periods: `Europe/Madrid`, for example.",
+    )
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
@@ -83,7 +88,12 @@ class LabelTotals(BaseModel):
 
 
 class OriginTotals(LabelTotals):
-    # The published client reads this one as a number; all other costs are decimals in strings.
+    """The totals of all calls of one origin.
+
+    `cost` is a number here, a decimal string elsewhere in statistics.
+    """
+
+    # The published client reads this one as a number.
     cost: Annotated[Decimal, PlainSerializer(float, when_used="json")]
 
 
@@ -114,7 +124,7 @@ class StatsSummary(BaseModel):
 
 
 class UsageStats(BaseModel):
-    """A report. `by_day` has one bucket for each period that has calls, newest first."""
+    """Statistics. `by_day` holds the periods of `group_by` that have calls, newest first."""
 
     summary: StatsSummary
     by_day: list[StatsPeriod]

@@ -164,6 +164,7 @@ def _query_parameter(name: str, schema: Schema, *, is_required: bool) -> Schema:
         "name": name,
         "in": "query",
         "required": is_required,
+        "description": schema.pop("description", ""),
         "schema": without_null(schema),
     }
     if schema.get("type") != "array":
@@ -259,9 +260,19 @@ class _OpenApiBuilder:
             yield from parameters(endpoint.query_model)
         if endpoint.key_type:
             schema = self._schemas.schema(endpoint.key_type, "validation")
-            yield {"name": "Idempotency-Key", "in": "header", "schema": without_null(schema)}
+            yield {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": schema.pop("description"),
+                "schema": without_null(schema),
+            }
         if "ETag" in annotations_of(endpoint.response_type):
-            yield {"name": "If-None-Match", "in": "header", "schema": TEXT}
+            yield {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "The `ETag` of a response that you have: 304 if it is current.",
+                "schema": TEXT,
+            }
 
     def _content(self, annotation: Any, mode: JsonSchemaMode) -> Schema:
         return {

@@ -29,7 +29,14 @@ Valid = TypeVar("Valid")
 # The value of an Idempotency-Key header, bare or quoted (draft-ietf-httpapi-idempotency-key).
 _IDEMPOTENCY_KEY = r'"[ -~]{1,255}"|[!#-~][ -~]{0,254}'
 
-IdempotencyKeyHeader = Annotated[str | None, Field(pattern=f"^({_IDEMPOTENCY_KEY})$")]
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Field(
+        pattern=f"^({_IDEMPOTENCY_KEY})$",
+        description="A key that you choose. A repeated request with the same key and the same body"
+        " is not executed again: its response is that of the first.",
+    ),
+]
 
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}

@@ -141,6 +141,17 @@ def test_operation_ids_are_names_of_handlers() -> None:
     assert paths["/conversations"]["get"]["operationId"] == "list_conversations_at_conversations"
 
 
+def test_every_parameter_of_a_query_or_header_is_described() -> None:
+    undescribed = {
+        (path, parameter["name"])
+        for path, operations in document()["paths"].items()
+        for operation in operations.values()
+        for parameter in operation["parameters"]
+        if parameter["in"] != "path" and not parameter["description"]
+    }
+    assert undescribed == set()
+
+
 def test_paths_for_older_clients_are_deprecated() -> None:
     paths = document()["paths"]
     deprecated = {
