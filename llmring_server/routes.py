@@ -1,6 +1,7 @@
-"""Route table: every URL with its method, handler, required scope and body limit.
+"""Route table: every URL with its method, handler, required scopes and body limit.
 
-PUBLIC routes need no authentication. Routes without a limit take no body.
+A route may need several scopes; PUBLIC routes need no authentication. Routes without a limit take
+no body.
 """
 
 from llmring_server.access import api as access
@@ -25,7 +26,7 @@ USAGE = RouteGroup(
     Route("POST", "/api/v1/logs/batch", usage.log_calls, "log:write", 16 * MIB),
     Route("GET", "/api/v1/logs", usage.list_calls, "read"),
     Route("GET", "/api/v1/logs/export", usage.export_calls, "read"),
-    Route("GET", "/api/v1/stats", usage.usage_stats, "read"),
+    Route("GET", "/api/v1/stats", usage.get_usage_stats, "read"),
 )
 
 PRICING = RouteGroup(
@@ -39,7 +40,7 @@ REGISTRY = RouteGroup(
     "registry",
     "The model registry: limits, capabilities and prices of models, by version.",
     Route("GET", "/registry", registry.get_registry, PUBLIC),
-    Route("GET", "/registry.json", registry.get_registry, PUBLIC),
+    Route("GET", "/registry.json", registry.get_registry, PUBLIC, same_as="/registry"),
     Route("GET", "/registry/manifest.json", registry.get_manifest, PUBLIC),
     Route("GET", "/registry/v/{id}/registry.json", registry.get_registry_version, PUBLIC),
     Route("GET", "/registry/{provider}/models.json", registry.get_provider_models, PUBLIC),
@@ -89,8 +90,20 @@ CONVERSATIONS = RouteGroup(
         "conversations",
         8 * MIB,
     ),
-    Route("GET", "/conversations", conversations.list_conversations, "conversations"),
-    Route("GET", "/conversations/{id}", conversations.get_conversation, "conversations"),
+    Route(
+        "GET",
+        "/conversations",
+        conversations.list_conversations,
+        "conversations",
+        same_as="/api/v1/conversations",
+    ),
+    Route(
+        "GET",
+        "/conversations/{id}",
+        conversations.get_conversation,
+        "conversations",
+        same_as="/api/v1/conversations/{id}",
+    ),
 )
 
 TEMPLATES = RouteGroup(
@@ -98,10 +111,10 @@ TEMPLATES = RouteGroup(
     "Versioned conversation templates.",
     Route("GET", "/api/v1/templates", templates.list_templates, "conversations"),
     Route("POST", "/api/v1/templates", templates.create_template, "conversations", 2 * MIB),
-    Route("GET", "/api/v1/templates/stats", templates.template_stats, "conversations"),
+    Route("GET", "/api/v1/templates/stats", templates.get_template_stats, "conversations"),
     Route("GET", "/api/v1/templates/{id}", templates.get_template, "conversations"),
-    Route("PUT", "/api/v1/templates/{id}", templates.replace_template, "conversations", 2 * MIB),
-    Route("PATCH", "/api/v1/templates/{id}", templates.update_template, "conversations", 2 * MIB),
+    Route("PUT", "/api/v1/templates/{id}", templates.update_template, "conversations", 2 * MIB),
+    Route("PATCH", "/api/v1/templates/{id}", templates.patch_template, "conversations", 2 * MIB),
     Route("DELETE", "/api/v1/templates/{id}", templates.delete_template, "conversations"),
     Route("POST", "/api/v1/templates/{id}/use", templates.use_template, "conversations"),
     Route(
@@ -111,9 +124,14 @@ TEMPLATES = RouteGroup(
         "conversations",
         256 * KIB,
     ),
-    Route("GET", "/api/v1/templates/{id}/versions", templates.list_versions, "conversations"),
     Route(
-        "GET", "/api/v1/templates/{id}/versions/{version}", templates.get_version, "conversations"
+        "GET", "/api/v1/templates/{id}/versions", templates.list_template_versions, "conversations"
+    ),
+    Route(
+        "GET",
+        "/api/v1/templates/{id}/versions/{version}",
+        templates.get_template_version,
+        "conversations",
     ),
 )
 
@@ -125,7 +143,7 @@ ALIASES = RouteGroup(
     Route("POST", "/api/v1/aliases/bulk_upsert", aliases.bind_aliases, "conversations", 256 * KIB),
     Route("GET", "/api/v1/aliases/resolve", aliases.resolve_alias, "read"),
     Route("GET", "/api/v1/aliases/{alias:path}", aliases.get_alias, "read"),
-    Route("PUT", "/api/v1/aliases/{alias:path}", aliases.rebind_alias, "conversations", 256 * KIB),
+    Route("PUT", "/api/v1/aliases/{alias:path}", aliases.put_alias, "conversations", 256 * KIB),
     Route("DELETE", "/api/v1/aliases/{alias:path}", aliases.delete_alias, "conversations"),
 )
 
@@ -133,12 +151,26 @@ RECEIPTS = RouteGroup(
     "receipts",
     "Signed receipts for calls, and the public keys that verify them.",
     Route("GET", "/api/v1/receipts", receipts.list_receipts, "read"),
-    Route("POST", "/api/v1/receipts", receipts.store_receipt, "log:write", 256 * KIB),
-    Route("GET", "/api/v1/receipts/public-key.pem", receipts.get_public_key_pem_compat, PUBLIC),
+    Route("POST", "/api/v1/receipts", receipts.import_receipt, "log:write", 256 * KIB),
+    Route(
+        "GET",
+        "/api/v1/receipts/public-key.pem",
+        receipts.get_public_key_pem_compat,
+        PUBLIC,
+        same_as="/receipts/public-key.pem",
+    ),
     Route("GET", "/api/v1/receipts/public-keys.json", receipts.get_public_key_document, PUBLIC),
     Route("POST", "/api/v1/receipts/verify", receipts.verify_receipt, PUBLIC, 256 * KIB),
-    Route("POST", "/api/v1/receipts/issue", receipts.issue_receipt, "log:write", 256 * KIB),
-    Route("POST", "/api/v1/receipts/generate", receipts.generate_receipt, "log:write", 2 * MIB),
+    Route(
+        "POST", "/api/v1/receipts/issue", receipts.issue_receipt, ("log:write", "read"), 256 * KIB
+    ),
+    Route(
+        "POST",
+        "/api/v1/receipts/generate",
+        receipts.generate_receipt,
+        ("log:write", "read"),
+        2 * MIB,
+    ),
     Route("POST", "/api/v1/receipts/preview", receipts.preview_receipt, "read", 2 * MIB),
     Route("GET", "/api/v1/receipts/uncertified", receipts.list_uncertified_calls, "read"),
     Route("GET", "/api/v1/receipts/{id}", receipts.get_receipt, "read"),
@@ -154,14 +186,14 @@ RECEIPTS = RouteGroup(
 MCP = RouteGroup(
     "mcp",
     "A catalog of MCP servers, their tools, resources and prompts, and tool executions.",
-    Route("GET", "/api/v1/mcp/servers", mcp.list_servers, "mcp"),
-    Route("POST", "/api/v1/mcp/servers", mcp.register_server, "mcp", 256 * KIB),
-    Route("GET", "/api/v1/mcp/servers/{id}", mcp.get_server, "mcp"),
-    Route("PUT", "/api/v1/mcp/servers/{id}", mcp.update_server, "mcp", 256 * KIB),
-    Route("PATCH", "/api/v1/mcp/servers/{id}", mcp.patch_server, "mcp", 256 * KIB),
-    Route("DELETE", "/api/v1/mcp/servers/{id}", mcp.delete_server, "mcp"),
-    Route("GET", "/api/v1/mcp/servers/{id}/secret", mcp.get_secret, "mcp:secrets"),
-    Route("POST", "/api/v1/mcp/servers/{id}/refresh", mcp.refresh_server, "mcp", 2 * MIB),
+    Route("GET", "/api/v1/mcp/servers", mcp.list_mcp_servers, "mcp"),
+    Route("POST", "/api/v1/mcp/servers", mcp.register_mcp_server, "mcp", 256 * KIB),
+    Route("GET", "/api/v1/mcp/servers/{id}", mcp.get_mcp_server, "mcp"),
+    Route("PUT", "/api/v1/mcp/servers/{id}", mcp.update_mcp_server, "mcp", 256 * KIB),
+    Route("PATCH", "/api/v1/mcp/servers/{id}", mcp.patch_mcp_server, "mcp", 256 * KIB),
+    Route("DELETE", "/api/v1/mcp/servers/{id}", mcp.delete_mcp_server, "mcp"),
+    Route("GET", "/api/v1/mcp/servers/{id}/secret", mcp.get_mcp_server_secret, "mcp:secrets"),
+    Route("POST", "/api/v1/mcp/servers/{id}/refresh", mcp.refresh_mcp_server, "mcp", 2 * MIB),
     Route("GET", "/api/v1/mcp/tools", mcp.list_tools, "mcp"),
     Route("POST", "/api/v1/mcp/tools", mcp.add_tool, "mcp", 256 * KIB),
     Route("GET", "/api/v1/mcp/tools/{id}", mcp.get_tool, "mcp"),
@@ -183,7 +215,7 @@ MCP = RouteGroup(
 ACCESS = RouteGroup(
     "access",
     "API keys of a project.",
-    Route("POST", "/api/v1/cli/register", access.register, PUBLIC, 256 * KIB),
+    Route("POST", "/api/v1/cli/register", access.register_key, PUBLIC, 256 * KIB),
     Route("GET", "/api/v1/keys", access.list_keys, "admin"),
     Route("POST", "/api/v1/keys", access.issue_key, "admin", 256 * KIB),
     Route("GET", "/api/v1/keys/{id}", access.get_key, "admin"),

@@ -16,8 +16,9 @@ All endpoints, by domain. `GET /openapi.json` describes their parameters, bodies
 errors; it needs no key. A trailing slash in a path is optional, and `HEAD` is answered wherever
 `GET` is.
 
-*Scope* is what the API key needs ([access](access.md)); *public* endpoints need no key. Errors are
-[problem documents](https://www.rfc-editor.org/rfc/rfc9457) with a `code` for programs and a
+*Scope* is what the API key needs ([access](access.md)): all of the scopes, if there are several;
+*public* endpoints need no key. A path that is the same as another exists for older clients. Errors
+are [problem documents](https://www.rfc-editor.org/rfc/rfc9457) with a `code` for programs and a
 `detail` for people.
 """
 
@@ -41,9 +42,11 @@ def _section(group: RouteGroup) -> str:
 
 
 def _row(route: Route) -> str:
-    scope = f"`{route.scope}`" if route.scope else "*public*"
+    scopes = ", ".join(f"`{scope}`" for scope in route.scopes) or "*public*"
     text = summary(route).replace("|", r"\|")
-    return f"| {route.method} | `{route.path_format}` | {scope} | {text} |"
+    if route.same_as:
+        text = f"{text} Same as `{route.same_as}`."
+    return f"| {route.method} | `{route.path_format}` | {scopes} | {text} |"
 
 
 if __name__ == "__main__":

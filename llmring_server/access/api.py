@@ -122,7 +122,7 @@ class RegistrationResponse(TypedDict):
     dashboard_url: str
 
 
-async def register(
+async def register_key(
     request: Request,
     body: RegistrationRequest,  # noqa: ARG001, it is validated
 ) -> Annotated[RegistrationResponse, Forbidden]:

@@ -60,18 +60,18 @@ class Authentication:
             "parent": self._by_parent,
         }[settings.auth]
 
-    async def authenticate(self, request: Request, scope: ApiScope) -> Caller:
-        """Return the caller; raise unless it has `scope` and is within its rate limit."""
+    async def authenticate(self, request: Request, scopes: tuple[ApiScope, ...]) -> Caller:
+        """Return the caller; raise unless it has all `scopes` and is within its rate limit."""
         try:
             caller = await self._identify(request)
         except Unauthenticated:
             self._limits.count_auth_failure(client_network(request.scope))
             raise
-        caller.require(scope)
+        caller.require(*scopes)
         self._limits.count_request((caller.project_id, caller.name))
         return caller
 
-    async def reauthenticate(self, request: Request, scope: ApiScope) -> Caller:
+    async def reauthenticate(self, request: Request, scopes: tuple[ApiScope, ...]) -> Caller:
         """Return the caller of an authenticated request; raise if it has lost its access.
 
         Only an issued key can expire or be revoked while a body arrives. This is still the same
@@ -80,7 +80,7 @@ class Authentication:
         if self._mode not in {"keys", "open"} or not key_id(credential(request)):
             return request.caller
         caller = await _caller_of_key(request)
-        caller.require(scope)
+        caller.require(*scopes)
         return caller
 
     async def _by_issued_key(self, request: Request) -> Caller:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from llmring_server.aliases.models import (
@@ -22,13 +22,13 @@ from llmring_server.web.request import Request, link
 class ProfileQuery(BaseModel):
     """`profile` is the profile that the alias is bound in."""
 
-    profile: Profile = DEFAULT_PROFILE
+    profile: Profile = Field(DEFAULT_PROFILE, description="The profile of the alias.")
 
 
 class ResolveQuery(ProfileQuery):
     """`alias` is the name to resolve in `profile`."""
 
-    alias: Name
+    alias: Name = Field(description="The alias to resolve.")
 
 
 class AliasUpdate(ProfileQuery, strict=True):
@@ -45,7 +45,7 @@ class ResolvedAlias(TypedDict):
     model: str | None
 
 
-class BulkResult(TypedDict):
+class BoundAliases(TypedDict):
     """The number of aliases that were bound."""
 
     updated: int
@@ -72,7 +72,7 @@ async def bind_alias(request: Request, body: BindAlias) -> AliasBinding:
 
 async def bind_aliases(
     request: Request, query: ProfileQuery, body: BindAliases | None
-) -> BulkResult:
+) -> BoundAliases:
     """Bind aliases in the profile of the query; profiles in the body are ignored."""
     requested = body.root if body else []
     bindings = [binding.model_copy(update={"profile": query.profile}) for binding in requested]
@@ -91,7 +91,7 @@ async def get_alias(request: Request, alias: Name, query: ProfileQuery) -> Alias
     return await request.ring.aliases.get(request.project_id, alias, query.profile)
 
 
-async def rebind_alias(request: Request, alias: Name, body: AliasUpdate) -> AliasBinding:
+async def put_alias(request: Request, alias: Name, body: AliasUpdate) -> AliasBinding:
     """Bind the alias in the path to a model."""
     binding = BindAlias(alias=alias, **body.model_dump())
     return await request.ring.aliases.bind(request.project_id, binding)

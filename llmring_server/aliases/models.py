@@ -10,7 +10,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.pagination import PageParams
+from llmring_server.core.pagination import Cursor, Limit, PageParams
 from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
 
 DEFAULT_PROFILE = "default"
@@ -64,9 +64,9 @@ class AliasPage(PageParams):
     A page is shorter than `limit` if the metadata is large.
     """
 
-    profile: Name | None = None
-    limit: int = Field(MAX_BINDINGS, ge=1, le=MAX_BINDINGS)
-    cursor: str | None = Field(None, max_length=1200)
+    profile: Name | None = Field(None, description="Only aliases of this profile.")
+    limit: Limit = Field(MAX_BINDINGS, ge=1, le=MAX_BINDINGS)
+    cursor: Cursor = Field(None, max_length=1200)
 
     def last_binding(self, project_id: ProjectId) -> tuple[str | None, str | None]:
         """Return the alias and the profile that the previous page ended with."""

@@ -14,12 +14,12 @@ from llmring_server.cli.output import CONSOLE, brief, entry
 from llmring_server.core.identity import ProjectId
 from llmring_server.mcp import (
     CapabilityPage,
-    Execution,
     ExecutionPage,
+    McpResource,
     McpServer,
-    Resource,
+    McpTool,
     ServerPage,
-    Tool,
+    ToolExecution,
     ToolStats,
 )
 from llmring_server.mcp.models import Capability, CapabilityKind
@@ -74,7 +74,7 @@ def show_server(env: str, data_dir: Path, project: str, id: UUID) -> None:
     server, capabilities = with_project(env, data_dir, project, load)
     entry(server.id, server.name, *_facts(server))
     for capability in capabilities:
-        name = capability.uri if isinstance(capability, Resource) else capability.name
+        name = capability.uri if isinstance(capability, McpResource) else capability.name
         facts = [_state(capability), capability.description]
         entry(capability.id, f"{capability.kind} {name}", *(fact for fact in facts if fact))
 
@@ -92,7 +92,7 @@ def show_server(env: str, data_dir: Path, project: str, id: UUID) -> None:
 def show_history(env: str, data_dir: Path, project: str, tool_id: UUID, limit: int) -> None:
     """Show the executions of a tool, newest first, and their statistics."""
 
-    async def load(ring: Ring, project_id: ProjectId) -> tuple[list[Execution], ToolStats]:
+    async def load(ring: Ring, project_id: ProjectId) -> tuple[list[ToolExecution], ToolStats]:
         page = ExecutionPage(limit=limit)
         executions = await ring.mcp.executions.history(project_id, tool_id, page)
         return executions, await ring.mcp.executions.stats(project_id, tool_id)
@@ -144,7 +144,7 @@ def _facts(server: McpServer) -> Iterator[str]:
 def _state(capability: Capability) -> str | None:
     if not capability.is_active:
         return "inactive"
-    if isinstance(capability, Tool) and capability.definition_changed_at:
+    if isinstance(capability, McpTool) and capability.definition_changed_at:
         return "changed"
     return None
 

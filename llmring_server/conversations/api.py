@@ -28,7 +28,9 @@ from llmring_server.web.request import IdempotencyKeyHeader, Request, link
 class RetentionQuery(BaseModel):
     """Messages of the last `retention_days` days are kept."""
 
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    retention_days: int = Field(
+        30, ge=1, le=36_500, description="Messages that are older than this many days are deleted."
+    )
 
 
 class DeletedConversation(TypedDict):

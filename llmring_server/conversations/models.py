@@ -13,8 +13,8 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import moment_of
-from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.ids import FormerKeyId, moment_of
+from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import (
     NOT_BLANK,
     SmallJsonObject,
@@ -262,7 +262,7 @@ class Conversation:
     updated_at: datetime
     last_message_at: datetime | None
     project_id: ProjectId
-    api_key_id: None = None
+    api_key_id: FormerKeyId = None
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> Self:
@@ -299,8 +299,10 @@ class ConversationPage(PageParams):
     A page is shorter than `limit` if the conversations are large.
     """
 
-    limit: int = Field(20, ge=1, le=500)
-    q: Annotated[str, Field(max_length=500)] | None = None
+    limit: Limit = Field(20, ge=1, le=500)
+    q: Annotated[str, Field(max_length=500)] | None = Field(
+        None, description="A search in the title and in each message."
+    )
 
     def next(self, project_id: ProjectId, last: Conversation) -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
@@ -313,8 +315,10 @@ class MessagePage(PageParams):
     A page is shorter than `limit` if the messages are large.
     """
 
-    limit: int = Field(100, ge=1, le=1000)
-    order: Literal["asc", "desc"] = "asc"
+    limit: Limit = Field(100, ge=1, le=1000)
+    order: Literal["asc", "desc"] = Field(
+        "asc", description="`asc`: oldest first; `desc`: newest first."
+    )
 
     def next(self, project_id: ProjectId, last: Message) -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
@@ -325,5 +329,7 @@ class MessagePage(PageParams):
 class MessageWindow(BaseModel):
     """The last `message_limit` messages are included, unless `include_messages` is false."""
 
-    include_messages: bool = True
-    message_limit: int = Field(100, ge=1, le=1000)
+    include_messages: bool = Field(default=True, description="Whether messages are included.")
+    message_limit: int = Field(
+        100, ge=1, le=1000, description="The largest number of messages, counted from the last."
+    )

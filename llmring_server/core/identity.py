@@ -83,11 +83,14 @@ class Caller(NamedTuple):
     scopes: frozenset[str]
     name: str
 
-    def require(self, scope: ApiScope) -> None:
-        """Raise Forbidden unless this caller has `scope`."""
-        if scope not in self.scopes:
+    def require(self, *scopes: ApiScope) -> None:
+        """Raise Forbidden unless this caller has all of these scopes."""
+        if not self.scopes.issuperset(scopes):
+            required = (
+                "scope " + scopes[0] if len(scopes) == 1 else "scopes " + " and ".join(scopes)
+            )
             has = ", ".join(sorted(self.scopes))
-            raise Forbidden(f"This requires the scope {scope}; your key has: {has}.")
+            raise Forbidden(f"This requires the {required}; your key has: {has}.")
 
 
 class Actor(NamedTuple):

@@ -1,15 +1,21 @@
 """Ids: UUIDs of version 7 (RFC 9562), which contain the millisecond in which they were made."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Annotated
 from uuid import UUID
 
 import uuid_utils
+from pydantic import Field
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # A UUID that is not of version 7 may name a time beyond the calendar. It is read as a time in the
 # far future, when nothing has happened.
 _MAX_MILLISECONDS = 10**14
+
+
+# Clients of the first servers read `api_key_id`.
+FormerKeyId = Annotated[None, Field(description="Always null; kept for older clients.")]
 
 
 def new_id() -> UUID:

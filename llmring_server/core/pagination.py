@@ -3,7 +3,7 @@
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -19,13 +19,20 @@ MAX_PAGE_BYTES = 8 * 1024 * 1024
 
 _DIGEST_BYTES = 8
 
+Limit = Annotated[int, Field(description="The largest number of items to return.")]
+Offset = Annotated[int, Field(description="The number of items to skip; not with a `cursor`.")]
+Cursor = Annotated[
+    str | None,
+    Field(description="The cursor of the page, from the `Link` header of the page before."),
+]
+
 
 class PageParams(BaseModel):
     """One page of a list: from its start, after `offset` items, or after a cursor."""
 
-    limit: int = Field(50, ge=1, le=500)
-    offset: int = Field(0, ge=0, le=10_000)
-    cursor: str | None = Field(None, max_length=200)
+    limit: Limit = Field(50, ge=1, le=500)
+    offset: Offset = Field(0, ge=0, le=10_000)
+    cursor: Cursor = Field(None, max_length=200)
 
     def after(self, project_id: ProjectId, of: bytes = b"") -> "Position":
         """Return the position at which the page starts; without a cursor, that of no item."""

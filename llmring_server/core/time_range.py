@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from llmring_server.core.ids import EPOCH
 
@@ -67,8 +67,12 @@ class TimeRange(BaseModel):
     read from sums.
     """
 
-    start_date: Instant | None = None
-    end_date: Instant | None = None
+    start_date: Instant | None = Field(
+        None, description="The first date or instant; 30 days before the end by default."
+    )
+    end_date: Instant | None = Field(
+        None, description="The last date or instant, included; now by default."
+    )
 
     def bounds(self) -> tuple[datetime, datetime]:
         """Return the range as [since, until)."""

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import RootModel
+from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
@@ -14,20 +14,20 @@ from llmring_server.mcp.models import (
     CapabilityContent,
     CapabilityKind,
     CapabilityPage,
-    Execution,
+    CapabilityRefresh,
+    CapabilityRefreshResult,
     ExecutionPage,
+    McpPrompt,
+    McpResource,
     McpServer,
+    McpServerUpdate,
+    McpTool,
     NewContent,
-    NewExecution,
-    NewServer,
+    NewMcpServer,
     NewTool,
-    Prompt,
-    RefreshRequest,
-    RefreshResult,
-    Resource,
+    NewToolExecution,
     ServerPage,
-    ServerUpdate,
-    Tool,
+    ToolExecution,
     ToolPage,
     ToolStats,
     ToolStatsQuery,
@@ -41,13 +41,13 @@ NOT_RECORDED = (
 )
 
 
-class DeletedServer(TypedDict):
+class DeletedMcpServer(TypedDict):
     """Confirms the deletion of a server."""
 
     message: str
 
 
-class ServerSecret(TypedDict):
+class McpServerSecret(TypedDict):
     """The credentials of a server; null if it has none."""
 
     auth_config: dict[str, Any] | None
@@ -60,7 +60,13 @@ class PromptArguments(RootModel[JsonObject]):
 class ContentSource(TypedDict):
     """Where the content is: recorded here, or only at the live MCP server."""
 
-    source: Literal["recorded", "live"]
+    source: Annotated[
+        Literal["recorded", "live"],
+        Field(
+            description="`recorded`: the content was recorded here. `live`: it was not, and has to"
+            " be read from the MCP server itself."
+        ),
+    ]
     recorded_at: datetime | None
     detail: str | None
 
@@ -68,21 +74,21 @@ class ContentSource(TypedDict):
 class ResourceContent(ContentSource):
     """A resource and its content."""
 
-    resource: Resource
+    resource: McpResource
     content: Any
 
 
 class PromptContent(ContentSource):
     """A prompt and its content, before rendering."""
 
-    prompt: Prompt
+    prompt: McpPrompt
     content: Any
 
 
 class RenderedPrompt(ContentSource):
     """A rendered prompt: a text or messages, as its content was recorded."""
 
-    prompt: Prompt
+    prompt: McpPrompt
     arguments: dict[str, Any]
     rendered: Any
 
@@ -104,12 +110,14 @@ def _prompt_content(content: CapabilityContent) -> PromptContent:
 # Servers.
 
 
-async def register_server(request: Request, body: NewServer) -> McpServer:
+async def register_mcp_server(request: Request, body: NewMcpServer) -> McpServer:
     """Register an MCP server. This server never connects to it."""
     return await request.ring.mcp.servers.register(request.project_id, body)
 
 
-async def list_servers(request: Request, query: ServerPage) -> Annotated[list[McpServer], "Link"]:
+async def list_mcp_servers(
+    request: Request, query: ServerPage
+) -> Annotated[list[McpServer], "Link"]:
     """List MCP servers, newest first. A page of large servers ends early."""
     servers = await request.ring.mcp.servers.list(request.project_id, query)
     if servers:
@@ -117,28 +125,28 @@ async def list_servers(request: Request, query: ServerPage) -> Annotated[list[Mc
     return servers
 
 
-async def get_server(request: Request, id: UUID) -> McpServer:
+async def get_mcp_server(request: Request, id: UUID) -> McpServer:
     """Get an MCP server, without its credentials."""
     return await request.ring.mcp.servers.get(request.project_id, id)
 
 
-async def update_server(request: Request, id: UUID, body: ServerUpdate) -> McpServer:
+async def update_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null fields are ignored."""
     return await request.ring.mcp.servers.update(request.project_id, id, body)
 
 
-async def patch_server(request: Request, id: UUID, body: ServerUpdate) -> McpServer:
+async def patch_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null clears `auth_config` or `capabilities`."""
     return await request.ring.mcp.servers.patch(request.project_id, id, body)
 
 
-async def delete_server(request: Request, id: UUID) -> DeletedServer:
+async def delete_mcp_server(request: Request, id: UUID) -> DeletedMcpServer:
     """Delete an MCP server with its capabilities and their executions."""
     await request.ring.mcp.servers.delete(request.project_id, id)
     return {"message": "Server deleted successfully"}
 
 
-async def get_secret(request: Request, id: UUID) -> ServerSecret:
+async def get_mcp_server_secret(request: Request, id: UUID) -> McpServerSecret:
     """Get the credentials of an MCP server. The request is recorded in the audit log."""
     auth_config = await request.ring.mcp.servers.read_secret(
         request.project_id, id, actor=request.actor
@@ -146,7 +154,9 @@ async def get_secret(request: Request, id: UUID) -> ServerSecret:
     return {"auth_config": auth_config}
 
 
-async def refresh_server(request: Request, id: UUID, body: RefreshRequest) -> RefreshResult:
+async def refresh_mcp_server(
+    request: Request, id: UUID, body: CapabilityRefresh
+) -> CapabilityRefreshResult:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
     return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
 
@@ -162,49 +172,53 @@ async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -
     return capabilities
 
 
-async def list_tools(request: Request, query: ToolPage) -> Annotated[list[Tool], "Link"]:
+async def list_tools(request: Request, query: ToolPage) -> Annotated[list[McpTool], "Link"]:
     """List tools by name. A page of large tools ends early."""
     return await _list(request, "tool", query)
 
 
 async def list_resources(
     request: Request, query: CapabilityPage
-) -> Annotated[list[Resource], "Link"]:
+) -> Annotated[list[McpResource], "Link"]:
     """List resources by URI. A page of large resources ends early."""
     return await _list(request, "resource", query)
 
 
-async def list_prompts(request: Request, query: CapabilityPage) -> Annotated[list[Prompt], "Link"]:
+async def list_prompts(
+    request: Request, query: CapabilityPage
+) -> Annotated[list[McpPrompt], "Link"]:
     """List prompts by name. A page of large prompts ends early."""
     return await _list(request, "prompt", query)
 
 
-async def add_tool(request: Request, body: NewTool) -> Annotated[Tool, NotFound, Conflict]:
+async def add_tool(request: Request, body: NewTool) -> Annotated[McpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
     return await request.ring.mcp.capabilities.add_tool(request.project_id, body)
 
 
-async def get_tool(request: Request, id: UUID) -> Tool:
+async def get_tool(request: Request, id: UUID) -> McpTool:
     """Get a tool."""
-    tool: Tool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
+    tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
     return tool
 
 
-async def get_resource(request: Request, id: UUID) -> Resource:
+async def get_resource(request: Request, id: UUID) -> McpResource:
     """Get a resource, without its content."""
-    resource: Resource = await request.ring.mcp.capabilities.get(request.project_id, "resource", id)
+    resource: McpResource = await request.ring.mcp.capabilities.get(
+        request.project_id, "resource", id
+    )
     return resource
 
 
-async def get_prompt(request: Request, id: UUID) -> Prompt:
+async def get_prompt(request: Request, id: UUID) -> McpPrompt:
     """Get a prompt, without its content."""
-    prompt: Prompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
+    prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
     return prompt
 
 
 async def acknowledge_tool(
     request: Request, id: UUID, body: Acknowledgement
-) -> Annotated[Tool, Conflict]:
+) -> Annotated[McpTool, Conflict]:
     """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
     return await request.ring.mcp.capabilities.acknowledge(
         request.project_id, id, body.definition_sha256, actor=request.actor
@@ -258,8 +272,8 @@ async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> Re
 
 
 async def record_execution(
-    request: Request, id: UUID, body: NewExecution, key: IdempotencyKeyHeader
-) -> Execution:
+    request: Request, id: UUID, body: NewToolExecution, key: IdempotencyKeyHeader
+) -> ToolExecution:
     """Record an execution of a tool. This server never executes it."""
     execution, is_replay = await request.ring.mcp.executions.record(
         request.project_id, id, body, key
@@ -271,7 +285,7 @@ async def record_execution(
 
 async def list_executions(
     request: Request, id: UUID, query: ExecutionPage
-) -> Annotated[list[Execution], "Link"]:
+) -> Annotated[list[ToolExecution], "Link"]:
     """List a tool's executions, newest first. A page of large executions ends early."""
     executions = await request.ring.mcp.executions.history(request.project_id, id, query)
     if executions:

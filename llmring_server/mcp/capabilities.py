@@ -28,16 +28,16 @@ from llmring_server.errors import Conflict, InvalidRequest
 from llmring_server.mcp.models import (
     MAX_CAPABILITIES,
     CapabilityContent,
-    CapabilityIn,
     CapabilityKind,
     CapabilityNames,
     CapabilityPage,
+    CapabilityRefresh,
+    CapabilityRefreshResult,
     McpServer,
+    McpServerRef,
+    McpTool,
     NewTool,
-    RefreshRequest,
-    RefreshResult,
-    ServerRef,
-    Tool,
+    OfferedCapability,
     capability_from_row,
 )
 from llmring_server.mcp.prompts import argument_spec, check_arguments, render_prompt
@@ -72,8 +72,8 @@ class McpCapabilities(Repository):
         self._audit = audit
 
     async def refresh(
-        self, project_id: ProjectId, server_id: UUID, request: RefreshRequest
-    ) -> RefreshResult:
+        self, project_id: ProjectId, server_id: UUID, request: CapabilityRefresh
+    ) -> CapabilityRefreshResult:
         """Replace all capabilities of a server, or change nothing; those that stay keep their ids.
 
         Refreshes of one server are applied one after the other.
@@ -95,7 +95,7 @@ class McpCapabilities(Repository):
             )
         return _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
 
-    async def add_tool(self, project_id: ProjectId, new: NewTool) -> Tool:
+    async def add_tool(self, project_id: ProjectId, new: NewTool) -> McpTool:
         """Add a tool to a server; Conflict if its name is taken or the server has too many."""
         capabilities = rows_as_json([new])
         async with self._database.transaction() as transaction:
@@ -118,7 +118,7 @@ class McpCapabilities(Repository):
                     "The tools of a server must fit on one page:"
                     f" {MAX_CAPABILITIES:,} tools, {MAX_PAGE_BYTES // 2**20} MiB."
                 )
-            tool: Tool = await inside.get(project_id, "tool", added[0]["id"])
+            tool: McpTool = await inside.get(project_id, "tool", added[0]["id"])
         return tool
 
     async def list(
@@ -135,14 +135,16 @@ class McpCapabilities(Repository):
             **params,
             **page.position(project_id, kind),
         )
-        return [capability_from_row(project_id, kind, row, ServerRef.from_row(row)) for row in rows]
+        return [
+            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)) for row in rows
+        ]
 
     async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
         """Return a capability, without its content."""
         row = await self._fetch_one(
             "get", project_id=project_id, kind=kind, id=id, with_content=False
         )
-        return capability_from_row(project_id, kind, row, ServerRef.from_row(row))
+        return capability_from_row(project_id, kind, row, McpServerRef.from_row(row))
 
     async def get_content(
         self, project_id: ProjectId, kind: CapabilityKind, id: UUID
@@ -152,7 +154,7 @@ class McpCapabilities(Repository):
             "get", project_id=project_id, kind=kind, id=id, with_content=True
         )
         return CapabilityContent(
-            capability_from_row(project_id, kind, row, ServerRef.from_row(row)),
+            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
             content=None if row["content"] is None else orjson.loads(row["content"]),
             recorded_at=row["content_recorded_at"],
         )
@@ -180,7 +182,7 @@ class McpCapabilities(Repository):
 
     async def acknowledge(
         self, project_id: ProjectId, id: UUID, definition_sha256: str, *, actor: Actor
-    ) -> Tool:
+    ) -> McpTool:
         """Acknowledge a tool's definition; Conflict if it has changed since it was reviewed."""
         digest = bytes.fromhex(definition_sha256)
         async with self._database.transaction() as transaction:
@@ -188,14 +190,14 @@ class McpCapabilities(Repository):
             acknowledged = await inside._fetch_all(
                 "acknowledge", project_id=project_id, id=id, digest=digest
             )
-            tool: Tool = await inside.get(project_id, "tool", id)
+            tool: McpTool = await inside.get(project_id, "tool", id)
             if not acknowledged:
                 raise Conflict("The definition changed since you read it; review it again.")
             await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), project_id)
         return tool
 
 
-def rows_as_json(capabilities: Sequence[CapabilityIn]) -> str:
+def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
     """Return capabilities as statements take them: a JSON array of rows.
 
     InvalidRequest if two have the same name, or if one is too large.
@@ -208,7 +210,7 @@ def rows_as_json(capabilities: Sequence[CapabilityIn]) -> str:
     ).decode()
 
 
-def _stored_row(capability: CapabilityIn) -> dict[str, Any]:
+def _stored_row(capability: OfferedCapability) -> dict[str, Any]:
     row = capability.to_row()
     # What is too large is rejected before its digest is computed, which takes longer.
     definition = dump_bounded_json(row.definition, "definition", MAX_DEFINITION_BYTES)
@@ -221,7 +223,7 @@ def _stored_row(capability: CapabilityIn) -> dict[str, Any]:
     }
 
 
-def definition_digest(capability: CapabilityIn) -> bytes:
+def definition_digest(capability: OfferedCapability) -> bytes:
     """Return the SHA-256 of a definition, without its content, as canonical JSON (RFC 8785)."""
     # Clients store this digest, which covers the names of the fields: they must not change.
     definition = capability.model_dump(exclude={"content", "server_id"})
@@ -243,8 +245,8 @@ def _interoperable(value: Any) -> Any:
 
 def _refresh_result(
     project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
-) -> RefreshResult:
-    server_ref = ServerRef(server.id, server.name, server.url)
+) -> CapabilityRefreshResult:
+    server_ref = McpServerRef(server.id, server.name, server.url)
     active: defaultdict[str, list[Any]] = defaultdict(list)
     names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
@@ -261,7 +263,7 @@ def _refresh_result(
             prompts=names[change, "prompt"],
         )
 
-    return RefreshResult(
+    return CapabilityRefreshResult(
         server,
         tools=active["tool"],
         resources=active["resource"],

@@ -13,7 +13,7 @@ from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.mcp.models import Execution, ExecutionPage, NewExecution, ToolStats
+from llmring_server.mcp.models import ExecutionPage, NewToolExecution, ToolExecution, ToolStats
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 
 # Of an input, and of an output.
@@ -35,9 +35,9 @@ class McpExecutions(Repository):
         self,
         project_id: ProjectId,
         tool_id: UUID,
-        new: NewExecution,
+        new: NewToolExecution,
         idempotency_key: str | None = None,
-    ) -> tuple[Execution, bool]:
+    ) -> tuple[ToolExecution, bool]:
         """Record an execution, once for each idempotency key.
 
         Return the execution, and whether an earlier request with the same key recorded it.
@@ -49,7 +49,7 @@ class McpExecutions(Repository):
 
     async def history(
         self, project_id: ProjectId, tool_id: UUID, page: ExecutionPage | None = None
-    ) -> list[Execution]:
+    ) -> list[ToolExecution]:
         """Return a page of executions, newest first; a page of large ones ends early."""
         page = page or ExecutionPage()
         rows = await self._fetch_all(
@@ -63,7 +63,7 @@ class McpExecutions(Repository):
         )
         if not rows:
             await self._require_tool(project_id, tool_id)
-        return [Execution.from_row(row) for row in rows]
+        return [ToolExecution.from_row(row) for row in rows]
 
     async def stats(self, project_id: ProjectId, tool_id: UUID, days: int = 30) -> ToolStats:
         """Summarize the executions of the last days."""
@@ -87,9 +87,9 @@ class McpExecutions(Repository):
         project_id: ProjectId,
         tool_id: UUID,
         proposed_id: UUID,
-        new: NewExecution,
+        new: NewToolExecution,
         key: IdempotencyKey | None,
-    ) -> tuple[Execution, bool]:
+    ) -> tuple[ToolExecution, bool]:
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             id, _ = await inside._idempotency_keys.get_or_insert(project_id, key, proposed_id, None)
@@ -99,7 +99,7 @@ class McpExecutions(Repository):
                 await inside._insert(project_id, execution)
         return execution, is_replay
 
-    async def _insert(self, project_id: ProjectId, execution: Execution) -> None:
+    async def _insert(self, project_id: ProjectId, execution: ToolExecution) -> None:
         input_json = dump_bounded_json(execution.input, "input", MAX_PAYLOAD_BYTES)
         output_json = None
         size = len(input_json.encode()) + len(orjson.dumps(execution.error))
@@ -129,8 +129,8 @@ class McpExecutions(Repository):
         await self._fetch_one("get_tool", project_id=project_id, tool_id=tool_id)
 
 
-def _execution(id: UUID, tool_id: UUID, new: NewExecution) -> Execution:
-    return Execution(
+def _execution(id: UUID, tool_id: UUID, new: NewToolExecution) -> ToolExecution:
+    return ToolExecution(
         id=id,
         tool_id=tool_id,
         conversation_id=new.conversation_id,

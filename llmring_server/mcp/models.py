@@ -10,7 +10,8 @@ import orjson
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.ids import FormerKeyId
+from llmring_server.core.pagination import Cursor, Limit, PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, JsonObject, check_json
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
@@ -70,7 +71,7 @@ DeclaredArguments = Annotated[dict[str, Any] | list[dict[str, Any]], AfterValida
 # Servers.
 
 
-class NewServer(BaseModel, strict=True):
+class NewMcpServer(BaseModel, strict=True):
     """An MCP server to register; its `auth_config` holds credentials and is stored encrypted."""
 
     name: Name
@@ -80,7 +81,7 @@ class NewServer(BaseModel, strict=True):
     capabilities: JsonObject | None = None
 
 
-class ServerUpdate(BaseModel, strict=True):
+class McpServerUpdate(BaseModel, strict=True):
     """Fields to change. Null is ignored, except that PATCH clears `auth_config`, `capabilities`."""
 
     name: Name | None = None
@@ -106,9 +107,13 @@ class ServerUpdate(BaseModel, strict=True):
 class ActiveFilter(PageParams):
     """Active entries, inactive ones, or `all`."""
 
-    limit: int = Field(MAX_CAPABILITIES, ge=1, le=MAX_CAPABILITIES)
-    is_active: bool = True
-    all: bool = False
+    limit: Limit = Field(MAX_CAPABILITIES, ge=1, le=MAX_CAPABILITIES)
+    is_active: bool = Field(
+        default=True, description="Active entries, or inactive ones if it is false."
+    )
+    all: bool = Field(
+        default=False, description="Active and inactive entries; `is_active` is ignored."
+    )
 
 
 class ServerPage(ActiveFilter):
@@ -119,7 +124,7 @@ class ServerPage(ActiveFilter):
         return self.following(project_id, Position(last.created_at, last.id), b"servers")
 
 
-class SecretConfigured(BaseModel):
+class SecretPresence(BaseModel):
     """Says that a secret is stored. Only `GET .../secret` returns it."""
 
     configured: Literal[True] = True
@@ -133,19 +138,19 @@ class McpServer:
     name: str
     url: str
     transport_type: Transport
-    auth_config: SecretConfigured | None
+    auth_config: SecretPresence | None
     capabilities: dict[str, Any] | None
     is_active: bool
     created_at: datetime
     updated_at: datetime
     refreshed_at: datetime | None
     project_id: ProjectId
-    api_key_id: None = None
+    api_key_id: FormerKeyId = None
 
     @classmethod
     def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
         fields = dict(row)
-        fields["auth_config"] = SecretConfigured() if fields.pop("has_secret") else None
+        fields["auth_config"] = SecretPresence() if fields.pop("has_secret") else None
         if fields["capabilities"] is not None:
             fields["capabilities"] = orjson.loads(fields["capabilities"])
         return cls(**fields, project_id=project_id)
@@ -165,7 +170,7 @@ class CapabilityRow(NamedTuple):
     content: Any = None
 
 
-class ToolIn(BaseModel, strict=True):
+class OfferedTool(BaseModel, strict=True):
     """A tool that a server offers."""
 
     kind: ClassVar[CapabilityKind] = "tool"
@@ -181,13 +186,13 @@ class ToolIn(BaseModel, strict=True):
         )
 
 
-class NewTool(ToolIn, strict=True):
+class NewTool(OfferedTool, strict=True):
     """A tool to add to a server's capabilities."""
 
     server_id: Annotated[UUID, Field(strict=False)]
 
 
-class ResourceIn(BaseModel, strict=True):
+class OfferedResource(BaseModel, strict=True):
     """A resource that a server offers, with or without its content."""
 
     kind: ClassVar[CapabilityKind] = "resource"
@@ -209,7 +214,7 @@ class ResourceIn(BaseModel, strict=True):
         )
 
 
-class PromptIn(BaseModel, strict=True):
+class OfferedPrompt(BaseModel, strict=True):
     """A prompt that a server offers, with or without its content: a text or messages."""
 
     kind: ClassVar[CapabilityKind] = "prompt"
@@ -227,17 +232,17 @@ class PromptIn(BaseModel, strict=True):
         )
 
 
-CapabilityIn = ToolIn | ResourceIn | PromptIn
+OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 
 
-class RefreshRequest(BaseModel, strict=True):
+class CapabilityRefresh(BaseModel, strict=True):
     """All capabilities of a server. Those that are missing here are no longer offered."""
 
-    tools: Annotated[list[ToolIn], Field(max_length=MAX_CAPABILITIES)] | None = None
-    resources: Annotated[list[ResourceIn], Field(max_length=MAX_CAPABILITIES)] | None = None
-    prompts: Annotated[list[PromptIn], Field(max_length=MAX_CAPABILITIES)] | None = None
+    tools: Annotated[list[OfferedTool], Field(max_length=MAX_CAPABILITIES)] | None = None
+    resources: Annotated[list[OfferedResource], Field(max_length=MAX_CAPABILITIES)] | None = None
+    prompts: Annotated[list[OfferedPrompt], Field(max_length=MAX_CAPABILITIES)] | None = None
 
-    def capabilities(self) -> list[CapabilityIn]:
+    def capabilities(self) -> list[OfferedCapability]:
         return [*(self.tools or ()), *(self.resources or ()), *(self.prompts or ())]
 
     def counts(self) -> dict[str, int]:
@@ -264,8 +269,8 @@ class CapabilityPage(ActiveFilter):
     """A page of capabilities, of one server or of all."""
 
     # It holds a name, and a resource's URI may be long.
-    cursor: str | None = Field(None, max_length=6000)
-    server_id: UUID | None = None
+    cursor: Cursor = Field(None, max_length=6000)
+    server_id: UUID | None = Field(None, description="Only capabilities of this server.")
 
     def position(self, project_id: ProjectId, kind: CapabilityKind) -> dict[str, Any]:
         """Return the name and the id after which the page begins."""
@@ -274,21 +279,24 @@ class CapabilityPage(ActiveFilter):
 
     def next(self, project_id: ProjectId, last: "Capability") -> str:
         """Return the cursor of the page after the one that ends with `last`."""
-        name = last.uri if isinstance(last, Resource) else last.name
+        name = last.uri if isinstance(last, McpResource) else last.name
         return self.following(project_id, (name, last.id), last.kind.encode())
 
 
 class ToolPage(CapabilityPage):
     """A page of tools; with `changed`, of those whose definition needs review."""
 
-    changed: bool = False
+    changed: bool = Field(
+        default=False,
+        description="Only tools whose definition has changed and is not yet acknowledged.",
+    )
 
 
 # Capabilities, as they are stored.
 
 
 @dataclass(slots=True)
-class ServerRef:
+class McpServerRef:
     """The server that offers a capability."""
 
     id: UUID
@@ -310,12 +318,12 @@ class CapabilityBase:
     is_active: bool
     created_at: datetime
     project_id: ProjectId
-    server: ServerRef
-    api_key_id: None
+    server: McpServerRef
+    api_key_id: FormerKeyId
 
 
 @dataclass(slots=True)
-class Tool(CapabilityBase):
+class McpTool(CapabilityBase):
     """A tool and its input schema.
 
     `definition_changed_at` is set while the definition differs from the one that was acknowledged.
@@ -329,7 +337,7 @@ class Tool(CapabilityBase):
 
 
 @dataclass(slots=True)
-class Resource(CapabilityBase):
+class McpResource(CapabilityBase):
     """A resource, without its content."""
 
     kind: ClassVar[CapabilityKind] = "resource"
@@ -339,7 +347,7 @@ class Resource(CapabilityBase):
 
 
 @dataclass(slots=True)
-class Prompt(CapabilityBase):
+class McpPrompt(CapabilityBase):
     """A prompt and the arguments that it declares, without its content."""
 
     kind: ClassVar[CapabilityKind] = "prompt"
@@ -347,11 +355,11 @@ class Prompt(CapabilityBase):
     arguments: dict[str, Any] | list[dict[str, Any]] | None
 
 
-Capability = Tool | Resource | Prompt
+Capability = McpTool | McpResource | McpPrompt
 
 
 def capability_from_row(
-    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: ServerRef
+    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: McpServerRef
 ) -> Any:
     """Return the capability of this kind that a row holds."""
     common: dict[str, Any] = {
@@ -370,7 +378,7 @@ def capability_from_row(
         definition = orjson.loads(row["definition"])
     match kind:
         case "tool":
-            return Tool(
+            return McpTool(
                 **common,
                 name=row["name"],
                 input_schema=definition,
@@ -378,11 +386,11 @@ def capability_from_row(
                 definition_changed_at=row["definition_changed_at"],
             )
         case "resource":
-            return Resource(
+            return McpResource(
                 **common, uri=row["name"], name=row["title"], mime_type=row["mime_type"]
             )
         case "prompt":
-            return Prompt(**common, name=row["name"], arguments=definition)
+            return McpPrompt(**common, name=row["name"], arguments=definition)
 
 
 class CapabilityContent(NamedTuple):
@@ -403,13 +411,13 @@ class CapabilityNames:
 
 
 @dataclass(slots=True)
-class RefreshResult:
+class CapabilityRefreshResult:
     """A server's capabilities after a refresh, and what it changed."""
 
     server: McpServer
-    tools: list[Tool]
-    resources: list[Resource]
-    prompts: list[Prompt]
+    tools: list[McpTool]
+    resources: list[McpResource]
+    prompts: list[McpPrompt]
     added: CapabilityNames
     changed: CapabilityNames
     removed: CapabilityNames
@@ -418,7 +426,7 @@ class RefreshResult:
 # Executions.
 
 
-class NewExecution(BaseModel, strict=True):
+class NewToolExecution(BaseModel, strict=True):
     """An execution of a tool; without a `status`, it is `error` if there is an `error`."""
 
     # Idempotency fingerprints cover these field names: they must not change.
@@ -432,7 +440,7 @@ class NewExecution(BaseModel, strict=True):
 
 
 @dataclass(slots=True)
-class Execution:
+class ToolExecution:
     """An execution of a tool; `log_id` is the LLM call that requested it."""
 
     id: UUID
@@ -458,9 +466,9 @@ class Execution:
 class ExecutionPage(PageParams):
     """A page of a tool's executions, newest first."""
 
-    limit: int = Field(100, ge=1, le=1000)
+    limit: Limit = Field(100, ge=1, le=1000)
 
-    def next(self, project_id: ProjectId, last: Execution) -> str:
+    def next(self, project_id: ProjectId, last: ToolExecution) -> str:
         """Return the cursor of the page after the one that ends with `last`."""
         return self.following(project_id, Position(last.executed_at, last.id), last.tool_id.bytes)
 
@@ -468,7 +476,9 @@ class ExecutionPage(PageParams):
 class ToolStatsQuery(BaseModel):
     """The number of days that statistics cover."""
 
-    days: int = Field(30, ge=1, le=400)
+    days: int = Field(
+        30, ge=1, le=400, description="The number of days, up to now, that are counted."
+    )
 
 
 @dataclass(slots=True)

@@ -18,9 +18,9 @@ from llmring_server.errors import DecryptionFailed, InvalidRequest
 from llmring_server.mcp.models import (
     SECRET_PLACEHOLDER,
     McpServer,
-    NewServer,
+    McpServerUpdate,
+    NewMcpServer,
     ServerPage,
-    ServerUpdate,
 )
 from llmring_server.mcp.secrets import SecretBox
 from llmring_server.mcp.urls import is_public
@@ -42,7 +42,7 @@ class McpServers(Repository):
         self._secret_box = SecretBox(settings.sealing_keys)
         self._public_urls_only = settings.mcp_urls == "public"
 
-    async def register(self, project_id: ProjectId, new: NewServer) -> McpServer:
+    async def register(self, project_id: ProjectId, new: NewMcpServer) -> McpServer:
         """Register a server. Its id, a UUIDv7, holds the time of its creation."""
         id = new_id()
         columns = self._columns(project_id, id, new)
@@ -69,11 +69,11 @@ class McpServers(Repository):
         )
         return [McpServer.from_row(project_id, row) for row in rows]
 
-    async def update(self, project_id: ProjectId, id: UUID, update: ServerUpdate) -> McpServer:
+    async def update(self, project_id: ProjectId, id: UUID, update: McpServerUpdate) -> McpServer:
         """Change a server's fields; null is ignored."""
         return await self._update(project_id, id, update, update.changed_fields(null_clears=False))
 
-    async def patch(self, project_id: ProjectId, id: UUID, update: ServerUpdate) -> McpServer:
+    async def patch(self, project_id: ProjectId, id: UUID, update: McpServerUpdate) -> McpServer:
         """Change a server's fields; null clears `auth_config` and `capabilities`."""
         return await self._update(project_id, id, update, update.changed_fields(null_clears=True))
 
@@ -139,7 +139,11 @@ class McpServers(Repository):
             last_project_id, last_id = rows[-1]["project_id"], rows[-1]["id"]
 
     async def _update(
-        self, project_id: ProjectId, id: UUID, update: ServerUpdate, changed_fields: Sequence[str]
+        self,
+        project_id: ProjectId,
+        id: UUID,
+        update: McpServerUpdate,
+        changed_fields: Sequence[str],
     ) -> McpServer:
         if not changed_fields:
             return await self.get(project_id, id)
@@ -154,7 +158,7 @@ class McpServers(Repository):
         )
 
     def _columns(
-        self, project_id: ProjectId, id: UUID, server: NewServer | ServerUpdate
+        self, project_id: ProjectId, id: UUID, server: NewMcpServer | McpServerUpdate
     ) -> dict[str, Any]:
         """Return the columns that a request fills in, checked and, of secrets, encrypted."""
         if server.url and self._public_urls_only and not is_public(server.url):

@@ -11,7 +11,7 @@ import orjson
 from pydantic import AwareDatetime, BaseModel, Field
 
 from llmring_server.pricing.cost import CostLine, cost_lines, usage_of_row
-from llmring_server.pricing.price_book import Price, rates_from_json, rates_to_json
+from llmring_server.pricing.price_book import CostSource, Price, rates_from_json, rates_to_json
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class CostExplanation:
     logged_at: datetime
     currency: str
     cost: Decimal
-    cost_source: str
+    cost_source: CostSource
     price: PriceDetail | None
     lines: list[CostLine]
     adjustment: Decimal
@@ -89,10 +89,12 @@ class CostExplanation:
 class PriceQuery(BaseModel):
     """The model whose prices to return, and the time at which they are valid (default: now)."""
 
-    provider: Annotated[str, Field(max_length=50)]
-    model: Annotated[str, Field(max_length=255)]
-    service_tier: Annotated[str, Field(max_length=32)] | None = None
-    at: AwareDatetime | None = None
+    provider: Annotated[str, Field(max_length=50)] = Field(description="The model's provider.")
+    model: Annotated[str, Field(max_length=255)] = Field(description="The name of the model.")
+    service_tier: Annotated[str, Field(max_length=32)] | None = Field(
+        None, description="The service tier: `batch`, for example."
+    )
+    at: AwareDatetime | None = Field(None, description="When the prices are valid; now by default.")
 
 
 class UnpricedModel(NamedTuple):

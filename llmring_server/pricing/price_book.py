@@ -8,14 +8,23 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, Self
 from uuid import UUID
 
 import orjson
+from pydantic import Field
 
 from llmring_server.pricing.cost import MAX_COST, MissingRate, Rate, Rates, TokenUsage, cost
 
 Source = Literal["override", "registry", "offline"]
+
+CostSource = Annotated[
+    str,
+    Field(
+        description="Where the cost comes from: `client` (reported with the call); `override`,"
+        " `registry` or `offline` (the source of the price); or `unpriced` (no price is known)."
+    ),
+]
 
 # A price without a date is valid from here on.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

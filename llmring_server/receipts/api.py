@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.errors import BadRequest, Conflict, NotFound
 from llmring_server.receipts.models import (
-    GenerateResult,
     InclusionProof,
+    IssuedBatchReceipt,
     IssueRequest,
     OffsetPage,
     Receipt,
@@ -39,7 +39,7 @@ TEXT = "text/plain; charset=utf-8"
 PEM = "application/x-pem-file"
 
 
-class StoreReceipt(BaseModel):
+class ReceiptToStore(BaseModel):
     """A receipt to store, as `GET /api/v1/receipts/{id}` returns it."""
 
     receipt: JsonObject
@@ -85,9 +85,8 @@ async def list_uncertified_calls(request: Request, query: OffsetPage) -> Receipt
 
 async def generate_receipt(
     request: Request, body: ReceiptRequest
-) -> Annotated[GenerateResult, Conflict]:
+) -> Annotated[IssuedBatchReceipt, Conflict]:
     """Issue a receipt for uncertified calls, or for calls by conversation, period or id."""
-    request.caller.require("read")
     with request.long_running_slot():
         return await request.ring.receipts.generate(request.project_id, body)
 
@@ -102,13 +101,12 @@ async def issue_receipt(
     request: Request, body: IssueRequest
 ) -> Annotated[Receipt, NotFound, Conflict]:
     """Issue the receipt of one stored call, or return the existing one."""
-    request.caller.require("read")
     with request.long_running_slot():
         return await request.ring.receipts.issue(request.project_id, body.log_id)
 
 
-async def store_receipt(
-    request: Request, body: StoreReceipt
+async def import_receipt(
+    request: Request, body: ReceiptToStore
 ) -> Annotated[StoredReceiptResponse, Conflict]:
     """Store a receipt that was signed with a key of this server, here or elsewhere."""
     receipt_id = await request.ring.receipts.store(request.project_id, body.receipt)
@@ -155,7 +153,6 @@ class Jwk(TypedDict):
     x: str
 
 
-# A key of a JWKS. The member with a hyphen is not from a standard: when the key was retired.
 JwksKey = TypedDict(
     "JwksKey",
     {
@@ -169,6 +166,10 @@ JwksKey = TypedDict(
         "x-retired-at": str | None,
     },
 )
+JwksKey.__doc__ = """A public key of a JWKS (RFC 7517, RFC 8037).
+
+`x-retired-at` is not from a standard: when the key was retired, or null.
+"""
 
 
 class Jwks(TypedDict):
@@ -210,7 +211,7 @@ async def get_public_key_pem(request: Request) -> Annotated[Response, {TEXT: str
 
 
 async def get_public_key_pem_compat(request: Request) -> Annotated[Response, {PEM: str}, NotFound]:
-    """Get the active public key in PEM."""
+    """Get the active public key in PEM, with the media type that older clients expect."""
     return Response(_keyring(request).active.pem, headers=PUBLIC_KEY_HEADERS, media_type=PEM)
 
 

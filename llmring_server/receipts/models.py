@@ -13,11 +13,13 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
-from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import check_json
 from llmring_server.core.time_range import Instant, TimeRange
 from llmring_server.errors import BadRequest
-from llmring_server.receipts.totals import BatchSummary, GroupTotals, ReceiptTotals
+from llmring_server.pricing.price_book import CostSource
+from llmring_server.receipts.totals import ReceiptBatchSummary, ReceiptGroupTotals, ReceiptTotals
+from llmring_server.usage.models import Status
 from llmring_verify.legacy import FIELDS, SIGNATURE_PREFIX
 from llmring_verify.receipt import base64url
 
@@ -79,7 +81,7 @@ class IssueRequest(BaseModel, strict=True):
 class ReceiptPage(PageParams):
     """A page of receipts, newest first."""
 
-    limit: int = Field(100, ge=1, le=10_000)
+    limit: Limit = Field(100, ge=1, le=10_000)
 
     def next(self, project_id: ProjectId, last: UUID) -> str:
         """Return the cursor of the page after the receipt at position `last`."""
@@ -89,8 +91,10 @@ class ReceiptPage(PageParams):
 class OffsetPage(BaseModel):
     """A page of calls, given by its offset."""
 
-    limit: int = Field(100, ge=1, le=1000)
-    offset: int = Field(0, ge=0, le=1_000_000)
+    limit: Limit = Field(100, ge=1, le=1000)
+    offset: Annotated[int, Field(description="The number of calls to skip.")] = Field(
+        0, ge=0, le=1_000_000
+    )
 
 
 # Receipts.
@@ -106,7 +110,7 @@ class Signature(TypedDict):
     sig: str
 
 
-class Envelope(TypedDict):
+class ReceiptEnvelope(TypedDict):
     """A receipt and its signature, as they are verified."""
 
     receipt: dict[str, Any]
@@ -115,7 +119,7 @@ class Envelope(TypedDict):
 
 
 class Receipt(TypedDict):
-    """A receipt in the legacy format, and the `envelope` that proves it."""
+    """A receipt: flat fields for older clients, and the signed `envelope`."""
 
     receipt_id: str
     timestamp: str
@@ -132,10 +136,10 @@ class Receipt(TypedDict):
     total_cost: float
     signature: str
     receipt_type: ReceiptType
-    batch_summary: BatchSummary | None
+    batch_summary: ReceiptBatchSummary | None
     description: str | None
     tags: list[str]
-    envelope: Envelope | None
+    envelope: ReceiptEnvelope | None
 
 
 def type_of_model(model: str) -> ReceiptType:
@@ -179,7 +183,7 @@ class StoredReceipt(NamedTuple):
         }
         return cast("Receipt", response)
 
-    def envelope(self) -> Envelope | None:
+    def envelope(self) -> ReceiptEnvelope | None:
         """Return the envelope, which a receipt that was signed elsewhere may lack."""
         if self.signed is None or self.signature is None:
             return None
@@ -201,7 +205,7 @@ class ReceiptList(TypedDict):
     next: str | None
 
 
-class GenerateResult(TypedDict):
+class IssuedBatchReceipt(TypedDict):
     """A new receipt and the number of calls that it certifies.
 
     `has_more`: there are uncertified calls that the receipt has no room for; repeat the request.
@@ -218,7 +222,7 @@ class GenerateResult(TypedDict):
 class InclusionProof(TypedDict):
     """A proof that a batch receipt certifies a call; `llmring-verify` checks it."""
 
-    envelope: Envelope
+    envelope: ReceiptEnvelope
     call: dict[str, Any]
     leaf_index: int
     tree_size: int
@@ -234,8 +238,8 @@ class ReceiptPreview(TypedDict):
     total_cost: float
     start_date: str | None
     end_date: str | None
-    by_model: dict[str, GroupTotals]
-    by_alias: dict[str, GroupTotals]
+    by_model: dict[str, ReceiptGroupTotals]
+    by_alias: dict[str, ReceiptGroupTotals]
     receipt_type: ReceiptType | None
     message: str | None
 
@@ -263,7 +267,10 @@ def receipt_preview(totals: ReceiptTotals) -> ReceiptPreview:
 
 
 class ReceiptCall(TypedDict):
-    """A call of a receipt, or an uncertified call. The cost of an unpriced call is 0."""
+    """A call of a receipt, or an uncertified call. The cost of an unpriced call is 0.
+
+    `timestamp` equals `logged_at`.
+    """
 
     id: UUID
     type: Literal["usage"]
@@ -274,12 +281,12 @@ class ReceiptCall(TypedDict):
     alias: str
     profile: str
     origin: str | None
-    status: str
+    status: Status
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int
     cost: Decimal
-    cost_source: str
+    cost_source: CostSource
 
 
 def receipt_call(row: asyncpg.Record) -> ReceiptCall:

@@ -26,8 +26,8 @@ from llmring_server.errors import (
 from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_draft
 from llmring_server.receipts.models import (
     NO_CALLS,
-    GenerateResult,
     InclusionProof,
+    IssuedBatchReceipt,
     OffsetPage,
     Receipt,
     ReceiptCallPage,
@@ -86,7 +86,7 @@ class Receipts(Repository):
 
     # Issue.
 
-    async def generate(self, project_id: ProjectId, request: ReceiptRequest) -> GenerateResult:
+    async def generate(self, project_id: ProjectId, request: ReceiptRequest) -> IssuedBatchReceipt:
         """Certify the selected calls, all or none; raise BadRequest if there are none."""
         keyring = self._required_keyring()
         async with self._database.transaction() as transaction:
@@ -158,7 +158,7 @@ class Receipts(Repository):
 
     async def _generate(
         self, keyring: Keyring, project_id: ProjectId, request: ReceiptRequest
-    ) -> GenerateResult | None:
+    ) -> IssuedBatchReceipt | None:
         id = new_id()
         totals, tree = ReceiptTotals(), MerkleRoot()
         last_call = None

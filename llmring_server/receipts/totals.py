@@ -24,7 +24,7 @@ _LATEST = datetime.max.replace(tzinfo=UTC)
 _LABELS = ("provider", "model", "alias", "profile", "origin", "id_at_origin", "status")
 
 
-class GroupTotals(TypedDict):
+class ReceiptGroupTotals(TypedDict):
     """The totals of the calls with one model or one alias."""
 
     calls: int
@@ -32,7 +32,7 @@ class GroupTotals(TypedDict):
     tokens: int
 
 
-class BatchSummary(TypedDict):
+class ReceiptBatchSummary(TypedDict):
     """The content of a batch; names and ids are limited to 100 each."""
 
     total_conversations: int
@@ -41,8 +41,8 @@ class BatchSummary(TypedDict):
     total_cost: float
     start_date: str | None
     end_date: str | None
-    by_model: dict[str, GroupTotals]
-    by_alias: dict[str, GroupTotals]
+    by_model: dict[str, ReceiptGroupTotals]
+    by_alias: dict[str, ReceiptGroupTotals]
     conversation_ids: list[str]
     log_ids: list[str]
 
@@ -81,7 +81,7 @@ class _Group:
         self.cost += cost
         self.tokens += tokens
 
-    def totals(self) -> GroupTotals:
+    def totals(self) -> ReceiptGroupTotals:
         return {"calls": self.calls, "cost": float(self.cost), "tokens": self.tokens}
 
 
@@ -168,7 +168,7 @@ class ReceiptTotals:
             },
         }
 
-    def summary(self) -> BatchSummary:
+    def summary(self) -> ReceiptBatchSummary:
         """Return the summary whose digest a batch receipt contains."""
         return {
             "total_conversations": self.conversations,

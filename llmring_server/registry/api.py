@@ -52,7 +52,7 @@ class ModelInfo(TypedDict):
     is_active: bool
 
 
-class Provider(TypedDict):
+class RegistryProvider(TypedDict):
     """A provider's own API."""
 
     name: str
@@ -60,13 +60,13 @@ class Provider(TypedDict):
     models_endpoint: str | None
 
 
-class Catalog(TypedDict):
+class ModelCatalog(TypedDict):
     """All models, by provider and name: `openai:gpt-4o`."""
 
     version: str
     generated_at: datetime
     models: dict[str, ModelInfo]
-    providers: dict[str, Provider]
+    providers: dict[str, RegistryProvider]
 
 
 class ManifestEntry(TypedDict):
@@ -87,7 +87,7 @@ class Manifest(TypedDict):
     providers: dict[str, ManifestEntry]
 
 
-class ProviderFileDocument(TypedDict):
+class RegistryProviderFile(TypedDict):
     """The current file of a provider, exactly as the registry published it."""
 
     provider: NotRequired[str]
@@ -96,7 +96,7 @@ class ProviderFileDocument(TypedDict):
     models: dict[str, dict[str, Any]]
 
 
-class ArchivedProviderFile(TypedDict):
+class EarlierProviderFile(TypedDict):
     """An earlier version of a provider's file; fields that are null are omitted."""
 
     provider: str
@@ -105,7 +105,7 @@ class ArchivedProviderFile(TypedDict):
     models: list[dict[str, Any]]
 
 
-PROVIDERS: dict[str, Provider] = {
+PROVIDERS: dict[str, RegistryProvider] = {
     "openai": {
         "name": "OpenAI",
         "base_url": "https://api.openai.com/v1",
@@ -150,13 +150,16 @@ Number = Annotated[int, Field(ge=0, lt=MAX_VERSION), BeforeValidator(_require_di
 class RegistryFilter(BaseModel, frozen=True):
     """The models to return: those of these providers that have all of these capabilities."""
 
-    providers: Words = frozenset()
-    capabilities: Words = frozenset()
+    providers: Words = Field(frozenset(), description="Only models of these providers.")
+    capabilities: Words = Field(
+        frozenset(),
+        description="Only models with all of these capabilities: `vision`, for example.",
+    )
 
 
 async def get_registry(
     request: Request, query: RegistryFilter
-) -> Annotated[Response, {JSON: Catalog}, "ETag", "X-Registry-Stale"]:
+) -> Annotated[Response, {JSON: ModelCatalog}, "ETag", "X-Registry-Stale"]:
     """List models with limits, capabilities and prices."""
     edition = await request.ring.registry.current()
     return _current_response(request, _catalog(edition, query), edition.files)
@@ -164,8 +167,8 @@ async def get_registry(
 
 async def get_registry_version(
     request: Request, id: Number, query: RegistryFilter
-) -> Annotated[Response, {JSON: Catalog}, "ETag"]:
-    """List the models of an earlier edition."""
+) -> Annotated[Response, {JSON: ModelCatalog}, "ETag"]:
+    """List the models of an earlier version of the registry."""
     edition = await request.ring.registry.edition(id)
     cache_control = _short_lived(request) if edition.has_builtin else IMMUTABLE
     return _response(request, _catalog(edition, query), cache_control)
@@ -181,7 +184,7 @@ async def get_manifest(
 
 async def get_provider_models(
     request: Request, provider: str
-) -> Annotated[Response, {JSON: ProviderFileDocument}, "ETag", "X-Registry-Stale"]:
+) -> Annotated[Response, {JSON: RegistryProviderFile}, "ETag", "X-Registry-Stale"]:
     """Return the current file of a provider, exactly as the registry published it."""
     file = (await request.ring.registry.current()).file_of(provider)
     return _current_response(request, file.content, [file])
@@ -189,7 +192,7 @@ async def get_provider_models(
 
 async def get_provider_version(
     request: Request, provider: str, version: Number
-) -> Annotated[Response, {JSON: ArchivedProviderFile}, "ETag"]:
+) -> Annotated[Response, {JSON: EarlierProviderFile}, "ETag"]:
     """Return an earlier version of a provider's file."""
     file = await request.ring.registry.version(provider, version)
     cache_control = IMMUTABLE if file.id else _short_lived(request)

@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from llmring_server.core.pagination import Limit
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.templates.models import (
     NewTemplate,
@@ -25,7 +26,7 @@ VersionNumber = Annotated[int, Field(gt=0, lt=2**31)]
 class LimitQuery(BaseModel):
     """At most `limit` templates are returned."""
 
-    limit: int = Field(20, ge=1, le=50)
+    limit: Limit = Field(20, ge=1, le=50)
 
 
 class RenderRequest(BaseModel, strict=True):
@@ -62,7 +63,7 @@ async def list_templates(
     return templates
 
 
-async def template_stats(request: Request, query: LimitQuery) -> list[TemplateUsage]:
+async def get_template_stats(request: Request, query: LimitQuery) -> list[TemplateUsage]:
     """List the project's own templates by number of uses, most used first."""
     return await request.ring.templates.stats(request.project_id, query.limit)
 
@@ -72,16 +73,16 @@ async def get_template(request: Request, id: UUID) -> Template:
     return await request.ring.templates.get(request.project_id, id)
 
 
-async def replace_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
+async def update_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
     """Change the fields that are set and not null; a change of the content creates a version."""
-    return await request.ring.templates.replace(
+    return await request.ring.templates.update(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
-async def update_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
+async def patch_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
     """Change the fields that are set; null clears `description`, `system_prompt`, `max_tokens`."""
-    return await request.ring.templates.update(
+    return await request.ring.templates.patch(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
@@ -104,7 +105,7 @@ async def render_template(request: Request, id: UUID, body: RenderRequest) -> Re
     return await request.ring.templates.render(request.project_id, id, body.variables, body.version)
 
 
-async def list_versions(
+async def list_template_versions(
     request: Request, id: UUID, query: VersionPage
 ) -> Annotated[list[TemplateVersion], "Link"]:
     """List the versions of a template, newest first."""
@@ -114,6 +115,8 @@ async def list_versions(
     return versions
 
 
-async def get_version(request: Request, id: UUID, version: VersionNumber) -> TemplateVersion:
+async def get_template_version(
+    request: Request, id: UUID, version: VersionNumber
+) -> TemplateVersion:
     """Get one version of a template."""
     return await request.ring.templates.version(request.project_id, id, version)

@@ -11,7 +11,8 @@ import orjson
 from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.ids import FormerKeyId
+from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
 
 DEFAULT_MODEL = "claude-3-sonnet-20240229"
@@ -83,8 +84,10 @@ class TemplatePage(PageParams):
     A page is shorter than `limit` if the templates are large.
     """
 
-    created_by: Label | None = None
-    limit: int = Field(50, ge=1, le=100)
+    created_by: Label | None = Field(
+        None, description="Only the project's own templates by this author."
+    )
+    limit: Limit = Field(50, ge=1, le=100)
 
     def next(self, project_id: ProjectId, last: "Template") -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
@@ -94,7 +97,7 @@ class TemplatePage(PageParams):
 class VersionPage(PageParams):
     """A page is shorter than `limit` if the versions are large."""
 
-    limit: int = Field(50, ge=1, le=100)
+    limit: Limit = Field(50, ge=1, le=100)
 
     def last_version(self, project_id: ProjectId, template_id: UUID) -> int | None:
         """Return the version that the previous page ended with."""
@@ -154,7 +157,7 @@ class Template:
     created_at: datetime
     updated_at: datetime
     last_used_at: datetime | None
-    api_key_id: None = None
+    api_key_id: FormerKeyId = None
 
     @classmethod
     def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:

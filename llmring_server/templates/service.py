@@ -71,7 +71,7 @@ class Templates(Repository):
         row = await self._fetch_one("get", project_id=project_id, id=id)
         return Template.from_row(project_id, row)
 
-    async def replace(
+    async def update(
         self,
         project_id: ProjectId,
         id: UUID,
@@ -88,7 +88,7 @@ class Templates(Repository):
             project_id, id, update.changes(clears=False), actor=actor, may_share=may_share
         )
 
-    async def update(
+    async def patch(
         self,
         project_id: ProjectId,
         id: UUID,

@@ -8,7 +8,7 @@ from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fi
 from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
-from llmring_server.usage.stats import Stats, StatsQuery
+from llmring_server.usage.stats import StatsQuery, UsageStats
 
 __all__ = [
     "Call",
@@ -20,8 +20,8 @@ __all__ = [
     "LogResult",
     "NewCall",
     "Rollups",
-    "Stats",
     "StatsQuery",
     "Usage",
+    "UsageStats",
     "fingerprint",
 ]

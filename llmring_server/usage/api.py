@@ -17,11 +17,12 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import check_values, parse_json
 from llmring_server.errors import InvalidRequest, RingError
+from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
 from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
-from llmring_server.usage.stats import Stats, StatsQuery
+from llmring_server.usage.stats import StatsQuery, UsageStats
 from llmring_server.web.request import (
     IdempotencyKeyHeader,
     RawBody,
@@ -39,16 +40,16 @@ MAX_BATCH_SIZE = 1000
 # One call.
 
 
-class LogResponse(TypedDict):
+class LoggedCall(TypedDict):
     """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`."""
 
     log_id: UUID
     cost: Decimal | float
-    cost_source: str
+    cost_source: CostSource
     timestamp: datetime
 
 
-def log_response(result: LogResult) -> LogResponse:
+def log_response(result: LogResult) -> LoggedCall:
     return {
         "log_id": result.log_id,
         "cost": 0 if result.cost is None else result.cost,
@@ -57,7 +58,7 @@ def log_response(result: LogResult) -> LogResponse:
     }
 
 
-async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LogResponse:
+async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LoggedCall:
     """Log a call; exactly once if the request has an Idempotency-Key."""
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
@@ -77,16 +78,18 @@ _NEW_CALLS = TypeAdapter(list[NewCall])
 class BatchOptions(BaseModel):
     """With `partial`, valid calls are stored even if others are rejected."""
 
-    partial: bool = False
+    partial: bool = Field(
+        default=False, description="Store valid calls even if others are rejected."
+    )
 
 
-class BatchLogged(LogResponse):
+class LoggedBatchCall(LoggedCall):
     """A logged call, with its index in the batch."""
 
     index: int
 
 
-class BatchRejected(TypedDict):
+class RejectedBatchCall(TypedDict):
     """A rejected call, with its index in the batch and the error it would have had alone."""
 
     index: int
@@ -98,8 +101,8 @@ class BatchRejected(TypedDict):
 class BatchResponse(TypedDict):
     """The logged and the rejected calls of a batch."""
 
-    logged: list[BatchLogged]
-    rejected: list[BatchRejected]
+    logged: list[LoggedBatchCall]
+    rejected: list[RejectedBatchCall]
 
 
 async def log_calls(
@@ -202,7 +205,7 @@ async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call],
     return calls
 
 
-async def usage_stats(request: Request, query: StatsQuery) -> Stats:
+async def get_usage_stats(request: Request, query: StatsQuery) -> UsageStats:
     """Report exact totals of calls: overall, by period, and by label."""
     return await request.ring.usage.stats(request.project_id, query)
 
@@ -210,7 +213,7 @@ async def usage_stats(request: Request, query: StatsQuery) -> Stats:
 class ExportQuery(CallFilter):
     """The calls to export, and the format."""
 
-    format: Literal["csv", "jsonl"] = "csv"
+    format: Literal["csv", "jsonl"] = Field("csv", description="CSV or JSON lines.")
 
 
 async def export_calls(

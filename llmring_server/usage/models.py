@@ -19,6 +19,7 @@ from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, JsonObject
 from llmring_server.core.time_range import TimeRange
 from llmring_server.pricing.cost import USAGE_FIELDS
+from llmring_server.pricing.price_book import CostSource
 
 # How far from the present the time of a new call may lie.
 MAX_CALL_AGE = timedelta(days=400)
@@ -97,13 +98,13 @@ DETAILS = {*USAGE_FIELDS, "service_tier"}
 class CallFilter(TimeRange):
     """Selects the calls of a time range that have exactly these labels."""
 
-    log_id: UUID | None = None
-    provider: Label | None = None
-    model: Label | None = None
-    alias: Label | None = None
-    profile: Label | None = None
-    origin: Label | None = None
-    id_at_origin: Label | None = None
+    log_id: UUID | None = Field(None, description="Only the call with this id.")
+    provider: Label | None = Field(None, description="Only calls of this provider.")
+    model: Label | None = Field(None, description="Only calls of this model.")
+    alias: Label | None = Field(None, description="Only calls through this alias.")
+    profile: Label | None = Field(None, description="Only calls with this profile.")
+    origin: Label | None = Field(None, description="Only calls of this origin.")
+    id_at_origin: Label | None = Field(None, description="Only calls with this id at their origin.")
 
     def params(self) -> dict[str, Any]:
         """Return the parameters of a statement that selects these calls."""
@@ -140,16 +141,16 @@ class Call:
     profile: str
     origin: str | None
     id_at_origin: str | None
-    status: str
+    status: Status
     latency_ms: int | None
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int
     cost: Decimal
-    cost_source: str
+    cost_source: CostSource
     adjustment: Decimal
     first_cost: Decimal | None
-    first_cost_source: str
+    first_cost_source: CostSource
     details: dict[str, Any] | None
     metadata: dict[str, Any]
     conversation_id: UUID | None = None

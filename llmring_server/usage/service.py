@@ -20,7 +20,7 @@ from llmring_server.usage.idempotency import (
     require_same_request,
 )
 from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
-from llmring_server.usage.stats import Stats, StatsQuery
+from llmring_server.usage.stats import StatsQuery, UsageStats
 
 
 class Usage(Repository):
@@ -104,7 +104,7 @@ class Usage(Repository):
             )
         )
 
-    async def stats(self, project_id: ProjectId, query: StatsQuery | None = None) -> Stats:
+    async def stats(self, project_id: ProjectId, query: StatsQuery | None = None) -> UsageStats:
         """Report on a time range: by default the last 30 days, by UTC day.
 
         Of months whose calls maintenance has dropped, only whole UTC days are left. A day that the
@@ -124,7 +124,7 @@ class Usage(Repository):
                 f"Only daily UTC totals are kept before {daily_only_until:%Y-%m-%d}:"
                 " use a later start_date, or tz=UTC without group_by=hour."
             )
-        return Stats.model_validate_json(row["stats"])
+        return UsageStats.model_validate_json(row["stats"])
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, model_validator
 
 from llmring_server.core.time_range import (
     MAX_RANGE,
@@ -23,8 +23,13 @@ MAX_HOURLY_RANGE = timedelta(days=31)
 class StatsQuery(TimeRange):
     """A time range of at most 400 days (31 by hour), its grouping, and an IANA time zone."""
 
-    group_by: Literal["hour", "day", "week", "month"] = "day"
-    tz: Annotated[str, AfterValidator(check_time_zone)] = "UTC"
+    group_by: Literal["hour", "day", "week", "month"] = Field(
+        "day", description="The length of the periods in `by_day`."
+    )
+    tz: Annotated[str, AfterValidator(check_time_zone)] = Field(
+        "UTC",
+        description="The IANA time zone of the periods: `Europe/Madrid`, for example.",
+    )
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
@@ -71,7 +76,7 @@ def window_segments(since: datetime, until: datetime, *, days: bool) -> WindowSe
     return WindowSegments(since, quarters_since, days_since, days_until, quarters_until, until)
 
 
-class Totals(BaseModel):
+class LabelTotals(BaseModel):
     """The totals of all calls with one label; cost in USD."""
 
     requests: int
@@ -82,12 +87,17 @@ class Totals(BaseModel):
     cached_input_tokens: int
 
 
-class OriginTotals(Totals):
-    # The published client reads this one as a number; all other costs are decimals in strings.
+class OriginTotals(LabelTotals):
+    """The totals of all calls of one origin.
+
+    `cost` is a number here, a decimal string elsewhere in statistics.
+    """
+
+    # The published client reads this one as a number.
     cost: Annotated[Decimal, PlainSerializer(float, when_used="json")]
 
 
-class Bucket(BaseModel):
+class StatsPeriod(BaseModel):
     """The totals of one hour, day, week or month in the report's time zone, named by its start."""
 
     date: str
@@ -97,7 +107,7 @@ class Bucket(BaseModel):
     top_model: str
 
 
-class Summary(BaseModel):
+class StatsSummary(BaseModel):
     """The totals of the whole time range. Calls without a known price add nothing to `total_cost`.
 
     `total_adjustment` is the part of `total_cost` that re-rating added.
@@ -113,13 +123,13 @@ class Summary(BaseModel):
     unique_origins: int
 
 
-class Stats(BaseModel):
-    """A report. `by_day` has one bucket for each period that has calls, newest first."""
+class UsageStats(BaseModel):
+    """Statistics. `by_day` holds the periods of `group_by` that have calls, newest first."""
 
-    summary: Summary
-    by_day: list[Bucket]
-    by_model: dict[str, Totals]
-    by_provider: dict[str, Totals]
+    summary: StatsSummary
+    by_day: list[StatsPeriod]
+    by_model: dict[str, LabelTotals]
+    by_provider: dict[str, LabelTotals]
     by_origin: dict[str, OriginTotals]
-    by_alias: dict[str, Totals]
-    by_profile: dict[str, Totals]
+    by_alias: dict[str, LabelTotals]
+    by_profile: dict[str, LabelTotals]

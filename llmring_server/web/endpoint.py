@@ -36,18 +36,18 @@ def media_types(annotation: Any) -> Mapping[str, Any]:
 class Endpoint:
     """An ASGI app of one handler: authenticates the caller, reads the request, sends the result.
 
-    `required_scope` is the scope that the caller needs; None admits everyone. The parameters of
-    the handler are read from the request: `query`, `body` (`Model | None` if it is optional),
-    `key` (the Idempotency-Key) and the parameters of the path. Annotations of the return type
-    complete the description in the OpenAPI document: `{media type: type}` unless it is JSON,
+    `required_scopes` are the scopes that the caller needs; without any, everyone is admitted. The
+    parameters of the handler are read from the request: `query`, `body` (`Model | None` if it is
+    optional), `key` (the Idempotency-Key) and the parameters of the path. Annotations of the return
+    type complete the description in the OpenAPI document: `{media type: type}` unless it is JSON,
     names of response headers, and errors that the parameters do not imply.
     """
 
     def __init__(
-        self, handler: Handler, required_scope: ApiScope | None, max_body_bytes: int
+        self, handler: Handler, required_scopes: tuple[ApiScope, ...], max_body_bytes: int
     ) -> None:
         self.handler = handler
-        self.required_scope = required_scope
+        self.required_scopes = required_scopes
         self.max_body_bytes = max_body_bytes
         parameters = get_annotations(handler)
         self.response_type = parameters.pop("return")
@@ -68,17 +68,17 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, self.max_body_bytes)
-        if self.required_scope:
+        if self.required_scopes:
             authenticate = request.app.authenticator.authenticate
-            request.caller = await authenticate(request, self.required_scope)
+            request.caller = await authenticate(request, self.required_scopes)
         arguments = self._arguments(request)
         if self.body_type:
             started = time.monotonic()
             arguments["body"] = await self._read_body(request)
             duration = time.monotonic() - started
-            if self.required_scope and duration > REAUTHENTICATE_AFTER_SECONDS:
+            if self.required_scopes and duration > REAUTHENTICATE_AFTER_SECONDS:
                 reauthenticate = request.app.authenticator.reauthenticate
-                request.caller = await reauthenticate(request, self.required_scope)
+                request.caller = await reauthenticate(request, self.required_scopes)
         result = await self.handler(request, **arguments)
         if isinstance(result, Response):
             await result(scope, receive, send)

@@ -164,6 +164,7 @@ def _query_parameter(name: str, schema: Schema, *, is_required: bool) -> Schema:
         "name": name,
         "in": "query",
         "required": is_required,
+        "description": schema.pop("description", ""),
         "schema": without_null(schema),
     }
     if schema.get("type") != "array":
@@ -222,18 +223,20 @@ class _OpenApiBuilder:
 
     def _operation(self, route: Route, tag: str) -> Schema:
         endpoint = route.endpoint
-        scope = endpoint.required_scope
-        operation = {
+        scopes = endpoint.required_scopes
+        operation: Schema = {
             "operationId": self._operation_id(route),
             "tags": [tag],
             "summary": summary(route),
-            "description": _description(endpoint),
+            "description": _description(route),
             "security": [
-                {name: [scope] for name in way} for way in self._security_schemes if scope
+                {name: list(scopes) for name in way} for way in self._security_schemes if scopes
             ],
             "parameters": [*self._parameters(endpoint)],
             "responses": self._responses(endpoint),
         }
+        if route.same_as:
+            operation["deprecated"] = True
         if endpoint.body_type:
             operation["requestBody"] = {
                 "required": not endpoint.is_body_optional,
@@ -257,9 +260,19 @@ class _OpenApiBuilder:
             yield from parameters(endpoint.query_model)
         if endpoint.key_type:
             schema = self._schemas.schema(endpoint.key_type, "validation")
-            yield {"name": "Idempotency-Key", "in": "header", "schema": without_null(schema)}
+            yield {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "description": schema.pop("description"),
+                "schema": without_null(schema),
+            }
         if "ETag" in annotations_of(endpoint.response_type):
-            yield {"name": "If-None-Match", "in": "header", "schema": TEXT}
+            yield {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "The `ETag` of a response that you have: 304 if it is current.",
+                "schema": TEXT,
+            }
 
     def _content(self, annotation: Any, mode: JsonSchemaMode) -> Schema:
         return {
@@ -311,12 +324,20 @@ def summary(route: Route) -> str:
     return " ".join((getdoc(route.handler) or "").split())
 
 
-def _description(endpoint: Endpoint) -> str:
-    scope = endpoint.required_scope
-    access = f"Requires the scope `{scope}`." if scope else "Public: no authentication."
-    if endpoint.query_model is None:
-        return access
-    return f"{access}\n\n{getdoc(endpoint.query_model)}"
+def _description(route: Route) -> str:
+    paragraphs = [_access(route.scopes)]
+    if route.same_as:
+        paragraphs.insert(0, f"Same as `{route.same_as}`.")
+    if route.endpoint.query_model:
+        paragraphs.append(f"Query: {getdoc(route.endpoint.query_model)}")
+    return "\n\n".join(paragraphs)
+
+
+def _access(scopes: Sequence[str]) -> str:
+    if not scopes:
+        return "Public: no authentication."
+    names = " and ".join(f"`{scope}`" for scope in scopes)
+    return f"Requires the {'scope' if len(scopes) == 1 else 'scopes'} {names}."
 
 
 def _header_refs(names: Iterable[str]) -> Schema:
@@ -328,15 +349,15 @@ def _errors(endpoint: Endpoint) -> list[type[RingError]]:
     has_input = endpoint.query_model or endpoint.body_type
     possible: dict[type[RingError], Any] = {
         BadRequest: True,
-        Unauthenticated: endpoint.required_scope,
-        Forbidden: endpoint.required_scope,
+        Unauthenticated: endpoint.required_scopes,
+        Forbidden: endpoint.required_scopes,
         NotFound: endpoint.path_params,
         Conflict: False,
         RequestInProgress: endpoint.key_type,
         BodyTooLarge: endpoint.body_type,
         UnsupportedMediaType: endpoint.body_type,
         InvalidRequest: has_input,
-        RateLimited: endpoint.required_scope,
+        RateLimited: endpoint.required_scopes,
         Unavailable: True,
     }
     annotated = [item for item in annotations_of(endpoint.response_type) if isinstance(item, type)]

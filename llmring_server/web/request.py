@@ -29,7 +29,14 @@ Valid = TypeVar("Valid")
 # The value of an Idempotency-Key header, bare or quoted (draft-ietf-httpapi-idempotency-key).
 _IDEMPOTENCY_KEY = r'"[ -~]{1,255}"|[!#-~][ -~]{0,254}'
 
-IdempotencyKeyHeader = Annotated[str | None, Field(pattern=f"^({_IDEMPOTENCY_KEY})$")]
+IdempotencyKeyHeader = Annotated[
+    str | None,
+    Field(
+        pattern=f"^({_IDEMPOTENCY_KEY})$",
+        description="A key that you choose. A repeated request with the same key and the same body"
+        " is not executed again: its response is that of the first.",
+    ),
+]
 
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
@@ -38,11 +45,11 @@ NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 class Authenticator(Protocol):
     """Identifies callers and checks their scopes."""
 
-    async def authenticate(self, request: "Request", scope: ApiScope) -> Caller:
-        """Return the caller; raise unless it has `scope` and is within its rate limit."""
+    async def authenticate(self, request: "Request", scopes: tuple[ApiScope, ...]) -> Caller:
+        """Return the caller; raise unless it has all `scopes` and is within its rate limit."""
         ...
 
-    async def reauthenticate(self, request: "Request", scope: ApiScope) -> Caller:
+    async def reauthenticate(self, request: "Request", scopes: tuple[ApiScope, ...]) -> Caller:
         """Return the caller of an authenticated request; raise if it has lost its access."""
         ...
 

@@ -20,21 +20,30 @@ from llmring_server.web.endpoint import Endpoint, Handler
 class Route:
     """A row of the route table.
 
-    `scope` is what the caller needs, or None if no authentication is required. `max_body_bytes` is
-    0 for endpoints without a body. A path may have parameters: `{id}`, or `{alias:path}`, which
-    may contain slashes.
+    `scope` is the scope that the caller needs, or several of which it needs all, or None if no
+    authentication is required. `max_body_bytes` is 0 for endpoints without a body. A path may have
+    parameters: `{id}`, or `{alias:path}`, which may contain slashes. `same_as` is the path to use
+    instead of one that exists for older clients.
     """
 
     method: str
     path: str
     handler: Handler
-    scope: ApiScope | None
+    scope: ApiScope | tuple[ApiScope, ...] | None
     max_body_bytes: int = 0
+    same_as: str | None = None
     endpoint: Endpoint = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        endpoint = Endpoint(self.handler, self.scope, self.max_body_bytes)
+        endpoint = Endpoint(self.handler, self.scopes, self.max_body_bytes)
         object.__setattr__(self, "endpoint", endpoint)
+
+    @property
+    def scopes(self) -> tuple[ApiScope, ...]:
+        """The scopes that the caller needs, all of them; empty if the route is public."""
+        if self.scope is None:
+            return ()
+        return (self.scope,) if isinstance(self.scope, str) else self.scope
 
     @property
     def path_format(self) -> str:

@@ -16,7 +16,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.db.repository import Repository
 from llmring_server.errors import Conflict, RingError
 from llmring_server.maintenance import maintain
-from llmring_server.mcp import RefreshRequest, ToolIn
+from llmring_server.mcp import CapabilityRefresh, OfferedTool
 from llmring_server.pricing.rerating import RerateFilter
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
 from tests.pricing.test_pricing import call, override
@@ -77,9 +77,9 @@ async def stage(alone: Ring) -> Stage:
     )
     new = NEW_SERVER.model_copy(update={"auth_config": {"token": "x"}})
     server = await ring.mcp.servers.register(project, new)
-    offers = RefreshRequest(tools=[ToolIn(name="add")])
+    offers = CapabilityRefresh(tools=[OfferedTool(name="add")])
     await ring.mcp.capabilities.refresh(project, server.id, offers)
-    changed = RefreshRequest(tools=[ToolIn(name="add", description="Adds.")])
+    changed = CapabilityRefresh(tools=[OfferedTool(name="add", description="Adds.")])
     [tool] = (await ring.mcp.capabilities.refresh(project, server.id, changed)).tools
     file = await ring.db.fetch_value(
         "INSERT INTO {{tables.registry_files}}"
@@ -129,7 +129,7 @@ ACTIONS: dict[str, Act] = {
     "template.create": lambda s, a: s.ring.templates.create(
         s.project, NewTemplate(name="t", created_by="ada", shared=True), actor=a, may_share=True
     ),
-    "template.change": lambda s, a: s.ring.templates.replace(
+    "template.change": lambda s, a: s.ring.templates.update(
         s.project, s.template, TemplateUpdate(name="x"), actor=a, may_share=True
     ),
     "messages.delete": lambda s, a: s.ring.conversations.delete_old_messages(s.project, 0, actor=a),

@@ -16,11 +16,7 @@ from tests.support.isolation import CANARY, Intruder, Victim, intruder, route_na
 __all__ = ["intruder", "victim"]
 
 
-def needed(route: Route) -> str | None:
-    return route.scope
-
-
-OURS = [route for route in API if needed(route)]
+OURS = [route for route in API if route.scopes]
 WITH_ID = [route for route in OURS if "id" in route.path_params]
 # Aliases are not ids: each project has its own.
 WITHOUT_ID = [route for route in OURS if route not in WITH_ID]
@@ -43,8 +39,8 @@ async def test_ids_of_another_project_are_not_found(
         route, "00000000" if "keys" in route.path else str(uuid4()), victim.log_id
     )
     assert content_of(theirs) == content_of(never)
-    # Callers in mode `proxy` do not have the scope `admin`: 403.
-    forbidden = needed(route) == "admin" and intruder.mode == "proxy"
+    # A proxy's users are nobody's admins: 403.
+    forbidden = route.scope == "admin" and intruder.mode == "proxy"
     assert theirs.status_code == (403 if forbidden else 404)
     assert await ring.keys.caller(victim.issued.secret)
     assert await victim.everything(ring) == before
@@ -97,12 +93,11 @@ async def test_every_route_requires_a_valid_key_with_its_scope(
     project = f"project {uuid4()}"
     revoked = await ring.keys.issue(project, actor=LIBRARY)
     await ring.keys.revoke(revoked.id, actor=LIBRARY)
-    other = next(scope for scope in PROJECT_SCOPES if scope != needed(route))
-    keys = {
-        401: revoked,
-        403: await ring.keys.issue(project, KeyOptions(scopes=[other]), actor=LIBRARY),
-    }
-    for expected, key in keys.items():
+    keys = [(401, revoked)]
+    for missing in route.scopes:
+        others = [scope for scope in PROJECT_SCOPES if scope != missing]
+        keys.append((403, await ring.keys.issue(project, KeyOptions(scopes=others), actor=LIBRARY)))
+    for expected, key in keys:
         intruder = Intruder(db, "keys", key)
         async with intruder.client:
             for id in (victim.id_for(route), str(uuid4())) if route in WITH_ID else ("",):

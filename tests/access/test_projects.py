@@ -10,7 +10,7 @@ from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError
-from llmring_server.mcp import NewExecution, RefreshRequest, ToolIn
+from llmring_server.mcp import CapabilityRefresh, NewToolExecution, OfferedTool
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate, TemplateUpdate
 from tests.pricing.test_pricing import NOW, call, override
@@ -54,7 +54,7 @@ async def create_full_project(ring: Ring) -> ProjectId:
     template = await ring.templates.create(
         project_id, NewTemplate(name="t", created_by="ada"), actor=LIBRARY, may_share=True
     )
-    await ring.templates.replace(
+    await ring.templates.update(
         project_id, template.id, TemplateUpdate(model=model), actor=LIBRARY, may_share=True
     )
     await ring.aliases.bind(project_id, BindAlias(alias="fast", model=f"acme:{model}"))
@@ -62,10 +62,10 @@ async def create_full_project(ring: Ring) -> ProjectId:
         project_id, ReceiptRequest(since_last_receipt=True)
     )
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
-    offers = RefreshRequest(tools=[ToolIn(name=f"t{number}") for number in range(7)])
+    offers = CapabilityRefresh(tools=[OfferedTool(name=f"t{number}") for number in range(7)])
     tool = (await ring.mcp.capabilities.refresh(project_id, server.id, offers)).tools[0]
     for _ in range(7):
-        await ring.mcp.executions.record(project_id, tool.id, NewExecution(input={}))
+        await ring.mcp.executions.record(project_id, tool.id, NewToolExecution(input={}))
     return project_id
 
 

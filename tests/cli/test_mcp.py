@@ -8,12 +8,12 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.mcp import (
-    NewExecution,
-    PromptIn,
-    RefreshRequest,
-    ResourceIn,
-    ServerUpdate,
-    ToolIn,
+    CapabilityRefresh,
+    McpServerUpdate,
+    NewToolExecution,
+    OfferedPrompt,
+    OfferedResource,
+    OfferedTool,
 )
 from tests.cli.test_access import PROD, prod
 from tests.cli.test_db import check_output, run
@@ -34,10 +34,10 @@ async def make_server(ring: Ring, project_id: ProjectId, description: str) -> tu
     """Register a server whose tool changes; return its id, and that of the tool."""
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
     for text in ("Adds", description):
-        request = RefreshRequest(
-            tools=[ToolIn(name="add", description=text)],
-            resources=[ResourceIn(uri="file:///README")],
-            prompts=[PromptIn(name="greet")],
+        request = CapabilityRefresh(
+            tools=[OfferedTool(name="add", description=text)],
+            resources=[OfferedResource(uri="file:///README")],
+            prompts=[OfferedPrompt(name="greet")],
         )
         result = await ring.mcp.capabilities.refresh(project_id, server.id, request)
     return server.id, result.tools[0].id
@@ -49,7 +49,7 @@ async def test_list_shows_active_servers_or_all(
     name, project_id = project
     id, _ = await make_server(ring, project_id, "x")
     other = await ring.mcp.servers.register(project_id, NEW_SERVER)
-    await ring.mcp.servers.update(project_id, other.id, ServerUpdate(is_active=False))
+    await ring.mcp.servers.update(project_id, other.id, McpServerUpdate(is_active=False))
     output = check_output("mcp", "list", "--project", name, *PROD, **prod).replace("\n", "")
     assert "calc" in output
     assert "inactive" not in output
@@ -66,7 +66,7 @@ async def test_show_shows_capabilities_and_what_changed(
     for expected in ("add", "greet", "changed", "[bold]", "http://localhost:8080/mcp"):
         assert expected in output
     assert "\x1b" not in output
-    await ring.mcp.capabilities.refresh(project_id, id, RefreshRequest())
+    await ring.mcp.capabilities.refresh(project_id, id, CapabilityRefresh())
     assert "inactive" in check_output("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
     assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
@@ -81,8 +81,8 @@ async def test_list_and_show_read_all_pages(
     output = check_output("mcp", "list", "--project", name, *PROD, **prod)
     assert all(str(id) in output for id in ids)
     for prefix in "ab":
-        tools = [ToolIn(name=f"{prefix}{number}") for number in range(600)]
-        await ring.mcp.capabilities.refresh(project_id, ids[0], RefreshRequest(tools=tools))
+        tools = [OfferedTool(name=f"{prefix}{number}") for number in range(600)]
+        await ring.mcp.capabilities.refresh(project_id, ids[0], CapabilityRefresh(tools=tools))
     output = check_output("mcp", "show", str(ids[0]), "--project", name, *PROD, **prod)
     assert (output.count("tool a"), output.count("tool b")) == (600, 600)
 
@@ -93,8 +93,8 @@ async def test_history_shows_executions_and_statistics(
     name, project_id = project
     _, tool = await make_server(ring, project_id, "Adds")
     for execution in (
-        NewExecution(input={"a": 1}, duration_ms=1234),
-        NewExecution(input={}, error="Broke " + "x" * 300),
+        NewToolExecution(input={"a": 1}, duration_ms=1234),
+        NewToolExecution(input={}, error="Broke " + "x" * 300),
     ):
         await ring.mcp.executions.record(project_id, tool, execution)
     output = check_output("mcp", "history", str(tool), "--project", name, *PROD, **prod)

@@ -10,7 +10,7 @@ import pytest
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import RequestInProgress
-from llmring_server.mcp import ExecutionPage, NewExecution
+from llmring_server.mcp import ExecutionPage, NewToolExecution
 from tests.conftest import CALL
 from tests.support.connections import terminate_connections
 from tests.support.mcp import MCP, Json, make_tool, make_tool_of, refresh, register
@@ -165,7 +165,7 @@ async def test_lost_connections_neither_lose_nor_repeat_executions(
         executions = mortal.mcp.executions
         recordings = [
             executions.record(
-                project_id, tool, NewExecution(input={"n": n}), f"key {n}" if n >= 40 else None
+                project_id, tool, NewToolExecution(input={"n": n}), f"key {n}" if n >= 40 else None
             )
             for n in range(80)
         ]
@@ -182,7 +182,7 @@ async def test_lost_connections_neither_lose_nor_repeat_executions(
 async def test_a_key_locked_by_another_transaction_is_a_conflict(
     settings: Settings, project_id: ProjectId, ring: Ring
 ) -> None:
-    tool, new = await make_tool_of(ring, project_id), NewExecution(input={})
+    tool, new = await make_tool_of(ring, project_id), NewToolExecution(input={})
     async with Ring.open(settings.model_copy(update={"lock_timeout": 0.2})) as other:
         async with other.db.transaction() as tx:
             first, _ = await other.within(tx).mcp.executions.record(project_id, tool, new, "locked")

@@ -12,9 +12,9 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import InvalidRequest
-from llmring_server.mcp import RefreshRequest, ToolIn
+from llmring_server.mcp import CapabilityRefresh, OfferedTool
 from llmring_server.mcp.capabilities import rows_as_json
-from llmring_server.mcp.models import CapabilityIn
+from llmring_server.mcp.models import OfferedCapability
 from tests.support.mcp import NEW_SERVER
 
 
@@ -24,9 +24,9 @@ async def test_concurrent_refreshes_do_not_mix(
     ring = Ring(db, Settings(acquire_timeout=60))
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
 
-    def request(number: int) -> RefreshRequest:
-        own = [ToolIn(name=f"of {number}, {index}") for index in range(20)]
-        return RefreshRequest(tools=[ToolIn(name="shared", description=f"{number}"), *own])
+    def request(number: int) -> CapabilityRefresh:
+        own = [OfferedTool(name=f"of {number}, {index}") for index in range(20)]
+        return CapabilityRefresh(tools=[OfferedTool(name="shared", description=f"{number}"), *own])
 
     results = await asyncio.gather(
         *(ring.mcp.capabilities.refresh(project_id, server.id, request(n)) for n in range(60))
@@ -52,7 +52,7 @@ async def test_a_refresh_is_rolled_back_with_the_caller_s_transaction(
 ) -> None:
     project_id = ProjectId(uuid4())
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
-    request = RefreshRequest(tools=[ToolIn(name="t")])
+    request = CapabilityRefresh(tools=[OfferedTool(name="t")])
 
     async def refresh_and_fail() -> None:
         async with db.transaction() as tx:
@@ -72,13 +72,13 @@ async def test_preparing_a_refresh_does_not_block_other_requests(
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
     loop_is_running = threading.Event()
 
-    def rows_after_the_loop_ran(capabilities: Sequence[CapabilityIn]) -> str:
+    def rows_after_the_loop_ran(capabilities: Sequence[OfferedCapability]) -> str:
         assert loop_is_running.wait(30)
         return rows_as_json(capabilities)
 
     monkeypatch.setattr("llmring_server.mcp.capabilities.rows_as_json", rows_after_the_loop_ran)
     asyncio.get_running_loop().call_soon(loop_is_running.set)
-    request = RefreshRequest(tools=[ToolIn(name="t")])
+    request = CapabilityRefresh(tools=[OfferedTool(name="t")])
     assert (await ring.mcp.capabilities.refresh(project_id, server.id, request)).tools
 
 
@@ -87,4 +87,4 @@ def test_no_digest_is_computed_of_a_definition_that_is_too_large(
 ) -> None:
     monkeypatch.setattr("llmring_server.mcp.capabilities.definition_digest", None)
     with pytest.raises(InvalidRequest, match="64 KiB"):
-        rows_as_json([ToolIn(name="t", inputSchema={"a": "x" * 70_000})])
+        rows_as_json([OfferedTool(name="t", inputSchema={"a": "x" * 70_000})])

@@ -9,7 +9,13 @@ from llmring_server import Ring
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.maintenance import maintain
-from llmring_server.mcp import CapabilityPage, NewExecution, RefreshRequest, Tool, ToolIn
+from llmring_server.mcp import (
+    CapabilityPage,
+    CapabilityRefresh,
+    McpTool,
+    NewToolExecution,
+    OfferedTool,
+)
 from tests.support.mcp import NEW_SERVER, make_tool_of
 
 
@@ -23,11 +29,13 @@ async def test_old_executions_are_deleted_if_their_project_limits_retention(
     tools = [await make_tool_of(ring, project_id) for project_id in project_ids]
     for project_id, tool in zip(project_ids, tools, strict=True):
         for _ in range(5):
-            await ring.mcp.executions.record(project_id, tool, NewExecution(input={}))
+            await ring.mcp.executions.record(project_id, tool, NewToolExecution(input={}))
     at = datetime.now(UTC) - timedelta(days=31)
     update = f"UPDATE {owner.schema}_mcp.executions SET executed_at = $1"  # noqa: S608, our own
     await owner.execute(f"{update} WHERE project_id = ANY ($2)", at, project_ids)
-    recent, _ = await ring.mcp.executions.record(project_ids[0], tools[0], NewExecution(input={}))
+    recent, _ = await ring.mcp.executions.record(
+        project_ids[0], tools[0], NewToolExecution(input={})
+    )
     assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 0
     await ring.projects.retain(project_ids[0], 30, actor=LIBRARY)
     assert (await maintain(owner, actor=LIBRARY)).deleted["executions"] == 5
@@ -44,12 +52,12 @@ async def make_removed_tools(days: int, owner: AsyncDatabaseManager, project_id:
     ring = Ring(owner)
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
 
-    async def offer(*names: str) -> list[Tool]:
-        request = RefreshRequest(tools=[ToolIn(name=name) for name in names])
+    async def offer(*names: str) -> list[McpTool]:
+        request = CapabilityRefresh(tools=[OfferedTool(name=name) for name in names])
         return (await ring.mcp.capabilities.refresh(project_id, server.id, request)).tools
 
     *_, used = await offer("back", "there", "unused", "used")
-    await ring.mcp.executions.record(project_id, used.id, NewExecution(input={}))
+    await ring.mcp.executions.record(project_id, used.id, NewToolExecution(input={}))
     await offer("there")
     at = datetime.now(UTC) - timedelta(days=days)
     update = f"UPDATE {owner.schema}_mcp.capabilities SET removed_at = $1"  # noqa: S608, our own

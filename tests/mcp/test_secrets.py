@@ -11,7 +11,7 @@ from llmring_server import Ring, Settings, build
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import DEFAULT_SCOPES, LIBRARY, ProjectId, project_of_key
 from llmring_server.errors import DecryptionFailed
-from llmring_server.mcp import NewServer, ServerUpdate
+from llmring_server.mcp import McpServerUpdate, NewMcpServer
 from tests.support.mcp import MCP, NEW_SERVER, SERVER, SERVERS, register
 
 KEYS = [digit * 64 for digit in "abc"]
@@ -23,7 +23,7 @@ def ring_with_keys(db: AsyncDatabaseManager, *keys: str) -> Ring:
     return Ring(db, Settings.model_validate({"auth": "open", "sealing_keys": keys}))
 
 
-def server_with_token(number: int) -> NewServer:
+def server_with_token(number: int) -> NewMcpServer:
     return NEW_SERVER.model_copy(update={"auth_config": {"token": number}})
 
 
@@ -75,15 +75,15 @@ async def test_the_placeholder_of_a_secret_does_not_replace_it(db: AsyncDatabase
     server = await servers.register(project_id, server_with_token(1))
     assert server.auth_config
     placeholder = server.auth_config.model_dump()
-    await servers.update(project_id, server.id, ServerUpdate(auth_config=placeholder, name="n"))
+    await servers.update(project_id, server.id, McpServerUpdate(auth_config=placeholder, name="n"))
     assert await servers.read_secret(project_id, server.id, actor=LIBRARY) == {"token": 1}
     keyless = ring_with_keys(db).mcp.servers
-    update = ServerUpdate(auth_config=placeholder, name="m")
+    update = McpServerUpdate(auth_config=placeholder, name="m")
     assert (await keyless.patch(project_id, server.id, update)).name == "m"
     assert await servers.read_secret(project_id, server.id, actor=LIBRARY) == {"token": 1}
     copied = NEW_SERVER.model_copy(update={"auth_config": placeholder})
     assert (await keyless.register(project_id, copied)).auth_config is None
-    await servers.patch(project_id, server.id, ServerUpdate(auth_config=None))
+    await servers.patch(project_id, server.id, McpServerUpdate(auth_config=None))
     assert await servers.read_secret(project_id, server.id, actor=LIBRARY) is None
 
 
@@ -153,7 +153,7 @@ async def test_a_secret_that_changes_while_it_is_reencrypted_stays_changed(alone
     server = await old.register(project_id, server_with_token(1))
     async with alone.db.transaction() as tx:
         pid = await tx.fetch_value("SELECT pg_backend_pid()")
-        update = ServerUpdate(auth_config={"token": 2})
+        update = McpServerUpdate(auth_config={"token": 2})
         await ring.within(tx).mcp.servers.update(project_id, server.id, update)
         # It reads the old secret, and waits for the lock of the row to replace it.
         reencrypting = asyncio.create_task(ring.mcp.servers.reencrypt_secrets(actor=LIBRARY))

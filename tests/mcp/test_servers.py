@@ -10,7 +10,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import InvalidRequest
-from llmring_server.mcp import NewServer, ServerUpdate
+from llmring_server.mcp import McpServerUpdate, NewMcpServer
 from llmring_server.mcp.urls import is_public
 from tests.support.mcp import NEW_SERVER, SERVER, SERVERS, register
 
@@ -170,7 +170,7 @@ async def test_delete_server(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("mcp_url", [*PUBLIC_URLS, *PRIVATE_URLS])
 async def test_any_host_is_accepted_by_default(mcp_url: str, ring: Ring) -> None:
-    new = NewServer(name="n", url=mcp_url, transport_type="stdio")
+    new = NewMcpServer(name="n", url=mcp_url, transport_type="stdio")
     assert (await ring.mcp.servers.register(ProjectId(uuid4()), new)).url == mcp_url
 
 
@@ -200,9 +200,11 @@ async def test_only_public_urls_are_accepted_if_so_configured(
     servers = Ring(db, Settings(mcp_urls="public")).mcp.servers
     project_id = ProjectId(uuid4())
     with pytest.raises(InvalidRequest, match="public host"):
-        await servers.register(project_id, NewServer(name="n", url=mcp_url, transport_type="http"))
+        await servers.register(
+            project_id, NewMcpServer(name="n", url=mcp_url, transport_type="http")
+        )
     public = NEW_SERVER.model_copy(update={"url": PUBLIC_URLS[0]})
     server = await servers.register(project_id, public)
     with pytest.raises(InvalidRequest, match="public host"):
-        await servers.update(project_id, server.id, ServerUpdate(url=mcp_url))
+        await servers.update(project_id, server.id, McpServerUpdate(url=mcp_url))
     assert [each.url for each in await servers.list(project_id)] == [PUBLIC_URLS[0]]

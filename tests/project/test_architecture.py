@@ -74,19 +74,19 @@ def test_the_openapi_document_describes_every_route() -> None:
 
 
 def check_description(route: Route) -> None:
-    """Check that a route has a summary, its scope, named responses, its parameters and its body."""
+    """Check that a route has a summary, its scopes, named responses, parameters and a body."""
     described = orjson.loads(openapi_document([RouteGroup("tag", "", route)], "keys", ""))
     [[operation]] = [methods.values() for methods in described["paths"].values()]
     assert operation["summary"], f"{route.path}: a handler's docstring says what it is for"
     scopes = [scope for scheme in operation["security"] for scope in scheme.values()]
-    assert scopes == ([[route.scope]] * 2 if route.scope else []), route.path
+    assert scopes == ([[*route.scopes]] * 2 if route.scopes else []), route.path
     # The schema of a response has a name, except for files and the document itself.
     for content in operation["responses"]["200"]["content"].values():
         schema = content["schema"].get("items", content["schema"])
         has_name = "$ref" in schema or schema == {"type": "string"}
         assert has_name or route.path == "/openapi.json", route.path
-    if route.scope:
-        assert f"`{route.scope}`" in operation["description"], route.path
+    for scope in route.scopes:
+        assert f"`{scope}`" in operation["description"], route.path
     parameters = operation["parameters"]
     path_params = {param["name"] for param in parameters if param["in"] == "path"}
     assert path_params == route.path_params, route.path

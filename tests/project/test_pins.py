@@ -22,7 +22,7 @@ from llmring_server.core.identity import LIBRARY, Action, ProjectId, project_of_
 from llmring_server.core.pagination import Position
 from llmring_server.db.migrations import SchemaModule
 from llmring_server.db.repository import SQL
-from llmring_server.mcp import NewExecution, PromptIn, ResourceIn, ToolIn
+from llmring_server.mcp import NewToolExecution, OfferedPrompt, OfferedResource, OfferedTool
 from llmring_server.mcp.capabilities import definition_digest
 from llmring_server.mcp.secrets import SecretBox
 from llmring_server.pricing.cost import Rate
@@ -143,7 +143,7 @@ def test_fingerprint_of_an_exchange() -> None:
 
 
 def test_fingerprint_of_an_mcp_execution() -> None:
-    execution = NewExecution.model_validate(
+    execution = NewToolExecution.model_validate(
         {
             "input": {"a": 1},
             "output": {"b": 2},
@@ -162,21 +162,21 @@ def test_fingerprint_of_an_mcp_execution() -> None:
 
 
 def test_digest_of_a_tool_definition() -> None:
-    tool = ToolIn(name="add", description="Adds.", inputSchema={"type": "object"})
+    tool = OfferedTool(name="add", description="Adds.", inputSchema={"type": "object"})
     assert definition_digest(tool).hex() == (
         "6bfe9d9b45cdbddec9e12a747e68c06b5465bd0d1fc09df769c8222692e5721f"
     )
 
 
 def test_digest_of_a_resource_definition() -> None:
-    resource = ResourceIn(uri="file:///a", name="a", description="A.", mimeType="text/plain")
+    resource = OfferedResource(uri="file:///a", name="a", description="A.", mimeType="text/plain")
     assert definition_digest(resource).hex() == (
         "373bf9513cc6ae6ba8da3bbb76bddd0d1cfb2b241e042b0f32c5972368653cf0"
     )
 
 
 def test_digest_of_a_prompt_definition() -> None:
-    prompt = PromptIn(name="greet", description="Greets.", arguments=[{"name": "who"}])
+    prompt = OfferedPrompt(name="greet", description="Greets.", arguments=[{"name": "who"}])
     assert definition_digest(prompt).hex() == (
         "895e63476aa127bf77a8c861bb9bbc42b1b8269458d8cb5ce9ae7db4f1255417"
     )

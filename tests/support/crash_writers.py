@@ -17,7 +17,7 @@ import orjson
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId, project_of_key
-from llmring_server.usage.stats import StatsQuery, Totals
+from llmring_server.usage.stats import LabelTotals, StatsQuery
 
 API_KEY, LOG = "kill-writers", "/api/v1/log"
 WRITERS = 8
@@ -86,17 +86,17 @@ async def wrong_totals(ring: Ring, project_id: ProjectId) -> int:
     return wrong
 
 
-def sums(rows: list[dict[str, Any]], label: str) -> dict[str, Totals]:
+def sums(rows: list[dict[str, Any]], label: str) -> dict[str, LabelTotals]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row[label], []).append(row)
     return {value: totals(group) for value, group in groups.items()}
 
 
-def totals(rows: list[dict[str, Any]]) -> Totals:
+def totals(rows: list[dict[str, Any]]) -> LabelTotals:
     errors = sum(row["status"] != "ok" for row in rows)
     added = {name: sum(row[name] for row in rows) for name in COUNTS}
-    return Totals(requests=len(rows), errors=errors, **added)
+    return LabelTotals(requests=len(rows), errors=errors, **added)
 
 
 def writers(url: str, ledger: Path, seconds: float) -> subprocess.Popen[bytes]:

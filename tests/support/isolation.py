@@ -16,12 +16,12 @@ from llmring_server.aliases import BindAlias
 from llmring_server.conversations.models import NewConversation, NewMessage
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES, Caller, ProjectId
 from llmring_server.mcp import (
-    NewExecution,
-    NewServer,
-    PromptIn,
-    RefreshRequest,
-    ResourceIn,
-    ToolIn,
+    CapabilityRefresh,
+    NewMcpServer,
+    NewToolExecution,
+    OfferedPrompt,
+    OfferedResource,
+    OfferedTool,
 )
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate
@@ -109,18 +109,18 @@ async def victim_of(ring: Ring) -> Victim:
 
 async def mcp_of(ring: Ring, project_id: ProjectId) -> dict[str, UUID]:
     """Register a server with a tool, a resource and a prompt; return their ids by kind."""
-    new = NewServer(name=CANARY, url=f"http://{CANARY}", transport_type="http")
+    new = NewMcpServer(name=CANARY, url=f"http://{CANARY}", transport_type="http")
     server = await ring.mcp.servers.register(
         project_id, new.model_copy(update={"capabilities": {}})
     )
-    offers = RefreshRequest(
-        tools=[ToolIn(name=CANARY, description=CANARY, input_schema={CANARY: CANARY})],
-        resources=[ResourceIn(uri=CANARY, content=CANARY)],
-        prompts=[PromptIn(name=CANARY, content=CANARY)],
+    offers = CapabilityRefresh(
+        tools=[OfferedTool(name=CANARY, description=CANARY, input_schema={CANARY: CANARY})],
+        resources=[OfferedResource(uri=CANARY, content=CANARY)],
+        prompts=[OfferedPrompt(name=CANARY, content=CANARY)],
     )
     found = await ring.mcp.capabilities.refresh(project_id, server.id, offers)
     [tool], [resource], [prompt] = found.tools, found.resources, found.prompts
-    execution = NewExecution(input={CANARY: CANARY}, error=CANARY)
+    execution = NewToolExecution(input={CANARY: CANARY}, error=CANARY)
     await ring.mcp.executions.record(project_id, tool.id, execution)
     return {
         "servers": server.id,

@@ -7,7 +7,7 @@ import httpx
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp import NewServer, RefreshRequest, ToolIn
+from llmring_server.mcp import CapabilityRefresh, NewMcpServer, OfferedTool
 
 MCP = "/api/v1/mcp"
 SERVERS = f"{MCP}/servers"
@@ -17,7 +17,7 @@ SERVER: dict[str, Any] = {
     "url": "http://localhost:8080/mcp",
     "transport_type": "http",
 }
-NEW_SERVER = NewServer(**SERVER)
+NEW_SERVER = NewMcpServer(**SERVER)
 
 ADD = {
     "name": "add",
@@ -61,5 +61,5 @@ async def make_tool(client: httpx.AsyncClient) -> str:
 async def make_tool_of(ring: Ring, project_id: ProjectId) -> UUID:
     """Register a server with a tool; return the tool's id."""
     server = await ring.mcp.servers.register(project_id, NEW_SERVER)
-    request = RefreshRequest(tools=[ToolIn(name="t")])
+    request = CapabilityRefresh(tools=[OfferedTool(name="t")])
     return (await ring.mcp.capabilities.refresh(project_id, server.id, request)).tools[0].id

@@ -53,11 +53,11 @@ async def shared(ring: Ring, admin: IssuedKey) -> AsyncIterator[Template]:
         may_share=True,
     )
     change = TemplateUpdate(system_prompt="Hi {{ who }}", shared=True)
-    yield await ring.templates.replace(
+    yield await ring.templates.update(
         admin.project_id, first.id, change, actor=LIBRARY, may_share=True
     )
     # Shared templates appear in the lists of other tests.
-    await ring.templates.replace(
+    await ring.templates.update(
         admin.project_id, first.id, TemplateUpdate(shared=False), actor=LIBRARY, may_share=True
     )
 
@@ -138,7 +138,7 @@ async def test_a_template_that_is_not_shared_any_more_is_not_found(
     for change in (TemplateUpdate(shared=False), TemplateUpdate(is_active=False)):
         template = await ring.templates.create(admin.project_id, new, actor=LIBRARY, may_share=True)
         assert await ring.templates.get(stranger.project_id, template.id)
-        await ring.templates.replace(
+        await ring.templates.update(
             admin.project_id, template.id, change, actor=LIBRARY, may_share=True
         )
         response = await client.post(f"{TEMPLATES}/{template.id}/use", headers=headers_of(stranger))
@@ -167,11 +167,11 @@ async def test_an_actor_alone_may_not_share(ring: Ring, admin: IssuedKey, shared
     with pytest.raises(Forbidden):
         await ring.templates.create(admin.project_id, new, actor=LIBRARY)
     with pytest.raises(Forbidden):
-        await ring.templates.replace(
+        await ring.templates.update(
             admin.project_id, shared.id, TemplateUpdate(name="x"), actor=LIBRARY
         )
     with pytest.raises(Forbidden):
-        await ring.templates.update(
+        await ring.templates.patch(
             admin.project_id, shared.id, TemplateUpdate(name="x"), actor=LIBRARY
         )
     with pytest.raises(Forbidden):

@@ -248,7 +248,7 @@ async def test_concurrent_changes_are_a_version_each(ring: Ring, project_id: Pro
     changes = [TemplateUpdate(name=f"n{number}") for number in range(20)]
     await asyncio.gather(
         *(
-            ring.templates.replace(project_id, template.id, change, actor=LIBRARY)
+            ring.templates.update(project_id, template.id, change, actor=LIBRARY)
             for change in changes
         )
     )

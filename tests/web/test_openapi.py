@@ -15,7 +15,7 @@ from pydantic import SecretStr, create_model
 from llmring_server import NewCall, Ring, Server
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
-from llmring_server.routes import API_GROUPS, META_GROUPS
+from llmring_server.routes import API, API_GROUPS, META, META_GROUPS
 from llmring_server.web.openapi import SchemaRegistry, openapi_document
 from tests.conftest import CALL
 from tests.support.isolation import mcp_of
@@ -51,9 +51,13 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
 def test_money_is_a_number_except_in_statistics() -> None:
     schemas = document()["components"]["schemas"]
     for name, kind in (
-        ("LogResponse", "number"), ("Call", "number"), ("CostLine", "number"), ("Totals", "string"),
-        ("Bucket", "string"), ("OriginTotals", "number"),
-    ):  # fmt: skip
+        ("LoggedCall", "number"),
+        ("Call", "number"),
+        ("CostLine", "number"),
+        ("LabelTotals", "string"),
+        ("StatsPeriod", "string"),
+        ("OriginTotals", "number"),
+    ):
         properties = schemas[name]["properties"]
         assert properties.get("cost", properties.get("amount"))["type"] == kind
 
@@ -137,6 +141,43 @@ def test_operation_ids_are_names_of_handlers() -> None:
     assert paths["/conversations"]["get"]["operationId"] == "list_conversations_at_conversations"
 
 
+def test_every_parameter_of_a_query_or_header_is_described() -> None:
+    undescribed = {
+        (path, parameter["name"])
+        for path, operations in document()["paths"].items()
+        for operation in operations.values()
+        for parameter in operation["parameters"]
+        if parameter["in"] != "path" and not parameter["description"]
+    }
+    assert undescribed == set()
+
+
+def test_paths_for_older_clients_are_deprecated() -> None:
+    paths = document()["paths"]
+    deprecated = {
+        path: operation["description"].partition("\n")[0]
+        for path, operations in paths.items()
+        for operation in operations.values()
+        if operation.get("deprecated")
+    }
+    assert deprecated == {
+        "/registry.json": "Same as `/registry`.",
+        "/conversations": "Same as `/api/v1/conversations`.",
+        "/conversations/{id}": "Same as `/api/v1/conversations/{id}`.",
+        "/api/v1/receipts/public-key.pem": "Same as `/receipts/public-key.pem`.",
+    }
+    assert all(route.same_as in paths for route in API + META if route.same_as)
+
+
+def test_an_operation_names_all_scopes_that_it_needs() -> None:
+    operation = document()["paths"]["/api/v1/receipts/issue"]["post"]
+    assert operation["security"] == [
+        {"X-API-Key": ["log:write", "read"]},
+        {"Bearer": ["log:write", "read"]},
+    ]
+    assert operation["description"] == "Requires the scopes `log:write` and `read`."
+
+
 def test_classes_that_share_a_name_are_separate_components() -> None:
     first = create_model("Page", __module__="llmring_server.mcp.models", size=(int, ...))
     second = create_model("Page", __module__="llmring_server.templates.models", text=(str, ...))
@@ -153,119 +194,119 @@ def test_classes_that_share_a_name_are_separate_components() -> None:
 
 
 # Public: clients are generated from these names. Change them only deliberately.
-COMPONENTS = [
+COMPONENTS = {
     "About",
     "Acknowledgement",
     "AliasBinding",
     "AliasUpdate",
     "ApiKey",
-    "ArchivedProviderFile",
-    "BatchLogged",
-    "BatchRejected",
     "BatchResponse",
-    "BatchSummary",
     "BindAlias",
     "BindAliases",
-    "Bucket",
-    "BulkResult",
+    "BoundAliases",
     "Call",
     "CapabilityNames",
-    "Catalog",
+    "CapabilityRefresh",
+    "CapabilityRefreshResult",
     "Conversation",
     "ConversationWithMessages",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
     "DeletedConversation",
+    "DeletedMcpServer",
     "DeletedMessages",
-    "DeletedServer",
     "DeletedTemplate",
-    "Envelope",
+    "EarlierProviderFile",
     "Exchange",
     "ExchangeMessage",
     "ExchangeMetadata",
     "ExchangeResponse",
-    "Execution",
-    "GenerateResult",
-    "GroupTotals",
     "Health",
     "InclusionProof",
     "IssueRequest",
+    "IssuedBatchReceipt",
     "IssuedKeyResponse",
     "Jwk",
     "Jwks",
     "JwksKey",
     "KeyRotation",
+    "LabelTotals",
     "Liveness",
-    "LogResponse",
+    "LoggedBatchCall",
+    "LoggedCall",
     "LoggedExchange",
     "Manifest",
     "ManifestEntry",
+    "McpPrompt",
+    "McpResource",
     "McpServer",
+    "McpServerRef",
+    "McpServerSecret",
+    "McpServerUpdate",
+    "McpTool",
     "Message",
     "MessageBatch",
+    "ModelCatalog",
     "ModelInfo",
     "NewCall",
     "NewContent",
     "NewConversation",
-    "NewExecution",
     "NewKey",
+    "NewMcpServer",
     "NewMessage",
-    "NewServer",
     "NewTemplate",
     "NewTool",
+    "NewToolExecution",
+    "OfferedPrompt",
+    "OfferedResource",
+    "OfferedTool",
     "OriginTotals",
     "PriceDetail",
     "PriceList",
     "Problem",
-    "Prompt",
     "PromptArguments",
     "PromptContent",
-    "PromptIn",
-    "Provider",
-    "ProviderFileDocument",
     "PublicKey",
     "PublicKeyCompat",
     "PublicKeyDocument",
     "Readiness",
     "Receipt",
+    "ReceiptBatchSummary",
     "ReceiptCall",
     "ReceiptCallPage",
     "ReceiptCalls",
+    "ReceiptEnvelope",
+    "ReceiptGroupTotals",
     "ReceiptList",
     "ReceiptPreview",
     "ReceiptRequest",
-    "RefreshRequest",
-    "RefreshResult",
+    "ReceiptToStore",
     "RegistrationRequest",
     "RegistrationResponse",
+    "RegistryProvider",
+    "RegistryProviderFile",
+    "RejectedBatchCall",
     "RenderRequest",
     "RenderedPrompt",
     "RenderedTemplate",
     "ResolvedAlias",
-    "Resource",
     "ResourceContent",
-    "ResourceIn",
     "RevokedKey",
-    "SecretConfigured",
-    "ServerRef",
-    "ServerSecret",
-    "ServerUpdate",
+    "SecretPresence",
     "Signature",
-    "Stats",
-    "StoreReceipt",
+    "StatsPeriod",
+    "StatsSummary",
     "StoredReceiptResponse",
-    "Summary",
     "Template",
     "TemplateUpdate",
     "TemplateUsage",
     "TemplateVersion",
-    "Tool",
-    "ToolIn",
+    "ToolExecution",
     "ToolStats",
-    "Totals",
+    "UsageStats",
     "VerificationResult",
-]
+}
 
 TAGS = [
     "usage",
@@ -331,7 +372,9 @@ CODES = [
 
 
 def test_the_names_of_components() -> None:
-    assert sorted(document()["components"]["schemas"]) == COMPONENTS
+    names = {*document()["components"]["schemas"]}
+    added, removed = sorted(names - COMPONENTS), sorted(COMPONENTS - names)
+    assert names == COMPONENTS, f"added: {added}; removed: {removed}"
 
 
 def test_the_tags() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp import ExecutionPage, NewExecution
+from llmring_server.mcp import ExecutionPage, NewToolExecution
 from tests.support.mcp import SERVER, make_tool_of
 
 API = "/api/v1"
@@ -124,7 +124,7 @@ async def test_pages_of_executions_are_bounded(
 ) -> None:
     tool, history = await make_tool_of(ring, project_id), ring.mcp.executions.history
     for _ in range(COUNT):
-        await ring.mcp.executions.record(project_id, tool, NewExecution(input={}, **large))
+        await ring.mcp.executions.record(project_id, tool, NewToolExecution(input={}, **large))
     first = await history(project_id, tool)
     assert len(first) == 3
     page = ExecutionPage()
