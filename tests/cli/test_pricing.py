@@ -1,6 +1,7 @@
 """`llmring-server prices`, as an operator uses it."""
 
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -39,6 +40,18 @@ async def test_a_model_without_a_price_is_found_priced_and_its_calls_are_rated(
     assert model not in run("prices", "check", *PROD, **prod).stdout
     assert "Removed: 1" in done("prices", "override", "acme", model, "--remove", *PROD, **prod)
     assert "No price is known" in run("prices", "show", "acme", model, *PROD, **prod).stderr
+
+
+def test_a_model_is_named_by_one_argument_or_two(prod: dict[str, str], model: str) -> None:
+    rates = ("--web-search", "10", "--request", "1")
+    done("prices", "override", f"acme:{model}", *rates, *PROD, **prod)
+    shown = done("prices", "show", "acme", model, *PROD, **prod)
+    assert done("prices", "show", f"acme:{model}", *PROD, **prod) == shown
+    assert re.search(r"web_search\W+10\W+1,000 searches", shown)
+    assert re.search(r"request\W+1\W+1,000 requests", shown)
+    assert "Removed: 1" in done("prices", "override", f"acme:{model}", "--remove", *PROD, **prod)
+    for incomplete in (["show", model], ["override", model], ["override", "--remove"]):
+        assert run("prices", *incomplete, *PROD, **prod).returncode == 2
 
 
 def test_prices_come_from_a_file_all_or_none(
