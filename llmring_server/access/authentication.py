@@ -4,6 +4,8 @@
 - `open`: any API key; a key that was not issued names a project of its own.
 - `proxy`: headers signed by a proxy in front (see `trusted_proxy`).
 - `parent`: the application that mounts this one decides.
+
+The expiry of keys is checked in SQL (`sql/access/keys.sql`).
 """
 
 import inspect
