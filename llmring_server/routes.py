@@ -108,7 +108,7 @@ CONVERSATIONS = RouteGroup(
 
 TEMPLATES = RouteGroup(
     "templates",
-    "Versioned conversation templates.",
+    "Versioned prompt templates.",
     Route("GET", "/api/v1/templates", templates.list_templates, "conversations"),
     Route("POST", "/api/v1/templates", templates.create_template, "conversations", 2 * MIB),
     Route("GET", "/api/v1/templates/stats", templates.get_template_stats, "conversations"),

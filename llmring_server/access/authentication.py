@@ -4,6 +4,8 @@
 - `open`: any API key; each key that was not issued here names its own project.
 - `proxy`: headers signed by a proxy in front (see `trusted_proxy`).
 - `parent`: the application that mounts this one decides.
+
+The expiry of keys is checked in SQL (`sql/access/keys.sql`).
 """
 
 import inspect

@@ -36,9 +36,10 @@ def main() -> None:
     dev   LLMRING_DATABASE_URL if set, else the embedded PostgreSQL (default)
     test  a temporary database on the server that TEST_DB_HOST, TEST_DB_PORT,
           TEST_DB_USER and TEST_DB_PASSWORD name, else on the embedded one
-    prod  LLMRING_DATABASE_URL; an error if it is not set
+    prod  LLMRING_DATABASE_URL, else DATABASE_URL; an error if neither is set
 
     The embedded PostgreSQL stores its data in --data-dir (LLMRING_DATA_DIR).
+    `db url` prints the URL of the database.
     """
 
 

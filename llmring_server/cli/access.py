@@ -13,6 +13,7 @@ from llmring_server.access.projects import ERASE_GRACE_SECONDS
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE, wrapping_table
 from llmring_server.core.identity import DEFAULT_SCOPES, SCOPES
+from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -70,17 +71,25 @@ def issue_key(  # noqa: PLR0913, PLR0917, they are the options
     options = KeyOptions(label, scopes, expires_at)
     actor = environment.operator()
     issued = environment.with_ring(
-        env, data_dir, lambda ring: ring.keys.issue(project, options, actor=actor)
+        env, data_dir, lambda ring: ring.keys.issue(project, options, actor=actor), writes=True
     )
-    _print_issued(issued)
+    _print_issued(issued, project)
 
 
-def _print_issued(issued: IssuedKey) -> None:
+def _print_issued(issued: IssuedKey, project: str) -> None:
     click.echo(issued.secret)
     click.echo(
-        f"Key {issued.id} of project {issued.project_id}. Store it now; it is not shown again.",
+        f"Key {issued.id} of project {project} ({issued.project_id})."
+        " Store it now; it is not shown again.",
         err=True,
     )
+
+
+async def _find_key(ring: Ring, id: str) -> ApiKey:
+    try:
+        return await ring.keys.get(id)
+    except NotFound as exc:
+        raise click.ClickException(f"No key with the id {id}.") from exc
 
 
 @keys.command("list")
@@ -112,7 +121,7 @@ def _time(moment: datetime | None) -> str:
 @click.argument("id")
 def show_key(env: str, data_dir: Path, id: str) -> None:
     """Show the details of a key, without its secret."""
-    key = environment.with_ring(env, data_dir, lambda ring: ring.keys.get(id))
+    key = environment.with_ring(env, data_dir, lambda ring: _find_key(ring, id))
     table = Table(show_header=False)
     details = {
         "id": key.id,
@@ -143,10 +152,12 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
 def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     """Issue a new key with the same project, label and scopes; the old one expires."""
     actor = environment.operator()
-    issued = environment.with_ring(
-        env, data_dir, lambda ring: ring.keys.rotate(id, overlap, actor=actor)
-    )
-    _print_issued(issued)
+
+    async def work(ring: Ring) -> tuple[IssuedKey, str]:
+        old = await _find_key(ring, id)
+        return await ring.keys.rotate(id, overlap, actor=actor), old.project
+
+    _print_issued(*environment.with_ring(env, data_dir, work, writes=True))
 
 
 @keys.command("revoke")
@@ -158,9 +169,12 @@ def revoke_key(env: str, data_dir: Path, id: str) -> None:
     Every process rejects it within 5 seconds.
     """
     actor = environment.operator()
-    revoked_at = environment.with_ring(
-        env, data_dir, lambda ring: ring.keys.revoke(id, actor=actor)
-    )
+
+    async def work(ring: Ring) -> datetime:
+        await _find_key(ring, id)
+        return await ring.keys.revoke(id, actor=actor)
+
+    revoked_at = environment.with_ring(env, data_dir, work, writes=True)
     click.echo(f"Key {id} was revoked at {revoked_at:%Y-%m-%d %H:%M:%S %Z}.")
 
 
@@ -175,16 +189,17 @@ def projects() -> None:
 def create_project(env: str, data_dir: Path, name: str) -> None:
     """Create a project and print its id. `keys issue --project NAME` issues keys for it."""
     actor = environment.operator()
-    click.echo(
-        environment.with_ring(env, data_dir, lambda ring: ring.projects.create(name, actor=actor))
+    project_id = environment.with_ring(
+        env, data_dir, lambda ring: ring.projects.create(name, actor=actor), writes=True
     )
+    click.echo(project_id)
 
 
 @projects.command("list")
 @environment.options
 def list_projects(env: str, data_dir: Path) -> None:
     """List projects with their number of valid keys."""
-    table = Table("project", "id", "created", "keys", "retention")
+    table = wrapping_table("project", "id", "created", "keys", "retention")
     for project in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
         table.add_row(
             project.name,
@@ -207,7 +222,7 @@ def rename_project(env: str, data_dir: Path, project: str, name: str) -> None:
     async def work(ring: Ring) -> None:
         await ring.projects.rename(await ring.projects.find(project), name, actor=actor)
 
-    environment.with_ring(env, data_dir, work)
+    environment.with_ring(env, data_dir, work, writes=True)
 
 
 class RetentionDays(click.ParamType[int | None]):
@@ -235,7 +250,7 @@ def retain_messages(env: str, data_dir: Path, project: str, days: int | None) ->
     async def work(ring: Ring) -> None:
         await ring.projects.retain(await ring.projects.find(project), days, actor=actor)
 
-    environment.with_ring(env, data_dir, work)
+    environment.with_ring(env, data_dir, work, writes=True)
 
 
 @projects.command("erase")
@@ -250,7 +265,7 @@ def erase_project(env: str, data_dir: Path, project: str, *, yes: bool) -> None:
         f"Erasing takes at least {ERASE_GRACE_SECONDS:.0f} s: processes may cache the keys.",
         err=True,
     )
-    erased = environment.with_ring(env, data_dir, lambda ring: _erase(ring, project))
+    erased = environment.with_ring(env, data_dir, lambda ring: _erase(ring, project), writes=True)
     for kind, rows in erased.items():
         click.echo(f"{kind}: {rows:,}")
 

@@ -18,6 +18,7 @@ from llmring_server.conversations.models import (
     MessagePage,
 )
 from llmring_server.core.identity import ProjectId
+from llmring_server.core.money import decimal_text
 from llmring_server.core.strict_json import json_default
 from llmring_server.ring import Ring
 
@@ -142,7 +143,7 @@ async def _markdown(
 
 
 def _cost(conversation: Conversation) -> str:
-    return f"{conversation.total_cost.normalize():f}"
+    return decimal_text(conversation.total_cost)
 
 
 def _message_text(message: Message) -> str:

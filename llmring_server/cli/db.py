@@ -61,6 +61,23 @@ def status(env: str, data_dir: Path) -> None:
         CONSOLE.print(table)
 
 
+@db.command()
+@environment.options
+def url(env: str, data_dir: Path) -> None:
+    """Print the URL of the database, for psql and other programs.
+
+    The embedded PostgreSQL is started if it does not run, and runs as long as a command uses it:
+    keep `llmring-server serve` running while a program works on its database.
+    """
+    if env == "test":
+        raise click.UsageError("A database of test is dropped at the end of the command.")
+    with environment.open_environment(env, data_dir) as target:
+        dsn = target.settings.dsn() or ""
+    if admin.has_password(dsn):
+        click.echo("This URL contains a password.", err=True)
+    click.echo(dsn)
+
+
 class RetentionDays(click.ParamType[timedelta]):
     """A number of days, written 400d."""
 
@@ -77,7 +94,8 @@ class RetentionDays(click.ParamType[timedelta]):
 @click.option(
     "--retain",
     type=RetentionDays(),
-    help="Drop monthly partitions of calls that ended this long ago, e.g. 400d.",
+    help="Drop the calls of months that ended at least this long ago; daily totals stay."
+    " For example 400d.",
 )
 def maintain(env: str, data_dir: Path, retain: timedelta | None) -> None:
     """Create future partitions; with --retain, drop old ones. Run daily.

@@ -40,7 +40,7 @@ data_dir = click.option(
     envvar="LLMRING_DATA_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
-    show_default="~/.local/share/llmring-server",
+    show_default="~/.local/share/llmring-server; for root /var/lib/llmring-server",
     help="Data directory of the embedded PostgreSQL.",
 )
 
@@ -71,6 +71,20 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
         raise click.UsageError("\n".join(lines)) from exc
 
 
+def read_settings(env: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings of the environment of this name; only prod must name a database."""
+    if env != "prod":
+        # A variable of some other program must not select the database of an experiment.
+        own = {name: value for name, value in environ.items() if name != "DATABASE_URL"}
+        return read(own, **LOCAL_DEFAULTS)
+    settings = read(environ)
+    if not settings.database_url:
+        raise click.UsageError(
+            "prod has no default database: set LLMRING_DATABASE_URL=postgresql://user@host/name"
+        )
+    return settings
+
+
 @contextmanager
 def open_environment(
     env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
@@ -85,8 +99,13 @@ def operator() -> Actor:
     return Actor(f"operator {getuser()}")
 
 
-def with_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]]) -> Result:
-    """Run `work` on the environment's ring; migrate the database first, except in production."""
+def with_ring(
+    env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]], *, writes: bool = False
+) -> Result:
+    """Run `work` on the environment's ring; migrate the database first, except in production.
+
+    If it `writes`, say on stderr to which database.
+    """
 
     async def run() -> Result:
         # In production, migrating is a separate step (`db migrate`).
@@ -95,22 +114,20 @@ def with_ring(env: str, data_dir: Path, work: Callable[[Ring], Awaitable[Result]
             return await work(ring)
 
     with open_environment(env, data_dir) as environment:
+        if writes:
+            click.echo(f"Database: {environment.location}", err=True)
         return asyncio.run(run())
 
 
 @contextmanager
 def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
-    settings = read(environ)
-    if not settings.database_url:
-        raise click.UsageError(
-            "prod has no default database: set LLMRING_DATABASE_URL=postgresql://user@host/name"
-        )
-    yield Environment("prod", settings, admin.display_location(settings.database_url))
+    settings = read_settings("prod", environ)
+    yield Environment("prod", settings, admin.display_location(settings.database_url or ""))
 
 
 @contextmanager
 def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
-    settings = read(environ, **LOCAL_DEFAULTS)
+    settings = read_settings("dev", environ)
     if settings.database_url:
         yield Environment("dev", settings, admin.display_location(settings.database_url))
         return
@@ -126,7 +143,7 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     with server_for_tests(data_dir, environ) as server:
         url = admin.throwaway_url(server)
         asyncio.run(admin.create_database(url, throwaway=True))
-        settings = read(environ, **LOCAL_DEFAULTS).model_copy(update={"database_url": url})
+        settings = read_settings("test", environ).model_copy(update={"database_url": url})
         try:
             yield Environment("test", settings, admin.display_location(url))
         finally:
@@ -152,8 +169,10 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
 
 @contextmanager
 def embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
-    click.echo(f"Starting PostgreSQL in {data_dir} ...", err=True)
-    with EmbeddedPostgres(data_dir) as server:
+    def announce() -> None:
+        click.echo(f"Starting PostgreSQL in {data_dir} ...", err=True)
+
+    with EmbeddedPostgres(data_dir, on_start=announce) as server:
         yield server
 
 
@@ -169,14 +188,19 @@ def project_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_project(
-    env: str, data_dir: Path, project: str, work: Callable[[Ring, ProjectId], Awaitable[Result]]
+    env: str,
+    data_dir: Path,
+    project: str,
+    work: Callable[[Ring, ProjectId], Awaitable[Result]],
+    *,
+    writes: bool = False,
 ) -> Result:
     """Run `work` for the project with this name or id."""
 
     async def work_for_project(ring: Ring) -> Result:
         return await work(ring, await _project_id(ring, project))
 
-    return with_ring(env, data_dir, work_for_project)
+    return with_ring(env, data_dir, work_for_project, writes=writes)
 
 
 async def all_pages(

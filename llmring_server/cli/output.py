@@ -21,6 +21,9 @@ class _SafeConsole(Console):
         return super().render_str(text.translate(_REPLACEMENTS), **options)
 
 
+# A UUID.
+_MIN_WIDTHS = {"id": 36}
+
 # Data is text, never markup.
 CONSOLE = _SafeConsole(markup=False, emoji=False, highlight=False)
 
@@ -43,5 +46,10 @@ def brief(value: Any, max_length: int) -> str:
 
 
 def wrapping_table(*names: str) -> Table:
-    """Return a table that wraps long cells and cuts nothing: an id must be complete."""
-    return Table(*(Column(name, overflow="fold") for name in names))
+    """Return a table that wraps long cells and cuts nothing: an id must be complete.
+
+    The ids of a column `id` are never wrapped either, to be copied.
+    """
+    return Table(
+        *(Column(name, overflow="fold", min_width=_MIN_WIDTHS.get(name)) for name in names)
+    )

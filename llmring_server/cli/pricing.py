@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE
+from llmring_server.core.money import decimal_text
 from llmring_server.pricing.cost import UNITS_PER_PRICE
 from llmring_server.pricing.models import PriceDetail, PriceQuery
 from llmring_server.pricing.rerating import (
@@ -26,6 +26,7 @@ from llmring_server.pricing.sources import OVERRIDES, PriceOverride
 from llmring_server.ring import Ring
 
 UNITS = {10**6: "1,000,000 tokens", 10**3: "1,000 requests"}
+SEARCHES = "1,000 searches"
 
 
 class Utc(click.DateTime):
@@ -46,14 +47,27 @@ def prices() -> None:
 @prices.command()
 @environment.options
 @click.argument("provider")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--tier", "service_tier", help="Service tier, such as batch, flex or priority.")
 @click.option("--at", type=DATE, help="Show the prices at this time (UTC) instead of now.")
-def show(env: str, data_dir: Path, **options: Any) -> None:
-    """Show the prices of a model from every source, in order of precedence."""
-    query = PriceQuery(**options)
+def show(env: str, data_dir: Path, provider: str, model: str | None, **options: Any) -> None:
+    """Show the prices of a model from every source, in order of precedence.
+
+    Name it with two arguments, or with one: provider:model.
+    """
+    provider, model = _provider_and_model(provider, model)
+    query = PriceQuery(provider=provider, model=model, **options)
     for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.find(query)):
         _print_price(price)
+
+
+def _provider_and_model(provider: str, model: str | None) -> tuple[str, str]:
+    """Return provider and model, which may both be in the first argument: provider:model."""
+    if model is None:
+        provider, _, model = provider.partition(":")
+    if not (provider and model):
+        raise click.UsageError("Name a provider and a model: PROVIDER MODEL or PROVIDER:MODEL.")
+    return provider, model
 
 
 def _print_price(price: PriceDetail) -> None:
@@ -62,8 +76,12 @@ def _print_price(price: PriceDetail) -> None:
     click.echo(f"{price.provider} {price.model}{tier}, {price.source}: {price.version}{since}")
     table = Table("kind", "USD", "per")
     for kind, rate in price.rates.items():
-        table.add_row(kind, _rate_text(rate), UNITS[UNITS_PER_PRICE[kind]])
+        table.add_row(kind, _rate_text(rate), _unit(kind))
     CONSOLE.print(table)
+
+
+def _unit(kind: str) -> str:
+    return SEARCHES if kind == "web_search" else UNITS[UNITS_PER_PRICE[kind]]
 
 
 def _rate_text(rate: Any) -> str:
@@ -78,7 +96,7 @@ def _rate_text(rate: Any) -> str:
 def _rate_options(command: Any) -> Any:
     """Add an option for the rate of each kind of usage."""
     for kind in reversed(UNITS_PER_PRICE):
-        help = f"USD per {UNITS[UNITS_PER_PRICE[kind]]}."
+        help = f"USD per {_unit(kind)}."
         option = click.option(f"--{kind.replace('_', '-')}", metavar="USD", help=help)
         command = option(command)
     return command
@@ -105,17 +123,25 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
     """
     provider = options["provider"]
     model = options["model"]
+    if provider:
+        provider, model = _provider_and_model(provider, model)
+        options |= {"provider": provider, "model": model}
     actor = environment.operator()
     if options["remove"]:
-        if not (provider and model):
+        if not provider:
             raise click.UsageError("--remove needs a provider and a model.")
         count = environment.with_ring(
-            env, data_dir, lambda ring: ring.prices.withdraw(provider, model, actor=actor)
+            env,
+            data_dir,
+            lambda ring: ring.prices.withdraw(provider, model, actor=actor),
+            writes=True,
         )
         click.echo(f"Removed: {count}")
-    elif options["file"] or (provider and model):
+    elif options["file"] or provider:
         prices = _parse_overrides(options)
-        environment.with_ring(env, data_dir, lambda ring: ring.prices.override(prices, actor=actor))
+        environment.with_ring(
+            env, data_dir, lambda ring: ring.prices.override(prices, actor=actor), writes=True
+        )
         click.echo(f"Set: {len(prices)}. Every process uses the new prices within 5 seconds.")
         click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
     else:
@@ -222,12 +248,8 @@ def _delta_table(deltas: CostDeltas) -> Table:
             f"{provider} {model}",
             f"{delta.calls:,}",
             f"{delta.unpriced:,}",
-            _usd(delta.before),
-            _usd(delta.after),
-            _usd(delta.after - delta.before),
+            decimal_text(delta.before),
+            decimal_text(delta.after),
+            decimal_text(delta.after - delta.before),
         )
     return table
-
-
-def _usd(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"

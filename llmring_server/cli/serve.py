@@ -22,6 +22,7 @@ from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
 from llmring_server.settings import Settings
+from llmring_server.web.about import EXAMPLE_KEYS, first_call
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -34,8 +35,7 @@ llmring-server {version}
 
 Log a call:
 
-  curl {url}/api/v1/log -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\
-    -d '{{"provider":"openai","model":"gpt-4o-mini","input_tokens":1200,"output_tokens":300}}'
+  {first_call}
 
 Read the statistics:
 
@@ -43,9 +43,9 @@ Read the statistics:
 """
 
 AUTH = {
-    "open": ("open: any API key is accepted and names its own project", "my-app"),
-    "keys": ("issued keys only; issue one with llmring-server keys issue", "llmr_k1_..."),
-    "proxy": ("none: a trusted proxy signs each request (docs/access.md)", "..."),
+    "open": "open: any API key is accepted and names its own project",
+    "keys": "issued keys only; issue one with llmring-server keys issue",
+    "proxy": "none: a trusted proxy signs each request (docs/access.md)",
 }
 
 
@@ -82,16 +82,8 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
     access_log: bool | None,  # noqa: FBT001
 ) -> None:
     """Serve the API until Ctrl-C; migrate the database first."""
+    _check(environment.read_settings(env), host)
     with environment.open_environment(env, data_dir) as target:
-        if target.settings.auth == "open" and host not in LOOPBACK:
-            raise click.UsageError(
-                f"Mode open accepts any key, so it cannot be served on {host}:"
-                " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
-            )
-        if target.settings.auth == "parent":
-            raise click.UsageError(
-                "Mode parent needs an application that mounts build(db, authenticate=...)."
-            )
         asyncio.run(_prepare(target.settings))
         # Ctrl-C is the normal way to stop; uvicorn raises it again after stopping.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):
@@ -99,6 +91,19 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
             config = _config(target, workers, access_log=access_log)
             _run(config, listener, banner, reload=reload)
     click.echo("Stopped.", err=True)
+
+
+def _check(settings: Settings, host: str) -> None:
+    """Reject a mode that cannot be served, before a database is started."""
+    if settings.auth == "open" and host not in LOOPBACK:
+        raise click.UsageError(
+            f"Mode open accepts any key, so it cannot be served on {host}:"
+            " set LLMRING_AUTH=keys, or serve on 127.0.0.1."
+        )
+    if settings.auth == "parent":
+        raise click.UsageError(
+            "Mode parent needs an application that mounts build(db, authenticate=...)."
+        )
 
 
 async def _prepare(settings: Settings) -> None:
@@ -117,9 +122,14 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _banner(target: Environment, url: str) -> str:
-    auth, key = AUTH[target.settings.auth]
+    mode = target.settings.auth
     return BANNER.format(
-        version=version("llmring-server"), url=url, location=target.location, auth=auth, key=key
+        version=version("llmring-server"),
+        url=url,
+        location=target.location,
+        auth=AUTH[mode],
+        key=EXAMPLE_KEYS[mode],
+        first_call=first_call(url, mode),
     )
 
 

@@ -51,7 +51,7 @@ def bind_alias(  # noqa: PLR0913, PLR0917, one per option
     async def bind(ring: Ring, project_id: ProjectId) -> AliasBinding:
         return await ring.aliases.bind(project_id, binding)
 
-    with_project(env, data_dir, project, bind)
+    with_project(env, data_dir, project, bind, writes=True)
 
 
 @aliases.command("resolve")
@@ -94,7 +94,7 @@ def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: st
     async def delete(ring: Ring, project_id: ProjectId) -> bool:
         return await ring.aliases.delete(project_id, alias, profile)
 
-    if not with_project(env, data_dir, project, delete):
+    if not with_project(env, data_dir, project, delete, writes=True):
         raise click.ClickException("This profile has no such alias.")
 
 

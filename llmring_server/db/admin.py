@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -33,6 +33,12 @@ def display_location(url: str) -> str:
     """Return the host and database of a URL, to be shown: without its password."""
     parts = urlsplit(url)
     return f"{parts.hostname or 'local socket'}/{database_name(url)}"
+
+
+def has_password(url: str) -> bool:
+    """Tell whether a URL contains a password, before its host or in its query."""
+    parts = urlsplit(url)
+    return bool(parts.password or parse_qs(parts.query).get("password"))
 
 
 async def create_database(url: str, *, throwaway: bool = False) -> bool:

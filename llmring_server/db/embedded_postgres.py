@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,9 +66,13 @@ class PostgresStartFailed(RingError):
 class EmbeddedPostgres:
     """A client's share in the PostgreSQL of a data directory, which runs while it has clients."""
 
-    def __init__(self, data_dir: Path, *, linger: float = 1.0) -> None:
+    def __init__(
+        self, data_dir: Path, *, linger: float = 1.0, on_start: Callable[[], None] | None = None
+    ) -> None:
+        """`on_start` is called before the server is started; not when it runs already."""
         self._directory = DataDirectory(data_dir.expanduser().resolve())
         self._linger = linger
+        self._on_start = on_start
         self._client_lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -122,6 +126,8 @@ class EmbeddedPostgres:
 
     def _start_supervisor(self, lock: int) -> None:
         """Start a supervisor, which inherits `lock` and holds it as long as it lives."""
+        if self._on_start:
+            self._on_start()
         programs = prepare_cluster(self._directory)
         command = (
             sys.executable,

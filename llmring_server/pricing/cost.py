@@ -1,5 +1,7 @@
 """Cost of a call: its usage, sorted into kinds, times the rate of each kind; exact, in USD.
 
+`PriceBook.quote` chooses the price, `cost` multiplies.
+
 A call may report that some of its tokens are of a special kind (audio, cached, reasoning). They are
 subtracted from the kind that includes them, so that every unit is billed once.
 """

@@ -14,6 +14,7 @@ from uuid import UUID
 import orjson
 from pydantic import Field
 
+from llmring_server.core.money import decimal_text
 from llmring_server.pricing.cost import MAX_COST, MissingRate, Rate, Rates, TokenUsage, cost
 
 Source = Literal["override", "registry", "offline"]
@@ -76,16 +77,12 @@ def rates_to_json(rates: Rates) -> dict[str, Any]:
 
 def _rate_to_json(rate: Rate) -> str | dict[str, Any]:
     if not rate.above:
-        return _decimal_text(rate.base)
+        return decimal_text(rate.base)
     above = {
-        str(threshold): None if price is None else _decimal_text(price)
+        str(threshold): None if price is None else decimal_text(price)
         for threshold, price in rate.above
     }
-    return {"base": _decimal_text(rate.base), "above": above}
-
-
-def _decimal_text(price: Decimal) -> str:
-    return f"{price.normalize():f}"
+    return {"base": decimal_text(rate.base), "above": above}
 
 
 def rates_from_json(rates: Mapping[str, Any]) -> Rates:

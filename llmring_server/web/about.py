@@ -1,5 +1,6 @@
 """About page: `GET /` names the server and its version, in JSON or, for browsers, in HTML."""
 
+import re
 from base64 import b64encode
 from hashlib import sha256
 from html import escape
@@ -37,8 +38,9 @@ a { display: flex; flex-wrap: wrap; justify-content: space-between; align-items:
   gap: 0 1.5rem;
   padding: 0.7rem 0; color: var(--accent); text-decoration: none; }
 a:hover, a:focus-visible { text-decoration: underline; }
-code { color: var(--soft); }
-code { font: 0.9em ui-monospace, monospace; }
+code, pre { color: var(--soft); }
+code, pre { font: 0.9em ui-monospace, monospace; }
+pre { margin: 0.75rem 0 0; overflow-x: auto; }
 """
 
 # The links are relative, so that they hold below the path at which an app is mounted.
@@ -60,14 +62,24 @@ PAGE = Template("""<!doctype html>
 <li><a href="health">Health <code>/health</code></a></li>
 <li><a href="registry.json">Models and prices <code>/registry.json</code></a></li>
 </ul>
-<p>API requests need a key: <code>X-API-Key: …</code>. The documentation is in the directory
+$example<p>API requests need a key: <code>X-API-Key: …</code>. The documentation is in the directory
 <code>docs</code> of the source; start with <code>docs/getting-started.md</code>.</p>
 </main>
 </body>
 </html>
 """)
 
-_PAGE = PAGE.substitute(name=escape(NAME), version=escape(VERSION), style=STYLE).encode()
+EXAMPLE = Template("""<p>Log a call:</p>
+<pre>$command</pre>
+""")
+
+# The key of an example, by the mode of authentication.
+EXAMPLE_KEYS = {"open": "my-app", "keys": "llmr_k1_...", "proxy": "...", "parent": "..."}
+
+# A command in the page names the address that the browser asked, but only on its own machine: of
+# other hosts, the scheme that a proxy uses is unknown, and a key must not be sent in the clear.
+_LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
+
 _STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
 HTML_HEADERS = {
     # Nothing may be loaded or run: only this one style sheet, by its hash, and the empty icon.
@@ -90,9 +102,29 @@ async def get_root(request: Request) -> Annotated[Response, {JSON: About, HTML: 
     """Show the name and the version of the server."""
     vary = {"Vary": "Accept"}
     if prefers_html(request.headers.get(b"accept", b"")):
-        return Response(_PAGE, headers=vary | HTML_HEADERS, media_type=HTML)
+        return Response(_page(request), headers=vary | HTML_HEADERS, media_type=HTML)
     about: About = {"name": NAME, "version": VERSION}
     return Response(render(about), headers=vary, media_type=JSON)
+
+
+def first_call(url: str, mode: str) -> str:
+    """Return the command that logs a call on the server at `url`, as an example."""
+    return (
+        f"curl {url}/api/v1/log -H 'X-API-Key: {EXAMPLE_KEYS[mode]}'"
+        " -H 'Content-Type: application/json' \\\n"
+        """    -d '{"provider":"openai","model":"gpt-4o-mini","""
+        """"input_tokens":1200,"output_tokens":300}'"""
+    )
+
+
+def _page(request: Request) -> str:
+    host = request.headers.get(b"host", b"").decode("latin-1")
+    example = ""
+    if _LOOPBACK_HOST.fullmatch(host):
+        url = f"{request.scope.get('scheme', 'http')}://{host}{request.scope.get('root_path', '')}"
+        command = first_call(url, request.ring.settings.auth)
+        example = EXAMPLE.substitute(command=escape(command, quote=False))
+    return PAGE.substitute(name=escape(NAME), version=escape(VERSION), style=STYLE, example=example)
 
 
 def prefers_html(accept: bytes) -> bool:

@@ -1,5 +1,6 @@
 """`llmring-server keys`, `projects` and `audit`, as an operator uses them."""
 
+import re
 from uuid import uuid4
 
 import pytest
@@ -8,7 +9,8 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Ring
 from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import LIBRARY
-from tests.cli.test_db import check_output, run
+from llmring_server.db.admin import display_location
+from tests.cli.test_db import check_output, run, with_password
 
 PROD = ("--env", "prod")
 
@@ -35,6 +37,56 @@ async def test_keys_are_issued_shown_rotated_and_audited(ring: Ring, prod: dict[
     for action, id in (("key.issue", secret[8:16]), ("key.rotate", other[8:16])):
         assert any(action in line and id in line for line in audited.splitlines())
     assert "operator " in audited
+
+
+def test_a_new_key_is_printed_alone_and_described_beside_it(prod: dict[str, str]) -> None:
+    project = f"project {uuid4().hex}"
+    issued = run("keys", "issue", "--project", project, *PROD, **prod)
+    assert re.fullmatch(r"llmr_k1_\w{46}\n", issued.stdout)
+    id = issued.stdout[8:16]
+    rotated = run("keys", "rotate", id, *PROD, **prod)
+    for printed in (issued, rotated):
+        project_id = r"[0-9a-f-]{36}"
+        assert re.search(rf"of project {project} \({project_id}\)\. Store it", printed.stderr)
+
+
+@pytest.mark.parametrize("command", ["show", "rotate", "revoke"])
+def test_an_id_of_no_key_is_named(prod: dict[str, str], command: str) -> None:
+    refused = run("keys", command, "zzzz", *PROD, **prod)
+    assert refused.returncode == 1
+    assert "No key with the id zzzz." in refused.stderr
+
+
+def test_what_is_changed_is_changed_in_a_database_that_is_named(prod: dict[str, str]) -> None:
+    secret = prod | {
+        "LLMRING_DATABASE_URL": with_password(prod["LLMRING_DATABASE_URL"], "pass-canary")
+    }
+    name = f"project {uuid4().hex}"
+    model = f"acme:m-{uuid4().hex}"
+    key = run("keys", "issue", "--project", name, *PROD, **secret)
+    changes = (
+        ("keys", "rotate", key.stdout[8:16]),
+        ("keys", "revoke", key.stdout[8:16]),
+        ("projects", "create", f"{name}-2"),
+        ("projects", "rename", f"{name}-2", f"{name}-3"),
+        ("projects", "retain", name, "30d"),
+        ("prices", "override", model, "--input", "1"),
+        ("prices", "override", model, "--remove"),
+        ("aliases", "bind", "fast", "openai:gpt-4o-mini", "--project", name),
+        ("aliases", "delete", "fast", "--project", name),
+    )
+    for printed in (key, *(run(*change, *PROD, **secret) for change in changes)):
+        assert printed.returncode == 0, printed.stderr
+        location = display_location(prod["LLMRING_DATABASE_URL"])
+        assert f"Database: {location}\n" in printed.stderr
+        assert "pass-canary" not in printed.stderr
+    assert "Database" not in run("keys", "list", *PROD, **secret).stderr
+
+
+def test_the_list_of_projects_shows_whole_ids_in_a_narrow_terminal(prod: dict[str, str]) -> None:
+    name = f"project {uuid4().hex}"
+    project_id = check_output("projects", "create", name, *PROD, **prod).strip()
+    assert project_id in check_output("projects", "list", *PROD, **prod | {"COLUMNS": "80"})
 
 
 @pytest.mark.parametrize("wrong", [("--expires", "soon"), ("--scope", "root")])

@@ -127,6 +127,42 @@ def test_dev_without_a_database_url_uses_embedded_postgres(data_dir: Path) -> No
     assert "pending" not in check_output("db", "status", **dev)
 
 
+def test_dev_and_test_ignore_a_database_url_that_is_not_theirs(data_dir: Path) -> None:
+    theirs = {"DATABASE_URL": "postgresql://theirs.invalid/precious"}
+    ours = theirs | {"LLMRING_DATA_DIR": str(data_dir)}
+    assert str(data_dir) in check_output("db", "create", **ours)
+    assert "precious" not in check_output("db", "url", **ours)
+    assert "Applied: 001" in check_output("db", "migrate", "--env", "test", **ours)
+    # Platforms set it for what they run.
+    assert "precious" in check_output("db", "url", "--env", "prod", **theirs)
+
+
+async def test_the_url_of_the_embedded_database_is_printed_to_connect_to_it(data_dir: Path) -> None:
+    printed = await asyncio.to_thread(run, "db", "url", "--env", "dev", "--data-dir", str(data_dir))
+    assert (printed.returncode, printed.stderr) == (0, "")
+    connection = await asyncpg.connect(printed.stdout.strip())
+    assert await connection.fetchval("SELECT current_database()") == "llmring_dev"
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "is_warned"),
+    [
+        ("postgresql://ada:secret@host/name", True),
+        ("postgresql://ada@host/name?password=secret", True),
+        ("postgresql://ada@host/name", False),
+    ],
+)
+def test_a_url_with_a_password_is_printed_with_a_warning(url: str, *, is_warned: bool) -> None:
+    printed = run("db", "url", "--env", "prod", LLMRING_DATABASE_URL=url)
+    assert printed.stdout.strip() == url
+    assert ("contains a password" in printed.stderr) == is_warned
+
+
+def test_a_temporary_database_has_no_url_to_print() -> None:
+    assert run("db", "url", "--env", "test").returncode == 2
+
+
 def test_drop_test_drops_only_test_databases(data_dir: Path) -> None:
     ours = {"LLMRING_DATA_DIR": str(data_dir)}
     check_output("db", "create", **ours)
@@ -195,10 +231,13 @@ def test_invalid_settings_are_reported_without_their_values() -> None:
     assert "canary" not in refused.stderr
 
 
-def test_open_mode_is_served_on_loopback_only(prod: dict[str, str]) -> None:
-    refused = run("serve", "--host", "0.0.0.0", **prod)  # noqa: S104, it is refused
+def test_open_mode_is_served_on_loopback_only(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    options = ("--host", "0.0.0.0", "--data-dir", str(data_dir))  # noqa: S104, it is refused
+    refused = run("serve", *options)
     assert refused.returncode == 2
     assert "LLMRING_AUTH=keys" in refused.stderr
+    assert not data_dir.exists(), "a database was started"
 
 
 def test_port_in_use_is_reported(prod: dict[str, str], taken: int) -> None:

@@ -1,6 +1,7 @@
 """`llmring-server prices`, as an operator uses it."""
 
 import json
+import re
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,6 +44,20 @@ async def test_unpriced_models_are_listed_overridden_and_rerated(
         "prices", "override", "acme", model, "--remove", *PROD, **prod
     )
     assert "No price is known" in run("prices", "show", "acme", model, *PROD, **prod).stderr
+
+
+def test_a_model_is_named_by_one_argument_or_two(prod: dict[str, str], model: str) -> None:
+    rates = ("--web-search", "10", "--request", "1")
+    check_output("prices", "override", f"acme:{model}", *rates, *PROD, **prod)
+    shown = check_output("prices", "show", "acme", model, *PROD, **prod)
+    assert check_output("prices", "show", f"acme:{model}", *PROD, **prod) == shown
+    assert re.search(r"web_search\W+10\W+1,000 searches", shown)
+    assert re.search(r"request\W+1\W+1,000 requests", shown)
+    assert "Removed: 1" in check_output(
+        "prices", "override", f"acme:{model}", "--remove", *PROD, **prod
+    )
+    for incomplete in (["show", model], ["override", model], ["override", "--remove"]):
+        assert run("prices", *incomplete, *PROD, **prod).returncode == 2
 
 
 def test_overrides_from_a_file_are_all_or_nothing(

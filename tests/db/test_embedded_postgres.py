@@ -105,6 +105,16 @@ async def test_data_survives_a_restart(directory: DataDirectory) -> None:
         assert await ask(server.url(), "SELECT answer FROM data") == 42
 
 
+def test_a_start_is_announced_and_joining_is_not(with_cluster: DataDirectory) -> None:
+    announced: list[str] = []
+    path = with_cluster.path
+    with (
+        EmbeddedPostgres(path, linger=0, on_start=lambda: announced.append("first")),
+        EmbeddedPostgres(path, linger=0, on_start=lambda: announced.append("second")),
+    ):
+        assert announced == ["first"]
+
+
 @pytest.mark.usefixtures("with_cluster")
 async def test_server_runs_until_its_last_client_disconnects(directory: DataDirectory) -> None:
     with client(directory.path) as first, client(directory.path) as second:

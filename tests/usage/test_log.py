@@ -3,6 +3,7 @@
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,18 @@ async def test_log_call_without_a_known_price_is_counted_as_unpriced(
     assert (response["cost"], response["cost_source"]) == (0, "unpriced")
     summary = (await client.get("/api/v1/stats")).json()["summary"]
     assert (summary["unpriced_requests"], summary["total_cost"]) == (1, "0")
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"), [("0.0003600000", "0.00036"), ("100", "100"), ("0", "0")]
+)
+async def test_the_cost_of_a_logged_call_has_no_trailing_zeros(
+    ring: Ring, project_id: ProjectId, cost: str, text: str
+) -> None:
+    for _ in range(2):
+        # The second time, the call is replayed.
+        logged = await ring.usage.log(project_id, NewCall(**CALL, cost=Decimal(cost)), "key")
+        assert str(logged.cost) == text
 
 
 @pytest.mark.parametrize(

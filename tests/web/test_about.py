@@ -3,11 +3,15 @@
 import re
 from base64 import b64encode
 from hashlib import sha256
+from html import unescape
 from importlib.metadata import version
+from typing import Any
 
 import httpx
 import pytest
+from pgdbm import AsyncDatabaseManager
 
+from llmring_server import Settings, build
 from llmring_server.web.about import prefers_html
 
 CHROMIUM = (
@@ -34,6 +38,36 @@ async def test_browsers_get_a_page_with_valid_links(client: httpx.AsyncClient) -
     assert {"openapi.json", "health"} < {*links}
     for link in links:
         assert (await client.get(response.url.join(link))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "auth", "key"),
+    [
+        ("127.0.0.1:8000", "", "open", "my-app"),
+        ("localhost", "", "keys", "llmr_k1_..."),
+        ("[::1]:8000", "/llmring", "open", "my-app"),
+    ],
+)
+async def test_on_its_own_machine_a_browser_is_shown_a_first_call(
+    db: AsyncDatabaseManager, host: str, path: str, auth: Any, key: str
+) -> None:
+    transport = httpx.ASGITransport(build(db, Settings(auth=auth)), root_path=path)
+    headers = {"Accept": CHROMIUM, "Host": host}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        page = (await client.get(f"{path}/", headers=headers)).text
+    [command] = re.findall("<pre>(.*?)</pre>", page, re.DOTALL)
+    assert unescape(command).startswith(
+        f"curl http://{host}{path}/api/v1/log -H 'X-API-Key: {key}'"
+    )
+
+
+@pytest.mark.parametrize("host", ["example.org", "localhost.example.org", "127.0.0.1:8000<b>", ""])
+async def test_elsewhere_a_browser_is_shown_no_address(
+    client: httpx.AsyncClient, host: str
+) -> None:
+    page = (await client.get("/", headers={"Accept": CHROMIUM, "Host": host})).text
+    assert "curl" not in page
+    assert "<b>" not in page
 
 
 async def test_the_page_may_use_its_own_style_and_nothing_else(client: httpx.AsyncClient) -> None:
