@@ -54,12 +54,12 @@ async def test_a_key_is_limited_to_its_scopes(keys_client: httpx.AsyncClient, ri
 
 @pytest.mark.parametrize("path", ["/api/v1/receipts/issue", "/api/v1/receipts/generate"])
 async def test_issuing_a_receipt_needs_two_scopes(
-    guarded: httpx.AsyncClient, ring: Ring, path: str
+    keys_client: httpx.AsyncClient, ring: Ring, path: str
 ) -> None:
     project = f"project {uuid4()}"
     for scope in ("read", "log:write"):
         key = await ring.keys.issue(project, KeyOptions(scopes=[scope]), actor=LIBRARY)
-        response = await guarded.post(path, json={}, headers=of(key))
+        response = await keys_client.post(path, json={}, headers=headers_of(key))
         assert response.status_code == 403
         expected = f"This requires the scopes log:write and read; your key has: {scope}."
         assert response.json()["detail"] == expected
