@@ -59,3 +59,12 @@ def test_prices_come_from_a_file_all_or_none(
     done("prices", "override", "acme", model, *dated, *PROD, **prod)
     assert "since 2026-01-02" in done("prices", "show", "acme", model, *PROD, **prod)
     done("prices", "override", "acme", model, "--remove", *PROD, **prod)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["openai:gpt-4o", "--input", "2"], ["openai"], ["--input", "2"]]
+)
+def test_an_override_without_a_model_is_refused_and_not_listed(arguments: list[str]) -> None:
+    refused = run("prices", "override", *arguments)
+    assert refused.returncode == 2
+    assert "needs a provider and a model" in refused.stderr
