@@ -144,6 +144,8 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
         )
         click.echo(f"Set: {len(prices)}. Every process uses the new prices within 5 seconds.")
         click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
+    elif any(value is not None for name, value in options.items() if name != "remove"):
+        raise click.UsageError("A price needs a provider and a model, such as openai gpt-4o.")
     else:
         for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.overrides()):
             _print_price(price)

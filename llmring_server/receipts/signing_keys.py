@@ -280,7 +280,7 @@ def read_key_file(path: Path) -> KeyDocument:
 def create_key_file(path: Path) -> StoredKey:
     """Create a key file with one active key, since no older key has to sign until it is known."""
     key = stored_key(new_private_key(), "active", not_before=datetime.now(UTC))
-    with _temporary_file(path, KeyDocument(keys=[key])) as file:
+    with _reporting_os_errors(), _temporary_file(path, KeyDocument(keys=[key])) as file:
         try:
             os.link(file, path)
         except FileExistsError:
@@ -333,7 +333,7 @@ def _exclusive_changes(path: Path) -> Iterator[KeyDocument]:
 
     A second process waits. Owner, group and mode of the file stay as they are.
     """
-    with _open_directory(path) as directory:
+    with _reporting_os_errors(), _open_directory(path) as directory:
         fcntl.flock(directory, fcntl.LOCK_EX)
         document = read_key_file(path)
         before = path.stat()
@@ -358,6 +358,17 @@ def _temporary_file(path: Path, document: KeyDocument) -> Iterator[Path]:
             Path(file.name).unlink(missing_ok=True)
     with _open_directory(path) as directory:
         os.fsync(directory)
+
+
+@contextmanager
+def _reporting_os_errors() -> Iterator[None]:
+    """Raise SigningKeyError if the system refuses to write the key file."""
+    try:
+        yield
+    except OSError as exc:
+        raise SigningKeyError(
+            f"the key file of receipts cannot be written: {exc.strerror}"
+        ) from None
 
 
 @contextmanager

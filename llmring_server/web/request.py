@@ -177,4 +177,6 @@ def client_network(scope: Scope) -> str:
         address = None
     if not address:
         return "unknown"
+    # A proxy may forward the address of an IPv4 client as `::ffff:a.b.c.d`.
+    address = getattr(address, "ipv4_mapped", None) or address
     return str(ip_network((address, NETWORK_PREFIX_BITS[address.version]), strict=False))

@@ -78,3 +78,10 @@ def test_overrides_from_a_file_are_all_or_nothing(
     check_output("prices", "override", "acme", model, *dated, *PROD, **prod)
     assert "since 2026-01-02" in check_output("prices", "show", "acme", model, *PROD, **prod)
     check_output("prices", "override", "acme", model, "--remove", *PROD, **prod)
+
+
+@pytest.mark.parametrize("arguments", [["openai", "--input", "2"], ["openai"], ["--input", "2"]])
+def test_an_override_without_a_model_is_refused_and_not_listed(arguments: list[str]) -> None:
+    refused = run("prices", "override", *arguments)
+    assert refused.returncode == 2
+    assert "needs a provider and a model" in refused.stderr

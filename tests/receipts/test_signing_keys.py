@@ -1,7 +1,9 @@
 """Signing keys: which are rejected, where they come from, the key file, and rotation."""
 
+import errno
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -193,15 +195,30 @@ def test_an_existing_key_file_is_not_replaced(
     assert key_file.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        signing_keys.create_key_file,
+        signing_keys.rotate_key_file,
+        signing_keys.compromise_key_file,
+    ],
+)
+def test_a_key_file_that_cannot_be_written_is_an_error_with_the_reason(
+    write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    with pytest.raises(SigningKeyError, match="cannot be written: No such file or directory"):
+        write(tmp_path / "missing" / "keys.json")
+
+
 def test_a_failed_write_leaves_no_private_keys_behind(
     key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: int) -> None:
-        raise OSError
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     before = key_file.read_bytes()
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError):  # noqa: PT011, any
+    with pytest.raises(SigningKeyError, match="cannot be written: No space left on device"):
         signing_keys.rotate_key_file(key_file)
     contents = [file.read_bytes() for file in key_file.parent.iterdir()]
     assert [content for content in contents if content] == [before]
