@@ -39,7 +39,8 @@ def main() -> None:
     prod  LLMRING_DATABASE_URL, else DATABASE_URL; an error if neither is set
 
     The embedded PostgreSQL stores its data in --data-dir (LLMRING_DATA_DIR).
-    `db url` prints the URL of the database.
+
+    `db url` prints the URL of the database, and commands that write name it on stderr.
     """
 
 

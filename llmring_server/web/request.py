@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
@@ -178,5 +178,6 @@ def client_network(scope: Scope) -> str:
     if not address:
         return "unknown"
     # A proxy may forward the address of an IPv4 client as `::ffff:a.b.c.d`.
-    address = getattr(address, "ipv4_mapped", None) or address
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
     return str(ip_network((address, NETWORK_PREFIX_BITS[address.version]), strict=False))
