@@ -94,6 +94,7 @@ def test_invalid_key_options_are_rejected(prod: dict[str, str], wrong: tuple[str
     assert run("keys", "issue", *wrong, *PROD, **prod).returncode == 2
 
 
+@pytest.mark.slow  # an erasure takes eleven seconds
 def test_projects_are_created_renamed_and_erased(prod: dict[str, str]) -> None:
     name, other = f"project {uuid4().hex}", f"project {uuid4().hex}"
     project_id = check_output("projects", "create", name, *PROD, **prod).strip()
