@@ -28,6 +28,8 @@ from llmring_server.ring import Ring
 UNITS = {10**6: "1,000,000 tokens", 10**3: "1,000 requests"}
 SEARCHES = "1,000 searches"
 
+NO_MODEL = "A price needs a provider and a model, such as openai gpt-4o or openai:gpt-4o."
+
 
 class Utc(click.DateTime):
     """A date, or a time, in UTC."""
@@ -66,7 +68,7 @@ def _provider_and_model(provider: str, model: str | None) -> tuple[str, str]:
     if model is None:
         provider, _, model = provider.partition(":")
     if not (provider and model):
-        raise click.UsageError("Name a provider and a model: PROVIDER MODEL or PROVIDER:MODEL.")
+        raise click.UsageError(NO_MODEL)
     return provider, model
 
 
@@ -145,7 +147,7 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
         click.echo(f"Set: {len(prices)}. Every process uses the new prices within 5 seconds.")
         click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
     elif any(value is not None for name, value in options.items() if name != "remove"):
-        raise click.UsageError("A price needs a provider and a model, such as openai gpt-4o.")
+        raise click.UsageError(NO_MODEL)
     else:
         for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.overrides()):
             _print_price(price)
