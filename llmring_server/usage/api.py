@@ -52,7 +52,7 @@ class LoggedCall(TypedDict):
 def log_response(result: LogResult) -> LoggedCall:
     return {
         "log_id": result.log_id,
-        "cost": 0 if result.cost is None else result.cost,
+        "cost": 0 if result.stored_cost is None else result.stored_cost,
         "cost_source": result.cost_source,
         "timestamp": result.timestamp,
     }

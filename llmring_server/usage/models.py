@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
+from llmring_server.core.money import without_trailing_zeros
 from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, JsonObject
 from llmring_server.core.time_range import TimeRange
@@ -210,6 +211,12 @@ class LogResult(NamedTuple):
 
     log_id: UUID
     timestamp: datetime
-    cost: Decimal | None
+    # With the ten decimals of its column, as JSON is written of it without another conversion.
+    stored_cost: Decimal | None
     cost_source: str
     replayed: bool = False
+
+    @property
+    def cost(self) -> Decimal | None:
+        """The cost in USD without trailing zeros, or None if the call is unpriced."""
+        return None if self.stored_cost is None else without_trailing_zeros(self.stored_cost)

@@ -1,11 +1,9 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from decimal import Decimal
 from uuid import UUID
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.money import without_trailing_zeros
 from llmring_server.core.pagination import Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
@@ -224,13 +222,8 @@ class Usage(Repository):
             return exc
 
 
-def _shortest(cost: Decimal | None) -> Decimal | None:
-    return None if cost is None else without_trailing_zeros(cost)
-
-
 def _stored(record: CallRecord) -> LogResult:
-    cost = _shortest(record.quote.cost)
-    return LogResult(record.id, record.logged_at, cost, record.quote.source)
+    return LogResult(record.id, record.logged_at, record.quote.cost, record.quote.source)
 
 
 def _idempotency_result(
@@ -243,7 +236,7 @@ def _idempotency_result(
     return LogResult(
         first_use["id"],
         first_use["logged_at"],
-        _shortest(first_use["cost"]),
+        first_use["cost"],
         first_use["cost_source"],
         replayed=first_use["id"] != record.id,
     )
