@@ -107,6 +107,7 @@ def signed(path: Path) -> tuple[str, bytes, bytes]:
     return receipt.open_envelope(document.get("envelope", document))
 
 
+@pytest.mark.slow  # a signature for each bit
 @pytest.mark.parametrize("path", SIGNED, ids=stem)
 def test_changing_any_signed_bit_invalidates_the_signature(path: Path) -> None:
     kid, data, signature = signed(path)
@@ -120,6 +121,7 @@ def test_changing_any_signed_bit_invalidates_the_signature(path: Path) -> None:
         assert not keys.is_valid_signature(public, changed[: len(data)], changed[len(data) :]), bit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["usage", "answer-batch", "old", "proof-in-the-middle"])
 def test_changing_any_bit_of_a_document_never_changes_what_is_proved(name: str) -> None:
     data = json.dumps(good()[name]).encode()
