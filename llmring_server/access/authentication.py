@@ -79,16 +79,22 @@ class Authentication:
         Only an issued key can expire or be revoked while a body arrives. This is still the same
         request: it is not counted again, and a parent is not called again.
         """
-        if self._mode not in {"keys", "open"} or not key_id(credential(request)):
+        if self._mode not in {"keys", "open"}:
             return request.caller
-        caller = await _caller_of_key(request)
+        key = credential(request)
+        if not key_id(key):
+            return request.caller
+        caller = await _caller_of_key(request, key)
         caller.require(*scopes)
         return caller
 
     async def _by_issued_key(self, request: Request) -> Caller:
+        return await self._issued_key_caller(request, credential(request))
+
+    async def _issued_key_caller(self, request: Request, key: str) -> Caller:
         # The network is computed only if the key is looked up: it costs a tenth of a request.
         return await _caller_of_key(
-            request, lambda: self._limits.check_auth_failures(client_network(request.scope))
+            request, key, lambda: self._limits.check_auth_failures(client_network(request.scope))
         )
 
     async def _by_any_key(self, request: Request) -> Caller:
@@ -96,7 +102,7 @@ class Authentication:
         if key_id(key):
             # A key in the format of issued keys never names its own project, even if it was issued
             # elsewhere or has been revoked.
-            return await self._by_issued_key(request)
+            return await self._issued_key_caller(request, key)
         return _open_mode_caller(digest_of_key(key))
 
     async def _by_parent(self, request: Request) -> Caller:
@@ -129,9 +135,9 @@ def credential(request: Request) -> str:
 
 
 async def _caller_of_key(
-    request: Request, before_lookup: Callable[[], None] | None = None
+    request: Request, key: str, before_lookup: Callable[[], None] | None = None
 ) -> Caller:
-    caller = await request.ring.keys.caller(credential(request), before_lookup)
+    caller = await request.ring.keys.caller(key, before_lookup)
     if caller is None:
         raise Unauthenticated(UNKNOWN_KEY)
     return caller
