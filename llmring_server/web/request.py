@@ -20,6 +20,7 @@ from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 
 if TYPE_CHECKING:
+    from llmring_server.core.warnings import RequestWarning
     from llmring_server.ring import Ring
     from llmring_server.web.rate_limits import RateLimits
 
@@ -85,6 +86,8 @@ class Request:
         self.app: App = scope["app"]
         self.ring: Ring = self.app.ring
         self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
+        # What the result reports under `warnings`.
+        self.warnings: list[RequestWarning] = []
         self._max_body_bytes = max_body_bytes
         self._body: bytes | None = None
 
