@@ -20,7 +20,7 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
-from llmring_server.core.strict_json import dump_bounded_json, json_default
+from llmring_server.core.strict_json import dump_bounded_json, encode_json, load_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
@@ -155,7 +155,7 @@ class McpCapabilities(Repository):
         )
         return CapabilityContent(
             capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
-            content=None if row["content"] is None else orjson.loads(row["content"]),
+            content=None if row["content"] is None else load_json(row["content"]),
             recorded_at=row["content_recorded_at"],
         )
 
@@ -205,9 +205,7 @@ def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
     names = {(capability.kind, capability.to_row().name) for capability in capabilities}
     if len(names) < len(capabilities):
         raise InvalidRequest("duplicate name within tools, resources or prompts")
-    return orjson.dumps(
-        [_stored_row(capability) for capability in capabilities], json_default
-    ).decode()
+    return encode_json([_stored_row(capability) for capability in capabilities]).decode()
 
 
 def _stored_row(capability: OfferedCapability) -> dict[str, Any]:

@@ -4,8 +4,10 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
@@ -88,3 +90,29 @@ def test_no_digest_is_computed_of_a_definition_that_is_too_large(
     monkeypatch.setattr("llmring_server.mcp.capabilities.definition_digest", None)
     with pytest.raises(InvalidRequest, match="64 KiB"):
         rows_as_json([OfferedTool(name="t", inputSchema={"a": "x" * 70_000})])
+
+
+def nested_schema(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth - 1):
+        schema = {"items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(("depth", "status"), [(64, 200), (128, 200), (129, 422), (180, 422)])
+async def test_a_schema_that_is_too_deep_is_named(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId, depth: int, status: int
+) -> None:
+    server = await ring.mcp.servers.register(project_id, NEW_SERVER)
+    schema = nested_schema(depth)
+    tools = [{"name": "t"}, {"name": "deep", "inputSchema": schema}]
+    url = f"/api/v1/mcp/servers/{server.id}/refresh"
+    response = await client.post(url, json={"tools": tools})
+    assert response.status_code == status, response.text
+    if status == 200:
+        [tool] = [each for each in response.json()["tools"] if each["name"] == "deep"]
+        stored = (await client.get(f"/api/v1/mcp/tools/{tool['id']}")).json()
+        assert tool["input_schema"] == stored["input_schema"] == schema
+    else:
+        assert response.json()["detail"].startswith("tools.1.inputSchema: must be nested at most")
+        assert (await client.get("/api/v1/mcp/tools")).json() == []
