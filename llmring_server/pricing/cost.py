@@ -125,7 +125,10 @@ def normalize_usage(
     """
     prompt_tokens = input_tokens
     cache_tokens = cached_input_tokens + details.get("cache_creation_input_tokens", 0)
-    excluded = provider.lower() in CACHE_EXCLUDED_FROM_INPUT or cache_tokens > input_tokens
+    included = details.get("cache_tokens_included")
+    excluded = not included
+    if included is None:
+        excluded = provider.lower() in CACHE_EXCLUDED_FROM_INPUT or cache_tokens > input_tokens
     if excluded:
         prompt_tokens += cache_tokens
     units = {

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import check_values, parse_json
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
@@ -41,12 +42,16 @@ MAX_BATCH_SIZE = 1000
 
 
 class LoggedCall(TypedDict):
-    """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`."""
+    """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`.
+
+    `warnings` names what is not stored as it was sent, such as fields that do not exist.
+    """
 
     log_id: UUID
     cost: Decimal | float
     cost_source: CostSource
     timestamp: datetime
+    warnings: list[RequestWarning]
 
 
 def log_response(result: LogResult) -> LoggedCall:
@@ -55,15 +60,19 @@ def log_response(result: LogResult) -> LoggedCall:
         "cost": 0 if result.stored_cost is None else result.stored_cost,
         "cost_source": result.cost_source,
         "timestamp": result.timestamp,
+        "warnings": [*result.warnings],
     }
 
 
 async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LoggedCall:
     """Log a call; exactly once if the request has an Idempotency-Key."""
+    request.refuse_unknown_fields(body.unknown_fields)
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
         request.response_headers = REPLAYED
-    return log_response(result)
+    response = log_response(result)
+    response["warnings"] += request.warnings
+    return response
 
 
 # Many calls.
@@ -153,6 +162,8 @@ def _parse_lines(data: bytes, *, partial: bool) -> Iterator[Any]:
 
 async def _log_all(request: Request, values: list[Any], key: str | None) -> list[LogResult]:
     calls = validated(_NEW_CALLS.validate_python, values)
+    for index, call in enumerate(calls):
+        request.refuse_unknown_fields(call.unknown_fields, index)
     return await request.ring.usage.log_many(request.project_id, calls, key)
 
 
@@ -172,6 +183,7 @@ async def _log_one(request: Request, value: Any, key: str | None) -> LogResult |
         return value
     try:
         call = validated(NewCall.model_validate, value)
+        request.refuse_unknown_fields(call.unknown_fields)
         return await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc
