@@ -15,6 +15,8 @@ MAX_COUNT = 2**53 - 1
 # out: 1e999999999 is eleven characters of JSON, and a gigabyte as an integer.
 _MAX_DIGITS = 20
 
+_NOT_A_NUMBER = Decimal("NaN")
+
 
 def whole_number(value: object) -> int:
     """Return a number without a fraction as an integer, as JSON Schema 2020-12 has it: 12.0 is 12.
@@ -38,9 +40,7 @@ def rounded_number(value: object) -> int:
 
 
 def _plain_decimal(value: object) -> Decimal:
-    if not isinstance(value, float | Decimal):
-        raise ValueError("must be an integer")
-    number = Decimal(value)
+    number = Decimal(value) if isinstance(value, float | Decimal) else _NOT_A_NUMBER
     if not number.is_finite() or number.adjusted() >= _MAX_DIGITS:
         raise ValueError("must be an integer of at most 64 bits")
     return number
@@ -64,7 +64,9 @@ class _FromNumber:
         self._json_type = json_type
         self._error_type = error_type
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         number = core_schema.union_schema(
             [
                 core_schema.int_schema(strict=True),
@@ -78,7 +80,7 @@ class _FromNumber:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        bounded: CoreSchema = schema["steps"][-1]  # type: ignore[typeddict-item]
+        bounded: CoreSchema = schema["steps"][-1]
         return handler(bounded) | {"type": self._json_type}
 
 

@@ -16,7 +16,6 @@ from pydantic import (
     AwareDatetime,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SkipValidation,
     ValidationError,
@@ -86,11 +85,12 @@ def _describe_other_names(schema: dict[str, Any]) -> None:
         {"anyOf": [{"required": [name]} for name in ("usage", total, *aliases_of(total))]}
         for total in totals
     ]
-    # Nothing is kept of members that are not described here.
-    schema["additionalProperties"] = True
+    # Like every other model, which says nothing of unknown members.
+    schema.pop("additionalProperties")
 
 
-class NewCall(BaseModel, strict=True):
+# Unknown members are not stored, but reported.
+class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe_other_names):
     """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
 
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
@@ -102,9 +102,6 @@ class NewCall(BaseModel, strict=True):
     `logged_at` lies at most 400 days in the past and 10 minutes in the future. `metadata` is at
     most 64 KiB of JSON.
     """
-
-    # Unknown members are not stored, but reported.
-    model_config = ConfigDict(extra="allow", json_schema_extra=_describe_other_names)
 
     provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
     model: Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]

@@ -323,6 +323,7 @@ _CACHE_FIELDS = ("cached_input_tokens", "cache_creation_input_tokens")
 _KEPT_ZEROS = {*_TOTALS, "cost", "cache_tokens_included"}
 _TOTAL_OF_ALL = ("total_tokens", "gen_ai.usage.total_tokens")
 
+
 class UsageError(ValueError):
     """A member of a call, at `path`, that cannot be used."""
 

@@ -35,7 +35,7 @@ class Usage(Repository):
     tables = (Table("usage_logs", "calls", "erase_calls"),)
     delete_with_calls = ("delete_unpartitioned",)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, they are all of it
         self,
         database: Database,
         limits: GroupCommitLimits,
