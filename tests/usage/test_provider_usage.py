@@ -520,7 +520,7 @@ def test_an_object_of_an_sdk() -> None:
             ["usage.iterations.advisor_message"],
         ),
     ],
-)  # fmt: skip
+)
 def test_members_that_are_not_understood(usage: dict[str, Any], unknown: list[str]) -> None:
     assert call(usage=usage).unknown_fields == unknown
 
@@ -528,9 +528,15 @@ def test_members_that_are_not_understood(usage: dict[str, Any], unknown: list[st
 @pytest.mark.parametrize(
     ("fields", "names"),
     [
-        ({"usage": {"prompt_tokens": 5}, "input_tokens": 6}, ["usage.prompt_tokens", "input_tokens"]),
         (
-            {"usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}}, "cached_input_tokens": 0},
+            {"usage": {"prompt_tokens": 5}, "input_tokens": 6},
+            ["usage.prompt_tokens", "input_tokens"],
+        ),
+        (
+            {
+                "usage": {"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 5}},
+                "cached_input_tokens": 0,
+            },
             ["usage.prompt_tokens_details.cached_tokens", "cached_input_tokens"],
         ),
         (
@@ -538,22 +544,40 @@ def test_members_that_are_not_understood(usage: dict[str, Any], unknown: list[st
             ["usage.completion_tokens", "output_tokens"],
         ),
         (
-            {"usage": {"prompt_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 0}}, "reasoning_tokens": 8},
+            {
+                "usage": {"prompt_tokens": 9, "completion_tokens_details": {"reasoning_tokens": 0}},
+                "reasoning_tokens": 8,
+            },
             ["usage.completion_tokens_details.reasoning_tokens", "reasoning_output_tokens"],
         ),
         ({"usage": {"prompt_tokens": 9, "cost": 1}, "cost": 2}, ["usage.cost", "cost"]),
         (
-            {"usage": {"input_tokens": 1, "cache_read_input_tokens": 2}, "cache_tokens_included": True},
+            {
+                "usage": {"input_tokens": 1, "cache_read_input_tokens": 2},
+                "cache_tokens_included": True,
+            },
             ["cache_tokens_included"],
         ),
         (
-            {"usage": {"prompt_tokens": 9, "cached_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}},
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "cached_tokens": 1,
+                    "prompt_tokens_details": {"cached_tokens": 2},
+                }
+            },
             ["usage.cached_tokens", "usage.prompt_tokens_details.cached_tokens"],
         ),
         ({"usage": {"a": {"b": 1}, "a.b": 2, "prompt_tokens": 3}}, ["usage.a.b"]),
         ({**CALL, "prompt_tokens": 1}, ["prompt_tokens", "input_tokens"]),
-        ({**CALL, "cached_input_tokens": 1, "cache_read_input_tokens": 2}, ["cache_read_input_tokens", "cached_input_tokens"]),
-        ({**CALL, "cached_tokens": 1, "cache_read_input_tokens": 2}, ["cached_tokens", "cached_input_tokens"]),
+        (
+            {**CALL, "cached_input_tokens": 1, "cache_read_input_tokens": 2},
+            ["cache_read_input_tokens", "cached_input_tokens"],
+        ),
+        (
+            {**CALL, "cached_tokens": 1, "cache_read_input_tokens": 2},
+            ["cached_tokens", "cached_input_tokens"],
+        ),
         ({"usage": {"prompt_tokens": 1.5}}, ["usage.prompt_tokens", "integer"]),
         ({"usage": {"prompt_tokens": "1"}}, ["usage.prompt_tokens", "integer"]),
         ({"usage": {"prompt_tokens": True}}, ["usage.prompt_tokens", "integer"]),
@@ -562,16 +586,32 @@ def test_members_that_are_not_understood(usage: dict[str, Any], unknown: list[st
         ({"usage": {"prompt_tokens": 1, "cost": "1"}}, ["usage.cost", "number"]),
         ({"usage": {"prompt_tokens": 1, "cost": -1}}, ["cost"]),
         ({"usage": {"prompt_tokens": 1, "service_tier": 1}}, ["usage.service_tier", "text"]),
-        ({"usage": {"promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 1.5}], "promptTokenCount": 2}}, ["usage.promptTokensDetails.AUDIO.tokenCount"]),
+        (
+            {
+                "usage": {
+                    "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 1.5}],
+                    "promptTokenCount": 2,
+                }
+            },
+            ["usage.promptTokensDetails.AUDIO.tokenCount"],
+        ),
         ({"usage": [1]}, ["usage", "object"]),
         ({"usage": "x"}, ["usage", "object"]),
         ({"usage": {"foo": 1}}, ["usage", "OpenAI"]),
-        ({"usage": {"prompt_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": 3}}}, ["audio_input_tokens"]),
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 1,
+                    "prompt_tokens_details": {"cached_tokens": 2, "audio_tokens": 3},
+                }
+            },
+            ["audio_input_tokens"],
+        ),
         ({"usage": {}}, ["input_tokens"]),
         ({"usage": None}, ["input_tokens"]),
         ({}, ["input_tokens"]),
     ],
-)  # fmt: skip
+)
 async def test_a_usage_that_cannot_be_right_is_refused(
     client: httpx.AsyncClient, fields: dict[str, Any], names: list[str]
 ) -> None:
@@ -618,9 +658,13 @@ LITELLM = {"prompt_tokens": 50_100, "completion_tokens": 10, "cache_read_input_t
         (ANTHROPIC | {"usage": ANTHROPIC_USAGE}, "0.01545"),
         (ANTHROPIC | {"usage": ANTHROPIC_USAGE} | ANTHROPIC_USAGE, "0.01545"),
         (ANTHROPIC | {"usage": CONVERSE}, "0.01545"),
-        # Here the input includes what was read from the cache, whatever the provider's own API does.
+        # Here the input includes cached tokens, whatever the provider's own API does.
         (ANTHROPIC | {"usage": LITELLM}, "0.01545"),
-        (ANTHROPIC | {"usage": ANTHROPIC_USAGE | {"server_tool_use": {"web_search_requests": 2}}}, "0.03545"),
+        (
+            ANTHROPIC
+            | {"usage": ANTHROPIC_USAGE | {"server_tool_use": {"web_search_requests": 2}}},
+            "0.03545",
+        ),
         # 500 at 0.3, 500 at 0.03 and 200 at 2.5.
         (
             {
@@ -637,12 +681,19 @@ LITELLM = {"prompt_tokens": 50_100, "completion_tokens": 10, "cache_read_input_t
         ),
         # 1,000 at 0.15, 9,000 at 0.075 and 100 at 0.6.
         (
-            NAME | {"usage": {"prompt_tokens": 10_000, "completion_tokens": 100, "prompt_tokens_details": {"cached_tokens": 9_000}}},
+            NAME
+            | {
+                "usage": {
+                    "prompt_tokens": 10_000,
+                    "completion_tokens": 100,
+                    "prompt_tokens_details": {"cached_tokens": 9_000},
+                }
+            },
             "0.000885",
         ),
         (NAME | {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.5}}, "0.5"),
     ],
-)  # fmt: skip
+)
 async def test_what_a_call_with_a_usage_object_costs(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId, fields: dict[str, Any], cost: str
 ) -> None:
@@ -670,7 +721,7 @@ def test_an_unknown_field_does_not_change_the_fingerprint() -> None:
 
 def test_a_call_without_counts_is_invalid_for_the_library() -> None:
     with pytest.raises(ValidationError, match="input_tokens"):
-        NewCall(**NAME)
+        NewCall.model_validate(NAME)
 
 
 @pytest.mark.parametrize(
