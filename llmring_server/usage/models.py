@@ -28,7 +28,7 @@ from llmring_server.core.ids import moment_of
 from llmring_server.core.money import without_trailing_zeros
 from llmring_server.core.numbers import Count, Milliseconds
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import NOT_BLANK, JsonObject
+from llmring_server.core.strict_json import NOT_BLANK, FreeJsonObject, JsonRules, load_json
 from llmring_server.core.time_range import TimeRange
 from llmring_server.core.warnings import IGNORED_FIELDS, RequestWarning
 from llmring_server.pricing.cost import USAGE_FIELDS
@@ -121,7 +121,7 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     web_searches: Count | None = None
     cache_tokens_included: bool | None = None
     reasoning_tokens_included: bool | None = None
-    usage: Annotated[dict[str, Any] | None, SkipValidation] = Field(
+    usage: Annotated[dict[str, Any] | None, SkipValidation, JsonRules(free_text=True)] = Field(
         None,
         description="The usage object of OpenAI (Chat Completions or Responses), Anthropic, Gemini"
         " or Bedrock Converse, or attributes of OpenTelemetry (`gen_ai.usage.*`), as it is.",
@@ -135,7 +135,7 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     origin: Annotated[str, Field(max_length=255)] | None = None
     id_at_origin: Annotated[str, Field(max_length=255)] | None = None
     logged_at: CallTime | None = None
-    metadata: JsonObject | None = None
+    metadata: FreeJsonObject | None = None
     idempotency_key: IdempotencyKeyText | None = None
 
     @model_validator(mode="before")
@@ -260,7 +260,7 @@ class Call:
     def _from_row(cls, row: asyncpg.Record) -> Self:
         # By position, which takes a fifth of the time that names would take.
         *values, details, metadata_json = row
-        metadata = orjson.loads(metadata_json)
+        metadata = load_json(metadata_json)
         conversation_id = _conversation_id(metadata)
         return cls(*(*values, details and orjson.loads(details), metadata, conversation_id))
 

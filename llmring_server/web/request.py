@@ -14,9 +14,15 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
+from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.identity import Actor, ApiScope, Caller, ProjectId
 from llmring_server.core.pagination import PageParams
-from llmring_server.core.strict_json import json_default, parse_json
+from llmring_server.core.strict_json import (
+    ParsedJson,
+    encode_json,
+    json_default,
+    parse_request_json,
+)
 from llmring_server.core.warnings import (
     MAX_NAMED_FIELDS,
     RequestWarning,
@@ -126,9 +132,9 @@ class Request:
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`. What the model does not know is refused or reported."""
         request_limits.media_type(self.headers, request_limits.JSON)
-        value = parse_json(await self.body())
-        body = validated(model.model_validate, value)
-        if unknown := unknown_members(model, value):
+        parsed = parse_request_json(await self.body())
+        body = read_model(model, parsed, self.warnings)
+        if unknown := unknown_members(model, parsed.value):
             self.refuse_unknown_fields(unknown)
             self.warnings += unknown_field_warnings(unknown)
         return body
@@ -191,6 +197,15 @@ def warnings_header(warnings: Sequence[RequestWarning]) -> bytes:
     return json.dumps(fields).encode()
 
 
+def read_model(
+    model: type[BodyModel], parsed: ParsedJson, warnings: list[RequestWarning]
+) -> BodyModel:
+    """Read parsed JSON as a `model`; add to `warnings` what is not stored as it was sent."""
+    if parsed.may_have_nul:
+        warnings += replace_in_free_text(model, parsed.value)
+    return validated(model.model_validate, parsed.value)
+
+
 def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
     """Report a ValidationError as the client's mistake, without the client's values.
 
@@ -212,7 +227,7 @@ def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
 
 def render(result: Any) -> bytes:
     """Render a result as JSON: aware times in UTC, money as exact numbers."""
-    return orjson.dumps(result, _render_value, orjson.OPT_UTC_Z)
+    return encode_json(result, _render_value, orjson.OPT_UTC_Z)
 
 
 def _render_value(value: object) -> orjson.Fragment | str:
