@@ -34,6 +34,11 @@ def _exact_decimal(value: object) -> object:
     return value
 
 
+def _to_microseconds(seconds: Decimal) -> Decimal:
+    """Round to six places: of up to fifteen digits a float has every one, and so has JSON."""
+    return without_trailing_zeros(round(seconds, 6))
+
+
 def _check_call_time(logged_at: datetime) -> datetime:
     if not -MAX_CALL_AGE <= logged_at - datetime.now(UTC) <= MAX_CLOCK_SKEW:
         raise ValueError("must lie between 400 days ago and 10 minutes ahead")
@@ -42,6 +47,12 @@ def _check_call_time(logged_at: datetime) -> datetime:
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact_decimal)]
+Seconds = Annotated[
+    Decimal,
+    Field(ge=0, lt=10**9),
+    BeforeValidator(_exact_decimal),
+    AfterValidator(_to_microseconds),
+]
 CallTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_check_call_time)]
 IdempotencyKeyText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 Status = Literal["ok", "error", "timeout", "cancelled"]
@@ -53,8 +64,11 @@ class NewCall(BaseModel, strict=True):
 
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
     tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
-    and one-hour cache writes of all cache writes. `logged_at` lies at most 400 days in the past and
-    10 minutes in the future. `metadata` is at most 64 KiB of JSON.
+    and one-hour cache writes of all cache writes. Whether input tokens include cached ones, and
+    output tokens reasoning, depends on the model's API; `reasoning_tokens_included` says it for
+    reasoning. `requests` is how many requests the call was: one by default. Seconds are rounded to
+    six places. `logged_at` lies at most 400 days in the past and 10 minutes in the future.
+    `metadata` is at most 64 KiB of JSON.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
@@ -73,6 +87,12 @@ class NewCall(BaseModel, strict=True):
     image_output_tokens: Count | None = None
     reasoning_output_tokens: Count | None = None
     web_searches: Count | None = None
+    audio_seconds: Seconds | None = None
+    video_seconds: Seconds | None = None
+    characters: Count | None = None
+    images: Count | None = None
+    requests: Count | None = None
+    reasoning_tokens_included: bool | None = None
     service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     cost: Money | None = None
     status: Status = "ok"
@@ -93,7 +113,7 @@ class NewCall(BaseModel, strict=True):
         return self.model_dump(include=reported, exclude_none=True) if reported else {}
 
 
-DETAILS = {*USAGE_FIELDS, "service_tier"}
+DETAILS = {*USAGE_FIELDS, "reasoning_tokens_included", "service_tier"}
 
 
 class CallFilter(TimeRange):
