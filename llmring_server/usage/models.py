@@ -53,6 +53,11 @@ def _exact_decimal(value: object) -> object:
     return value
 
 
+def _to_microseconds(seconds: Decimal) -> Decimal:
+    """Round to six places: of up to fifteen digits a float has every one, and so has JSON."""
+    return without_trailing_zeros(round(seconds, 6))
+
+
 def _check_call_time(logged_at: datetime) -> datetime:
     if not -MAX_CALL_AGE <= logged_at - datetime.now(UTC) <= MAX_CLOCK_SKEW:
         raise ValueError("must lie between 400 days ago and 10 minutes ahead")
@@ -60,6 +65,12 @@ def _check_call_time(logged_at: datetime) -> datetime:
 
 
 Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact_decimal)]
+Seconds = Annotated[
+    Decimal,
+    Field(ge=0, lt=10**9),
+    BeforeValidator(_exact_decimal),
+    AfterValidator(_to_microseconds),
+]
 CallTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_check_call_time)]
 IdempotencyKeyText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 Status = Literal["ok", "error", "timeout", "cancelled"]
@@ -96,11 +107,11 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
     tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
     and one-hour cache writes of all cache writes. Instead of counts, `usage` may be the usage
-    object of a provider. `cache_tokens_included` tells whether input tokens include cached and
-    cache creation tokens, `reasoning_tokens_included` whether output tokens include reasoning
-    tokens; by default the provider and the model decide. `latency_ms` is rounded to an integer.
-    `logged_at` lies at most 400 days in the past and 10 minutes in the future. `metadata` is at
-    most 64 KiB of JSON.
+    object of a provider. Whether input tokens include cached ones, and output tokens reasoning,
+    depends on the model's API; `cache_tokens_included` and `reasoning_tokens_included` say it.
+    `requests` is how many requests the call was: one by default. Seconds are rounded to six places,
+    `latency_ms` to an integer. `logged_at` lies at most 400 days in the past and 10 minutes in the
+    future. `metadata` is at most 64 KiB of JSON.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
@@ -119,6 +130,11 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     image_output_tokens: Count | None = None
     reasoning_output_tokens: Count | None = None
     web_searches: Count | None = None
+    audio_seconds: Seconds | None = None
+    video_seconds: Seconds | None = None
+    characters: Count | None = None
+    images: Count | None = None
+    requests: Count | None = None
     cache_tokens_included: bool | None = None
     reasoning_tokens_included: bool | None = None
     usage: Annotated[dict[str, Any] | None, SkipValidation, JsonRules(free_text=True)] = Field(
