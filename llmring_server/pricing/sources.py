@@ -223,6 +223,17 @@ _GENAI_IDS = {
 }
 
 
+# Google and xAI list a price for audio, images or video only where it is not the price of text:
+# https://ai.google.dev/gemini-api/docs/pricing, https://docs.x.ai/docs/models
+PRICED_AS_TEXT = {
+    "input_audio": "input",
+    "input_image": "input",
+    "input_video": "input",
+    "cache_read_audio": "cache_read",
+    "cache_read_image": "cache_read",
+}
+
+
 class GenaiPrices:
     """The price source of everything in genai-prices, with our own corrections."""
 
@@ -321,8 +332,15 @@ class _GenaiModel:
             source="offline",
             version=self._version,
             valid_from=self._valid_from(when),
-            rates=_genai_rates(self._model.get_prices(when, self._context)),
+            rates=self._with_modalities(_genai_rates(self._model.get_prices(when, self._context))),
         )
+
+    def _with_modalities(self, rates: Rates) -> Rates:
+        """Add the rates that some providers do not list, since they are those of text."""
+        if self._provider not in {"google", "x-ai"}:
+            return rates
+        same = {kind: rates[text] for kind, text in PRICED_AS_TEXT.items() if text in rates}
+        return {**same, **rates}
 
     def _valid_from(self, when: datetime) -> datetime | None:
         """Return the last date, up to a time, on which a price changed."""

@@ -113,8 +113,10 @@ _OPENAI_COMMON: Members = {
     # LiteLLM adds the names of Anthropic to those of OpenAI.
     **_ANTHROPIC_CACHE,
     **_ANTHROPIC_TOOLS,
-    # Transcriptions
+    # Transcriptions; Mistral has the last
     "type": None,
+    "seconds": "audio_seconds",
+    "prompt_audio_seconds": "audio_seconds",
     # DeepSeek
     "prompt_cache_hit_tokens": "cached_input_tokens",
     "prompt_cache_miss_tokens": None,
@@ -252,6 +254,7 @@ SHAPES = (
         name="OpenAI Responses",
         # The names without `s` are those of the Realtime API and of LangChain.
         recognised_by=(
+            "seconds",
             "input_tokens_details.",
             "input_token_details.",
             "output_tokens_details.",
@@ -320,6 +323,7 @@ def aliases_of(field: str) -> list[str]:
 
 _TOTALS = ("input_tokens", "output_tokens")
 _CACHE_FIELDS = ("cached_input_tokens", "cache_creation_input_tokens")
+_DECIMALS = {"cost", "audio_seconds"}
 _KEPT_ZEROS = {*_TOTALS, "cost", "cache_tokens_included"}
 _TOTAL_OF_ALL = ("total_tokens", "gen_ai.usage.total_tokens")
 
@@ -523,7 +527,7 @@ def _value(field: str, value: Any, path: str) -> Any:
         if not isinstance(value, str):
             raise UsageError(f"usage.{path}", "must be text")
         return value
-    if field == "cost":
+    if field in _DECIMALS:
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise UsageError(f"usage.{path}", "must be a number")
         return value if isinstance(value, int | Decimal) else Decimal(str(value))

@@ -131,6 +131,29 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             **INSIDE,
         },
     ),
+    "OpenAI transcription by tokens": (
+        {
+            "type": "tokens",
+            "input_tokens": 14,
+            "input_token_details": {"text_tokens": 4, "audio_tokens": 10},
+            "output_tokens": 45,
+            "total_tokens": 59,
+        },
+        {"input_tokens": 14, "output_tokens": 45, "audio_input_tokens": 10},
+    ),
+    "OpenAI transcription by duration": (
+        {"type": "duration", "seconds": Decimal("12.5")},
+        {"input_tokens": 0, "output_tokens": 0, "audio_seconds": Decimal("12.5")},
+    ),
+    "Mistral with audio": (
+        {
+            "prompt_tokens": 4,
+            "completion_tokens": 635,
+            "total_tokens": 3264,
+            "prompt_audio_seconds": 203,
+        },
+        {"input_tokens": 4, "output_tokens": 635, "audio_seconds": 203},
+    ),
     "LangChain": (
         {
             "input_tokens": 350,
@@ -678,6 +701,60 @@ LITELLM = {"prompt_tokens": 50_100, "completion_tokens": 10, "cache_read_input_t
                 },
             },
             "0.000665",
+        ),
+        # 742 at 0.3, images and video among them, and 258 of audio at 1.
+        (
+            {
+                "provider": "google",
+                "model": "gemini-2.5-flash",
+                "usage": {
+                    "prompt_token_count": 1_000,
+                    "candidates_token_count": 0,
+                    "traffic_type": "ON_DEMAND",
+                    "prompt_tokens_details": [
+                        {"modality": "TEXT", "token_count": 42},
+                        {"modality": "IMAGE", "token_count": 600},
+                        {"modality": "VIDEO", "token_count": 100},
+                        {"modality": "AUDIO", "token_count": 258},
+                    ],
+                },
+            },
+            "0.0004806",
+        ),
+        # Its price does not depend on the modality: 1,000 at 1.25.
+        (
+            {
+                "provider": "google",
+                "model": "gemini-2.5-pro",
+                "usage": {
+                    "promptTokenCount": 1_000,
+                    "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 258}],
+                },
+            },
+            "0.00125",
+        ),
+        # Reasoning comes on top: 100 at 0.3, 500 at 0.5.
+        (
+            {
+                "provider": "xai",
+                "model": "grok-3-mini",
+                "usage": {
+                    "prompt_tokens": 100,
+                    "completion_tokens": 300,
+                    "total_tokens": 600,
+                    "completion_tokens_details": {"reasoning_tokens": 200},
+                },
+            },
+            "0.00028",
+        ),
+        # The object says how it counts, also at another provider.
+        (
+            {
+                "provider": "vertex_ai",
+                "model": "claude-sonnet-4-5@20250929",
+                "usage": ANTHROPIC_USAGE,
+            },
+            "0.01545",
         ),
         # 1,000 at 0.15, 9,000 at 0.075 and 100 at 0.6.
         (
