@@ -332,7 +332,7 @@ class UsageError(ValueError):
     """A member of a call, at `path`, that cannot be used."""
 
     def __init__(self, path: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(f"{path}: {detail}")
         self.path = path
         self.detail = detail
 
@@ -373,7 +373,8 @@ def with_canonical_fields(call: Mapping[str, Any]) -> dict[str, Any]:
     usage = fields.pop("usage", None)
     for alias, field in FIELD_ALIASES.items():
         if alias in fields:
-            _merge(fields, field, fields.pop(alias), alias)
+            count = fields.pop(alias)
+            _merge(fields, field, None if count is None else _count(count, alias), alias)
     if usage is not None:
         sent = _as_dict(usage)
         reading = _read(sent)
@@ -382,7 +383,8 @@ def with_canonical_fields(call: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError("usage", f"must be a usage object of one of: {names}")
         before = {field for field, value in fields.items() if value is not None}
         for field, value in reading.fields.items():
-            _merge(fields, field, value, f"usage.{reading.sources.get(field, '')}")
+            source = reading.sources.get(field)
+            _merge(fields, field, value, f"usage.{source}" if source else "usage")
         filled = reading.fields.keys() - before
         # Details that count nothing would only be stored with every call.
         for field in filled - _KEPT_ZEROS:
@@ -458,7 +460,7 @@ def _by_path(members: Iterable[_Member]) -> dict[str, Any]:
         if earlier is None:
             values[path] = value
         elif value is not None and in_list:
-            values[path] = _count(earlier, path) + _count(value, path)
+            values[path] = _count(earlier, f"usage.{path}") + _count(value, f"usage.{path}")
         elif value is not None and value != earlier:
             raise UsageError(f"usage.{path}", "is given twice, with different values")
     return values
@@ -489,13 +491,13 @@ def _fields(
         if not known:
             unknown[_unknown_part(shape.members, path)] = None
         elif isinstance(meaning, str):
-            read = _value(meaning, value, path)
+            read = _value(meaning, value, f"usage.{path}")
             if fields.setdefault(meaning, read) != read:
                 raise UsageError(f"usage.{path}", f"contradicts usage.{sources[meaning]}")
             sources.setdefault(meaning, path)
         elif meaning:
             for field, sign in meaning.items():
-                added[field] = added.get(field, 0) + sign * _count(value, path)
+                added[field] = added.get(field, 0) + sign * _count(value, f"usage.{path}")
                 sources.setdefault(field, path)
     for field, count in added.items():
         fields[field] = max(fields.get(field, 0) + count, 0)
@@ -525,11 +527,11 @@ def _unknown_part(members: Members, path: str) -> str:
 def _value(field: str, value: Any, path: str) -> Any:
     if field == "service_tier":
         if not isinstance(value, str):
-            raise UsageError(f"usage.{path}", "must be text")
+            raise UsageError(path, "must be text")
         return value
     if field in _DECIMALS:
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-            raise UsageError(f"usage.{path}", "must be a number")
+            raise UsageError(path, "must be a number")
         return value if isinstance(value, int | Decimal) else Decimal(str(value))
     return _count(value, path)
 
@@ -538,9 +540,9 @@ def _count(value: Any, path: str) -> int:
     try:
         count = whole_number(value)
     except ValueError as exc:
-        raise UsageError(f"usage.{path}", str(exc)) from exc
+        raise UsageError(path, str(exc)) from exc
     if not 0 <= count <= MAX_COUNT:
-        raise UsageError(f"usage.{path}", f"must be between 0 and {MAX_COUNT}")
+        raise UsageError(path, f"must be between 0 and {MAX_COUNT}")
     return count
 
 
@@ -553,7 +555,7 @@ def _complete(shape: UsageShape, members: Mapping[str, Any], fields: dict[str, A
     if members.get("is_byok") is True and "cost" in fields:
         # Then `cost` is only the fee of OpenRouter.
         upstream = members.get("cost_details.upstream_inference_cost", 0)
-        fields["cost"] += _value("cost", upstream, "cost_details.upstream_inference_cost")
+        fields["cost"] += _value("cost", upstream, "usage.cost_details.upstream_inference_cost")
     # Servers leave out what is 0. If there is no count at all, the usage is unknown.
     missing = 0 if fields.keys() - {"cost", "service_tier"} else None
     for total in _TOTALS:

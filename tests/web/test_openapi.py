@@ -213,6 +213,7 @@ COMPONENTS = {
     "CapabilityNames",
     "CapabilityRefresh",
     "CapabilityRefreshResult",
+    "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
     "CostExplanation",
