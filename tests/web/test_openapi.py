@@ -210,6 +210,7 @@ COMPONENTS = {
     "CapabilityRefreshResult",
     "Conversation",
     "ConversationWithMessages",
+    "ConsideredSource",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
