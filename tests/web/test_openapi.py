@@ -216,6 +216,7 @@ COMPONENTS = {
     "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
+    "ConsideredSource",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
