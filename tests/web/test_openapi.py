@@ -216,7 +216,6 @@ COMPONENTS = {
     "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
-    "ConsideredSource",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
