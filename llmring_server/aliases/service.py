@@ -13,6 +13,7 @@ from llmring_server.db.tables import Table
 class Aliases(Repository):
     """The alias bindings of every project."""
 
+    row_kind = "Alias"
     sql = "aliases/aliases"
     tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 

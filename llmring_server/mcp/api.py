@@ -33,12 +33,17 @@ from llmring_server.mcp.models import (
     ToolStatsQuery,
 )
 from llmring_server.usage.api import REPLAYED
-from llmring_server.web.request import IdempotencyKeyHeader, Request, link
+from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link
 
 NOT_RECORDED = (
     "This content has not been recorded: read it from the MCP server itself, or record it here with"
     " PUT .../content."
 )
+
+ServerId = Annotated[UUID, IdOf("Server")]
+ToolId = Annotated[UUID, IdOf("Tool")]
+ResourceId = Annotated[UUID, IdOf("Resource")]
+PromptId = Annotated[UUID, IdOf("Prompt")]
 
 
 class DeletedMcpServer(TypedDict):
@@ -125,28 +130,28 @@ async def list_mcp_servers(
     return servers
 
 
-async def get_mcp_server(request: Request, id: UUID) -> McpServer:
+async def get_mcp_server(request: Request, id: ServerId) -> McpServer:
     """Get an MCP server, without its credentials."""
     return await request.ring.mcp.servers.get(request.project_id, id)
 
 
-async def update_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
+async def update_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null fields are ignored."""
     return await request.ring.mcp.servers.update(request.project_id, id, body)
 
 
-async def patch_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
+async def patch_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null clears `auth_config` or `capabilities`."""
     return await request.ring.mcp.servers.patch(request.project_id, id, body)
 
 
-async def delete_mcp_server(request: Request, id: UUID) -> DeletedMcpServer:
+async def delete_mcp_server(request: Request, id: ServerId) -> DeletedMcpServer:
     """Delete an MCP server with its capabilities and their executions."""
     await request.ring.mcp.servers.delete(request.project_id, id)
     return {"message": "Server deleted successfully"}
 
 
-async def get_mcp_server_secret(request: Request, id: UUID) -> McpServerSecret:
+async def get_mcp_server_secret(request: Request, id: ServerId) -> McpServerSecret:
     """Get the credentials of an MCP server. The request is recorded in the audit log."""
     auth_config = await request.ring.mcp.servers.read_secret(
         request.project_id, id, actor=request.actor
@@ -155,7 +160,7 @@ async def get_mcp_server_secret(request: Request, id: UUID) -> McpServerSecret:
 
 
 async def refresh_mcp_server(
-    request: Request, id: UUID, body: CapabilityRefresh
+    request: Request, id: ServerId, body: CapabilityRefresh
 ) -> CapabilityRefreshResult:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
     return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
@@ -196,13 +201,13 @@ async def add_tool(request: Request, body: NewTool) -> Annotated[McpTool, NotFou
     return await request.ring.mcp.capabilities.add_tool(request.project_id, body)
 
 
-async def get_tool(request: Request, id: UUID) -> McpTool:
+async def get_tool(request: Request, id: ToolId) -> McpTool:
     """Get a tool."""
     tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
     return tool
 
 
-async def get_resource(request: Request, id: UUID) -> McpResource:
+async def get_resource(request: Request, id: ResourceId) -> McpResource:
     """Get a resource, without its content."""
     resource: McpResource = await request.ring.mcp.capabilities.get(
         request.project_id, "resource", id
@@ -210,14 +215,14 @@ async def get_resource(request: Request, id: UUID) -> McpResource:
     return resource
 
 
-async def get_prompt(request: Request, id: UUID) -> McpPrompt:
+async def get_prompt(request: Request, id: PromptId) -> McpPrompt:
     """Get a prompt, without its content."""
     prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
     return prompt
 
 
 async def acknowledge_tool(
-    request: Request, id: UUID, body: Acknowledgement
+    request: Request, id: ToolId, body: Acknowledgement
 ) -> Annotated[McpTool, Conflict]:
     """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
     return await request.ring.mcp.capabilities.acknowledge(
@@ -225,14 +230,16 @@ async def acknowledge_tool(
     )
 
 
-async def get_resource_content(request: Request, id: UUID) -> ResourceContent:
+async def get_resource_content(request: Request, id: ResourceId) -> ResourceContent:
     """Get the recorded content of a resource."""
     return _resource_content(
         await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
     )
 
 
-async def set_resource_content(request: Request, id: UUID, body: NewContent) -> ResourceContent:
+async def set_resource_content(
+    request: Request, id: ResourceId, body: NewContent
+) -> ResourceContent:
     """Record the content of a resource."""
     return _resource_content(
         await request.ring.mcp.capabilities.set_content(
@@ -241,14 +248,14 @@ async def set_resource_content(request: Request, id: UUID, body: NewContent) -> 
     )
 
 
-async def get_prompt_content(request: Request, id: UUID) -> PromptContent:
+async def get_prompt_content(request: Request, id: PromptId) -> PromptContent:
     """Get the recorded content of a prompt, before rendering."""
     return _prompt_content(
         await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
     )
 
 
-async def set_prompt_content(request: Request, id: UUID, body: NewContent) -> PromptContent:
+async def set_prompt_content(request: Request, id: PromptId, body: NewContent) -> PromptContent:
     """Record the content of a prompt: a text or messages."""
     return _prompt_content(
         await request.ring.mcp.capabilities.set_content(
@@ -257,7 +264,7 @@ async def set_prompt_content(request: Request, id: UUID, body: NewContent) -> Pr
     )
 
 
-async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> RenderedPrompt:
+async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -> RenderedPrompt:
     """Render a prompt with arguments, if its content was recorded."""
     content = await request.ring.mcp.capabilities.render_prompt(request.project_id, id, body.root)
     return {
@@ -272,7 +279,7 @@ async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> Re
 
 
 async def record_execution(
-    request: Request, id: UUID, body: NewToolExecution, key: IdempotencyKeyHeader
+    request: Request, id: ToolId, body: NewToolExecution, key: IdempotencyKeyHeader
 ) -> ToolExecution:
     """Record an execution of a tool. This server never executes it."""
     execution, is_replay = await request.ring.mcp.executions.record(
@@ -284,7 +291,7 @@ async def record_execution(
 
 
 async def list_executions(
-    request: Request, id: UUID, query: ExecutionPage
+    request: Request, id: ToolId, query: ExecutionPage
 ) -> Annotated[list[ToolExecution], "Link"]:
     """List a tool's executions, newest first. A page of large executions ends early."""
     executions = await request.ring.mcp.executions.history(request.project_id, id, query)
@@ -293,6 +300,6 @@ async def list_executions(
     return executions
 
 
-async def get_tool_stats(request: Request, id: UUID, query: ToolStatsQuery) -> ToolStats:
+async def get_tool_stats(request: Request, id: ToolId, query: ToolStatsQuery) -> ToolStats:
     """Summarize a tool's executions: count, errors, and percentiles of their durations."""
     return await request.ring.mcp.executions.stats(request.project_id, id, query.days)

@@ -83,9 +83,15 @@ class McpCapabilities(Repository):
         counts = orjson.dumps(request.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("lock_server", project_id=project_id, server_id=server_id)
+            await inside._fetch_one(
+                "lock_server", "Server", project_id=project_id, server_id=server_id
+            )
             server_row = await inside._fetch_one(
-                "mark_refreshed", project_id=project_id, server_id=server_id, counts=counts
+                "mark_refreshed",
+                "Server",
+                project_id=project_id,
+                server_id=server_id,
+                counts=counts,
             )
             rows = await inside._fetch_all(
                 "replace_capabilities",
@@ -100,7 +106,9 @@ class McpCapabilities(Repository):
         capabilities = rows_as_json([new])
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("lock_server", project_id=project_id, server_id=new.server_id)
+            await inside._fetch_one(
+                "lock_server", "Server", project_id=project_id, server_id=new.server_id
+            )
             added = await inside._fetch_all(
                 "add_tool",
                 project_id=project_id,
@@ -110,7 +118,7 @@ class McpCapabilities(Repository):
             if not added:
                 raise Conflict("The server already has a tool with this name.")
             totals = await inside._fetch_one(
-                "update_counts", project_id=project_id, server_id=new.server_id
+                "update_counts", "Server", project_id=project_id, server_id=new.server_id
             )
             # Clients refresh with the page that they read: a tool beyond it would be removed.
             if totals["tools"] > MAX_CAPABILITIES or totals["size"] > MAX_PAGE_BYTES:
@@ -142,7 +150,7 @@ class McpCapabilities(Repository):
     async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
         """Return a capability, without its content."""
         row = await self._fetch_one(
-            "get", project_id=project_id, kind=kind, id=id, with_content=False
+            "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=False
         )
         return capability_from_row(project_id, kind, row, McpServerRef.from_row(row))
 
@@ -151,7 +159,7 @@ class McpCapabilities(Repository):
     ) -> CapabilityContent:
         """Return a capability with its recorded content."""
         row = await self._fetch_one(
-            "get", project_id=project_id, kind=kind, id=id, with_content=True
+            "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=True
         )
         return CapabilityContent(
             capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
@@ -167,7 +175,12 @@ class McpCapabilities(Repository):
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._fetch_one(
-                "set_content", project_id=project_id, kind=kind, id=id, content=text
+                "set_content",
+                kind.capitalize(),
+                project_id=project_id,
+                kind=kind,
+                id=id,
+                content=text,
             )
             return await inside.get_content(project_id, kind, id)
 

@@ -43,6 +43,12 @@ IdempotencyKeyHeader = Annotated[
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 
 
+class IdOf(NamedTuple):
+    """Annotates a parameter of a path: the kind of thing that it identifies, as 404 names it."""
+
+    kind: str
+
+
 class Authenticator(Protocol):
     """Identifies callers and checks their scopes."""
 
