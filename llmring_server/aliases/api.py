@@ -34,14 +34,14 @@ class ResolveQuery(ProfileQuery):
 
 
 class AliasUpdate(ProfileQuery, strict=True):
-    """The `provider:model` to bind the alias in the path to."""
+    """The model or other alias to bind the alias in the path to."""
 
     model: Model
     metadata: SmallJsonObject | None = None
 
 
 class ResolvedAlias(TypedDict):
-    """The model that an alias is bound to; null if it is not bound."""
+    """The model that an alias is bound to, in the end; null if it is not bound."""
 
     alias: str
     model: str | None
@@ -83,7 +83,7 @@ async def bind_aliases(
 
 
 async def resolve_alias(request: Request, query: ResolveQuery) -> ResolvedAlias:
-    """Resolve an alias to its model in a profile."""
+    """Resolve an alias to its model in a profile, also through other aliases."""
     model = await request.ring.aliases.resolve(request.project_id, query.alias, query.profile)
     return {"alias": query.alias, "model": model}
 
