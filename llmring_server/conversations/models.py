@@ -16,11 +16,14 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId, moment_of
 from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import (
+    MAX_DOCUMENT_DEPTH,
     NOT_BLANK,
-    SmallJsonObject,
+    JsonRules,
+    SmallFreeJsonObject,
     check_json,
     dump_json,
     json_default,
+    load_json,
 )
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
@@ -60,16 +63,18 @@ def _temperature(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
 
 
-JsonList = Annotated[list[Any], AfterValidator(check_json)]
-Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
+_FREE_JSON = JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)
+JsonList = Annotated[list[Any], _FREE_JSON]
+Content = Annotated[str | list[Any] | dict[str, Any] | None, _FREE_JSON]
 MessageMetadata = Annotated[
-    SmallJsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
+    SmallFreeJsonObject,
+    BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
 ]
 # A constraint behind the validator would be missing from the JSON schema.
 Role = Annotated[str, Field(max_length=50, pattern=NOT_BLANK), AfterValidator(check_json)]
 ToolCallId = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
-Title = Annotated[str, Field(max_length=500), AfterValidator(check_json)]
-SystemPrompt = Annotated[str, Field(max_length=200_000), AfterValidator(check_json)]
+Title = Annotated[str, Field(max_length=500), JsonRules(free_text=True)]
+SystemPrompt = Annotated[str, Field(max_length=200_000), JsonRules(free_text=True)]
 ModelAlias = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 
@@ -138,7 +143,7 @@ class Message:
         fields = dict(row)
         for name in ("content", "tool_calls", "tool_results", "metadata"):
             if fields[name] is not None:
-                fields[name] = orjson.loads(fields[name])
+                fields[name] = load_json(fields[name])
         return cls(**fields)
 
     @classmethod
