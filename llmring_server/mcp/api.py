@@ -1,5 +1,6 @@
 """HTTP handlers of MCP: servers, capabilities, contents and executions."""
 
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -8,9 +9,11 @@ from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import Conflict, NotFound
 from llmring_server.mcp.models import (
     Acknowledgement,
+    Capability,
     CapabilityContent,
     CapabilityKind,
     CapabilityPage,
@@ -62,6 +65,13 @@ class PromptArguments(RootModel[JsonObject]):
     """The arguments of a prompt, by name."""
 
 
+@dataclass
+class AddedMcpTool(McpTool):
+    """A tool that was added. `warnings`: what of it is not stored as it was sent."""
+
+    warnings: list[RequestWarning]
+
+
 class ContentSource(TypedDict):
     """Where the content is: recorded here, or only at the live MCP server."""
 
@@ -76,24 +86,45 @@ class ContentSource(TypedDict):
     detail: str | None
 
 
-class ResourceContent(ContentSource):
-    """A resource and its content."""
+@dataclass
+class McpResourceOfServer(McpResource):
+    """A resource, and its server's name and URL beside it, where older clients read them."""
 
-    resource: McpResource
+    server_name: str
+    server_url: str
+
+
+@dataclass
+class McpPromptOfServer(McpPrompt):
+    """A prompt, and its server's name and URL beside it, where older clients read them."""
+
+    server_name: str
+    server_url: str
+
+
+class ResourceContent(ContentSource):
+    """A resource and its content. `warnings`: what of a content is not stored as it was sent."""
+
+    resource: McpResourceOfServer
     content: Any
+    warnings: list[RequestWarning]
 
 
 class PromptContent(ContentSource):
-    """A prompt and its content, before rendering."""
+    """A prompt and its content, before rendering.
 
-    prompt: McpPrompt
+    `warnings`: what of a content is not stored as it was sent.
+    """
+
+    prompt: McpPromptOfServer
     content: Any
+    warnings: list[RequestWarning]
 
 
 class RenderedPrompt(ContentSource):
     """A rendered prompt: a text or messages, as its content was recorded."""
 
-    prompt: McpPrompt
+    prompt: McpPromptOfServer
     arguments: dict[str, Any]
     rendered: Any
 
@@ -104,12 +135,27 @@ def _source(content: CapabilityContent) -> ContentSource:
     return {"source": "recorded", "recorded_at": content.recorded_at, "detail": None}
 
 
-def _resource_content(content: CapabilityContent) -> ResourceContent:
-    return {"resource": content.capability, "content": content.content, **_source(content)}
+def _with_server(capability: McpResource | McpPrompt) -> Any:
+    server = capability.server
+    return capability.to_response() | {"server_name": server.name, "server_url": server.url}
 
 
-def _prompt_content(content: CapabilityContent) -> PromptContent:
-    return {"prompt": content.capability, "content": content.content, **_source(content)}
+def _resource_content(request: Request, content: CapabilityContent) -> ResourceContent:
+    return {
+        "resource": _with_server(content.capability),
+        "content": content.content,
+        "warnings": request.warnings,
+        **_source(content),
+    }
+
+
+def _prompt_content(request: Request, content: CapabilityContent) -> PromptContent:
+    return {
+        "prompt": _with_server(content.capability),
+        "content": content.content,
+        "warnings": request.warnings,
+        **_source(content),
+    }
 
 
 # Servers.
@@ -163,10 +209,17 @@ async def refresh_mcp_server(
     request: Request, id: ServerId, body: CapabilityRefresh
 ) -> CapabilityRefreshResult:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
-    return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    result.warnings = request.warnings
+    return result.to_response()
 
 
 # Capabilities.
+
+
+def _response(capability: Capability) -> Any:
+    """Return the fields of a capability, and its other members beside them."""
+    return capability.to_response()
 
 
 async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -> list[Any]:
@@ -174,7 +227,7 @@ async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -
     # Also after a page that is not full: it may have ended early.
     if capabilities:
         request.response_headers = link(query, query.next(request.project_id, capabilities[-1]))
-    return capabilities
+    return [capability.to_response() for capability in capabilities]
 
 
 async def list_tools(request: Request, query: ToolPage) -> Annotated[list[McpTool], "Link"]:
@@ -196,44 +249,41 @@ async def list_prompts(
     return await _list(request, "prompt", query)
 
 
-async def add_tool(request: Request, body: NewTool) -> Annotated[McpTool, NotFound, Conflict]:
+async def add_tool(request: Request, body: NewTool) -> Annotated[AddedMcpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
-    return await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    tool = await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    return _response(tool) | {"warnings": request.warnings}
 
 
 async def get_tool(request: Request, id: ToolId) -> McpTool:
     """Get a tool."""
-    tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
-    return tool
+    return _response(await request.ring.mcp.capabilities.get(request.project_id, "tool", id))
 
 
 async def get_resource(request: Request, id: ResourceId) -> McpResource:
     """Get a resource, without its content."""
-    resource: McpResource = await request.ring.mcp.capabilities.get(
-        request.project_id, "resource", id
-    )
-    return resource
+    return _response(await request.ring.mcp.capabilities.get(request.project_id, "resource", id))
 
 
 async def get_prompt(request: Request, id: PromptId) -> McpPrompt:
     """Get a prompt, without its content."""
-    prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
-    return prompt
+    return _response(await request.ring.mcp.capabilities.get(request.project_id, "prompt", id))
 
 
 async def acknowledge_tool(
     request: Request, id: ToolId, body: Acknowledgement
 ) -> Annotated[McpTool, Conflict]:
     """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
-    return await request.ring.mcp.capabilities.acknowledge(
+    tool = await request.ring.mcp.capabilities.acknowledge(
         request.project_id, id, body.definition_sha256, actor=request.actor
     )
+    return _response(tool)
 
 
 async def get_resource_content(request: Request, id: ResourceId) -> ResourceContent:
     """Get the recorded content of a resource."""
     return _resource_content(
-        await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
+        request, await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
     )
 
 
@@ -242,7 +292,7 @@ async def set_resource_content(
 ) -> ResourceContent:
     """Record the content of a resource."""
     return _resource_content(
-        await request.ring.mcp.capabilities.set_content(
+        request, await request.ring.mcp.capabilities.set_content(
             request.project_id, "resource", id, body.content
         )
     )
@@ -251,14 +301,14 @@ async def set_resource_content(
 async def get_prompt_content(request: Request, id: PromptId) -> PromptContent:
     """Get the recorded content of a prompt, before rendering."""
     return _prompt_content(
-        await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
+        request, await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
     )
 
 
 async def set_prompt_content(request: Request, id: PromptId, body: NewContent) -> PromptContent:
     """Record the content of a prompt: a text or messages."""
     return _prompt_content(
-        await request.ring.mcp.capabilities.set_content(
+        request, await request.ring.mcp.capabilities.set_content(
             request.project_id, "prompt", id, body.content
         )
     )
@@ -268,7 +318,7 @@ async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -
     """Render a prompt with arguments, if its content was recorded."""
     content = await request.ring.mcp.capabilities.render_prompt(request.project_id, id, body.root)
     return {
-        "prompt": content.capability,
+        "prompt": _with_server(content.capability),
         "arguments": body.root,
         "rendered": content.content,
         **_source(content),
@@ -278,16 +328,24 @@ async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -
 # Executions.
 
 
+@dataclass
+class RecordedToolExecution(ToolExecution):
+    """An execution that was recorded. `warnings`: what of it is not stored as it was sent."""
+
+    warnings: list[RequestWarning]
+
+
 async def record_execution(
     request: Request, id: ToolId, body: NewToolExecution, key: IdempotencyKeyHeader
-) -> ToolExecution:
+) -> RecordedToolExecution:
     """Record an execution of a tool. This server never executes it."""
     execution, is_replay = await request.ring.mcp.executions.record(
         request.project_id, id, body, key
     )
     if is_replay:
         request.response_headers = REPLAYED
-    return execution
+    stored = {field.name: getattr(execution, field.name) for field in fields(execution)}
+    return RecordedToolExecution(**stored, warnings=request.warnings)
 
 
 async def list_executions(
