@@ -14,7 +14,7 @@ from uuid import UUID
 
 import jiter
 import orjson
-from pydantic import AfterValidator, GetCoreSchemaHandler
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
@@ -251,20 +251,19 @@ def encode_json(
         return orjson.dumps(value, default, option)
     except TypeError:
         # It has an integer of more than 64 bits, or cannot be written at all.
-        return orjson.dumps(_with_written_integers(value), default, option)
+        return orjson.dumps(_with_written_integers(value, default), default, option)
 
 
-def _with_written_integers(value: Any) -> Any:
+def _with_written_integers(value: Any, default: Callable[[Any], Any]) -> Any:
     """Return the value with the text of each integer that orjson cannot write."""
+    if isinstance(value, BaseModel):
+        value = default(value)
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, dict):
-        return {key: _with_written_integers(member) for key, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_written_integers(member) for member in value]
-    if is_dataclass(value):
-        return {
-            field.name: _with_written_integers(getattr(value, field.name))
-            for field in fields(value)
-        }
+        return {key: _with_written_integers(member, default) for key, member in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return [_with_written_integers(member, default) for member in value]
     if isinstance(value, int) and not MIN_INTEGER <= value < MAX_INTEGER:
         return orjson.Fragment(str(value))
     return value

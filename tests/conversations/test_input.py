@@ -31,7 +31,7 @@ from tests.support.conversations import (
         {"metadata": METADATA | {"model": "x" * 256}},
         {"metadata": METADATA | {"input_tokens": 1.5}},
         {"conversation_id": "x"},
-        {"response": {"content": "a\0b"}},
+        {"response": {"model": "a\0b"}},
         {"response": {"usage": {"a": "x" * 65_536}}},
     ],
     ids=lambda fields: json.dumps(fields)[:40],
@@ -76,7 +76,7 @@ async def test_log_exchange_of_ten_megabytes_returns_413(client: httpx.AsyncClie
     [
         {"title": "x" * 501},
         {"title": 1},
-        {"title": "a\0b"},
+        {"model_alias": "a\0b"},
         {"model_alias": "x" * 256},
         {"model_alias": ""},
         {"temperature": 2.01},
