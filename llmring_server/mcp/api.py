@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 from pydantic import Field, RootModel
@@ -48,6 +48,8 @@ ToolId = Annotated[UUID, IdOf("Tool")]
 ResourceId = Annotated[UUID, IdOf("Resource")]
 PromptId = Annotated[UUID, IdOf("Prompt")]
 
+AnyCapability = TypeVar("AnyCapability", bound=Capability)
+
 
 class DeletedMcpServer(TypedDict):
     """Confirms the deletion of a server."""
@@ -65,7 +67,7 @@ class PromptArguments(RootModel[JsonObject]):
     """The arguments of a prompt, by name."""
 
 
-@dataclass
+@dataclass(slots=True)
 class AddedMcpTool(McpTool):
     """A tool that was added. `warnings`: what of it is not stored as it was sent."""
 
@@ -86,7 +88,7 @@ class ContentSource(TypedDict):
     detail: str | None
 
 
-@dataclass
+@dataclass(slots=True)
 class McpResourceOfServer(McpResource):
     """A resource, and its server's name and URL beside it, where older clients read them."""
 
@@ -94,7 +96,7 @@ class McpResourceOfServer(McpResource):
     server_url: str
 
 
-@dataclass
+@dataclass(slots=True)
 class McpPromptOfServer(McpPrompt):
     """A prompt, and its server's name and URL beside it, where older clients read them."""
 
@@ -211,15 +213,15 @@ async def refresh_mcp_server(
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
     result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
     result.warnings = request.warnings
-    return result.to_response()
+    return cast("CapabilityRefreshResult", result.to_response())
 
 
 # Capabilities.
 
 
-def _response(capability: Capability) -> Any:
-    """Return the fields of a capability, and its other members beside them."""
-    return capability.to_response()
+def _response(capability: AnyCapability) -> AnyCapability:
+    """Return what is written for a capability: its fields, and its other members beside them."""
+    return cast("AnyCapability", capability.to_response())
 
 
 async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -> list[Any]:
@@ -252,22 +254,27 @@ async def list_prompts(
 async def add_tool(request: Request, body: NewTool) -> Annotated[AddedMcpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
     tool = await request.ring.mcp.capabilities.add_tool(request.project_id, body)
-    return _response(tool) | {"warnings": request.warnings}
+    return cast("AddedMcpTool", tool.to_response() | {"warnings": request.warnings})
 
 
 async def get_tool(request: Request, id: ToolId) -> McpTool:
     """Get a tool."""
-    return _response(await request.ring.mcp.capabilities.get(request.project_id, "tool", id))
+    tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
+    return _response(tool)
 
 
 async def get_resource(request: Request, id: ResourceId) -> McpResource:
     """Get a resource, without its content."""
-    return _response(await request.ring.mcp.capabilities.get(request.project_id, "resource", id))
+    resource: McpResource = await request.ring.mcp.capabilities.get(
+        request.project_id, "resource", id
+    )
+    return _response(resource)
 
 
 async def get_prompt(request: Request, id: PromptId) -> McpPrompt:
     """Get a prompt, without its content."""
-    return _response(await request.ring.mcp.capabilities.get(request.project_id, "prompt", id))
+    prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
+    return _response(prompt)
 
 
 async def acknowledge_tool(
@@ -292,9 +299,10 @@ async def set_resource_content(
 ) -> ResourceContent:
     """Record the content of a resource."""
     return _resource_content(
-        request, await request.ring.mcp.capabilities.set_content(
+        request,
+        await request.ring.mcp.capabilities.set_content(
             request.project_id, "resource", id, body.content
-        )
+        ),
     )
 
 
@@ -308,9 +316,10 @@ async def get_prompt_content(request: Request, id: PromptId) -> PromptContent:
 async def set_prompt_content(request: Request, id: PromptId, body: NewContent) -> PromptContent:
     """Record the content of a prompt: a text or messages."""
     return _prompt_content(
-        request, await request.ring.mcp.capabilities.set_content(
+        request,
+        await request.ring.mcp.capabilities.set_content(
             request.project_id, "prompt", id, body.content
-        )
+        ),
     )
 
 
@@ -328,7 +337,7 @@ async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -
 # Executions.
 
 
-@dataclass
+@dataclass(slots=True)
 class RecordedToolExecution(ToolExecution):
     """An execution that was recorded. `warnings`: what of it is not stored as it was sent."""
 

@@ -212,7 +212,7 @@ class OfferedCapabilityBase(BaseModel, strict=True, extra="allow"):
     @classmethod
     def _name_it_in_errors(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return handler(value)
+            capability = handler(value)
         except ValidationError as exc:
             name = value.get("name") or value.get("uri") if isinstance(value, dict) else None
             if not isinstance(name, str):
@@ -221,15 +221,17 @@ class OfferedCapabilityBase(BaseModel, strict=True, extra="allow"):
             raise ValidationError.from_exception_data(
                 cls.__name__, [_labelled(error, label) for error in exc.errors()]
             ) from exc
+        capability._reject_ambiguity()
+        return capability
 
-    @model_validator(mode="after")
-    def _has_one_value_of_each(self) -> Self:
+    def _reject_ambiguity(self) -> None:
+        """Raise ValueError if a member is there under both of its names, with two values."""
         extra = self.model_extra or {}
         for name, mcp_name in MCP_NAMES.items():
             for other in {name, mcp_name} & extra.keys():
                 if extra[other] not in (None, getattr(self, name, None)):
-                    raise ValueError(f"{mcp_name} and {name} differ: send one of them")
-        return self
+                    label = label_of(self.kind, self.to_row().name)
+                    raise ValueError(f"{mcp_name} and {name} differ: send one ({label})")
 
     @property
     def members(self) -> dict[str, Any]:
@@ -490,6 +492,7 @@ NOT_MEMBERS = {
     *(field.name for kind in (McpTool, McpResource, McpPrompt) for field in fields(kind)),
     "server_name",
     "server_url",
+    "warnings",
 }
 
 
