@@ -1,11 +1,12 @@
 """Strict JSON: parsed and written exactly, within bounds of depth, width and number of values.
 
-The bounds keep a small request from taking much memory. Numbers are exact whatever their size, from
-the request to the stored text and back.
+The bounds keep a small request from taking much memory. Numbers are exact, however many digits they
+have, from the request to the stored text and back.
 """
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
@@ -32,6 +33,8 @@ MAX_KEYS = 10_000
 MAX_KEY_LENGTH = 1024
 MAX_VALUES = 500_000
 MAX_SMALL_OBJECT_BYTES = 64 * 1024
+# Many readers of JSON refuse a text with a larger number, or read it as infinite.
+MAX_NUMBER = int(sys.float_info.max)
 # What 64 bits hold, signed or unsigned; the maximum is exclusive.
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64
@@ -56,6 +59,8 @@ _UNPAIRED_SURROGATE = re.compile(
 
 # Where a number begins that a 64-bit floating-point number may not hold.
 _LONG_NUMBER = re.compile(r"(?:^|[\[:,\s])-?(?:\d[\d.]{15}|[\d.]+[eE])")
+
+_MAX_DECIMAL = Decimal(MAX_NUMBER)
 
 # Decimals are computed without rounding, and without bounds of their exponents.
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -199,7 +204,15 @@ def _is_storable(value: Any, max_depth: int) -> bool:
                 storable = storable and is_storable_text(member)
             elif isinstance(member, dict | list | tuple):
                 pending.append((member, depth + 1))
+            elif isinstance(member, int | Decimal) and not _is_in_range(member):
+                raise PydanticCustomError("number_too_large", "must not have numbers over 1.8e308")
     return storable
+
+
+def _is_in_range(number: int | Decimal) -> bool:
+    if isinstance(number, Decimal):
+        return number.is_finite() and -_MAX_DECIMAL <= number <= _MAX_DECIMAL
+    return -MAX_NUMBER <= number <= MAX_NUMBER
 
 
 def is_storable_text(text: str) -> bool:

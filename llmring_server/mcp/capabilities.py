@@ -5,7 +5,6 @@ definition is compared by digest with the one that was last acknowledged.
 """
 
 import asyncio
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -262,17 +261,15 @@ def definition_digest(capability: OfferedCapability, version: Literal[1, 2] = 2)
 
 
 def _interoperable(value: Any) -> Any:
-    """Return a JSON value with numbers as all JSON readers have them: of 64 bits.
-
-    A number beyond their range is its digits.
-    """
+    """Return a JSON value with numbers as all JSON readers have them: of 64 bits."""
     if isinstance(value, dict):
         return {key: _interoperable(member) for key, member in value.items()}
     if isinstance(value, list):
         return [_interoperable(member) for member in value]
-    if isinstance(value, Decimal) or (type(value) is int and abs(value) >= _MAX_EXACT_INTEGER):
-        number = float(Decimal(value))
-        return str(value) if math.isinf(number) else number
+    if isinstance(value, Decimal):
+        return float(value)
+    if type(value) is int and abs(value) >= _MAX_EXACT_INTEGER:
+        return float(value)
     return value
 
 

@@ -306,8 +306,8 @@ class Receipts(Repository):
         """
         try:
             document = orjson.loads(orjson.dumps(receipt, json_default))
-        except (TypeError, ValueError) as exc:
-            raise BadRequest("A number in the receipt has more than 64 bits.") from exc
+        except TypeError as exc:
+            raise BadRequest("Invalid receipt signature: a number has more than 64 bits.") from exc
         try:
             stored = verify_fields(self._trusted_keys(), document)
         except (NotVerified, CannotVerify) as exc:

@@ -14,7 +14,12 @@ import uuid_utils
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import EPOCH, moment_of
-from llmring_server.core.strict_json import dump_bounded_json, json_default
+from llmring_server.core.strict_json import (
+    UNSTORABLE,
+    dump_bounded_json,
+    is_storable_text,
+    json_default,
+)
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import COST_QUANTUM, TokenUsage, normalize_usage
 from llmring_server.pricing.price_book import PriceBook, PricedCall
@@ -55,12 +60,19 @@ def prepare_call(  # noqa: PLR0913, PLR0917, they are all of it
     quote = _price(call, book, details, logged_at)
     row = _row(call, details, quote)
     row.update(project_id=project_id, id=id, logged_at=logged_at)
-    idempotency_key = IdempotencyKey.of(key, fingerprint_of_call(call, batch_size)) if key else None
-    if idempotency_key:
-        row.update(key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
-    return CallRecord(
-        project_id, id, logged_at, quote, idempotency_key, orjson.dumps(row, json_default)
-    )
+    try:
+        idempotency_key = None
+        if key:
+            idempotency_key = IdempotencyKey.of(key, fingerprint_of_call(call, batch_size))
+        if idempotency_key:
+            row.update(key=idempotency_key.key, fingerprint=idempotency_key.fingerprint)
+        encoded = orjson.dumps(row, json_default)
+    except TypeError:  # an unpaired surrogate
+        _check_names(row)
+        raise
+    if b"\\u0000" in encoded:
+        _check_names(row)
+    return CallRecord(project_id, id, logged_at, quote, idempotency_key, encoded)
 
 
 def prepare_calls(
@@ -138,6 +150,16 @@ def _row(call: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str,
     if details:
         row["details"] = details
     return row
+
+
+def _check_names(row: dict[str, Any]) -> None:
+    """Raise InvalidRequest if a name cannot be stored, which no HTTP request has.
+
+    The database would refuse it together with the calls of others.
+    """
+    for name, value in (row | row.get("details", {})).items():
+        if isinstance(value, str) and not is_storable_text(value):
+            raise InvalidRequest(f"{name}: {UNSTORABLE}")
 
 
 def _metadata(call: NewCall) -> orjson.Fragment:

@@ -47,6 +47,10 @@ INVALID = {
     "nothing in it": b"{}",
     "nested 33": body(metadata='{"a":' + "[" * 32 + "]" * 32 + "}"),
     "1e400": body(cost="1e400"),
+    "1e131071": body(metadata='{"a": 1e131071}'),
+    "-1e309": body(metadata='{"a": [[-1e309]]}'),
+    "1e999999999": body(metadata='{"a": 1e999999999}'),
+    "310 digits": body(metadata=f'{{"a": {"9" * 310}}}'),
     **{
         f"{text} in {name}": without(name, json.dumps("a#b").replace("#", text))
         for name in ("provider", "model", "alias", "profile", "origin", "id_at_origin")

@@ -75,7 +75,7 @@ INVALID_FIELDS: list[dict[str, Any]] = [
     {"max_tokens": True},
     {"max_tokens": 2**31},
     {"tool_config": []},
-    {"tool_config": {"a": 10**20}},
+    {"tool_config": {"a": 10**309}},
     {"tool_config": {"k": "v" * 65_536}},
     {"system_prompt": 1},
     {"shared": "yes"},

@@ -125,3 +125,145 @@ async def test_log_calls_stops_parsing_after_too_many_lines(
         response = await client.post(path, content=line * 100_000, headers=headers)
         assert response.status_code == 422
     assert 0 < parsed <= 2 * 1001
+
+
+def nested(depth: int) -> str:
+    """Return a call of this depth, which is that of a list in its metadata."""
+    inner = depth - 2
+    return json.dumps(CALL | {"metadata": {"a": "#"}}).replace('"#"', "[" * inner + "]" * inner)
+
+
+def with_metadata(spelled: str) -> str:
+    return json.dumps(CALL | {"metadata": "#"}).replace('"#"', spelled)
+
+
+# Calls that are rejected, by the status that each would have alone.
+REJECTED: dict[str, tuple[int, bytes]] = {
+    name: (status, call.encode("latin-1"))
+    for name, (status, call) in {
+        "NUL": (422, json.dumps(CALL | {"alias": "a\0"})),
+        "lone surrogate": (422, json.dumps(CALL | {"model": "a\ud800"})),
+        "NUL in a key": (422, with_metadata(r'{"\u0000": 1}')),
+        "depth of 33": (422, nested(33)),
+        "depth of 150": (422, nested(150)),
+        "depth of 1,000": (400, nested(1000)),
+        "number out of range": (422, with_metadata('{"a": 1e400}')),
+        "number of 309 digits": (422, with_metadata(f'{{"a": {"9" * 309}}}')),
+        "number of 5,000 digits": (400, with_metadata(f'{{"a": {"9" * 5000}}}')),
+        "token count out of range": (422, json.dumps(CALL | {"input_tokens": 2**53})),
+        "cost out of range": (422, json.dumps(CALL)[:-1] + ', "cost": 1e400}'),
+        "over-long key": (422, with_metadata(json.dumps({"k" * 1025: 1}))),
+        "too many keys": (422, with_metadata(json.dumps({str(key): 1 for key in range(10_001)}))),
+        "key that occurs twice": (400, with_metadata('{"a": 1, "a": 2}')),
+        "NaN": (400, with_metadata('{"a": NaN}')),
+        "invalid UTF-8": (400, with_metadata('{"a": "\xff"}')),
+        "control character": (400, with_metadata('{"a": "\x00"}')),
+        "trailing comma": (400, with_metadata('{"a": [1,]}')),
+        "no value": (400, with_metadata('{"a": }')),
+        "word": (400, "call"),
+        "half an escape": (400, with_metadata(r'{"a": "\ud8"}')),
+        "number": (422, "1"),
+        "text": (422, r'"],[\"{"'),
+    }.items()
+}
+
+
+async def send(
+    client: httpx.AsyncClient, form: str, calls: list[bytes], query: str = ""
+) -> httpx.Response:
+    content, media = b"[" + b",\n ".join(calls) + b"]", "application/json"
+    if form == "lines":
+        content, media = b"\n".join(calls), "application/x-ndjson"
+    return await client.post(URL + query, content=content, headers={"Content-Type": media})
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+@pytest.mark.parametrize("size", [2, 31, 200])
+async def test_one_bad_call_leaves_the_others_in(
+    client: httpx.AsyncClient, form: str, size: int
+) -> None:
+    """Each bad call is among good ones, whose number must not matter."""
+    good = json.dumps(CALL | {"metadata": {"a": {"b": [{}]}}}).encode()
+    stored = 0
+    for place, (name, (status, bad)) in enumerate(REJECTED.items()):
+        index = place % size
+        calls = [good] * size
+        calls[index] = bad
+        response = await send(client, form, calls, "?partial=true")
+        assert response.status_code == 200, (name, response.text)
+        [rejected] = response.json()["rejected"]
+        assert (name, rejected["index"], rejected["status"]) == (name, index, status)
+        assert len(response.json()["logged"]) == size - 1
+        stored += size - 1
+    assert (await client.get("/api/v1/stats")).json()["summary"]["total_requests"] == stored
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+async def test_all_bad_calls_are_told_from_the_good_ones(
+    client: httpx.AsyncClient, form: str
+) -> None:
+    good = nested(32).encode()
+    calls = [call for _, bad in REJECTED.values() for call in (good, bad)]
+    response = await send(client, form, calls, "?partial=true")
+    assert response.status_code == 200, response.text
+    rejected = {each["index"]: each["status"] for each in response.json()["rejected"]}
+    assert rejected == {2 * at + 1: status for at, (status, _) in enumerate(REJECTED.values())}
+    assert await count(client) == len(REJECTED)
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+@pytest.mark.parametrize(("status", "bad"), REJECTED.values(), ids=REJECTED)
+async def test_a_refused_batch_names_the_index_of_the_bad_call(
+    client: httpx.AsyncClient, form: str, status: int, bad: bytes
+) -> None:
+    response = await send(client, form, [json.dumps(CALL).encode()] * 3 + [bad])
+    assert response.status_code == status, response.text
+    assert response.json()["detail"].startswith(("3:", "3."))
+    if status == 400:
+        assert "line 4, column" in response.json()["detail"]
+    assert await count(client) == 0
+
+
+@pytest.mark.parametrize("query", ["", "?partial=true"])
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"[{}, {}", 400),
+        (b"[{}, {]}", 400),
+        (b'[{}, {"a: 1}]', 400),
+        (b"[{}] x", 400),
+        (b"[{},]", 400),
+        (b"[{},,{}]", 400),
+        (b"x", 400),
+        (b", [{}]", 400),
+        (b"[{}]]", 400),
+        (b'{"a": [1, NaN]}', 400),
+        (b"", 400),
+        (b'"[\xff]"', 400),
+        (b'{"a": 1}', 422),
+        (b"[NaN," + b"{}," * 1001 + b"{}]", 422),
+    ],
+)
+async def test_text_that_is_no_array_is_refused_as_a_whole(
+    client: httpx.AsyncClient, content: bytes, status: int, query: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = await client.post(URL + query, content=content, headers=headers)
+    assert response.status_code == status, response.text
+    if status == 400:
+        assert "line 1, column" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("form", ["array", "lines"])
+@pytest.mark.parametrize("query", ["", "?partial=true"])
+async def test_each_call_has_its_own_warnings(
+    client: httpx.AsyncClient, form: str, query: str
+) -> None:
+    texts = ["plain", r"\u0000", r"\ud800"]
+    calls = [with_metadata(f'{{"a": ["{text}"]}}').encode() for text in texts]
+    response = await send(client, form, calls, query)
+    assert response.status_code == 200, response.text
+    fields = [[each["field"] for each in call["warnings"]] for call in response.json()["logged"]]
+    assert fields == [[], ["metadata.a.0"], ["metadata.a.0"]]
+    stored = [call["metadata"] for call in (await client.get("/api/v1/logs")).json()]
+    assert sorted(stored, key=str) == [{"a": ["plain"]}, {"a": ["\ufffd"]}, {"a": ["\ufffd"]}]
