@@ -40,6 +40,7 @@ CORS_RESPONSE_HEADERS = (
     "Idempotent-Replayed",
     "ETag",
     "X-Registry-Stale",
+    "X-Warnings",
 )
 
 

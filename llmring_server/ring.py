@@ -60,6 +60,7 @@ class Ring:
             self.prices,
             self.rollups.move_in_background,
             self.idempotency_keys,
+            strict_fields=settings.strict_fields,
         )
         self.receipts = Receipts(
             database, keyring_source(settings, keyring), settings.receipt_issuer

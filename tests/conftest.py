@@ -18,6 +18,7 @@ from llmring_server import Ring, Settings, build, create_app, migrate
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.db import admin
 from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usage
+from llmring_server.pricing.token_semantics import ReportedTokens
 from tests.support.fake_registry import FakeRegistry, fake_registry
 from tests.support.postgres import database, run_folder, shared_server
 
@@ -37,9 +38,12 @@ CALL: dict[str, Any] = {
 
 def used(call: dict[str, Any]) -> TokenUsage:
     """Return the usage that a call reports, by kind."""
-    details = {name: count for name, count in call.items() if name in USAGE_FIELDS}
+    reported = {*USAGE_FIELDS, "cache_tokens_included", "reasoning_tokens_included"}
+    details = {name: count for name, count in call.items() if name in reported}
     tokens = call["input_tokens"], call["output_tokens"], call.get("cached_input_tokens", 0)
-    return normalize_usage(call["provider"], *tokens, details)
+    return normalize_usage(
+        ReportedTokens(call["provider"], call.get("model", ""), *tokens, details)
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

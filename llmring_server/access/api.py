@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions
 from llmring_server.core.identity import DEFAULT_SCOPES, ApiScope
+from llmring_server.core.numbers import WHOLE
 from llmring_server.errors import Forbidden
 from llmring_server.web.request import IdOf, Request
 
@@ -36,7 +37,7 @@ class NewKey(BaseModel, strict=True):
 class KeyRotation(BaseModel, strict=True):
     """How many seconds the old key stays valid; a day by default."""
 
-    overlap: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS)] = DAY_SECONDS
+    overlap: Annotated[int, Field(ge=0, le=MAX_OVERLAP_SECONDS), WHOLE] = DAY_SECONDS
 
 
 class IssuedKeyResponse(TypedDict):

@@ -14,10 +14,11 @@ from llmring_server.conversations.models import (
     MessageMetadata,
     NewMessage,
 )
+from llmring_server.core.numbers import Count
 from llmring_server.core.strict_json import NOT_BLANK
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import MAX_COST
-from llmring_server.usage.models import Count, Money, NewCall
+from llmring_server.usage.models import Money, NewCall
 
 MAX_EXCHANGE_MESSAGES = 10_000
 DEFAULT_ORIGIN = "llmring"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId, moment_of
+from llmring_server.core.numbers import WHOLE, Count
 from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import (
     MAX_DOCUMENT_DEPTH,
@@ -27,7 +28,7 @@ from llmring_server.core.strict_json import (
 )
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
-from llmring_server.usage.models import Count, Money
+from llmring_server.usage.models import Money
 
 # How much of a message is stored: nothing, all but its content, or everything.
 ContentLevel = Literal["none", "metadata", "full"]
@@ -115,6 +116,9 @@ class ExchangeMessage(NewMessage):
 
 class MessageBatch(BaseModel, strict=True):
     """Messages to add, all or none. `logging_level` can lower the server's content level."""
+
+    # The id of the conversation is in the path; servers without receipts ignored the other.
+    ignored_members: ClassVar = {"conversation_id", "create_receipt"}
 
     messages: Annotated[list[NewMessage], Field(min_length=1, max_length=MAX_BATCH_MESSAGES)]
     logging_level: ContentLevel = "full"
@@ -245,7 +249,7 @@ class NewConversation(BaseModel, strict=True):
     temperature: Annotated[
         Temperature, BeforeValidator(_temperature, json_schema_input_type=Temperature | None)
     ] = DEFAULT_TEMPERATURE
-    max_tokens: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    max_tokens: Annotated[int, Field(gt=0, lt=2**31), WHOLE] | None = None
 
 
 @dataclass(slots=True)

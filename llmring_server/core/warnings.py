@@ -1,8 +1,11 @@
 """Warnings: what a request said that is not stored as it was sent; returned with the result."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from typing_extensions import TypedDict
+
+from llmring_server.errors import InvalidRequest
 
 # `unknown_field`: ignored, since no field has this name. `replaced_characters`: U+0000 and lone
 # surrogates, which PostgreSQL cannot store, became U+FFFD. `not_kept`: the rest was stored, this
@@ -16,3 +19,46 @@ class RequestWarning(TypedDict):
     code: WarningCode
     field: str
     detail: str
+
+
+# Older clients send these with most objects: the key of a request determines its project.
+IGNORED_FIELDS = frozenset({"api_key_id", "project_id"})
+
+MAX_NAMED_FIELDS = 20
+MAX_FIELD_LENGTH = 100
+
+
+def unknown_field_warnings(fields: Sequence[str]) -> list[RequestWarning]:
+    """Warn of fields that no model has: of the first ones by name, of the others by number."""
+    warnings = [_unknown_field(field, "No field has this name.") for field in _named(fields)]
+    if more := len(fields) - len(warnings):
+        warnings.append(_unknown_field("*", f"{more} more fields are unknown."))
+    return warnings
+
+
+def unknown_fields_error(fields: Sequence[str], index: int | None = None) -> InvalidRequest:
+    """Return the error for unknown fields of a request, or of its item `index`, that is strict."""
+    item = () if index is None else (index,)
+    names = _named(fields)
+    listed = ", ".join(names)
+    if more := len(fields) - len(names):
+        listed += f" and {more} more"
+    errors = [
+        {"type": "unknown_field", "loc": [*item, *name.split(".")], "msg": "No field has this name"}
+        for name in names
+    ]
+    location = "".join(f"{part}: " for part in item)
+    return InvalidRequest(f"{location}unknown fields: {listed}", errors=errors)
+
+
+def shortened(field: str) -> str:
+    """Return the path of a field, cut if it is very long."""
+    return field if len(field) <= MAX_FIELD_LENGTH else field[:MAX_FIELD_LENGTH] + "\u2026"
+
+
+def _named(fields: Sequence[str]) -> list[str]:
+    return [shortened(field) for field in fields[:MAX_NAMED_FIELDS]]
+
+
+def _unknown_field(field: str, detail: str) -> RequestWarning:
+    return {"code": "unknown_field", "field": field, "detail": detail}

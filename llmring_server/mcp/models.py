@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
+from llmring_server.core.numbers import Milliseconds
 from llmring_server.core.pagination import Cursor, Limit, PageParams, Position
 from llmring_server.core.strict_json import (
     MAX_DOCUMENT_DEPTH,
@@ -150,6 +151,8 @@ class ActiveFilter(PageParams):
 
 class ServerPage(ActiveFilter):
     """A page of servers, newest first."""
+
+    ignored_members: ClassVar = {"project_id"}
 
     def next(self, project_id: ProjectId, last: "McpServer") -> str:
         """Return the cursor of the page after the one that ends with `last`."""
@@ -383,6 +386,7 @@ class Acknowledgement(BaseModel, strict=True):
 class CapabilityPage(ActiveFilter):
     """A page of capabilities, of one server or of all."""
 
+    ignored_members: ClassVar = {"project_id"}
     # It holds a name, and a resource's URI may be long.
     cursor: Cursor = Field(None, max_length=6000)
     server_id: UUID | None = Field(None, description="Only capabilities of this server.")
@@ -580,11 +584,14 @@ class CapabilityRefreshResult:
 class NewToolExecution(BaseModel, strict=True):
     """An execution of a tool; without a `status`, it is `error` if there is an `error`."""
 
+    # The id of the tool is in the path.
+    ignored_members: ClassVar = {"tool_id"}
+
     # Idempotency fingerprints cover these field names: they must not change.
     input: Payload
     output: Payload | None = None
     error: Annotated[str, Field(max_length=10_000), JsonRules(free_text=True)] | None = None
-    duration_ms: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    duration_ms: Milliseconds | None = None
     status: Status | None = None
     conversation_id: Annotated[UUID, Field(strict=False)] | None = None
     log_id: Annotated[UUID, Field(strict=False)] | None = None

@@ -9,11 +9,12 @@ subtracted from the kind that includes them, so that every unit is billed once.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import asyncpg
 import orjson
 
+from llmring_server.pricing.token_semantics import ReportedTokens, TokenReading
 from llmring_server.registry.price_fields import PRICE_FIELDS
 
 # Costs are stored with ten decimal places, and below a billion.
@@ -49,7 +50,16 @@ USAGE_FIELDS: dict[str, dict[str, int]] = {
     "image_output_tokens": {"output": -1, "output_image": 1},
     "reasoning_output_tokens": {"output": -1, "reasoning": 1},
     "web_searches": {"web_search": 1},
+    "audio_seconds": {"audio_second": 1},
+    "video_seconds": {"video_second": 1},
+    "characters": {"character": 1},
+    "images": {"image": 1},
+    # Instead of the one request that a call is.
+    "requests": {},
 }
+
+# Fields that may have a fraction.
+DECIMAL_FIELDS = ("audio_seconds", "video_seconds")
 
 # The field that counts a kind together with its special kinds.
 TOTAL_FIELDS = {
@@ -61,10 +71,8 @@ TOTAL_FIELDS = {
     "output": "output_tokens",
 }
 
-# Their input tokens exclude those read from a cache or written to it:
-# https://platform.claude.com/docs/en/build-with-claude/prompt-caching (Tracking cache performance),
-# https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html
-CACHE_EXCLUDED_FROM_INPUT = {"anthropic", "aws", "bedrock"}
+# A number of units: whole, except for seconds.
+Quantity: TypeAlias = int | Decimal
 
 
 class Rate(NamedTuple):
@@ -93,7 +101,7 @@ class TokenUsage(NamedTuple):
     """The usage of a call, each unit of one kind; `prompt_tokens` is all input, cached or not."""
 
     prompt_tokens: int
-    units: dict[str, int]
+    units: dict[str, Quantity]
 
 
 @dataclass(slots=True)
@@ -101,7 +109,7 @@ class CostLine:
     """One line of a cost: `quantity` units at `unit_price` USD for `per` of them."""
 
     kind: str
-    quantity: int
+    quantity: Decimal
     unit_price: Decimal
     per: int
     prompt_above: int
@@ -112,27 +120,25 @@ class MissingRate(LookupError):
     """A kind of usage, which the message names, has no price."""
 
 
-def normalize_usage(
-    provider: str,
-    input_tokens: int,
-    output_tokens: int,
-    cached_input_tokens: int,
-    details: Mapping[str, Any],
-) -> TokenUsage:
-    """Sort the usage that a call reports into kinds.
+def normalize_usage(tokens: ReportedTokens, reading: TokenReading | None = None) -> TokenUsage:
+    """Sort the usage that a call reports into kinds, by default as `tokens.reading()` says.
 
     ValueError names the fields that count more tokens than the field that includes them.
     """
-    prompt_tokens = input_tokens
-    cache_tokens = cached_input_tokens + details.get("cache_creation_input_tokens", 0)
-    excluded = provider.lower() in CACHE_EXCLUDED_FROM_INPUT or cache_tokens > input_tokens
-    if excluded:
-        prompt_tokens += cache_tokens
-    units = {
-        "input": prompt_tokens - cached_input_tokens,
-        "cache_read": cached_input_tokens,
-        "output": output_tokens + reasoning_on_top(output_tokens, details),
-        "request": 1,
+    details = tokens.details
+    prompt_tokens = tokens.input
+    output_tokens = tokens.output
+    if tokens.cached or details:
+        cache_included, reasoning_included = reading or tokens.reading()
+        if not cache_included:
+            prompt_tokens += tokens.cache
+        if not reasoning_included:
+            output_tokens += tokens.reasoning
+    units: dict[str, Quantity] = {
+        "input": prompt_tokens - tokens.cached,
+        "cache_read": tokens.cached,
+        "output": output_tokens,
+        "request": details.get("requests", 1),
     }
     if details:
         for field, effects in USAGE_FIELDS.items():
@@ -140,15 +146,15 @@ def normalize_usage(
                 for kind, sign in effects.items():
                     units[kind] = units.get(kind, 0) + sign * details[field]
     if min(units.values()) < 0:
-        parts = {**details, "cached_input_tokens": cached_input_tokens}
-        if excluded:
+        parts = {**details, "cached_input_tokens": tokens.cached}
+        if prompt_tokens > tokens.input:
             del parts["cached_input_tokens"]
             parts.pop("cache_creation_input_tokens", None)
         raise ValueError(_excess(units, parts))
     return TokenUsage(prompt_tokens, units)
 
 
-def _excess(units: Mapping[str, int], parts: Mapping[str, int]) -> str:
+def _excess(units: Mapping[str, Quantity], parts: Mapping[str, Any]) -> str:
     """Say which of `parts`, fields of a call, exceed the field that includes them."""
     kind = next(kind for kind in TOTAL_FIELDS if units.get(kind, 0) < 0)
     effects = {"cached_input_tokens": {"input": -1}, **USAGE_FIELDS}
@@ -158,28 +164,32 @@ def _excess(units: Mapping[str, int], parts: Mapping[str, int]) -> str:
     return f"{' + '.join(fields)} must not exceed {TOTAL_FIELDS[kind]}"
 
 
-def usage_of_row(row: asyncpg.Record) -> TokenUsage:
-    """Sort the usage of a stored call into kinds."""
-    return normalize_usage(
+def tokens_of_row(row: asyncpg.Record) -> ReportedTokens:
+    """Return the tokens that a stored call reports."""
+    details = orjson.loads(row["details"] or "{}")
+    for field in DECIMAL_FIELDS:
+        if field in details:
+            # The shortest text of a float has the digits that were stored, since they are few.
+            details[field] = Decimal(str(details[field]))
+    return ReportedTokens(
         row["provider"],
+        row["model"],
         row["input_tokens"],
         row["output_tokens"],
         row["cached_input_tokens"],
-        orjson.loads(row["details"] or "{}"),
+        details,
     )
 
 
-def reasoning_on_top(output_tokens: int, details: Mapping[str, Any]) -> int:
-    """Return the reasoning tokens that `output_tokens` cannot include, since they are more."""
-    reasoning: int = details.get("reasoning_output_tokens", 0)
-    return reasoning if reasoning > output_tokens else 0
-
-
-def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, int, int, Decimal]]:
+def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, Quantity, int, Decimal]]:
     """Yield each kind, its quantity, the threshold of its tier, and its unit price.
 
-    MissingRate names a kind that has no price.
+    MissingRate names a kind that has no price. A call of nothing costs nothing, but only if
+    something that it could report has a price: 0 tokens of a model that is billed by the second of
+    audio do not say what was used.
     """
+    if rates.keys().isdisjoint(usage.units):
+        raise MissingRate("tokens")
     for kind, quantity in usage.units.items():
         if not quantity:
             continue
@@ -209,7 +219,7 @@ def cost_lines(rates: Rates, usage: TokenUsage) -> list[CostLine]:
     return [
         CostLine(
             kind=kind,
-            quantity=quantity,
+            quantity=Decimal(quantity),
             unit_price=unit_price,
             per=UNITS_PER_PRICE[kind],
             prompt_above=threshold,

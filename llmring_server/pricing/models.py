@@ -3,20 +3,39 @@
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, Self
+from itertools import product
+from typing import Annotated, Any, NamedTuple, Self, get_args
 from uuid import UUID
 
 import asyncpg
 import orjson
 from pydantic import AwareDatetime, BaseModel, Field
 
-from llmring_server.pricing.cost import CostLine, cost_lines, usage_of_row
-from llmring_server.pricing.price_book import CostSource, Price, rates_from_json, rates_to_json
+from llmring_server.pricing.cost import (
+    CostLine,
+    MissingRate,
+    Rates,
+    TokenUsage,
+    cost,
+    cost_lines,
+    normalize_usage,
+    tokens_of_row,
+)
+from llmring_server.pricing.price_book import (
+    Candidate,
+    CostSource,
+    Price,
+    Source,
+    no_price,
+    rates_from_json,
+    rates_to_json,
+)
+from llmring_server.pricing.token_semantics import ReportedTokens, TokenReading
 
 
 @dataclass(slots=True)
 class PriceDetail:
-    """A price in the price book; `rates` are in USD per 10^6 tokens, 10^3 requests or searches."""
+    """A price in the price book; `rates` are in USD for as many units as `per` of the list says."""
 
     id: UUID
     provider: str
@@ -56,8 +75,42 @@ class PriceDetail:
 
 
 @dataclass(slots=True)
+class ConsideredSource:
+    """What a source of the price book says today about a call, with the price of the call's time.
+
+    `reason` says why this source does not price the call; it is empty for the one that does, and
+    for those after it that could.
+    """
+
+    source: Source
+    version: str | None
+    model: str | None
+    prices_the_call: bool
+    reason: str
+
+    @classmethod
+    def all_of(cls, candidates: list[Candidate], tier: str | None) -> list[Self]:
+        """Return every source, in order of precedence, with what it says."""
+        found: list[Self] = []
+        chosen = next((each for each in candidates if each.cost is not None), None)
+        for source in get_args(Source):
+            own = [candidate for candidate in candidates if candidate.price.source == source]
+            found += [
+                cls(source, each.price.version, each.price.model, each is chosen, each.reason)
+                for each in own
+            ]
+            if not own:
+                found.append(cls(source, None, None, prices_the_call=False, reason=no_price(tier)))
+        return found
+
+
+@dataclass(slots=True)
 class CostExplanation:
-    """The cost of a call in USD, and its lines, which are added and then rounded half-even."""
+    """The cost of a call in USD, and its lines, which are added and then rounded half-even.
+
+    `assumptions` say how the reported tokens were read, and why. `sources` are the sources of
+    prices as they are today; `price` is the one that was applied, whatever they say now.
+    """
 
     log_id: UUID
     logged_at: datetime
@@ -66,13 +119,24 @@ class CostExplanation:
     cost_source: CostSource
     price: PriceDetail | None
     lines: list[CostLine]
+    cache_tokens_included: bool
+    reasoning_tokens_included: bool
+    assumptions: list[str]
+    sources: list[ConsideredSource]
     adjustment: Decimal
     adjustments: list[dict[str, Any]]
 
     @classmethod
-    def of_row(cls, row: asyncpg.Record) -> Self:
+    def of_row(cls, row: asyncpg.Record, sources: list[ConsideredSource]) -> Self:
         """Explain a call by the price that it was rated with, whatever the price book says now."""
+        tokens = tokens_of_row(row)
+        reading, assumptions = tokens.reading(), tokens.reasons()
         price = PriceDetail.of_row(row) if row["price_id"] else None
+        lines = []
+        if price:
+            rates = rates_from_json(price.rates)
+            usage, reading, assumptions = _usage_that_was_priced(rates, tokens, row["cost"])
+            lines = cost_lines(rates, usage)
         return cls(
             log_id=row["id"],
             logged_at=row["logged_at"],
@@ -80,10 +144,53 @@ class CostExplanation:
             cost=row["cost"],
             cost_source=row["cost_source"],
             price=price,
-            lines=cost_lines(rates_from_json(price.rates), usage_of_row(row)) if price else [],
+            lines=lines,
+            cache_tokens_included=reading.cache_included,
+            reasoning_tokens_included=reading.reasoning_included,
+            assumptions=assumptions,
+            sources=sources,
             adjustment=row["adjustment"],
             adjustments=orjson.loads(row["adjustments"]),
         )
+
+
+def _usage_that_was_priced(
+    rates: Rates, tokens: ReportedTokens, stored_cost: Decimal
+) -> tuple[TokenUsage, TokenReading, list[str]]:
+    """Find out how the tokens of a stored call were read: as now, or by an earlier rule.
+
+    Of the few ways to read them, it is the one that gives the stored cost, so that the explanation
+    adds up to it.
+    """
+    reading = tokens.reading()
+    usual = _usage_and_cost(rates, tokens, reading)
+    if usual and usual[1] == stored_cost:
+        return usual[0], reading, tokens.reasons()
+    for included in product((True, False), repeat=2):
+        other = TokenReading(*included)
+        found = _usage_and_cost(rates, tokens, other)
+        if found and found[1] == stored_cost:
+            return found[0], other, [_earlier_rule(other)]
+    return normalize_usage(tokens, reading), reading, tokens.reasons()
+
+
+def _usage_and_cost(
+    rates: Rates, tokens: ReportedTokens, reading: TokenReading
+) -> tuple[TokenUsage, Decimal] | None:
+    try:
+        usage = normalize_usage(tokens, reading)
+        return usage, cost(rates, usage)
+    except (ValueError, MissingRate):
+        return None
+
+
+def _earlier_rule(reading: TokenReading) -> str:
+    cached = "in" if reading.cache_included else "beside"
+    reasoning = "in" if reading.reasoning_included else "beside"
+    return (
+        f"The call was priced by an earlier rule: cached tokens {cached} the input, reasoning"
+        f" {reasoning} the output. Re-rating applies the present one."
+    )
 
 
 class PriceQuery(BaseModel):

@@ -1,6 +1,5 @@
 """Price book: price sources in order of precedence; the first that can price a call prices it."""
 
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,10 @@ import orjson
 from pydantic import Field
 
 from llmring_server.core.money import decimal_text
+from llmring_server.core.providers import normal_provider
 from llmring_server.pricing.cost import MAX_COST, MissingRate, Rate, Rates, TokenUsage, cost
+from llmring_server.pricing.model_names import names_of, undated
+from llmring_server.pricing.service_tiers import PREPAID_TIER, normal_tier
 
 Source = Literal["override", "registry", "offline"]
 
@@ -30,13 +32,7 @@ CostSource = Annotated[
 # A price without a date is valid from here on.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# What providers call the tier of their price list.
-STANDARD_TIERS = {None, "default", "standard", "on_demand"}
-
 CACHE_SIZE = 4096
-
-_DATE_SUFFIX = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8})$")
-_FINE_TUNED_MODEL = re.compile(r"(ft:[^:]+):.*")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -123,10 +119,13 @@ def _valid_from(price: Price) -> datetime:
 
 
 class PriceSource(Protocol):
-    """The prices of one source."""
+    """The prices of one source, by normal names of providers and tiers."""
 
     def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
         """Return the prices of a model in a service tier, if the source has any."""
+
+    def knows(self, provider: str, model: str) -> bool:
+        """Tell whether the source has prices of a model in any service tier."""
 
 
 class PriceTable:
@@ -138,19 +137,23 @@ class PriceTable:
             (provider, model.lower(), tier): history
             for (provider, model, tier), history in histories.items()
         }
+        self._models = {(provider, model) for provider, model, _ in self._lower_case}
 
     @classmethod
     def of_prices(cls, prices: Iterable[Price]) -> Self:
         """Make a table; of two prices with the same name and date, the later one counts."""
         grouped: dict[tuple[str, str, str | None], list[Price]] = {}
         for price in prices:
-            name = price.provider, price.model, price.service_tier
+            name = normal_provider(price.provider), price.model, normal_tier(price.service_tier)
             grouped.setdefault(name, []).append(price)
         return cls({name: DatedPrices(prices) for name, prices in grouped.items()})
 
     def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
         exact = self._exact.get((provider, model, tier))
         return exact or self._lower_case.get((provider, model.lower(), tier))
+
+    def knows(self, provider: str, model: str) -> bool:
+        return (provider, model.lower()) in self._models
 
 
 class PricedCall(NamedTuple):
@@ -171,6 +174,14 @@ class PricedCall(NamedTuple):
         return "unpriced" if self.cost is None else "client"
 
 
+class Candidate(NamedTuple):
+    """A price that a source has for a call, and what the call costs by it, or why not."""
+
+    price: Price
+    cost: Decimal | None
+    reason: str
+
+
 class PriceBook:
     """Price sources, the one that takes precedence first."""
 
@@ -181,49 +192,116 @@ class PriceBook:
 
     def histories(self, provider: str, model: str, tier: str | None) -> Sequence[PriceHistory]:
         """Return the prices of a model by all sources, in order of precedence."""
-        return self._cached_histories(provider, model, None if tier in STANDARD_TIERS else tier)
+        return self._cached_histories(provider, model, tier)
 
     def quote(
         self, provider: str, model: str, tier: str | None, usage: TokenUsage, when: datetime
     ) -> PricedCall:
         """Price the usage of a call at its time."""
-        reason = "no price for the model"
-        for history in self.histories(provider, model, tier):
-            price = history.at(when)
-            if price is None:
-                continue
-            try:
-                amount = cost(price.rates, usage)
-            except MissingRate as exc:
-                reason = f"no rate for {exc}"
-                continue
-            if amount <= MAX_COST:
-                return PricedCall(amount, price)
-            reason = f"the cost exceeds {MAX_COST} USD"
+        reason = no_price(tier)
+        for candidate in self.candidates(provider, model, tier, usage, when):
+            if candidate.cost is not None:
+                return PricedCall(candidate.cost, candidate.price)
+            reason = candidate.reason
         return PricedCall(None, None, reason)
+
+    def candidates(
+        self, provider: str, model: str, tier: str | None, usage: TokenUsage, when: datetime
+    ) -> Iterator[Candidate]:
+        """Yield what each source that has a price says, in order of precedence.
+
+        The first with a cost prices the call.
+        """
+        found = (history.at(when) for history in self.histories(provider, model, tier))
+        prices = [price for price in found if price]
+        for price in prices:
+            reason = _outdated(price, prices) or _less_than_others(price, prices, usage)
+            amount = None
+            if not reason:
+                try:
+                    amount = cost(price.rates, usage)
+                except MissingRate as exc:
+                    reason = f"no rate for {exc}"
+                else:
+                    if amount > MAX_COST:
+                        amount = None
+                        reason = f"the cost exceeds {MAX_COST} USD"
+            yield Candidate(price, amount, reason)
 
     def _find_histories(
         self, provider: str, model: str, tier: str | None
     ) -> tuple[PriceHistory, ...]:
-        return tuple(self._search(provider.lower(), model, tier))
+        return tuple(self._search(normal_provider(provider), model, normal_tier(tier)))
 
     def _search(self, provider: str, model: str, tier: str | None) -> Iterator[PriceHistory]:
-        bare = model.removeprefix(f"{provider}:")
-        # The name as reported, else without its provider, else the base of a fine-tuned model.
-        names = dict.fromkeys((model, bare, _FINE_TUNED_MODEL.sub(r"\1", bare)))
+        names = names_of(provider, model)
         for source in self._sources:
-            candidates = (source.find(provider, name, tier) for name in names)
-            history = next(filter(None, candidates), None)
+            history = _first_history(source, names, tier)
             if history:
                 yield history
-        # A dated name that is not listed is a version of the undated one. It is tried last, since
-        # other versions have had other prices.
-        undated = _DATE_SUFFIX.sub("", bare)
-        if undated != bare and not bare.startswith("ft:"):
+        # A dated name that no source knows is a version of the undated one. One that is known, even
+        # in another tier, has prices of its own: those of other versions are not its prices.
+        shorter = [(seller, undated(name)) for seller, name in names]
+        undated_names = [(seller, name) for seller, name in shorter if name]
+        if undated_names and not self._knows_any(names):
             for source in self._sources:
-                history = source.find(provider, undated, tier)
+                history = _first_history(source, undated_names, tier)
                 if history:
                     yield history
+
+    def _knows_any(self, names: Iterable[tuple[str, str]]) -> bool:
+        return any(source.knows(*name) for name in names for source in self._sources)
+
+
+def _first_history(
+    source: PriceSource, names: Iterable[tuple[str, str]], tier: str | None
+) -> PriceHistory | None:
+    found = (source.find(provider, name, tier) for provider, name in names)
+    return next(filter(None, found), None)
+
+
+def no_price(tier: str | None) -> str:
+    """Say why there is no price for a model in a tier."""
+    if normal_tier(tier) == PREPAID_TIER:
+        return "provisioned throughput is paid by the hour, not by the call"
+    return "no price for the model"
+
+
+def _outdated(price: Price, prices: Sequence[Price]) -> str:
+    """Say why a price of the registry has been superseded, or nothing."""
+    if price.source != "registry" or not price.valid_from:
+        return ""
+    for other in prices:
+        if other.source == "offline" and other.valid_from and other.valid_from > price.valid_from:
+            return (
+                f"older ({price.valid_from:%Y-%m-%d}) than the price of the built-in price book"
+                f" ({other.valid_from:%Y-%m-%d})"
+            )
+    return ""
+
+
+def _less_than_others(price: Price, prices: Sequence[Price], usage: TokenUsage) -> str:
+    """Say what a price does not distinguish that another price of the model does, or nothing.
+
+    It is about this call only: the tier that its prompt reaches, a fee for the request, a separate
+    price for reasoning. An override is what the operator pays, in as much detail as was given.
+    """
+    if len(prices) == 1 or price.source == "override":
+        return ""
+    for kind, quantity in usage.units.items():
+        if not quantity:
+            continue
+        rate = price.rates.get(kind)
+        for other in prices:
+            theirs = other.rates.get(kind)
+            if theirs is None:
+                continue
+            if rate is None:
+                return f"no rate for {kind}"
+            threshold, _ = theirs.tier(usage.prompt_tokens)
+            if threshold and not rate.tier(usage.prompt_tokens)[0]:
+                return f"no rate for {kind} of prompts above {threshold} tokens"
+    return ""
 
 
 # For calls that all report their cost.

@@ -22,7 +22,7 @@ from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import Conflict
-from llmring_server.pricing.cost import usage_of_row
+from llmring_server.pricing.cost import normalize_usage, tokens_of_row
 from llmring_server.pricing.price_book import EPOCH, PriceBook, PricedCall
 from llmring_server.pricing.service import Pricing
 
@@ -158,12 +158,13 @@ def cost_changes(book: PriceBook, rows: Iterable[asyncpg.Record]) -> list[CostCh
     """Return the calls whose cost differs from what `book` says."""
     changes = []
     for row in rows:
+        try:
+            usage = normalize_usage(tokens_of_row(row))
+        except ValueError:
+            # By an earlier rule its counts made sense: it keeps its cost.
+            continue
         quote = book.quote(
-            row["provider"],
-            row["model"],
-            row["service_tier"],
-            usage_of_row(row),
-            row["logged_at"],
+            row["provider"], row["model"], row["service_tier"], usage, row["logged_at"]
         )
         if quote.cost is not None and quote.cost != row["cost"]:
             change = CostChange(

@@ -14,12 +14,20 @@ import orjson
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Action, Actor, ProjectId
 from llmring_server.core.ids import moment_of
+from llmring_server.core.providers import normal_provider
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import NotFound
 from llmring_server.pricing import sources
-from llmring_server.pricing.models import CostExplanation, PriceDetail, PriceQuery, UnpricedModel
+from llmring_server.pricing.cost import normalize_usage, tokens_of_row
+from llmring_server.pricing.models import (
+    ConsideredSource,
+    CostExplanation,
+    PriceDetail,
+    PriceQuery,
+    UnpricedModel,
+)
 from llmring_server.pricing.price_book import Price, PriceBook
 from llmring_server.pricing.sources import PriceOverride
 from llmring_server.registry.models import RegistrySnapshot
@@ -126,13 +134,28 @@ class Pricing(Repository):
         return details
 
     async def explain(self, project_id: ProjectId, id: UUID) -> CostExplanation:
-        """Explain the cost of a call."""
+        """Explain the cost of a call.
+
+        With what the price book of today says about it: which source prices it, and why not others.
+        """
         since = moment_of(id)
         until = since + timedelta(milliseconds=1)
         row = await self._fetch_one(
             "call_with_price", project_id=project_id, id=id, since=since, until=until
         )
-        return CostExplanation.of_row(row)
+        return CostExplanation.of_row(row, await self._considered_sources(row))
+
+    async def _considered_sources(self, row: asyncpg.Record) -> list[ConsideredSource]:
+        if row["cost_source"] == "client":
+            return []
+        try:
+            usage = normalize_usage(tokens_of_row(row))
+        except ValueError:
+            return []
+        tier = row["reported_tier"]
+        book = await self.book()
+        candidates = book.candidates(row["provider"], row["model"], tier, usage, row["logged_at"])
+        return ConsideredSource.all_of(list(candidates), tier)
 
     async def overrides(self) -> list[PriceDetail]:
         """Return the prices that the operator has set."""
@@ -148,14 +171,15 @@ class Pricing(Repository):
         )
 
     async def withdraw(self, provider: str, model: str, *, actor: Actor) -> int:
-        """Remove all overrides of a model; return how many there were."""
-        provider = provider.lower()
+        """Remove all overrides of a model, however its provider is spelled; return their number."""
+        seller = normal_provider(provider)
+        spellings = {row["provider"] for row in await self._fetch_all("overrides")}
         rows = await self._change(
             "delete_overrides",
             "price.withdraw",
             actor,
-            f"{provider} {model}",
-            provider=provider,
+            f"{provider.lower()} {model}",
+            providers=[each for each in spellings if normal_provider(each) == seller],
             model=model,
         )
         return len(rows)

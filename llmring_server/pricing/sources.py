@@ -4,10 +4,12 @@ Each makes the prices that the price book tries, in this order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from importlib.metadata import version
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import asyncpg
@@ -22,16 +24,19 @@ from pydantic import (
     TypeAdapter,
 )
 
+from llmring_server.pricing.corrections import Correction, correction_of
 from llmring_server.pricing.cost import UNITS_PER_PRICE, Rate, Rates
+from llmring_server.pricing.model_names import date_of
 from llmring_server.pricing.price_book import (
     EPOCH,
-    STANDARD_TIERS,
+    DatedPrices,
     Price,
     PriceHistory,
     PriceTable,
     rates_from_json,
     rates_to_json,
 )
+from llmring_server.pricing.service_tiers import normal_tier
 from llmring_server.registry.models import ProviderFile
 from llmring_server.registry.price_fields import PRICE_FIELDS, REGISTRY_PRICE_FIELDS
 
@@ -70,7 +75,11 @@ class TieredRate(BaseModel, extra="forbid"):
 
 
 class PriceOverride(BaseModel, extra="forbid"):
-    """A price that the operator sets, in USD per 10^6 tokens, 10^3 requests or searches."""
+    """A price that the operator sets, in USD.
+
+    It is for 10^6 tokens or characters, 10^3 requests or searches, an hour of audio, an image, or a
+    second of video.
+    """
 
     provider: Annotated[str, StringConstraints(pattern=r"^\S{1,50}$", to_lower=True)]
     model: Annotated[str, Field(min_length=1, max_length=255)]
@@ -87,7 +96,7 @@ class PriceOverride(BaseModel, extra="forbid"):
         return {
             "provider": self.provider,
             "model": self.model,
-            "service_tier": None if self.service_tier in STANDARD_TIERS else self.service_tier,
+            "service_tier": self.service_tier and normal_tier(self.service_tier),
             "valid_from": self.valid_from,
             "rates": rates_to_json(rates),
         }
@@ -111,8 +120,11 @@ def override_prices(rows: Iterable[asyncpg.Record]) -> Iterator[Price]:
 
 
 def override_source(rows: Iterable[asyncpg.Record]) -> PriceTable:
-    """Make the price source of overrides from their rows."""
-    return PriceTable.of_prices(override_prices(rows))
+    """Make the price source of overrides from their rows.
+
+    Two spellings of a provider may have an override of the same model and date: the newer counts.
+    """
+    return PriceTable.of_prices(override_prices(sorted(rows, key=itemgetter("created_at"))))
 
 
 # The model registry
@@ -128,10 +140,17 @@ def registry_source(files: Iterable[ProviderFile]) -> PriceTable:
 
 
 def _models_by_name(file: ProviderFile) -> dict[str, Mapping[str, Any]]:
-    """Return models by name and alias; a model's name takes precedence over an equal alias."""
+    """Return models by name and alias; a model's name takes precedence over an equal alias.
+
+    An alias with a date is another version unless the model has this date, and other versions have
+    other prices: the registry calls gpt-4o-2024-05-13 an alias of gpt-4o-2024-08-06.
+    """
     models = {key.partition(":")[2]: model for key, model in file.models.items()}
     aliases = {
-        alias: model for model in models.values() for alias in model.get("model_aliases") or ()
+        alias: model
+        for name, model in models.items()
+        for alias in model.get("model_aliases") or ()
+        if date_of(alias) in {"", date_of(name)}
     }
     return aliases | models
 
@@ -194,31 +213,93 @@ def genai_providers() -> "list[Provider]":
     return providers
 
 
+# What genai-prices calls the providers that it has another name for. It has one price list for
+# Google: that of the Gemini API, which is Vertex AI's, too, and Claude's at Vertex AI.
+_GENAI_IDS = {
+    "bedrock": "aws",
+    "github_copilot": "github-copilot",
+    "vertex_ai": "google",
+    "xai": "x-ai",
+}
+
+
+# Google and xAI list a price for audio, images or video only where it is not the price of text:
+# https://ai.google.dev/gemini-api/docs/pricing, https://docs.x.ai/docs/models
+PRICED_AS_TEXT = {
+    "input_audio": "input",
+    "input_image": "input",
+    "input_video": "input",
+    "cache_read_audio": "cache_read",
+    "cache_read_image": "cache_read",
+}
+
+
 class GenaiPrices:
-    """The price source of everything in genai-prices."""
+    """The price source of everything in genai-prices, with our own corrections."""
 
     def find(self, provider: str, model: str, tier: str | None) -> PriceHistory | None:
+        found = self._find(provider, model)
+        if found is None:
+            return _free_model(provider, model, tier)
+        seller, info = found
+        # A provider has no separate prices for other tiers of a model that it resells.
+        is_own = any(info is own for own in seller.models)
+        if tier and not is_own:
+            return None
+        correction = correction_of(seller.id, info.id) if is_own else None
+        if correction and correction.free:
+            return _free_model(provider, info.id, tier)
+        return _GenaiModel(seller.id, info, tier, correction)
+
+    def knows(self, provider: str, model: str) -> bool:
+        return self._find(provider, model) is not None
+
+    @staticmethod
+    def _find(provider: str, model: str) -> "tuple[Provider, ModelInfo] | None":
         from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415, likewise
 
         providers = genai_providers()
-        seller = find_provider_by_id(providers, provider)
-        if seller is None:
-            return None
-        info = seller.find_model(model, all_providers=providers)
-        if info is None:
-            return None
-        # A provider has no separate prices for other tiers of a model that it resells.
-        is_own = any(info is own for own in seller.models)
-        return _GenaiModel(seller.id, info, tier) if is_own or not tier else None
+        seller = find_provider_by_id(providers, _GENAI_IDS.get(provider, provider))
+        info = seller and seller.find_model(model, all_providers=providers)
+        return (seller, info) if seller and info else None
+
+
+def _free_model(provider: str, model: str, tier: str | None) -> PriceHistory | None:
+    """Return the prices of a model whose tokens are free, if it is one."""
+    correction = correction_of(provider, model)
+    if not correction or not correction.free or tier:
+        return None
+    price = Price(
+        provider=provider,
+        model=model,
+        service_tier=None,
+        source="offline",
+        version=_genai_version(correction),
+        valid_from=None,
+        rates={field.kind: Rate(Decimal(0)) for field in PRICE_FIELDS if field.is_token},
+    )
+    return DatedPrices([price])
+
+
+def _genai_version(correction: Correction | None) -> str:
+    name = f"genai-prices {version('genai-prices')}"
+    if correction is None:
+        return name
+    return f"{name}, corrected on {correction.checked}: {correction.source}"
 
 
 class _GenaiModel:
     """The price history of one model of genai-prices in one service tier."""
 
-    def __init__(self, provider: str, model: "ModelInfo", tier: str | None) -> None:
+    def __init__(
+        self, provider: str, model: "ModelInfo", tier: str | None, correction: Correction | None
+    ) -> None:
+        if correction:
+            model = _corrected(model, correction)
         self._provider = provider
         self._model = model
         self._tier = tier
+        self._version = _genai_version(correction)
         self._context = price_context(tier)
         self._variants = [
             variant
@@ -249,10 +330,17 @@ class _GenaiModel:
             model=self._model.id,
             service_tier=self._tier,
             source="offline",
-            version=f"genai-prices {version('genai-prices')}",
+            version=self._version,
             valid_from=self._valid_from(when),
-            rates=_genai_rates(self._model.get_prices(when, self._context)),
+            rates=self._with_modalities(_genai_rates(self._model.get_prices(when, self._context))),
         )
+
+    def _with_modalities(self, rates: Rates) -> Rates:
+        """Add the rates that some providers do not list, since they are those of text."""
+        if self._provider not in {"google", "x-ai"}:
+            return rates
+        same = {kind: rates[text] for kind, text in PRICED_AS_TEXT.items() if text in rates}
+        return {**same, **rates}
 
     def _valid_from(self, when: datetime) -> datetime | None:
         """Return the last date, up to a time, on which a price changed."""
@@ -261,10 +349,30 @@ class _GenaiModel:
         return datetime.combine(max(past), datetime.min.time(), when.tzinfo) if past else None
 
 
+def _corrected(model: "ModelInfo", correction: Correction) -> "ModelInfo":
+    """Return a model whose prices by time of day are those of the correction."""
+    from genai_prices.types import (  # noqa: PLC0415, likewise
+        ConditionalPrice,
+        ModelPrice,
+        TimeOfDateConstraint,
+    )
+
+    kept = [
+        price
+        for price in (model.prices if isinstance(model.prices, list) else [])
+        if not isinstance(price.constraint, TimeOfDateConstraint)
+    ]
+    ours = [
+        ConditionalPrice(hours, prices=ModelPrice(**rates))  # type: ignore[arg-type]
+        for hours, rates in correction.hours
+    ]
+    return replace(model, prices=kept + ours)
+
+
 def _genai_rates(prices: "ModelPrice") -> Rates:
     rates = {}
     for field in PRICE_FIELDS:
-        price = getattr(prices, field.genai)
+        price = getattr(prices, field.genai) if field.genai else None
         if price is None:
             continue
         if hasattr(price, "tiers"):

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 MILLION = 10**6
 THOUSAND = 10**3
+HOUR = 3600
 
 # Fields of the registry's models that are prices in USD for a million tokens begin with this.
 USD_PER_MILLION_TOKENS = "dollars_per_million_tokens_"
@@ -12,7 +13,8 @@ USD_PER_MILLION_TOKENS = "dollars_per_million_tokens_"
 class PriceField(NamedTuple):
     """The price of one kind of usage.
 
-    `units` is how many units the price is for, `genai` an attribute of a genai-prices ModelPrice.
+    `units` is how many units the price is for, `genai` an attribute of a genai-prices ModelPrice,
+    empty if it has none.
     `registry` are the endings of fields of a registry's model: files differ in spelling, and the
     first field that has a value counts. Kinds without any are priced by other sources only.
     """
@@ -21,6 +23,11 @@ class PriceField(NamedTuple):
     units: int
     genai: str
     registry: tuple[str, ...] = ()
+
+    @property
+    def is_token(self) -> bool:
+        """Whether its units are tokens."""
+        return self.genai.endswith("_mtok")
 
     @property
     def registry_fields(self) -> tuple[str, ...]:
@@ -49,6 +56,10 @@ PRICE_FIELDS = (
     PriceField("reasoning", MILLION, "output_reasoning_mtok", ("output_thinking",)),
     PriceField("web_search", THOUSAND, "web_searches_kcount"),
     PriceField("request", THOUSAND, "requests_kcount"),
+    PriceField("audio_second", HOUR, "audio_hours"),
+    PriceField("video_second", 1, ""),
+    PriceField("character", MILLION, "input_mchars"),
+    PriceField("image", 1, ""),
 )
 
 # Those that the registry has a field for.

@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
+from llmring_server.core.numbers import WHOLE
 from llmring_server.core.pagination import Limit
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.templates.models import (
@@ -34,7 +35,7 @@ class RenderRequest(BaseModel, strict=True):
     """The variables to fill in, and the version to render: by default, the current one."""
 
     variables: JsonObject = {}
-    version: VersionNumber | None = None
+    version: Annotated[VersionNumber, WHOLE] | None = None
 
 
 class DeletedTemplate(TypedDict):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
+from llmring_server.core.numbers import WHOLE
 from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject, load_json
 
@@ -37,7 +38,7 @@ NULLABLE_FIELDS = frozenset({"description", "system_prompt", "max_tokens"})
 Label = Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]
 Text = Annotated[str, Field(max_length=200_000)]
 Temperature = Annotated[Decimal, Field(ge=0, le=2, strict=False)]
-MaxTokens = Annotated[int, Field(gt=0, lt=2**31)]
+MaxTokens = Annotated[int, Field(gt=0, lt=2**31), WHOLE]
 
 
 class NewTemplate(BaseModel, strict=True):

@@ -45,7 +45,10 @@ MAX_BATCH_SIZE = 1000
 
 
 class LoggedCall(TypedDict):
-    """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`."""
+    """A logged call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`.
+
+    `warnings` names what is not stored as it was sent, such as fields that do not exist.
+    """
 
     log_id: UUID
     cost: Decimal | float
@@ -60,12 +63,13 @@ def log_response(result: LogResult, warnings: list[RequestWarning]) -> LoggedCal
         "cost": 0 if result.stored_cost is None else result.stored_cost,
         "cost_source": result.cost_source,
         "timestamp": result.timestamp,
-        "warnings": warnings,
+        "warnings": [*warnings, *result.warnings],
     }
 
 
 async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LoggedCall:
     """Log a call; exactly once if the request has an Idempotency-Key."""
+    request.refuse_unknown_fields(body.unknown_fields)
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
         request.response_headers = REPLAYED
@@ -188,6 +192,8 @@ async def _log_all(request: Request, entries: list[Entry], key: str | None) -> l
         if entry.may_have_nul:
             warnings[index] += replace_in_free_text(NewCall, entry.value, (index,))
     calls = validated(_NEW_CALLS.validate_python, values)
+    for index, call in enumerate(calls):
+        request.refuse_unknown_fields(call.unknown_fields, index)
     results = await request.ring.usage.log_many(request.project_id, calls, key)
     return [*map(LoggedEntry, results, warnings)]
 
@@ -209,6 +215,7 @@ async def _log_one(request: Request, entry: Entry, key: str | None) -> LoggedEnt
     warnings: list[RequestWarning] = []
     try:
         call = read_model(NewCall, entry, warnings)
+        request.refuse_unknown_fields(call.unknown_fields)
         result = await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc

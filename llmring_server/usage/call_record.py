@@ -23,6 +23,7 @@ from llmring_server.core.strict_json import (
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import COST_QUANTUM, TokenUsage, normalize_usage
 from llmring_server.pricing.price_book import PriceBook, PricedCall
+from llmring_server.pricing.token_semantics import ReportedTokens
 from llmring_server.usage.idempotency import IdempotencyKey, batch_item_key, fingerprint_of_call
 from llmring_server.usage.models import NewCall
 
@@ -117,11 +118,14 @@ def _price(
 def _usage(call: NewCall, details: dict[str, Any]) -> TokenUsage:
     try:
         return normalize_usage(
-            call.provider,
-            call.input_tokens or 0,
-            call.output_tokens or 0,
-            call.cached_input_tokens or 0,
-            details,
+            ReportedTokens(
+                call.provider,
+                call.model,
+                call.input_tokens or 0,
+                call.output_tokens or 0,
+                call.cached_input_tokens or 0,
+                details,
+            )
         )
     except ValueError as exc:
         raise InvalidRequest(f"tokens: {exc}") from exc

@@ -22,6 +22,7 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RequestInProgress
 from llmring_server.usage.models import NewCall
+from llmring_server.usage.provider_usage import ProviderUsage
 
 ConversationId = TypeVar("ConversationId", UUID, None)
 
@@ -48,8 +49,18 @@ def fingerprint(*parts: Any) -> UUID:
 
 
 def fingerprint_of_call(call: NewCall, batch_size: int) -> UUID:
-    """Digest a call that was sent with others, `batch_size` of them in all."""
-    fields = call.model_dump(exclude={"idempotency_key"}, exclude_none=True)
+    """Digest a call that was sent with others, `batch_size` of them in all.
+
+    A usage object is digested as it was sent, not as the fields that it fills in: these change
+    when more of its members are understood.
+    """
+    excluded = {"idempotency_key", *(call.model_extra or ())}
+    usage = call.usage
+    if isinstance(usage, ProviderUsage):
+        excluded |= {"usage", *usage.filled}
+    fields = call.model_dump(exclude=excluded, exclude_none=True)
+    if usage:
+        fields["usage"] = usage
     return digest(encode_json([batch_size, fields], option=orjson.OPT_SORT_KEYS))
 
 

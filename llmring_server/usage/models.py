@@ -11,16 +11,35 @@ from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SkipValidation,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.money import without_trailing_zeros
+from llmring_server.core.numbers import Count, Milliseconds
 from llmring_server.core.pagination import PageParams, Position
-from llmring_server.core.strict_json import NOT_BLANK, FreeJsonObject, load_json
+from llmring_server.core.strict_json import NOT_BLANK, FreeJsonObject, JsonRules, load_json
 from llmring_server.core.time_range import TimeRange
+from llmring_server.core.warnings import IGNORED_FIELDS, RequestWarning
 from llmring_server.pricing.cost import USAGE_FIELDS
 from llmring_server.pricing.price_book import CostSource
+from llmring_server.usage.provider_usage import (
+    FIELD_ALIASES,
+    ProviderUsage,
+    UsageError,
+    aliases_of,
+    with_canonical_fields,
+)
 
 # How far from the present the time of a new call may lie.
 MAX_CALL_AGE = timedelta(days=400)
@@ -34,33 +53,71 @@ def _exact_decimal(value: object) -> object:
     return value
 
 
+def _to_microseconds(seconds: Decimal) -> Decimal:
+    """Round to six places: of up to fifteen digits a float has every one, and so has JSON."""
+    return without_trailing_zeros(round(seconds, 6))
+
+
 def _check_call_time(logged_at: datetime) -> datetime:
     if not -MAX_CALL_AGE <= logged_at - datetime.now(UTC) <= MAX_CLOCK_SKEW:
         raise ValueError("must lie between 400 days ago and 10 minutes ahead")
     return logged_at
 
 
-Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact_decimal)]
+Seconds = Annotated[
+    Decimal,
+    Field(ge=0, lt=10**9),
+    BeforeValidator(_exact_decimal),
+    AfterValidator(_to_microseconds),
+]
 CallTime = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_check_call_time)]
 IdempotencyKeyText = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
 Status = Literal["ok", "error", "timeout", "cancelled"]
 Label = Annotated[str, Field(max_length=255)]
 
 
-class NewCall(BaseModel, strict=True):
+def _required_unless_in_usage() -> Any:
+    """Return a required field that type checkers take for optional.
+
+    It is optional for whoever passes `usage`, from which it is filled in before validation.
+    """
+    return Field()
+
+
+def _describe_other_names(schema: dict[str, Any]) -> None:
+    """Complete the JSON schema of NewCall: other names of fields, and what may give the totals."""
+    properties = schema["properties"]
+    for alias, field in FIELD_ALIASES.items():
+        properties[alias] = properties[field] | {"description": f"Another name of `{field}`."}
+    totals = ("input_tokens", "output_tokens")
+    schema["required"] = [name for name in schema["required"] if name not in totals]
+    schema["allOf"] = [
+        {"anyOf": [{"required": [name]} for name in ("usage", total, *aliases_of(total))]}
+        for total in totals
+    ]
+    # Like every other model, which says nothing of unknown members.
+    schema.pop("additionalProperties")
+
+
+# Unknown members are not stored, but reported.
+class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe_other_names):
     """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
 
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
     tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
-    and one-hour cache writes of all cache writes. `logged_at` lies at most 400 days in the past and
-    10 minutes in the future. `metadata` is at most 64 KiB of JSON.
+    and one-hour cache writes of all cache writes. Instead of counts, `usage` may be the usage
+    object of a provider. Whether input tokens include cached ones, and output tokens reasoning,
+    depends on the model's API; `cache_tokens_included` and `reasoning_tokens_included` say it.
+    `requests` is how many requests the call was: one by default. Seconds are rounded to six places,
+    `latency_ms` to an integer. `logged_at` lies at most 400 days in the past and 10 minutes in the
+    future. `metadata` is at most 64 KiB of JSON.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
     model: Annotated[str, Field(max_length=255, pattern=NOT_BLANK)]
-    input_tokens: Count | None
-    output_tokens: Count | None
+    input_tokens: Count | None = _required_unless_in_usage()
+    output_tokens: Count | None = _required_unless_in_usage()
     cached_input_tokens: Count | None = None
     cache_creation_input_tokens: Count | None = None
     cache_creation_1h_input_tokens: Count | None = None
@@ -73,10 +130,22 @@ class NewCall(BaseModel, strict=True):
     image_output_tokens: Count | None = None
     reasoning_output_tokens: Count | None = None
     web_searches: Count | None = None
+    audio_seconds: Seconds | None = None
+    video_seconds: Seconds | None = None
+    characters: Count | None = None
+    images: Count | None = None
+    requests: Count | None = None
+    cache_tokens_included: bool | None = None
+    reasoning_tokens_included: bool | None = None
+    usage: Annotated[dict[str, Any] | None, SkipValidation, JsonRules(free_text=True)] = Field(
+        None,
+        description="The usage object of OpenAI (Chat Completions or Responses), Anthropic, Gemini"
+        " or Bedrock Converse, or attributes of OpenTelemetry (`gen_ai.usage.*`), as it is.",
+    )
     service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     cost: Money | None = None
     status: Status = "ok"
-    latency_ms: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    latency_ms: Milliseconds | None = None
     alias: Annotated[str, Field(max_length=128)] | None = None
     profile: Annotated[str, Field(max_length=64)] | None = None
     origin: Annotated[str, Field(max_length=255)] | None = None
@@ -84,6 +153,28 @@ class NewCall(BaseModel, strict=True):
     logged_at: CallTime | None = None
     metadata: FreeJsonObject | None = None
     idempotency_key: IdempotencyKeyText | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_other_names(cls, call: Any) -> Any:
+        """Read `usage` and the other names of fields. Most calls have neither."""
+        if not isinstance(call, dict) or _OTHER_NAMES.isdisjoint(call):
+            return call
+        try:
+            return with_canonical_fields(call)
+        except UsageError as exc:
+            error = PydanticCustomError("usage", "{detail}", {"detail": exc.detail})
+            location = tuple(exc.path.split(".")) if exc.path.startswith("usage.") else (exc.path,)
+            details = InitErrorDetails(type=error, loc=location, input=None)
+            raise ValidationError.from_exception_data(cls.__name__, [details]) from exc
+
+    @property
+    def unknown_fields(self) -> list[str]:
+        """The members that were not understood, by path: `usage.foo`. Nothing of them is stored."""
+        unknown = [name for name in self.model_extra or () if name not in IGNORED_FIELDS]
+        if isinstance(self.usage, ProviderUsage):
+            unknown += [f"usage.{path}" for path in self.usage.unknown]
+        return unknown
 
     def details(self) -> dict[str, Any]:
         """Return the usage that is reported beyond input, output and cached tokens."""
@@ -93,7 +184,14 @@ class NewCall(BaseModel, strict=True):
         return self.model_dump(include=reported, exclude_none=True) if reported else {}
 
 
-DETAILS = {*USAGE_FIELDS, "service_tier"}
+DETAILS = {
+    *USAGE_FIELDS,
+    "service_tier",
+    "cache_tokens_included",
+    "reasoning_tokens_included",
+}
+
+_OTHER_NAMES = frozenset({*FIELD_ALIASES, "usage"})
 
 
 class CallFilter(TimeRange):
@@ -207,7 +305,10 @@ def _conversation_id(metadata: dict[str, Any]) -> UUID | None:
 
 
 class LogResult(NamedTuple):
-    """The result of logging a call; `replayed` if its key had stored it before."""
+    """The result of logging a call; `replayed` if its key had stored it before.
+
+    `warnings` tell what the call said that is not stored.
+    """
 
     log_id: UUID
     timestamp: datetime
@@ -215,6 +316,7 @@ class LogResult(NamedTuple):
     stored_cost: Decimal | None
     cost_source: str
     replayed: bool = False
+    warnings: Sequence[RequestWarning] = ()
 
     @property
     def cost(self) -> Decimal | None:

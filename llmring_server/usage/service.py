@@ -5,6 +5,11 @@ from uuid import UUID
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Position
+from llmring_server.core.warnings import (
+    RequestWarning,
+    unknown_field_warnings,
+    unknown_fields_error,
+)
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -30,13 +35,15 @@ class Usage(Repository):
     tables = (Table("usage_logs", "calls", "erase_calls"),)
     delete_with_calls = ("delete_unpartitioned",)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, they are all of it
         self,
         database: Database,
         limits: GroupCommitLimits,
         prices: Pricing,
         move_sums: Callable[[], None],
         idempotency_keys: IdempotencyKeys,
+        *,
+        strict_fields: bool = False,
     ) -> None:
         super().__init__(database)
         self._group_commit = GroupCommit(self._write, limits)
@@ -44,28 +51,40 @@ class Usage(Repository):
         # Starts background work on the pool, even if this repository is within a transaction.
         self._move_sums = move_sums
         self._idempotency_keys = idempotency_keys
+        self._strict_fields = strict_fields
 
     async def log(self, project_id: ProjectId, call: NewCall, key: str | None = None) -> LogResult:
         """Store a call once: committed on return, or with the caller's transaction.
 
         A repeated `key` returns the first result. InvalidRequest if the key came with another call
-        before, RequestInProgress while its first use is undecided.
+        before, RequestInProgress while its first use is undecided. With the setting
+        `strict_fields`, InvalidRequest also if the call has unknown fields.
         """
+        warnings = self._unknown_fields(call)
         book = EMPTY_PRICE_BOOK if call.cost is not None else await self._prices.book()
         record = prepare_call(project_id, call, book, key or call.idempotency_key)
         if record.quote.price:
             await self._prices.insert_prices([record.quote.price])
         if self._database.in_caller_transaction:
-            return _raise_first_error(await self._insert_records([record]))[0]
-        return await self._group_commit(record)
+            result = _raise_first_error(await self._insert_records([record]))[0]
+        else:
+            result = await self._group_commit(record)
+        return result._replace(warnings=warnings) if warnings else result
 
     async def log_many(
         self, project_id: ProjectId, calls: Sequence[NewCall], key: str | None = None
     ) -> list[LogResult]:
         """Store all calls in one commit, or none; a `key` is that of the batch as a whole."""
+        warnings = [self._unknown_fields(call, index) for index, call in enumerate(calls)]
         records = list(prepare_calls(project_id, calls, await self._book_for(calls), key))
         await self._keep_prices(records)
-        return await self._retry(lambda: self._insert_in_one_transaction(records))
+        results = await self._retry(lambda: self._insert_in_one_transaction(records))
+        if not any(warnings):
+            return results
+        return [
+            result._replace(warnings=of_call)
+            for result, of_call in zip(results, warnings, strict=True)
+        ]
 
     async def price_call(self, project_id: ProjectId, call: NewCall, id: UUID) -> CallRecord:
         """Price a call and prepare it for `insert`, in a transaction with other changes."""
@@ -129,6 +148,13 @@ class Usage(Repository):
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""
         await self._group_commit.drain()
+
+    def _unknown_fields(self, call: NewCall, index: int | None = None) -> list[RequestWarning]:
+        """Return warnings of a call's unknown fields; raise InvalidRequest if these are refused."""
+        unknown = call.unknown_fields
+        if unknown and self._strict_fields:
+            raise unknown_fields_error(unknown, index)
+        return unknown_field_warnings(unknown) if unknown else []
 
     async def _book_for(self, calls: Iterable[NewCall]) -> PriceBook:
         if all(call.cost is not None for call in calls):

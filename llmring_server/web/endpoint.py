@@ -7,14 +7,22 @@ from inspect import get_annotations
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import NotFound
-from llmring_server.web.request import IdOf, Request, render
+from llmring_server.web.request import (
+    IdOf,
+    Request,
+    refuse_unknown_params,
+    render,
+    validated,
+    warnings_header,
+)
 from llmring_server.web.request_limits import JSON
+from llmring_server.web.unknown_members import member_names
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -34,6 +42,14 @@ def media_types(annotation: Any) -> Mapping[str, Any]:
     return mappings[0] if mappings else {JSON: annotation}
 
 
+class BodyOptions(BaseModel):
+    """How a body is read."""
+
+    strict: bool = Field(
+        default=False, description="Refuse a body with unknown fields, which are ignored otherwise."
+    )
+
+
 class Endpoint:
     """An ASGI app of one handler: authenticates the caller, reads the request, sends the result.
 
@@ -42,10 +58,18 @@ class Endpoint:
     optional), `key` (the Idempotency-Key) and the parameters of the path. Annotations of the return
     type complete the description in the OpenAPI document: `{media type: type}` unless it is JSON,
     names of response headers, and errors that the parameters do not imply.
+
+    With `known_params_only`, unknown parameters of the query are refused, and a body may be
+    `strict`.
     """
 
     def __init__(
-        self, handler: Handler, required_scopes: tuple[ApiScope, ...], max_body_bytes: int
+        self,
+        handler: Handler,
+        required_scopes: tuple[ApiScope, ...],
+        max_body_bytes: int,
+        *,
+        known_params_only: bool,
     ) -> None:
         self.handler = handler
         self.required_scopes = required_scopes
@@ -63,6 +87,11 @@ class Endpoint:
         self._raw_media_types: tuple[str, ...] = ()
         if not isinstance(self.body_type, type):
             self._raw_media_types = tuple(media_types(self.body_type))
+        self.has_body_options = known_params_only and self.body_type is not None
+        self.known_params_only = known_params_only
+        self._known_params = member_names(self.query_model) if self.query_model else frozenset()
+        if self.has_body_options:
+            self._known_params |= BodyOptions.model_fields.keys()
         self._path_adapters = [
             (name, TypeAdapter[Any](kind), _missing(kind))
             for name, kind in self.path_params.items()
@@ -85,6 +114,9 @@ class Endpoint:
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
+            if request.warnings and not _reports_warnings(result):
+                header = {b"x-warnings": warnings_header(request.warnings)}
+                request.response_headers = {**request.response_headers, **header}
             await _send_json(render(result), request.response_headers, send)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
@@ -96,10 +128,21 @@ class Endpoint:
                 # A value that cannot be an id identifies nothing.
                 raise missing() from exc
         if self.query_model:
-            arguments["query"] = request.query(self.query_model)
+            arguments["query"] = validated(self.query_model.model_validate, self._params(request))
+        elif self.known_params_only and request.scope["query_string"]:
+            self._params(request)
         if self.key_type:
             arguments["key"] = request.idempotency_key
         return arguments
+
+    def _params(self, request: Request) -> dict[str, str]:
+        params = request.query_params()
+        if self.known_params_only:
+            refuse_unknown_params(params, self._known_params)
+        if self.has_body_options:
+            options = validated(BodyOptions.model_validate, params)
+            request.is_strict = request.is_strict or options.strict
+        return params
 
     async def _read_body(self, request: Request) -> Any:
         if self.is_body_optional and not await request.body():
@@ -113,6 +156,10 @@ def _missing(annotation: Any) -> Callable[[], NotFound]:
     """Return the error for a parameter of a path that cannot identify anything."""
     kinds = [item.kind for item in annotations_of(annotation) if isinstance(item, IdOf)]
     return partial(NotFound.of, kinds[0]) if kinds else NotFound
+
+
+def _reports_warnings(result: Any) -> bool:
+    return "warnings" in result if isinstance(result, dict) else hasattr(result, "warnings")
 
 
 async def _send_json(content: bytes, response_headers: Mapping[bytes, bytes], send: Send) -> None:

@@ -25,7 +25,7 @@ from llmring_server.errors import (
     UnsupportedMediaType,
 )
 from llmring_server.web.about import NAME, VERSION
-from llmring_server.web.endpoint import Endpoint, annotations_of, media_types
+from llmring_server.web.endpoint import BodyOptions, Endpoint, annotations_of, media_types
 from llmring_server.web.problems import MEDIA_TYPE, Problem
 from llmring_server.web.request import Request, render
 from llmring_server.web.request_limits import JSON
@@ -36,9 +36,10 @@ Schema = dict[str, Any]
 INTRODUCTION = """Records LLM calls exactly once, with exact costs, and returns usage statistics.
 
 In addition to the schemas: text is UTF-8 without U+0000. A parameter without a value counts as
-absent. Unknown fields and parameters are ignored. Integers are written without a decimal point, no
-number is 2^64 or larger, and JSON is nested at most 32 levels deep. A trailing slash in a path is
-ignored.
+absent. Below `/api/v1`, unknown parameters are refused (422). Unknown fields of a body are ignored
+and reported: in `warnings` of the response, or else in the header `X-Warnings`; with `strict=true`
+they are refused (422). A number without a fraction is an integer: 12.0 is 12. No number is 2^64 or
+larger, and JSON is nested at most 32 levels deep. A trailing slash in a path is ignored.
 """
 
 TEXT: Schema = {"type": "string"}
@@ -49,6 +50,10 @@ HEADERS: Mapping[str, tuple[str, Schema]] = {
     "X-Request-ID": ("The id of the request, as in the server's log.", TEXT | {"format": "uuid"}),
     "Retry-After": ("Seconds to wait before a retry.", SECONDS),
     "Idempotent-Replayed": ("`true` if this is the stored response to an earlier request.", TEXT),
+    "X-Warnings": (
+        "Fields of the request that were not stored as they were sent: a JSON list of their paths.",
+        TEXT,
+    ),
     "Link": ('The next page, if there is one: `<?...>; rel="next"`.', TEXT),
     "ETag": ("The version of the response, for `If-None-Match`.", TEXT),
     "X-Registry-Stale": ("Seconds since the data became stale; absent if fresh.", SECONDS),
@@ -258,6 +263,8 @@ class _OpenApiBuilder:
             yield {"name": name, "in": "path", "required": True, "schema": schema}
         if endpoint.query_model:
             yield from parameters(endpoint.query_model)
+        if endpoint.has_body_options:
+            yield from parameters(BodyOptions)
         if endpoint.key_type:
             schema = self._schemas.schema(endpoint.key_type, "validation")
             yield {
@@ -285,6 +292,8 @@ class _OpenApiBuilder:
         names = [item for item in annotations if isinstance(item, str)]
         if endpoint.key_type:
             names.append("Idempotent-Replayed")
+        if endpoint.has_body_options:
+            names.append("X-Warnings")
         headers = _header_refs([*names, "X-Request-ID"])
         content = self._content(endpoint.response_type, "serialization")
         responses = {"200": {"description": "Success.", "headers": headers, "content": content}}
@@ -346,7 +355,7 @@ def _header_refs(names: Iterable[str]) -> Schema:
 
 def _errors(endpoint: Endpoint) -> list[type[RingError]]:
     """List the errors that an endpoint may respond with, by what it reads."""
-    has_input = endpoint.query_model or endpoint.body_type
+    has_input = endpoint.query_model or endpoint.body_type or endpoint.known_params_only
     possible: dict[type[RingError], Any] = {
         BadRequest: True,
         Unauthenticated: endpoint.required_scopes,

@@ -1,7 +1,8 @@
 """Request: what a handler is called with; and how its result is rendered."""
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
@@ -22,11 +23,18 @@ from llmring_server.core.strict_json import (
     json_default,
     parse_request_json,
 )
+from llmring_server.core.warnings import (
+    MAX_NAMED_FIELDS,
+    RequestWarning,
+    shortened,
+    unknown_field_warnings,
+    unknown_fields_error,
+)
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
+from llmring_server.web.unknown_members import unknown_members
 
 if TYPE_CHECKING:
-    from llmring_server.core.warnings import RequestWarning
     from llmring_server.ring import Ring
     from llmring_server.web.rate_limits import RateLimits
 
@@ -44,6 +52,8 @@ IdempotencyKeyHeader = Annotated[
         " is not executed again: its response is that of the first.",
     ),
 ]
+
+MAX_WARNINGS_HEADER_BYTES = 2000
 
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
@@ -100,6 +110,8 @@ class Request:
         self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
         # What the result reports under `warnings`.
         self.warnings: list[RequestWarning] = []
+        # Whether unknown fields are refused: by the setting, or by the request itself.
+        self.is_strict = self.ring.settings.strict_fields
         self._max_body_bytes = max_body_bytes
         self._body: bytes | None = None
 
@@ -124,22 +136,32 @@ class Request:
         return self._body
 
     async def read(self, model: type[BodyModel]) -> BodyModel:
-        """Read the JSON body as a `model`."""
+        """Read the JSON body as a `model`. What the model does not know is refused or reported."""
         request_limits.media_type(self.headers, request_limits.JSON)
-        return read_model(model, parse_request_json(await self.body()), self.warnings)
+        parsed = parse_request_json(await self.body())
+        body = read_model(model, parsed, self.warnings)
+        if unknown := unknown_members(model, parsed.value):
+            self.refuse_unknown_fields(unknown)
+            self.warnings += unknown_field_warnings(unknown)
+        return body
+
+    def refuse_unknown_fields(self, fields: Sequence[str], index: int | None = None) -> None:
+        """Raise InvalidRequest if a strict request has unknown fields, or its item `index` has."""
+        if fields and self.is_strict:
+            raise unknown_fields_error(fields, index)
 
     async def raw(self, *media: str) -> RawBody:
         """Read a body of one of these media types, unparsed."""
         return RawBody(request_limits.media_type(self.headers, *media), await self.body())
 
-    def query(self, model: type[BodyModel]) -> BodyModel:
-        """Read the query string as a `model`. A parameter without a value counts as absent."""
+    def query_params(self) -> dict[str, str]:
+        """Read the query string. A parameter without a value counts as absent."""
         pairs = QueryParams(self.scope["query_string"]).multi_items()
         params = {name: value for name, value in pairs if value}
         is_ambiguous = len({name for name, _ in pairs}) < len(pairs)
         if is_ambiguous or "\0" in "".join(params.values()):
             raise InvalidRequest("query: send each parameter once, as text without U+0000")
-        return validated(model.model_validate, params)
+        return params
 
     @property
     def idempotency_key(self) -> str | None:
@@ -153,8 +175,36 @@ class Request:
         return key[1:-1] if key.startswith('"') else key
 
 
+def refuse_unknown_params(params: Collection[str], known: Collection[str]) -> None:
+    """Raise InvalidRequest if one of `params` is not one of the `known` parameters of a route."""
+    unknown = [shortened(name) for name in params if name not in known][:MAX_NAMED_FIELDS]
+    if unknown:
+        errors = [
+            {"type": "unknown_parameter", "loc": ["query", name], "msg": "No such parameter"}
+            for name in unknown
+        ]
+        known_names = f"known are {', '.join(sorted(known))}" if known else "there are none here"
+        raise InvalidRequest(
+            f"query: unknown parameters: {', '.join(unknown)}; {known_names}", errors=errors
+        )
+
+
+def warnings_header(warnings: Sequence[RequestWarning]) -> bytes:
+    """Return the paths of fields that were not stored as they were sent, as a list in ASCII JSON.
+
+    It is short enough for every proxy; an asterisk stands for those that do not fit.
+    """
+    fields: list[str] = []
+    for warning in warnings:
+        fields.append(warning["field"])
+        if len(json.dumps(fields)) > MAX_WARNINGS_HEADER_BYTES:
+            fields[-1] = "*"
+            break
+    return json.dumps(fields).encode()
+
+
 def read_model(
-    model: type[BodyModel], parsed: ParsedJson, warnings: "list[RequestWarning]"
+    model: type[BodyModel], parsed: ParsedJson, warnings: list[RequestWarning]
 ) -> BodyModel:
     """Read parsed JSON as a `model`; add to `warnings` what is not stored as it was sent."""
     if parsed.may_have_nul:

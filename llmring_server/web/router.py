@@ -35,7 +35,13 @@ class Route:
     endpoint: Endpoint = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        endpoint = Endpoint(self.handler, self.scopes, self.max_body_bytes)
+        endpoint = Endpoint(
+            self.handler,
+            self.scopes,
+            self.max_body_bytes,
+            # Other paths are read by browsers, probes and clients that add parameters of their own.
+            known_params_only=self.path.startswith("/api/v1/"),
+        )
         object.__setattr__(self, "endpoint", endpoint)
 
     @property

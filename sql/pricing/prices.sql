@@ -16,7 +16,7 @@ DO UPDATE SET rates = excluded.rates, created_at = now();
 
 -- name: delete_overrides
 DELETE FROM <<tables.price_overrides>>
-WHERE provider = @provider AND model = @model
+WHERE provider = ANY(@providers::text[]) AND model = @model
 RETURNING valid_from;
 
 -- name: insert_prices
@@ -35,7 +35,7 @@ WHERE NOT EXISTS (SELECT FROM <<tables.prices>> AS stored WHERE stored.id = new.
 -- A call, the price that it is rated with, and the history of its cost.
 SELECT
     call.id, logged_at, call.provider, call.model, input_tokens, output_tokens, cached_input_tokens,
-    details::text AS details, coalesce(cost, 0) AS cost, cost_source, adjustment,
+    details::text AS details, details ->> 'service_tier' AS reported_tier, coalesce(cost, 0) AS cost, cost_source, adjustment,
     price.id AS price_id, price.provider AS price_provider, price.model AS price_model,
     price.service_tier, price.source, price.version, price.valid_from, price.rates::text AS rates,
     coalesce((

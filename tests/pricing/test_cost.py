@@ -73,7 +73,12 @@ def test_an_error_about_tokens_names_the_fields(call: dict[str, Any], message: s
 
 
 @pytest.mark.parametrize(
-    "field", sorted(USAGE_FIELDS.keys() - {"web_searches", "cache_creation_input_tokens"})
+    "field",
+    sorted(
+        field
+        for field, effects in USAGE_FIELDS.items()
+        if -1 in effects.values() and field != "cache_creation_input_tokens"
+    ),
 )
 def test_a_part_must_not_exceed_its_total(field: str) -> None:
     call = {"provider": "openai", "input_tokens": 5, "output_tokens": 0, field: 6}
@@ -204,7 +209,7 @@ def test_the_lines_of_a_cost_add_up_to_it() -> None:
         {"provider": "p", "input_tokens": 70, "output_tokens": 3, "cached_input_tokens": 9}
     )
     lines = cost_lines(rates, usage)
-    assert [(line.kind, line.quantity) for line in lines] == [
+    assert [(line.kind, int(line.quantity)) for line in lines] == [
         ("input", 61),
         ("cache_read", 9),
         ("output", 3),

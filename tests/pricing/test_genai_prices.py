@@ -30,6 +30,8 @@ THEIRS = {
     "output_image_tokens": "image_output_tokens",
     "output_reasoning_tokens": "reasoning_output_tokens",
     "web_searches": "web_searches",
+    "audio_seconds": "audio_seconds",
+    "input_characters": "characters",
 }
 
 
@@ -61,9 +63,12 @@ def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
         "output_image_tokens": counts.get("output_image", 0),
         "output_reasoning_tokens": counts.get("reasoning", 0),
         "web_searches": counts.get("web_search", 0),
+        # Groq bills at least ten seconds.
+        "audio_seconds": counts.get("audio_second", -10) + 10,
+        "input_characters": counts.get("character", 0),
     }
     outputs = ("output", "output_audio", "output_image", "reasoning")
-    not_input = (*outputs, "web_search", "request")
+    not_input = (*outputs, "web_search", "request", "audio_second", "character")
     inputs = sum(count for kind, count in counts.items() if kind not in not_input)
     cache_reads = ("cache_read", "cache_read_audio", "cache_read_image")
     return {
@@ -75,16 +80,14 @@ def random_usage(chance: random.Random, kinds: set[str]) -> dict[str, int]:
 
 
 def reported(provider: str, usage: dict[str, int]) -> dict[str, Any]:
-    """Report a usage as a client of `provider` would."""
-    cached = usage["cache_read_tokens"]
-    excluded = 0
-    if provider in {"anthropic", "aws"}:
-        excluded = cached + usage.get("cache_write_tokens", 0)
+    """Report a usage in genai-prices' terms: the whole includes its parts."""
     return {
         "provider": provider,
-        "input_tokens": usage["input_tokens"] - excluded,
+        "input_tokens": usage["input_tokens"],
         "output_tokens": usage["output_tokens"],
-        "cached_input_tokens": cached,
+        "cached_input_tokens": usage["cache_read_tokens"],
+        "cache_tokens_included": True,
+        "reasoning_tokens_included": True,
         **{THEIRS[name]: count for name, count in usage.items() if name in THEIRS},
     }
 

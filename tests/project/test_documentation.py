@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from pgdbm import AsyncDatabaseManager
 import llmring_server
 from llmring_server import Ring, Server, Settings
 from llmring_server.cli import main
+from llmring_server.usage.provider_usage import SHAPES
 from tests.support.fake_provider import CONTENT, INPUT_TOKENS, OUTPUT_TOKENS, fake_provider
 from tests.support.postgres import database
 
@@ -290,3 +292,31 @@ def test_every_decision_is_listed() -> None:
     for path in {*readme.parent.glob("*.md")} - {readme}:
         for title in re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE):
             assert f"[{title}]({path.name}" in index, f"{path.name}: {title}"
+
+
+def logged_examples() -> Iterator[tuple[str, dict[str, Any], str, list[str]]]:
+    """Find the calls on the page about logging: heading, body, cost, fields in its warnings."""
+    text = (ROOT / "docs/logging-calls.md").read_text()
+    for section in re.split(r"^##+ ", text, flags=re.MULTILINE)[1:]:
+        heading = section.partition("\n")[0]
+        for body, response in re.findall(r"-d '(.*?)'\n```\n(.*)", section, re.DOTALL):
+            cost = re.search(r'"cost": ([\d.]+)|The cost is ([\d.]+\d)', response)
+            assert cost, heading
+            warned = re.findall(r'"field": "([\w.]+)"', response)
+            yield heading, json.loads(body), cost[1] or cost[2], warned
+
+
+EXAMPLES = {heading: example for heading, *example in logged_examples()}
+
+
+def test_every_provider_has_an_example() -> None:
+    assert len(EXAMPLES) == len(SHAPES) + 1
+
+
+@pytest.mark.parametrize(("body", "cost", "warned"), EXAMPLES.values(), ids=EXAMPLES)
+async def test_examples_of_calls_cost_what_the_documentation_says(
+    client: httpx.AsyncClient, body: dict[str, Any], cost: str, warned: list[str]
+) -> None:
+    logged = (await client.post("/api/v1/log", json=body)).json()
+    assert (str(logged["cost"]), logged["cost_source"]) == (cost, "offline")
+    assert [warning["field"] for warning in logged["warnings"]] == warned

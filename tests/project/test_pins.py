@@ -84,6 +84,13 @@ def test_fingerprint_of_a_call_in_a_batch_of_three() -> None:
     assert str(fingerprint_of_call(CALL, 3)) == "1cf647c0-984d-1ebc-5723-b3337671b4f4"
 
 
+def test_fingerprint_of_a_call_with_a_usage_object() -> None:
+    # It covers the object as it was sent, so that it stays the same when more is understood of it.
+    usage = {"prompt_tokens": 5, "completion_tokens": 6, "not": {"yet": "understood"}}
+    call = NewCall.model_validate({"provider": "openai", "model": "gpt-4o-mini", "usage": usage})
+    assert str(fingerprint_of_call(call, 1)) == "c671d98b-d439-0603-e5ac-5c9c5a0d2658"
+
+
 def test_digest_of_an_idempotency_key() -> None:
     assert str(digest_of_key(b"key")) == "2c70e12b-7a06-46f9-2279-f427c7b38e73"
 

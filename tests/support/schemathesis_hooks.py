@@ -29,6 +29,8 @@ RULES = re.compile(
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"
     "|arguments: |content: more than|variables: missing"
+    "|unknown fields: |usage: must be a usage object|usage.* contradicts|tokens contradicts"
+    "|(input|output)_tokens: Field required"
     r"|template: (line \d+: |nested too deeply|more than|a number has)"
     "|This Idempotency-Key was used for another request|idempotency_key: give a key for the batch"
 )

@@ -40,7 +40,12 @@ async def test_the_document_is_public_and_names_its_server(client: httpx.AsyncCl
 
 async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None:
     described = document()["components"]["schemas"]["NewCall"]
-    assert described["required"] == ["provider", "model", "input_tokens", "output_tokens"]
+    assert described["required"] == ["provider", "model"]
+    # `usage` or another name may stand for a total.
+    assert described["allOf"] == [
+        {"anyOf": [{"required": [name]} for name in ("usage", f"{kind}_tokens", other)]}
+        for kind, other in (("input", "prompt_tokens"), ("output", "completion_tokens"))
+    ]
     cost, _null = described["properties"]["cost"]["anyOf"]
     assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
     for amount, status in ((0, 200), (10**9, 422), (999_999_999.99, 200), ("1", 422)):
@@ -209,6 +214,7 @@ COMPONENTS = {
     "CapabilityNames",
     "CapabilityRefresh",
     "CapabilityRefreshResult",
+    "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
     "CostExplanation",
