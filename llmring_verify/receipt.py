@@ -40,6 +40,7 @@ _COST = object_of(
         "source": one_of("client", "override", "registry", "offline", "unpriced"),
     }
 )
+_MAX_DETAIL_EXPONENT = 20
 _is_detail_name = matches(r"[a-z0-9_]{1,64}")
 
 
@@ -50,10 +51,28 @@ def _is_cost(value: Any) -> bool:
 def _is_details(value: Any) -> bool:
     if type(value) is not dict or not value:
         return False
-    return all(
-        _is_detail_name(name) and (is_text(detail) or is_count(detail))
-        for name, detail in value.items()
-    )
+    return all(_is_detail_name(name) and _is_detail(detail) for name, detail in value.items())
+
+
+def _is_detail(value: Any) -> bool:
+    return type(value) is bool or is_text(value) or is_count(value)
+
+
+def details_of_call(details: dict[str, Any]) -> dict[str, Any]:
+    """Return the details of a call as a receipt states them: numbers with a fraction as text.
+
+    Their text has no exponent and no zeros at its end, so that a number has only one.
+    """
+    return {name: _without_fraction(value) for name, value in details.items()}
+
+
+def _without_fraction(value: Any) -> Any:
+    if not isinstance(value, float | Decimal):
+        return value
+    number = Decimal(str(value))
+    if abs(number.adjusted()) > _MAX_DETAIL_EXPONENT:
+        return value  # which is not valid
+    return int(number) if number == number.to_integral_value() else f"{number.normalize():f}"
 
 
 CALL_FIELDS = {
@@ -108,6 +127,8 @@ def call_from_export(line: dict[str, Any]) -> dict[str, Any]:
 
 def _call_from_export(line: dict[str, Any]) -> dict[str, Any]:
     call = {name: line[name] for name in CALL_FIELDS if name in line}
+    if type(call.get("details")) is dict:
+        call["details"] = details_of_call(call["details"])
     return call | {
         "v": CALL_VERSION,
         "log_id": line["id"],

@@ -25,8 +25,14 @@ from llmring_server.pricing.rerating import (
 from llmring_server.pricing.sources import OVERRIDES, PriceOverride
 from llmring_server.ring import Ring
 
-UNITS = {10**6: "1,000,000 tokens", 10**3: "1,000 requests"}
-SEARCHES = "1,000 searches"
+UNITS = {
+    "web_search": "1,000 searches",
+    "request": "1,000 requests",
+    "audio_second": "hour",
+    "video_second": "second",
+    "character": "1,000,000 characters",
+    "image": "image",
+}
 
 NO_MODEL = "A price needs a provider and a model, such as openai gpt-4o or openai:gpt-4o."
 
@@ -83,7 +89,7 @@ def _print_price(price: PriceDetail) -> None:
 
 
 def _unit(kind: str) -> str:
-    return SEARCHES if kind == "web_search" else UNITS[UNITS_PER_PRICE[kind]]
+    return UNITS.get(kind, "1,000,000 tokens")
 
 
 def _rate_text(rate: Any) -> str:

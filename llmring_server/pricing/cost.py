@@ -6,7 +6,7 @@ A call may report that some of its tokens are of a special kind (audio, cached, 
 subtracted from the kind that includes them, so that every unit is billed once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
@@ -129,10 +129,10 @@ def normalize_usage(tokens: ReportedTokens, reading: TokenReading | None = None)
     prompt_tokens = tokens.input
     output_tokens = tokens.output
     if tokens.cached or details:
-        cache_included, reasoning_included = reading or tokens.reading()
-        if not cache_included:
+        reading = reading or tokens.reading()
+        if not reading.cache_included:
             prompt_tokens += tokens.cache
-        if not reasoning_included:
+        if not reading.reasoning_included:
             output_tokens += tokens.reasoning
     units: dict[str, Quantity] = {
         "input": prompt_tokens - tokens.cached,
@@ -140,11 +140,10 @@ def normalize_usage(tokens: ReportedTokens, reading: TokenReading | None = None)
         "output": output_tokens,
         "request": details.get("requests", 1),
     }
-    if details:
-        for field, effects in USAGE_FIELDS.items():
-            if field in details:
-                for kind, sign in effects.items():
-                    units[kind] = units.get(kind, 0) + sign * details[field]
+    for field, count in details.items():
+        if field in USAGE_FIELDS:
+            for kind, sign in USAGE_FIELDS[field].items():
+                units[kind] = units.get(kind, 0) + sign * count
     if min(units.values()) < 0:
         parts = {**details, "cached_input_tokens": tokens.cached}
         if prompt_tokens > tokens.input:
@@ -181,15 +180,14 @@ def tokens_of_row(row: asyncpg.Record) -> ReportedTokens:
     )
 
 
-def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, Quantity, int, Decimal]]:
-    """Yield each kind, its quantity, the threshold of its tier, and its unit price.
+def priced_units(rates: Rates, usage: TokenUsage) -> list[tuple[str, Quantity, int, Decimal]]:
+    """Return each kind, its quantity, the threshold of its tier, and its unit price.
 
     MissingRate names a kind that has no price. A call of nothing costs nothing, but only if
-    something that it could report has a price: 0 tokens of a model that is billed by the second of
-    audio do not say what was used.
+    something that it reports has a price: 0 tokens of a model that is billed by the second of audio
+    do not say what was used.
     """
-    if rates.keys().isdisjoint(usage.units):
-        raise MissingRate("tokens")
+    priced = []
     for kind, quantity in usage.units.items():
         if not quantity:
             continue
@@ -199,19 +197,21 @@ def priced_units(rates: Rates, usage: TokenUsage) -> Iterator[tuple[str, Quantit
             rate = rates.get("output")
         threshold, price = rate.tier(usage.prompt_tokens) if rate else (0, None)
         if price is not None:
-            yield kind, quantity, threshold, price
+            priced.append((kind, quantity, threshold, price))
         elif kind != "request":
             # Few models have a price for the request itself.
             raise MissingRate(kind)
+    if not priced and rates.keys().isdisjoint(usage.units):
+        raise MissingRate("tokens")
+    return priced
 
 
 def cost(rates: Rates, usage: TokenUsage) -> Decimal:
     """Return the cost of a usage, rounded half-even."""
-    amounts = (
-        unit_price * quantity / UNITS_PER_PRICE[kind]
-        for kind, quantity, _, unit_price in priced_units(rates, usage)
-    )
-    return sum(amounts, _ZERO).quantize(COST_QUANTUM)
+    total = _ZERO
+    for kind, quantity, _, unit_price in priced_units(rates, usage):
+        total += unit_price * quantity / UNITS_PER_PRICE[kind]
+    return total.quantize(COST_QUANTUM)
 
 
 def cost_lines(rates: Rates, usage: TokenUsage) -> list[CostLine]:

@@ -1,5 +1,6 @@
 """Price book: price sources in order of precedence; the first that can price a call prices it."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -108,9 +109,10 @@ class DatedPrices:
 
     def __init__(self, prices: Iterable[Price]) -> None:
         self._prices = sorted(prices, key=_valid_from)
+        self._times = [_valid_from(price) for price in self._prices]
 
     def at(self, when: datetime) -> Price | None:
-        count = bisect_right(self._prices, when, key=_valid_from)
+        count = bisect_right(self._times, when)
         return self._prices[count - 1] if count else None
 
 
@@ -189,6 +191,8 @@ class PriceBook:
         self._sources = sources
         # Clients choose the names, so the number of cached ones is limited.
         self._cached_histories = lru_cache(CACHE_SIZE)(self._find_histories)
+        # Few prices hold at a time: each combination is compared once.
+        self._cached_comparison = lru_cache(CACHE_SIZE)(_compare)
 
     def histories(self, provider: str, model: str, tier: str | None) -> Sequence[PriceHistory]:
         """Return the prices of a model by all sources, in order of precedence."""
@@ -198,35 +202,30 @@ class PriceBook:
         self, provider: str, model: str, tier: str | None, usage: TokenUsage, when: datetime
     ) -> PricedCall:
         """Price the usage of a call at its time."""
-        reason = no_price(tier)
-        for candidate in self.candidates(provider, model, tier, usage, when):
-            if candidate.cost is not None:
-                return PricedCall(candidate.cost, candidate.price)
-            reason = candidate.reason
-        return PricedCall(None, None, reason)
+        reason = ""
+        for price, limits in self._compared_prices(provider, model, tier, when):
+            found, reason = _price_usage(price, limits, usage)
+            if found is not None:
+                return PricedCall(found, price)
+        return PricedCall(None, None, reason or no_price(tier))
 
     def candidates(
         self, provider: str, model: str, tier: str | None, usage: TokenUsage, when: datetime
-    ) -> Iterator[Candidate]:
-        """Yield what each source that has a price says, in order of precedence.
+    ) -> list[Candidate]:
+        """Return what each source that has a price says, in order of precedence.
 
         The first with a cost prices the call.
         """
-        found = (history.at(when) for history in self.histories(provider, model, tier))
-        prices = [price for price in found if price]
-        for price in prices:
-            reason = _outdated(price, prices) or _less_than_others(price, prices, usage)
-            amount = None
-            if not reason:
-                try:
-                    amount = cost(price.rates, usage)
-                except MissingRate as exc:
-                    reason = f"no rate for {exc}"
-                else:
-                    if amount > MAX_COST:
-                        amount = None
-                        reason = f"the cost exceeds {MAX_COST} USD"
-            yield Candidate(price, amount, reason)
+        return [
+            Candidate(price, *_price_usage(price, limits, usage))
+            for price, limits in self._compared_prices(provider, model, tier, when)
+        ]
+
+    def _compared_prices(
+        self, provider: str, model: str, tier: str | None, when: datetime
+    ) -> "Sequence[tuple[Price, _Limits]]":
+        found = [history.at(when) for history in self.histories(provider, model, tier)]
+        return self._cached_comparison(tuple(price for price in found if price))
 
     def _find_histories(
         self, provider: str, model: str, tier: str | None
@@ -267,6 +266,38 @@ def no_price(tier: str | None) -> str:
     return "no price for the model"
 
 
+class _Gap(NamedTuple):
+    """What a price does not distinguish that another price of the model does.
+
+    It matters to calls with usage of this kind, and a prompt in (`above`, `up_to`].
+    """
+
+    kind: str
+    above: float
+    up_to: float
+    reason: str
+
+
+class _Limits(NamedTuple):
+    """Why a price is not used although it has rates: it is outdated, or knows less than others."""
+
+    outdated: str
+    gaps: Sequence[_Gap]
+
+
+def _compare(prices: tuple[Price, ...]) -> Sequence[tuple[Price, _Limits]]:
+    """Return prices of one model at one time, with their limits.
+
+    An override is what the operator pays, in as much detail as was given: it has none.
+    """
+    return [
+        (price, _Limits("", ()))
+        if price.source == "override" or len(prices) == 1
+        else (price, _Limits(_outdated(price, prices), tuple(_gaps(price, prices))))
+        for price in prices
+    ]
+
+
 def _outdated(price: Price, prices: Sequence[Price]) -> str:
     """Say why a price of the registry has been superseded, or nothing."""
     if price.source != "registry" or not price.valid_from:
@@ -280,28 +311,38 @@ def _outdated(price: Price, prices: Sequence[Price]) -> str:
     return ""
 
 
-def _less_than_others(price: Price, prices: Sequence[Price], usage: TokenUsage) -> str:
-    """Say what a price does not distinguish that another price of the model does, or nothing.
+def _gaps(price: Price, prices: Sequence[Price]) -> Iterator[_Gap]:
+    """Yield what `price` lacks: a tier for long prompts, a fee for requests, a price for reasoning.
 
-    It is about this call only: the tier that its prompt reaches, a fee for the request, a separate
-    price for reasoning. An override is what the operator pays, in as much detail as was given.
+    Without a rate for any other kind, a call that uses it has no cost anyway.
     """
-    if len(prices) == 1 or price.source == "override":
-        return ""
-    for kind, quantity in usage.units.items():
-        if not quantity:
-            continue
-        rate = price.rates.get(kind)
-        for other in prices:
-            theirs = other.rates.get(kind)
-            if theirs is None:
-                continue
-            if rate is None:
-                return f"no rate for {kind}"
-            threshold, _ = theirs.tier(usage.prompt_tokens)
-            if threshold and not rate.tier(usage.prompt_tokens)[0]:
-                return f"no rate for {kind} of prompts above {threshold} tokens"
-    return ""
+    for other in prices:
+        for kind, theirs in other.rates.items():
+            rate = price.rates.get(kind)
+            if rate is None and kind in {"reasoning", "request"}:
+                yield _Gap(kind, -1, math.inf, f"no rate for {kind}")
+            elif rate and theirs.above:
+                above = theirs.above[0][0]
+                up_to = rate.above[0][0] if rate.above else math.inf
+                if above < up_to:
+                    reason = f"no rate for {kind} of prompts above {above} tokens"
+                    yield _Gap(kind, above, up_to, reason)
+
+
+def _price_usage(price: Price, limits: _Limits, usage: TokenUsage) -> tuple[Decimal | None, str]:
+    """Return what a usage costs, or why the price does not price it."""
+    if limits.outdated:
+        return None, limits.outdated
+    for kind, above, up_to, reason in limits.gaps:
+        if above < usage.prompt_tokens <= up_to and usage.units.get(kind):
+            return None, reason
+    try:
+        amount = cost(price.rates, usage)
+    except MissingRate as exc:
+        return None, f"no rate for {exc}"
+    if amount > MAX_COST:
+        return None, f"the cost exceeds {MAX_COST} USD"
+    return amount, ""
 
 
 # For calls that all report their cost.

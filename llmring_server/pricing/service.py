@@ -155,7 +155,7 @@ class Pricing(Repository):
         tier = row["reported_tier"]
         book = await self.book()
         candidates = book.candidates(row["provider"], row["model"], tier, usage, row["logged_at"])
-        return ConsideredSource.all_of(list(candidates), tier)
+        return ConsideredSource.all_of(candidates, tier)
 
     async def overrides(self) -> list[PriceDetail]:
         """Return the prices that the operator has set."""

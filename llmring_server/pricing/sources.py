@@ -314,7 +314,7 @@ class _GenaiModel:
         self._prices: dict[tuple[bool, ...], Price | None] = {}
 
     def at(self, when: datetime) -> Price | None:
-        active = tuple(constraint.active(when) for constraint in self._constraints)
+        active = tuple([constraint.active(when) for constraint in self._constraints])
         if active not in self._prices:
             self._prices[active] = self._price(when)
         return self._prices[active]

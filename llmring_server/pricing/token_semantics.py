@@ -97,8 +97,10 @@ class ReportedTokens(NamedTuple):
         return self.details.get("reasoning_output_tokens", 0)  # type: ignore[no-any-return]
 
     def reading(self) -> TokenReading:
-        """Decide how to read them: what the call says, else what its numbers leave possible, else
-        how the API of the model counts.
+        """Decide how to read them.
+
+        What the numbers leave possible counts most, then what the call says, then how the API of
+        the model counts.
         """
         return TokenReading(self._assumed_cache().included, self._assumed_reasoning().included)
 
@@ -116,17 +118,17 @@ class ReportedTokens(NamedTuple):
         return reasons
 
     def _assumed_cache(self) -> _Assumption:
+        if self.cache > self.input:
+            return _beside("they are more than the input tokens")
         stated = self.details.get("cache_tokens_included")
         if stated is not None:
             return _Assumption(stated, "the call says so")
-        if self.cache > self.input:
-            return _beside("they are more than the input tokens")
         return _cache_of_family(self.provider, self.model)
 
     def _assumed_reasoning(self) -> _Assumption:
+        if self.reasoning > self.output:
+            return _beside("they are more than the output tokens")
         stated = self.details.get("reasoning_tokens_included")
         if stated is not None:
             return _Assumption(stated, "the call says so")
-        if self.reasoning > self.output:
-            return _beside("they are more than the output tokens")
         return _reasoning_of_family(self.provider, self.model)

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 from llmring_server.errors import InvalidRequest
 from llmring_server.receipts.signing_keys import format_timestamp
 from llmring_verify.canonical_json import MAX_SAFE_INTEGER
-from llmring_verify.receipt import CALL_VERSION, TOKEN_COUNTS
+from llmring_verify.receipt import CALL_VERSION, TOKEN_COUNTS, details_of_call
 
 # A summary lists this many names and ids at most. Further names are summed up as OTHERS.
 MAX_LISTED = 100
@@ -57,7 +57,7 @@ def call_from_row(row: asyncpg.Record) -> dict[str, Any]:
         "conversation_id": row["conversation_id"],
         "latency_ms": row["latency_ms"],
         "tokens": {name: row[f"{name}_tokens"] for name in TOKEN_COUNTS},
-        "details": orjson.loads(row["details"]) if row["details"] else None,
+        "details": details_of_call(orjson.loads(row["details"])) if row["details"] else None,
         "cost": {
             "currency": "USD",
             "amount": None if row["cost"] is None else format_amount(row["cost"]),

@@ -186,6 +186,8 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     @property
     def unknown_fields(self) -> list[str]:
         """The members that were not understood, by path: `usage.foo`. Nothing of them is stored."""
+        if not self.model_extra and self.usage is None:
+            return []
         unknown = [name for name in self.model_extra or () if name not in IGNORED_FIELDS]
         if isinstance(self.usage, ProviderUsage):
             unknown += [f"usage.{path}" for path in self.usage.unknown]

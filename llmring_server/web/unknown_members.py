@@ -20,7 +20,7 @@ _Search: TypeAlias = Callable[[Any, str], Iterator[str]]
 
 def unknown_members(model: type[BaseModel], value: Any) -> list[str]:
     """Return the paths of the members that `model` has no field for; `value` is valid for it."""
-    search = _search_of(model)
+    search = _search_of_body(model)
     return [*search(value, "")] if search else []
 
 
@@ -35,6 +35,11 @@ def _names(key: str, field: FieldInfo) -> Iterator[str]:
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias or key]
     for choice in choices:
         yield str(choice.path[0]) if isinstance(choice, AliasPath) else choice
+
+
+@cache
+def _search_of_body(model: type[BaseModel]) -> _Search | None:
+    return _search_of(model)
 
 
 @cache

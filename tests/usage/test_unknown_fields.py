@@ -158,3 +158,18 @@ async def test_the_library_refuses_unknown_fields_if_the_settings_say_so(
         await usage.log_many(project_id, [call, bad])
     assert await ring.usage.logs(project_id) == []
     assert (await usage.log(project_id, call)).warnings == ()
+
+
+async def test_text_that_cannot_be_stored_does_not_cost_the_call(
+    client: httpx.AsyncClient,
+) -> None:
+    body = CALL | {"usage": USAGE | {"note": "a\0"}, "user": "b\0"}
+    response = await client.post(LOG, json=body)
+    assert response.status_code == 200, response.text
+    codes = {(each["code"], each["field"]) for each in response.json()["warnings"]}
+    assert codes == {
+        ("replaced_characters", "usage.note"),
+        ("replaced_characters", "user"),
+        ("unknown_field", "usage.note"),
+        ("unknown_field", "user"),
+    }

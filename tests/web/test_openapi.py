@@ -217,6 +217,7 @@ COMPONENTS = {
     "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
+    "ConsideredSource",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
