@@ -28,6 +28,7 @@ from llmring_server.web.router import RouteGroup, Router
 CORS_REQUEST_HEADERS = (
     "Authorization",
     "X-API-Key",
+    "X-Project-Key",
     "Content-Type",
     "Idempotency-Key",
     "If-None-Match",

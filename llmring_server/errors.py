@@ -7,7 +7,7 @@ Codes are public and stay the same when a class is renamed. `detail` is written 
 import traceback
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, Self
 
 Code = Literal[
     "internal_error",
@@ -101,6 +101,11 @@ class NotFound(RingError):
     status = 404
     code: Code = "not_found"
     detail = "Not found."
+
+    @classmethod
+    def of(cls, kind: str) -> Self:
+        """Return the error for a missing thing of this kind, worded as by older servers."""
+        return cls(f"{kind} not found")
 
 
 class MethodNotAllowed(RingError):

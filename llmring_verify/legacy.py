@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from llmring_verify.canonical_json import NotVerified
 from llmring_verify.keys import is_valid_signature
 from llmring_verify.receipt import from_base64url
-from llmring_verify.schema import is_count, is_text, matches, validate
+from llmring_verify.schema import is_count, is_text, is_uuid, matches, validate
 
 SIGNATURE_PREFIX = "ed25519:"
 
@@ -17,6 +18,8 @@ SIGNATURE_PREFIX = "ed25519:"
 def _is_number(value: Any) -> bool:
     return type(value) in {int, float}
 
+
+_is_long_id = matches(r"rcpt_[0-9a-f]{32}")
 
 FIELDS = {
     "receipt_id": is_text,
@@ -33,6 +36,22 @@ FIELDS = {
     "output_cost": _is_number,
     "total_cost": _is_number,
 }
+
+
+def flat_id(receipt_id: str) -> str:
+    """Return the id beside the envelope of the receipt with this UUID."""
+    return "rcpt_" + receipt_id.replace("-", "")
+
+
+def envelope_id(receipt_id: Any) -> str | None:
+    """Return the UUID in the envelope of a receipt with this id; None if it has no envelope.
+
+    Beside an envelope the id is `rcpt_` and the digits of its UUID, in older receipts the UUID
+    itself. The first servers, which knew no envelope, made ids of `rcpt_` and 16 digits.
+    """
+    if is_uuid(receipt_id):
+        return str(receipt_id)
+    return str(UUID(receipt_id.removeprefix("rcpt_"))) if _is_long_id(receipt_id) else None
 
 
 def signed_bytes(receipt: dict[str, Any]) -> bytes:

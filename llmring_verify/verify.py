@@ -16,7 +16,7 @@ from llmring_verify.canonical_json import CannotVerify, NotVerified
 from llmring_verify.keys import TrustedKey, is_valid_signature
 from llmring_verify.merkle import is_included, leaf_hash
 from llmring_verify.receipt import leaf_entry, open_envelope, validate_call
-from llmring_verify.schema import is_count, is_object, is_sha256, is_uuid, validate
+from llmring_verify.schema import is_count, is_object, is_sha256, validate
 
 TrustedKeys = Mapping[str, TrustedKey]
 Body = dict[str, Any]
@@ -86,9 +86,8 @@ def _verify_legacy(document: Body, keys: TrustedKeys) -> Body:
     signers = [key for key in keys.values() if legacy.is_signed_by(document, key.public)]
     if not signers:
         raise NotVerified("none of your trusted keys signed this receipt, or it was altered")
-    if is_uuid(document["receipt_id"]):
-        # Only receipts with an envelope have UUIDs. Without the envelope, 13 fields are signed
-        # and the others can be forged.
+    if legacy.envelope_id(document["receipt_id"]):
+        # Without the envelope, 13 fields are signed and the others can be forged.
         raise NotVerified("the envelope of this receipt is missing")
     _reject_compromised(signers[0])
     receipt = {name: document[name] for name in legacy.FIELDS}
@@ -127,7 +126,7 @@ def _response_fields(document: Body) -> Body:
     except (ValueError, RecursionError):
         raise NotVerified("invalid values in the fields beside the envelope") from None
     return {
-        "receipt_id": document.get("receipt_id"),
+        "receipt_id": legacy.envelope_id(document.get("receipt_id")),
         "description": document.get("description"),
         "tags": document.get("tags"),
         "type": document.get("receipt_type"),

@@ -13,7 +13,9 @@ from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions
 from llmring_server.core.identity import DEFAULT_SCOPES, ApiScope
 from llmring_server.core.numbers import WHOLE
 from llmring_server.errors import Forbidden
-from llmring_server.web.request import Request
+from llmring_server.web.request import IdOf, Request
+
+KeyId = Annotated[str, Field(pattern="^[0-9A-Za-z]{8}$"), IdOf("API key")]
 
 DAY_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 30 * DAY_SECONDS
@@ -58,7 +60,7 @@ async def list_keys(request: Request) -> list[ApiKey]:
     return await request.ring.keys.list(request.project_id)
 
 
-async def get_key(request: Request, id: str) -> ApiKey:
+async def get_key(request: Request, id: KeyId) -> ApiKey:
     """Get an API key, without its secret."""
     return await request.ring.keys.get(id, request.project_id)
 
@@ -71,7 +73,7 @@ async def issue_key(request: Request, body: NewKey) -> IssuedKeyResponse:
     return _issued_key_response(issued)
 
 
-async def rotate_key(request: Request, id: str, body: KeyRotation) -> IssuedKeyResponse:
+async def rotate_key(request: Request, id: KeyId, body: KeyRotation) -> IssuedKeyResponse:
     """Issue a replacement for an API key, which stays valid for `overlap` seconds."""
     key = await request.ring.keys.get(id, request.project_id)
     _require_all(request, key.scopes)
@@ -85,7 +87,7 @@ async def rotate_key(request: Request, id: str, body: KeyRotation) -> IssuedKeyR
     return _issued_key_response(issued)
 
 
-async def revoke_key(request: Request, id: str) -> RevokedKey:
+async def revoke_key(request: Request, id: KeyId) -> RevokedKey:
     """Revoke an API key, permanently."""
     revoked_at = await request.ring.keys.revoke(id, request.project_id, actor=request.actor)
     return {"id": id, "revoked_at": revoked_at}

@@ -12,7 +12,7 @@ import inspect
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from starlette.types import Scope
@@ -38,7 +38,9 @@ Authenticate = Callable[[Scope], Any]
 
 BEARER = b"bearer "
 
-_KEY = re.compile(rb"[!-~]{1,255}")
+MAX_KEY_LENGTH = 255
+_KEY = re.compile(rb"[!-~]{1,%d}" % MAX_KEY_LENGTH)
+_WHITE_SPACE = re.compile(rb"[\t\n\v\f\r \x85\xa0]")
 
 UNKNOWN_KEY = (
     "This API key is unknown. Issue one with `llmring-server keys issue`, or run your own server"
@@ -120,18 +122,38 @@ class Authentication:
 
 def credential(request: Request) -> str:
     """Return the one API key of a request."""
-    key = request.headers.get(b"x-api-key", b"").strip()
-    authorization = request.headers.get(b"authorization", b"")
+    headers = request.headers
+    key = headers.get(b"x-api-key", b"").strip()
+    # The name of the header in the first servers.
+    former = headers.get(b"x-project-key", b"").strip()
+    authorization = headers.get(b"authorization", b"")
+    token = b""
     if authorization[: len(BEARER)].lower() == BEARER:
         token = authorization[len(BEARER) :].strip()
-        if key and token != key:
-            raise BadRequest("X-API-Key and Authorization contain different keys; send one.")
-        key = token
-    if not key:
+    keys = {key, former, token} - {b""}
+    if not keys:
         raise Unauthenticated
+    if len(keys) > 1:
+        raise BadRequest(
+            "X-API-Key, X-Project-Key and Authorization contain different keys; send one."
+        )
+    [key] = keys
     if not _KEY.fullmatch(key):
-        raise Unauthenticated("An API key has 1 to 255 ASCII characters, without spaces.")
+        _reject_malformed(key)
     return key.decode()
+
+
+def _reject_malformed(key: bytes) -> NoReturn:
+    """Raise the error for a text that cannot be a key.
+
+    What is too long or has white space in it is a mistake in a configuration and not a guess: it
+    is no failed authentication, which would be counted.
+    """
+    if len(key) > MAX_KEY_LENGTH:
+        raise BadRequest(f"X-API-Key too long: a key has at most {MAX_KEY_LENGTH} characters.")
+    if _WHITE_SPACE.search(key):
+        raise BadRequest("X-API-Key must not contain whitespace.")
+    raise Unauthenticated("An API key consists of printable ASCII characters.")
 
 
 async def _caller_of_key(

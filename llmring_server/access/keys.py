@@ -112,6 +112,7 @@ DEFAULT_KEY_OPTIONS = KeyOptions()
 class ApiKeys(Repository):
     """The API keys of all projects. Where a `project_id` is optional, None means any project."""
 
+    row_kind = "API key"
     sql = "access/keys"
     # A key is deleted with its project.
     tables = (Table("api_keys", grants=("UPDATE",)),)

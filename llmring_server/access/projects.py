@@ -49,6 +49,7 @@ class ErasedRows(NamedTuple):
 class Projects(Repository):
     """The projects of a deployment."""
 
+    row_kind = "Project"
     sql = "access/projects"
     tables = (Table("projects", grants=("UPDATE",)),)
 

@@ -1,4 +1,6 @@
-"""Aliases: names for models, bound to a `provider:model` in a profile such as dev or prod.
+"""Aliases: names for models, by profile such as dev or prod.
+
+An alias is bound to a `provider:model`, to another alias or to the bare name of a model.
 
 `Aliases` is `ring.aliases`; `BindAlias` is what it binds.
 """

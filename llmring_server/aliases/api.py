@@ -16,7 +16,9 @@ from llmring_server.aliases.models import (
     Profile,
 )
 from llmring_server.core.strict_json import SmallJsonObject
-from llmring_server.web.request import Request, link
+from llmring_server.web.request import IdOf, Request, link
+
+AliasInPath = Annotated[Name, IdOf("Alias")]
 
 
 class ProfileQuery(BaseModel):
@@ -32,14 +34,14 @@ class ResolveQuery(ProfileQuery):
 
 
 class AliasUpdate(ProfileQuery, strict=True):
-    """The `provider:model` to bind the alias in the path to."""
+    """The model or other alias to bind the alias in the path to."""
 
     model: Model
     metadata: SmallJsonObject | None = None
 
 
 class ResolvedAlias(TypedDict):
-    """The model that an alias is bound to; null if it is not bound."""
+    """The model that an alias is bound to, in the end; null if it is not bound."""
 
     alias: str
     model: str | None
@@ -81,23 +83,23 @@ async def bind_aliases(
 
 
 async def resolve_alias(request: Request, query: ResolveQuery) -> ResolvedAlias:
-    """Resolve an alias to its model in a profile."""
+    """Resolve an alias to its model in a profile, also through other aliases."""
     model = await request.ring.aliases.resolve(request.project_id, query.alias, query.profile)
     return {"alias": query.alias, "model": model}
 
 
-async def get_alias(request: Request, alias: Name, query: ProfileQuery) -> AliasBinding:
+async def get_alias(request: Request, alias: AliasInPath, query: ProfileQuery) -> AliasBinding:
     """Get the binding of an alias in a profile."""
     return await request.ring.aliases.get(request.project_id, alias, query.profile)
 
 
-async def put_alias(request: Request, alias: Name, body: AliasUpdate) -> AliasBinding:
+async def put_alias(request: Request, alias: AliasInPath, body: AliasUpdate) -> AliasBinding:
     """Bind the alias in the path to a model."""
     binding = BindAlias(alias=alias, **body.model_dump())
     return await request.ring.aliases.bind(request.project_id, binding)
 
 
-async def delete_alias(request: Request, alias: Name, query: ProfileQuery) -> DeletedAlias:
+async def delete_alias(request: Request, alias: AliasInPath, query: ProfileQuery) -> DeletedAlias:
     """Delete an alias; succeeds even if it does not exist."""
     await request.ring.aliases.delete(request.project_id, alias, query.profile)
     return {"deleted": True}

@@ -35,9 +35,15 @@ NewName = Annotated[
     AfterValidator(_check_not_reserved),
     Field(json_schema_extra={"not": {"enum": [*RESERVED_NAMES]}}),
 ]
+# The second form is a model without its provider, or another alias.
 Model = Annotated[
     str,
-    Field(max_length=255, pattern=r"^[^: \t\r\n]+:[^ \t\r\n]", description="provider:model"),
+    Field(
+        max_length=255,
+        pattern=r"^([^: \t\r\n]+:[^ \t\r\n]|[^: \t\r\n][^:]*$)",
+        description="`provider:model`, the name of another alias of the profile, or the bare name"
+        " of a model.",
+    ),
 ]
 Profile = Annotated[
     Name, BeforeValidator(_default_profile_if_null, json_schema_input_type=Name | None)
@@ -45,7 +51,7 @@ Profile = Annotated[
 
 
 class BindAlias(BaseModel, strict=True):
-    """An alias and the `provider:model` to bind it to in a profile."""
+    """An alias, and the model or other alias to bind it to in a profile."""
 
     alias: NewName
     model: Model

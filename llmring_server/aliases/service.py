@@ -8,11 +8,16 @@ from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
+from llmring_server.errors import InvalidRequest
+
+# How many aliases a new binding may lead through.
+MAX_ALIASES_IN_A_ROW = 16
 
 
 class Aliases(Repository):
     """The alias bindings of every project."""
 
+    row_kind = "Alias"
     sql = "aliases/aliases"
     tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
@@ -24,13 +29,25 @@ class Aliases(Repository):
     async def bind_many(
         self, project_id: ProjectId, bindings: Sequence[BindAlias]
     ) -> list[AliasBinding]:
-        """Bind aliases, all or none; the last of those with the same alias and profile wins."""
+        """Bind aliases, all or none; the last of those with the same alias and profile wins.
+
+        InvalidRequest if one would lead back to itself.
+        """
         distinct = {(binding.profile, binding.alias): binding.model_dump() for binding in bindings}
-        rows = await self._fetch_all(
-            "bind",
-            project_id=project_id,
-            bindings=dump_json(list(distinct.values()), "metadata").decode(),
-        )
+        params = {
+            "project_id": project_id,
+            "bindings": dump_json(list(distinct.values()), "metadata").decode(),
+        }
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            rows = await inside._fetch_all("bind", **params)
+            if any(":" not in binding.model for binding in bindings) and await inside._fetch_all(
+                "endless", max_aliases=MAX_ALIASES_IN_A_ROW, **params
+            ):
+                raise InvalidRequest(
+                    "model: the alias leads back to itself, or through more than"
+                    f" {MAX_ALIASES_IN_A_ROW} other aliases; bind it to a provider:model"
+                )
         return [AliasBinding.from_row(row) for row in rows]
 
     async def get(
@@ -42,9 +59,16 @@ class Aliases(Repository):
     async def resolve(
         self, project_id: ProjectId, alias: str, profile: str = DEFAULT_PROFILE
     ) -> str | None:
-        """Return the model that an alias is bound to in this profile, or None."""
-        rows = await self._fetch_all("get", project_id=project_id, alias=alias, profile=profile)
-        return rows[0]["model"] if rows else None
+        """Return the model that an alias is bound to in this profile, or None.
+
+        If it is bound to other aliases, these are resolved, too.
+        """
+        row = await self._fetch_one("resolve", project_id=project_id, alias=alias, profile=profile)
+        model: str | None = row["model"]
+        # Binding refuses this, unless two requests make the two halves of a circle at once.
+        if model is None and row["is_bound"]:
+            raise InvalidRequest("alias: it leads back to itself; bind it to a provider:model")
+        return model
 
     async def delete(
         self, project_id: ProjectId, alias: str, profile: str = DEFAULT_PROFILE

@@ -16,6 +16,7 @@ from llmring_server.core.identity import Actor, ProjectId, project_of_key
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
 from llmring_server.errors import NotFound
+from llmring_server.mcp.secrets import LOCAL_KEY_NAME, local_key
 from llmring_server.ring import Ring
 from llmring_server.settings import PREFIX, Settings
 
@@ -129,12 +130,14 @@ def _prod(_: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
 def _dev(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     settings = read_settings("dev", environ)
     if settings.database_url:
-        yield Environment("dev", settings, admin.display_location(settings.database_url))
+        settings = with_local_key(settings, data_dir)
+        location = admin.display_location(settings.database_url or "")
+        yield Environment("dev", settings, location)
         return
     with embedded(data_dir) as server:
         url = server.url("llmring_dev")
         asyncio.run(admin.create_database(url))
-        settings = settings.model_copy(update={"database_url": url})
+        settings = with_local_key(settings, data_dir).model_copy(update={"database_url": url})
         yield Environment("dev", settings, f"{data_dir} (embedded PostgreSQL)")
 
 
@@ -143,11 +146,28 @@ def _test(data_dir: Path, environ: Mapping[str, str]) -> Iterator[Environment]:
     with server_for_tests(data_dir, environ) as server:
         url = admin.throwaway_url(server)
         asyncio.run(admin.create_database(url, throwaway=True))
-        settings = read_settings("test", environ).model_copy(update={"database_url": url})
+        settings = with_local_key(read_settings("test", environ), data_dir)
+        settings = settings.model_copy(update={"database_url": url})
         try:
             yield Environment("test", settings, admin.display_location(url))
         finally:
             asyncio.run(admin.drop_database(url))
+
+
+def with_local_key(settings: Settings, data_dir: Path) -> Settings:
+    """Add the key of the data directory, so that MCP credentials can be stored while developing.
+
+    If LLMRING_SEALING_KEYS is set, the key of the directory is the last one: it decrypts what was
+    stored before.
+    """
+    if settings.sealing_keys and not (data_dir / LOCAL_KEY_NAME).exists():
+        return settings
+    try:
+        key = local_key(data_dir)
+    except OSError:
+        # Without a writable directory there is no key, which only requests with credentials need.
+        return settings
+    return settings.model_copy(update={"sealing_keys": (*settings.sealing_keys, key)})
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from llmring_server.aliases.models import (
 from llmring_server.cli.environment import all_pages, project_options, with_project
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
 from llmring_server.core.identity import ProjectId
+from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.templates.models import Template, TemplatePage
 
@@ -41,7 +42,7 @@ def aliases() -> None:
 def bind_alias(  # noqa: PLR0913, PLR0917, one per option
     env: str, data_dir: Path, project: str, profile: str, alias: str, model: str
 ) -> None:
-    """Bind ALIAS to MODEL (provider:model)."""
+    """Bind ALIAS to MODEL: provider:model, another alias, or a bare name."""
     try:
         binding = BindAlias(alias=alias, model=model, profile=profile)
     except ValidationError as exc:
@@ -61,10 +62,13 @@ def bind_alias(  # noqa: PLR0913, PLR0917, one per option
 def resolve_alias(env: str, data_dir: Path, project: str, profile: str, alias: str) -> None:
     """Print the model of ALIAS; exit with 1 if it is not bound."""
 
-    async def get(ring: Ring, project_id: ProjectId) -> AliasBinding:
-        return await ring.aliases.get(project_id, alias, profile)
+    async def resolve(ring: Ring, project_id: ProjectId) -> str:
+        model = await ring.aliases.resolve(project_id, alias, profile)
+        if model is None:
+            raise NotFound.of("Alias")
+        return model
 
-    click.echo(with_project(env, data_dir, project, get).model)
+    click.echo(with_project(env, data_dir, project, resolve))
 
 
 @aliases.command("list")

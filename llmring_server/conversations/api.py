@@ -22,7 +22,9 @@ from llmring_server.conversations.models import (
 from llmring_server.errors import NotFound
 from llmring_server.receipts.models import Receipt
 from llmring_server.usage.api import REPLAYED
-from llmring_server.web.request import IdempotencyKeyHeader, Request, link
+from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link
+
+ConversationId = Annotated[UUID, IdOf("Conversation")]
 
 
 class RetentionQuery(BaseModel):
@@ -77,7 +79,7 @@ async def list_conversations(
 
 
 async def get_conversation(
-    request: Request, id: UUID, query: MessageWindow
+    request: Request, id: ConversationId, query: MessageWindow
 ) -> ConversationWithMessages:
     """Get a conversation with its last messages."""
     conversation = await request.ring.conversations.get(request.project_id, id)
@@ -89,19 +91,21 @@ async def get_conversation(
     return ConversationWithMessages.of(conversation, messages)
 
 
-async def update_conversation(request: Request, id: UUID, body: NewConversation) -> Conversation:
+async def update_conversation(
+    request: Request, id: ConversationId, body: NewConversation
+) -> Conversation:
     """Update the fields that the body contains; null clears a field."""
     return await request.ring.conversations.update(request.project_id, id, body)
 
 
-async def delete_conversation(request: Request, id: UUID) -> DeletedConversation:
+async def delete_conversation(request: Request, id: ConversationId) -> DeletedConversation:
     """Delete a conversation and its messages."""
     await request.ring.conversations.delete(request.project_id, id)
     return {"id": id, "deleted": True}
 
 
 async def list_messages(
-    request: Request, id: UUID, query: MessagePage
+    request: Request, id: ConversationId, query: MessagePage
 ) -> Annotated[list[Message], "Link"]:
     """List the messages of a conversation."""
     messages = await request.ring.conversations.messages(request.project_id, id, query)
@@ -111,7 +115,7 @@ async def list_messages(
 
 
 async def add_message(
-    request: Request, id: UUID, body: NewMessage, key: IdempotencyKeyHeader
+    request: Request, id: ConversationId, body: NewMessage, key: IdempotencyKeyHeader
 ) -> Message:
     """Add a message; with an Idempotency-Key, exactly once."""
     result = await request.ring.conversations.append(request.project_id, id, [body], key=key)
@@ -120,7 +124,7 @@ async def add_message(
 
 
 async def add_messages(
-    request: Request, id: UUID, body: MessageBatch, key: IdempotencyKeyHeader
+    request: Request, id: ConversationId, body: MessageBatch, key: IdempotencyKeyHeader
 ) -> list[Message]:
     """Add up to 500 messages in order, all or none."""
     result = await request.ring.conversations.append(

@@ -40,6 +40,7 @@ DELETE_BATCH_SIZE = 5000
 class Conversations(Repository):
     """The conversations of every project; `level` limits how much content is stored."""
 
+    row_kind = "Conversation"
     sql = "conversations/conversations"
     tables = (
         Table("messages", "messages", "erase_messages", ("DELETE",)),

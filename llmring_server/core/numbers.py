@@ -1,5 +1,6 @@
 """Numbers from JSON: a number without a fraction is an integer, however it is written."""
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -16,6 +17,8 @@ MAX_COUNT = 2**53 - 1
 _MAX_DIGITS = 20
 
 _NOT_A_NUMBER = Decimal("NaN")
+# The first servers took integers that are written as text, and some clients send them.
+_DIGITS = re.compile(r"\d{1,15}", re.ASCII)
 
 
 def whole_number(value: object) -> int:
@@ -40,7 +43,10 @@ def rounded_number(value: object) -> int:
 
 
 def _plain_decimal(value: object) -> Decimal:
-    number = Decimal(value) if isinstance(value, float | Decimal) else _NOT_A_NUMBER
+    is_number = isinstance(value, float | Decimal) or (
+        isinstance(value, str) and _DIGITS.fullmatch(value)
+    )
+    number = Decimal(value) if is_number else _NOT_A_NUMBER  # type: ignore[arg-type]
     if not number.is_finite() or number.adjusted() >= _MAX_DIGITS:
         raise ValueError("must be an integer of at most 64 bits")
     return number
@@ -81,7 +87,11 @@ class _FromNumber:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         bounded: CoreSchema = schema["steps"][-1]
-        return handler(bounded) | {"type": self._json_type}
+        described = handler(bounded)
+        digits = len(str(described.get("maximum", described.get("exclusiveMaximum", 10**15)))) - 1
+        first = "[1-9]" if "exclusiveMinimum" in described else "[0-9]"
+        pattern = f"^{first}[0-9]{{0,{digits - 1}}}$"
+        return described | {"type": [self._json_type, "string"], "pattern": pattern}
 
 
 # To be the last annotation of an integer with its bounds.

@@ -1,5 +1,7 @@
 """Database errors: those of PostgreSQL and its driver, translated into errors of this package."""
 
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -18,12 +20,12 @@ from llmring_server.errors import (
 
 # The constraints that even a valid request can violate: another request has taken the name, or
 # deleted the parent row. A violation of any other constraint is a bug.
-CONSTRAINTS: dict[str, type[RingError]] = {
+CONSTRAINTS: dict[str, Callable[[], RingError]] = {
     "projects_name_key": Conflict,
-    "api_keys_project_id_fkey": NotFound,
-    "messages_project_id_conversation_id_fkey": NotFound,
-    "capabilities_project_id_server_id_fkey": NotFound,
-    "executions_project_id_tool_id_fkey": NotFound,
+    "api_keys_project_id_fkey": partial(NotFound.of, "Project"),
+    "messages_project_id_conversation_id_fkey": partial(NotFound.of, "Conversation"),
+    "capabilities_project_id_server_id_fkey": partial(NotFound.of, "Server"),
+    "executions_project_id_tool_id_fkey": partial(NotFound.of, "Tool"),
 }
 
 _UNAVAILABLE = (

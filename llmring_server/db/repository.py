@@ -73,6 +73,8 @@ async def _fetch_rows(connection: Connection, cursor: Cursor) -> list[asyncpg.Re
 class Repository:
     """The statements of one service, ready to run, and what it declares about its tables."""
 
+    # What a missing row is called: "Conversation not found".
+    row_kind: ClassVar[str] = "Row"
     # The files with its statements, below sql/, without their ending.
     sql: ClassVar[str | tuple[str, ...]]
     # The tables that it owns, in the order in which a project is erased.
@@ -112,11 +114,13 @@ class Repository:
         text, arguments = self._prepare(name, params)
         return await self._database.fetch(text, *arguments)
 
-    async def _fetch_one(self, name: str, /, **params: Any) -> asyncpg.Record:
-        """Run a statement and return its first row; NotFound if it has none."""
+    async def _fetch_one(
+        self, name: str, row_kind: str | None = None, /, **params: Any
+    ) -> asyncpg.Record:
+        """Run a statement and return its first row; if it has none, NotFound names the kind."""
         rows = await self._fetch_all(name, **params)
         if not rows:
-            raise errors.NotFound
+            raise errors.NotFound.of(row_kind or self.row_kind)
         return rows[0]
 
     async def _retry(self, work: Callable[[], Awaitable[Outcome]]) -> Outcome:

@@ -1,16 +1,19 @@
 """HTTP handlers of MCP: servers, capabilities, contents and executions."""
 
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 from uuid import UUID
 
 from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import Conflict, NotFound
 from llmring_server.mcp.models import (
     Acknowledgement,
+    Capability,
     CapabilityContent,
     CapabilityKind,
     CapabilityPage,
@@ -33,12 +36,19 @@ from llmring_server.mcp.models import (
     ToolStatsQuery,
 )
 from llmring_server.usage.api import REPLAYED
-from llmring_server.web.request import IdempotencyKeyHeader, Request, link
+from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link
 
 NOT_RECORDED = (
     "This content has not been recorded: read it from the MCP server itself, or record it here with"
     " PUT .../content."
 )
+
+ServerId = Annotated[UUID, IdOf("Server")]
+ToolId = Annotated[UUID, IdOf("Tool")]
+ResourceId = Annotated[UUID, IdOf("Resource")]
+PromptId = Annotated[UUID, IdOf("Prompt")]
+
+AnyCapability = TypeVar("AnyCapability", bound=Capability)
 
 
 class DeletedMcpServer(TypedDict):
@@ -57,6 +67,13 @@ class PromptArguments(RootModel[JsonObject]):
     """The arguments of a prompt, by name."""
 
 
+@dataclass(slots=True)
+class AddedMcpTool(McpTool):
+    """A tool that was added. `warnings`: what of it is not stored as it was sent."""
+
+    warnings: list[RequestWarning]
+
+
 class ContentSource(TypedDict):
     """Where the content is: recorded here, or only at the live MCP server."""
 
@@ -71,24 +88,45 @@ class ContentSource(TypedDict):
     detail: str | None
 
 
-class ResourceContent(ContentSource):
-    """A resource and its content."""
+@dataclass(slots=True)
+class McpResourceOfServer(McpResource):
+    """A resource, and its server's name and URL beside it, where older clients read them."""
 
-    resource: McpResource
+    server_name: str
+    server_url: str
+
+
+@dataclass(slots=True)
+class McpPromptOfServer(McpPrompt):
+    """A prompt, and its server's name and URL beside it, where older clients read them."""
+
+    server_name: str
+    server_url: str
+
+
+class ResourceContent(ContentSource):
+    """A resource and its content. `warnings`: what of a content is not stored as it was sent."""
+
+    resource: McpResourceOfServer
     content: Any
+    warnings: list[RequestWarning]
 
 
 class PromptContent(ContentSource):
-    """A prompt and its content, before rendering."""
+    """A prompt and its content, before rendering.
 
-    prompt: McpPrompt
+    `warnings`: what of a content is not stored as it was sent.
+    """
+
+    prompt: McpPromptOfServer
     content: Any
+    warnings: list[RequestWarning]
 
 
 class RenderedPrompt(ContentSource):
     """A rendered prompt: a text or messages, as its content was recorded."""
 
-    prompt: McpPrompt
+    prompt: McpPromptOfServer
     arguments: dict[str, Any]
     rendered: Any
 
@@ -99,12 +137,27 @@ def _source(content: CapabilityContent) -> ContentSource:
     return {"source": "recorded", "recorded_at": content.recorded_at, "detail": None}
 
 
-def _resource_content(content: CapabilityContent) -> ResourceContent:
-    return {"resource": content.capability, "content": content.content, **_source(content)}
+def _with_server(capability: McpResource | McpPrompt) -> Any:
+    server = capability.server
+    return capability.to_response() | {"server_name": server.name, "server_url": server.url}
 
 
-def _prompt_content(content: CapabilityContent) -> PromptContent:
-    return {"prompt": content.capability, "content": content.content, **_source(content)}
+def _resource_content(request: Request, content: CapabilityContent) -> ResourceContent:
+    return {
+        "resource": _with_server(content.capability),
+        "content": content.content,
+        "warnings": request.warnings,
+        **_source(content),
+    }
+
+
+def _prompt_content(request: Request, content: CapabilityContent) -> PromptContent:
+    return {
+        "prompt": _with_server(content.capability),
+        "content": content.content,
+        "warnings": request.warnings,
+        **_source(content),
+    }
 
 
 # Servers.
@@ -125,28 +178,28 @@ async def list_mcp_servers(
     return servers
 
 
-async def get_mcp_server(request: Request, id: UUID) -> McpServer:
+async def get_mcp_server(request: Request, id: ServerId) -> McpServer:
     """Get an MCP server, without its credentials."""
     return await request.ring.mcp.servers.get(request.project_id, id)
 
 
-async def update_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
+async def update_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null fields are ignored."""
     return await request.ring.mcp.servers.update(request.project_id, id, body)
 
 
-async def patch_mcp_server(request: Request, id: UUID, body: McpServerUpdate) -> McpServer:
+async def patch_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null clears `auth_config` or `capabilities`."""
     return await request.ring.mcp.servers.patch(request.project_id, id, body)
 
 
-async def delete_mcp_server(request: Request, id: UUID) -> DeletedMcpServer:
+async def delete_mcp_server(request: Request, id: ServerId) -> DeletedMcpServer:
     """Delete an MCP server with its capabilities and their executions."""
     await request.ring.mcp.servers.delete(request.project_id, id)
     return {"message": "Server deleted successfully"}
 
 
-async def get_mcp_server_secret(request: Request, id: UUID) -> McpServerSecret:
+async def get_mcp_server_secret(request: Request, id: ServerId) -> McpServerSecret:
     """Get the credentials of an MCP server. The request is recorded in the audit log."""
     auth_config = await request.ring.mcp.servers.read_secret(
         request.project_id, id, actor=request.actor
@@ -155,13 +208,20 @@ async def get_mcp_server_secret(request: Request, id: UUID) -> McpServerSecret:
 
 
 async def refresh_mcp_server(
-    request: Request, id: UUID, body: CapabilityRefresh
+    request: Request, id: ServerId, body: CapabilityRefresh
 ) -> CapabilityRefreshResult:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
-    return await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    result.warnings = request.warnings
+    return cast("CapabilityRefreshResult", result.to_response())
 
 
 # Capabilities.
+
+
+def _response(capability: AnyCapability) -> AnyCapability:
+    """Return what is written for a capability: its fields, and its other members beside them."""
+    return cast("AnyCapability", capability.to_response())
 
 
 async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -> list[Any]:
@@ -169,7 +229,7 @@ async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -
     # Also after a page that is not full: it may have ended early.
     if capabilities:
         request.response_headers = link(query, query.next(request.project_id, capabilities[-1]))
-    return capabilities
+    return [capability.to_response() for capability in capabilities]
 
 
 async def list_tools(request: Request, query: ToolPage) -> Annotated[list[McpTool], "Link"]:
@@ -191,77 +251,83 @@ async def list_prompts(
     return await _list(request, "prompt", query)
 
 
-async def add_tool(request: Request, body: NewTool) -> Annotated[McpTool, NotFound, Conflict]:
+async def add_tool(request: Request, body: NewTool) -> Annotated[AddedMcpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
-    return await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    tool = await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    return cast("AddedMcpTool", tool.to_response() | {"warnings": request.warnings})
 
 
-async def get_tool(request: Request, id: UUID) -> McpTool:
+async def get_tool(request: Request, id: ToolId) -> McpTool:
     """Get a tool."""
     tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
-    return tool
+    return _response(tool)
 
 
-async def get_resource(request: Request, id: UUID) -> McpResource:
+async def get_resource(request: Request, id: ResourceId) -> McpResource:
     """Get a resource, without its content."""
     resource: McpResource = await request.ring.mcp.capabilities.get(
         request.project_id, "resource", id
     )
-    return resource
+    return _response(resource)
 
 
-async def get_prompt(request: Request, id: UUID) -> McpPrompt:
+async def get_prompt(request: Request, id: PromptId) -> McpPrompt:
     """Get a prompt, without its content."""
     prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
-    return prompt
+    return _response(prompt)
 
 
 async def acknowledge_tool(
-    request: Request, id: UUID, body: Acknowledgement
+    request: Request, id: ToolId, body: Acknowledgement
 ) -> Annotated[McpTool, Conflict]:
     """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
-    return await request.ring.mcp.capabilities.acknowledge(
+    tool = await request.ring.mcp.capabilities.acknowledge(
         request.project_id, id, body.definition_sha256, actor=request.actor
     )
+    return _response(tool)
 
 
-async def get_resource_content(request: Request, id: UUID) -> ResourceContent:
+async def get_resource_content(request: Request, id: ResourceId) -> ResourceContent:
     """Get the recorded content of a resource."""
     return _resource_content(
-        await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
+        request, await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
     )
 
 
-async def set_resource_content(request: Request, id: UUID, body: NewContent) -> ResourceContent:
+async def set_resource_content(
+    request: Request, id: ResourceId, body: NewContent
+) -> ResourceContent:
     """Record the content of a resource."""
     return _resource_content(
+        request,
         await request.ring.mcp.capabilities.set_content(
             request.project_id, "resource", id, body.content
-        )
+        ),
     )
 
 
-async def get_prompt_content(request: Request, id: UUID) -> PromptContent:
+async def get_prompt_content(request: Request, id: PromptId) -> PromptContent:
     """Get the recorded content of a prompt, before rendering."""
     return _prompt_content(
-        await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
+        request, await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
     )
 
 
-async def set_prompt_content(request: Request, id: UUID, body: NewContent) -> PromptContent:
+async def set_prompt_content(request: Request, id: PromptId, body: NewContent) -> PromptContent:
     """Record the content of a prompt: a text or messages."""
     return _prompt_content(
+        request,
         await request.ring.mcp.capabilities.set_content(
             request.project_id, "prompt", id, body.content
-        )
+        ),
     )
 
 
-async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> RenderedPrompt:
+async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -> RenderedPrompt:
     """Render a prompt with arguments, if its content was recorded."""
     content = await request.ring.mcp.capabilities.render_prompt(request.project_id, id, body.root)
     return {
-        "prompt": content.capability,
+        "prompt": _with_server(content.capability),
         "arguments": body.root,
         "rendered": content.content,
         **_source(content),
@@ -271,20 +337,28 @@ async def render_prompt(request: Request, id: UUID, body: PromptArguments) -> Re
 # Executions.
 
 
+@dataclass(slots=True)
+class RecordedToolExecution(ToolExecution):
+    """An execution that was recorded. `warnings`: what of it is not stored as it was sent."""
+
+    warnings: list[RequestWarning]
+
+
 async def record_execution(
-    request: Request, id: UUID, body: NewToolExecution, key: IdempotencyKeyHeader
-) -> ToolExecution:
+    request: Request, id: ToolId, body: NewToolExecution, key: IdempotencyKeyHeader
+) -> RecordedToolExecution:
     """Record an execution of a tool. This server never executes it."""
     execution, is_replay = await request.ring.mcp.executions.record(
         request.project_id, id, body, key
     )
     if is_replay:
         request.response_headers = REPLAYED
-    return execution
+    stored = {field.name: getattr(execution, field.name) for field in fields(execution)}
+    return RecordedToolExecution(**stored, warnings=request.warnings)
 
 
 async def list_executions(
-    request: Request, id: UUID, query: ExecutionPage
+    request: Request, id: ToolId, query: ExecutionPage
 ) -> Annotated[list[ToolExecution], "Link"]:
     """List a tool's executions, newest first. A page of large executions ends early."""
     executions = await request.ring.mcp.executions.history(request.project_id, id, query)
@@ -293,6 +367,6 @@ async def list_executions(
     return executions
 
 
-async def get_tool_stats(request: Request, id: UUID, query: ToolStatsQuery) -> ToolStats:
+async def get_tool_stats(request: Request, id: ToolId, query: ToolStatsQuery) -> ToolStats:
     """Summarize a tool's executions: count, errors, and percentiles of their durations."""
     return await request.ring.mcp.executions.stats(request.project_id, id, query.days)

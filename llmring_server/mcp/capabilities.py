@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -39,10 +39,13 @@ from llmring_server.mcp.models import (
     NewTool,
     OfferedCapability,
     capability_from_row,
+    label_of,
 )
 from llmring_server.mcp.prompts import argument_spec, check_arguments, render_prompt
 
 MAX_DEFINITION_BYTES = 64 * 1024
+# Icons may be in the definition itself, as data URLs.
+MAX_MEMBERS_BYTES = 512 * 1024
 MAX_CONTENT_BYTES = 2 * 1024 * 1024
 
 # How long inactive capabilities are kept where the project sets no retention.
@@ -83,9 +86,15 @@ class McpCapabilities(Repository):
         counts = orjson.dumps(request.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("lock_server", project_id=project_id, server_id=server_id)
+            await inside._fetch_one(
+                "lock_server", "Server", project_id=project_id, server_id=server_id
+            )
             server_row = await inside._fetch_one(
-                "mark_refreshed", project_id=project_id, server_id=server_id, counts=counts
+                "mark_refreshed",
+                "Server",
+                project_id=project_id,
+                server_id=server_id,
+                counts=counts,
             )
             rows = await inside._fetch_all(
                 "replace_capabilities",
@@ -100,7 +109,9 @@ class McpCapabilities(Repository):
         capabilities = rows_as_json([new])
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._fetch_one("lock_server", project_id=project_id, server_id=new.server_id)
+            await inside._fetch_one(
+                "lock_server", "Server", project_id=project_id, server_id=new.server_id
+            )
             added = await inside._fetch_all(
                 "add_tool",
                 project_id=project_id,
@@ -110,7 +121,7 @@ class McpCapabilities(Repository):
             if not added:
                 raise Conflict("The server already has a tool with this name.")
             totals = await inside._fetch_one(
-                "update_counts", project_id=project_id, server_id=new.server_id
+                "update_counts", "Server", project_id=project_id, server_id=new.server_id
             )
             # Clients refresh with the page that they read: a tool beyond it would be removed.
             if totals["tools"] > MAX_CAPABILITIES or totals["size"] > MAX_PAGE_BYTES:
@@ -142,7 +153,7 @@ class McpCapabilities(Repository):
     async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
         """Return a capability, without its content."""
         row = await self._fetch_one(
-            "get", project_id=project_id, kind=kind, id=id, with_content=False
+            "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=False
         )
         return capability_from_row(project_id, kind, row, McpServerRef.from_row(row))
 
@@ -151,7 +162,7 @@ class McpCapabilities(Repository):
     ) -> CapabilityContent:
         """Return a capability with its recorded content."""
         row = await self._fetch_one(
-            "get", project_id=project_id, kind=kind, id=id, with_content=True
+            "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=True
         )
         return CapabilityContent(
             capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
@@ -167,7 +178,12 @@ class McpCapabilities(Repository):
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._fetch_one(
-                "set_content", project_id=project_id, kind=kind, id=id, content=text
+                "set_content",
+                kind.capitalize(),
+                project_id=project_id,
+                kind=kind,
+                id=id,
+                content=text,
             )
             return await inside.get_content(project_id, kind, id)
 
@@ -202,29 +218,45 @@ def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
 
     InvalidRequest if two have the same name, or if one is too large.
     """
-    names = {(capability.kind, capability.to_row().name) for capability in capabilities}
-    if len(names) < len(capabilities):
-        raise InvalidRequest("duplicate name within tools, resources or prompts")
+    names = set()
+    for capability in capabilities:
+        name = capability.kind, capability.to_row().name
+        if name in names:
+            raise InvalidRequest(f"{label_of(*name)}: the name occurs twice")
+        names.add(name)
     return encode_json([_stored_row(capability) for capability in capabilities]).decode()
 
 
 def _stored_row(capability: OfferedCapability) -> dict[str, Any]:
     row = capability.to_row()
+    members = capability.members
+    label = label_of(capability.kind, row.name)
     # What is too large is rejected before its digest is computed, which takes longer.
-    definition = dump_bounded_json(row.definition, "definition", MAX_DEFINITION_BYTES)
-    dump_bounded_json(row.content, "content", MAX_CONTENT_BYTES)
+    definition = dump_bounded_json(row.definition, f"{label}: definition", MAX_DEFINITION_BYTES)
+    members_json = dump_bounded_json(members, f"{label}: other members", MAX_MEMBERS_BYTES)
+    dump_bounded_json(row.content, f"{label}: content", MAX_CONTENT_BYTES)
     return row._asdict() | {
         "id": str(new_id()),
         "kind": capability.kind,
+        "members": members or None,
         "digest": definition_digest(capability).hex(),
-        "size": len(definition.encode()) + len(orjson.dumps(capability.description)),
+        "digest_v1": definition_digest(capability, version=1).hex(),
+        "size": len((definition + members_json).encode())
+        + len(orjson.dumps(capability.description)),
     }
 
 
-def definition_digest(capability: OfferedCapability) -> bytes:
-    """Return the SHA-256 of a definition, without its content, as canonical JSON (RFC 8785)."""
+def definition_digest(capability: OfferedCapability, version: Literal[1, 2] = 2) -> bytes:
+    """Return the SHA-256 of a definition, without its content, as canonical JSON (RFC 8785).
+
+    Version 1 covers the fields that this server interprets, version 2 also all other members.
+    Without any, both are the same.
+    """
     # Clients store this digest, which covers the names of the fields: they must not change.
-    definition = capability.model_dump(exclude={"content", "server_id"})
+    names = type(capability).model_fields.keys() - {"content", "server_id"}
+    definition = {name: getattr(capability, name) for name in names}
+    if version > 1:
+        definition |= capability.members
     return sha256(rfc8785.dumps(_interoperable(definition))).digest()
 
 

@@ -13,6 +13,7 @@ from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
+from llmring_server.errors import NotFound
 from llmring_server.mcp.models import ExecutionPage, NewToolExecution, ToolExecution, ToolStats
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 
@@ -23,6 +24,7 @@ MAX_PAYLOAD_BYTES = 2 * 1024 * 1024
 class McpExecutions(Repository):
     """The executions of every project's tools. This server never executes a tool."""
 
+    row_kind = "Tool"
     sql = "mcp/executions"
     tables = (Table("executions", "MCP executions", "erase_executions", schema="mcp"),)
     retention = (Retention("delete_expired_executions", "executions", "executions.expire"),)
@@ -107,7 +109,7 @@ class McpExecutions(Repository):
             output_json = dump_bounded_json(execution.output, "output", MAX_PAYLOAD_BYTES)
             size += len(output_json.encode())
         logged_at = None if execution.log_id is None else moment_of(execution.log_id)
-        await self._fetch_one(
+        known = await self._fetch_one(
             "record",
             project_id=project_id,
             tool_id=execution.tool_id,
@@ -123,6 +125,9 @@ class McpExecutions(Repository):
             input=input_json,
             output=output_json,
         )
+        for kind in ("tool", "conversation", "call"):
+            if not known[kind]:
+                raise NotFound.of(kind.capitalize())
 
     async def _require_tool(self, project_id: ProjectId, tool_id: UUID) -> None:
         """Raise NotFound unless there is such a tool."""

@@ -1,12 +1,22 @@
 """MCP models: servers, their capabilities (tools, resources and prompts), and executions."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
@@ -20,6 +30,7 @@ from llmring_server.core.strict_json import (
     check_json,
     load_json,
 )
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
 
@@ -49,7 +60,7 @@ def _check_uri_length(uri: str) -> str:
 
 Name = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
-Description = Annotated[str, Field(max_length=50_000), AfterValidator(check_json)]
+Description = Annotated[str, Field(max_length=50_000), JsonRules(free_text=True)]
 
 # The pattern is for the OpenAPI document only: the validator's message is easier to read.
 ServerUrl = Annotated[
@@ -67,7 +78,7 @@ ResourceUri = Annotated[
 
 InputSchema = Annotated[
     dict[str, Any],
-    JsonRules(max_depth=MAX_DOCUMENT_DEPTH),
+    JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH),
     BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
 ]
 
@@ -77,8 +88,14 @@ Content = Annotated[
 ]
 
 DeclaredArguments = Annotated[
-    dict[str, Any] | list[dict[str, Any]], JsonRules(max_depth=MAX_DOCUMENT_DEPTH)
+    dict[str, Any] | list[dict[str, Any]], JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)
 ]
+
+# A member of a capability that this server does not interpret.
+Member = Annotated[Any, JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)]
+# Members that have two names, in MCP and in this API, by the name here.
+MCP_NAMES = {"input_schema": "inputSchema", "mime_type": "mimeType"}
+MAX_NAME_IN_ERROR = 100
 
 # What a tool was given, and what it returned.
 Payload = Annotated[dict[str, Any], JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)]
@@ -188,8 +205,65 @@ class CapabilityRow(NamedTuple):
     content: Any = None
 
 
-class OfferedTool(BaseModel, strict=True):
-    """A tool that a server offers."""
+class OfferedCapabilityBase(BaseModel, strict=True, extra="allow"):
+    """What all capabilities have in common: members beyond their own are kept as they are."""
+
+    kind: ClassVar[CapabilityKind]
+    __pydantic_extra__: dict[str, Member] = Field(init=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_it_in_errors(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            capability = handler(value)
+        except ValidationError as exc:
+            name = value.get("name") or value.get("uri") if isinstance(value, dict) else None
+            if not isinstance(name, str):
+                raise
+            label = label_of(cls.kind, name)
+            raise ValidationError.from_exception_data(
+                cls.__name__, [_labelled(error, label) for error in exc.errors()]
+            ) from exc
+        capability._reject_ambiguity()
+        return capability
+
+    def _reject_ambiguity(self) -> None:
+        """Raise ValueError if a member is there under both of its names, with two values."""
+        extra = self.model_extra or {}
+        for name, mcp_name in MCP_NAMES.items():
+            for other in {name, mcp_name} & extra.keys():
+                if extra[other] not in (None, getattr(self, name, None)):
+                    label = label_of(self.kind, self.to_row().name)
+                    raise ValueError(f"{mcp_name} and {name} differ: send one ({label})")
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The members beyond those that have a field. Null says the same as no member."""
+        return {
+            name: value
+            for name, value in (self.model_extra or {}).items()
+            if value is not None and name not in NOT_MEMBERS
+        }
+
+    def to_row(self) -> CapabilityRow:
+        raise NotImplementedError
+
+
+def label_of(kind: CapabilityKind, name: str) -> str:
+    """Return how errors name a capability, without what could forge a line of a log."""
+    shown = name if name.isprintable() else ascii(name)[1:-1]
+    return f'{kind} "{shown[:MAX_NAME_IN_ERROR]}"'
+
+
+def _labelled(error: ErrorDetails, label: str) -> InitErrorDetails:
+    message = PydanticCustomError(
+        error["type"], "{message}", {"message": f"{error['msg']} ({label})"}
+    )
+    return {"type": message, "loc": error["loc"], "input": error["input"]}
+
+
+class OfferedTool(OfferedCapabilityBase, strict=True):
+    """A tool that a server offers, with any other members that MCP has or will have for it."""
 
     kind: ClassVar[CapabilityKind] = "tool"
     name: Name
@@ -210,8 +284,11 @@ class NewTool(OfferedTool, strict=True):
     server_id: Annotated[UUID, Field(strict=False)]
 
 
-class OfferedResource(BaseModel, strict=True):
-    """A resource that a server offers, with or without its content."""
+class OfferedResource(OfferedCapabilityBase, strict=True):
+    """A resource that a server offers, or a template of resources: its `uriTemplate` is the `uri`.
+
+    It may have its content, and other members that MCP has or will have for it.
+    """
 
     kind: ClassVar[CapabilityKind] = "resource"
     uri: ResourceUri
@@ -221,6 +298,13 @@ class OfferedResource(BaseModel, strict=True):
         None, validation_alias=AliasChoices("mimeType", "mime_type")
     )
     content: Content | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _template_has_a_uri(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("uri") is None and "uriTemplate" in value:
+            return {**value, "uri": value["uriTemplate"]}
+        return value
 
     def to_row(self) -> CapabilityRow:
         return CapabilityRow(
@@ -232,8 +316,11 @@ class OfferedResource(BaseModel, strict=True):
         )
 
 
-class OfferedPrompt(BaseModel, strict=True):
-    """A prompt that a server offers, with or without its content: a text or messages."""
+class OfferedPrompt(OfferedCapabilityBase, strict=True):
+    """A prompt that a server offers, with or without its content: a text or messages.
+
+    It may have other members that MCP has or will have for it.
+    """
 
     kind: ClassVar[CapabilityKind] = "prompt"
     name: Name
@@ -254,19 +341,32 @@ OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 
 
 class CapabilityRefresh(BaseModel, strict=True):
-    """All capabilities of a server. Those that are missing here are no longer offered."""
+    """All capabilities of a server. Those that are missing here are no longer offered.
+
+    Templates of resources, as MCP lists them apart, count as resources.
+    """
 
     tools: Annotated[list[OfferedTool], Field(max_length=MAX_CAPABILITIES)] | None = None
     resources: Annotated[list[OfferedResource], Field(max_length=MAX_CAPABILITIES)] | None = None
+    resource_templates: (
+        Annotated[list[OfferedResource], Field(max_length=MAX_CAPABILITIES)] | None
+    ) = Field(None, validation_alias=AliasChoices("resourceTemplates", "resource_templates"))
     prompts: Annotated[list[OfferedPrompt], Field(max_length=MAX_CAPABILITIES)] | None = None
 
+    @model_validator(mode="after")
+    def _resources_fit_on_one_page(self) -> Self:
+        if self.counts()["resources"] > MAX_CAPABILITIES:
+            raise ValueError(f"resources and their templates must be at most {MAX_CAPABILITIES:,}")
+        return self
+
     def capabilities(self) -> list[OfferedCapability]:
-        return [*(self.tools or ()), *(self.resources or ()), *(self.prompts or ())]
+        resources = [*(self.resources or ()), *(self.resource_templates or ())]
+        return [*(self.tools or ()), *resources, *(self.prompts or ())]
 
     def counts(self) -> dict[str, int]:
         return {
             "tools": len(self.tools or ()),
-            "resources": len(self.resources or ()),
+            "resources": len(self.resources or ()) + len(self.resource_templates or ()),
             "prompts": len(self.prompts or ()),
         }
 
@@ -329,7 +429,7 @@ class McpServerRef:
 
 @dataclass(slots=True)
 class CapabilityBase:
-    """The fields that all capabilities have."""
+    """The fields that all capabilities have; a response also has the `members`, by their names."""
 
     id: UUID
     server_id: UUID
@@ -339,25 +439,35 @@ class CapabilityBase:
     project_id: ProjectId
     server: McpServerRef
     api_key_id: FormerKeyId
+    members: Annotated[dict[str, Any], Field(exclude=True)]
+
+    def to_response(self) -> dict[str, Any]:
+        """Return the fields, and the members beside them."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        del own["members"]
+        return self.members | own
 
 
 @dataclass(slots=True)
 class McpTool(CapabilityBase):
-    """A tool and its input schema.
+    """A tool and its input schema, with the other members that its server sent.
 
     `definition_changed_at` is set while the definition differs from the one that was acknowledged.
+    `definition_sha256` is the digest of the whole definition, or in version 1, which is from before
+    other members were kept, of `name`, `description` and `input_schema`.
     """
 
     kind: ClassVar[CapabilityKind] = "tool"
     name: str
     input_schema: dict[str, Any]
     definition_sha256: str
+    definition_version: Literal[1, 2]
     definition_changed_at: datetime | None
 
 
 @dataclass(slots=True)
 class McpResource(CapabilityBase):
-    """A resource, without its content."""
+    """A resource, without its content, with the other members that its server sent."""
 
     kind: ClassVar[CapabilityKind] = "resource"
     uri: str
@@ -367,7 +477,10 @@ class McpResource(CapabilityBase):
 
 @dataclass(slots=True)
 class McpPrompt(CapabilityBase):
-    """A prompt and the arguments that it declares, without its content."""
+    """A prompt and the arguments that it declares, without its content.
+
+    It has the other members that its server sent.
+    """
 
     kind: ClassVar[CapabilityKind] = "prompt"
     name: str
@@ -375,6 +488,16 @@ class McpPrompt(CapabilityBase):
 
 
 Capability = McpTool | McpResource | McpPrompt
+
+# Members of responses. A client that reports what it read sends them back.
+NOT_MEMBERS = {
+    *MCP_NAMES,
+    *MCP_NAMES.values(),
+    *(field.name for kind in (McpTool, McpResource, McpPrompt) for field in fields(kind)),
+    "server_name",
+    "server_url",
+    "warnings",
+}
 
 
 def capability_from_row(
@@ -390,6 +513,7 @@ def capability_from_row(
         "project_id": project_id,
         "server": server,
         "api_key_id": None,
+        "members": load_json(row["members"]) if row["members"] else {},
     }
     # A tool has a definition; a prompt may have one, a resource never.
     definition: Any = None
@@ -402,6 +526,7 @@ def capability_from_row(
                 name=row["name"],
                 input_schema=definition,
                 definition_sha256=row["digest"].hex(),
+                definition_version=1 if row["digest_v1"] is None else 2,
                 definition_changed_at=row["definition_changed_at"],
             )
         case "resource":
@@ -431,7 +556,10 @@ class CapabilityNames:
 
 @dataclass(slots=True)
 class CapabilityRefreshResult:
-    """A server's capabilities after a refresh, and what it changed."""
+    """A server's capabilities after a refresh, and what it changed.
+
+    `warnings`: what of the request is not stored as it was sent.
+    """
 
     server: McpServer
     tools: list[McpTool]
@@ -440,6 +568,14 @@ class CapabilityRefreshResult:
     added: CapabilityNames
     changed: CapabilityNames
     removed: CapabilityNames
+    warnings: list[RequestWarning] = field(default_factory=list)
+
+    def to_response(self) -> Any:
+        """Return the fields, with the other members of the capabilities beside their own."""
+        response = {field.name: getattr(self, field.name) for field in fields(self)}
+        for kind in ("tools", "resources", "prompts"):
+            response[kind] = [capability.to_response() for capability in response[kind]]
+        return response
 
 
 # Executions.

@@ -4,9 +4,13 @@ A stored secret is a version byte, the id of its key, a nonce and the ciphertext
 encrypts; all keys decrypt, so that keys can be rotated while the server runs.
 """
 
+import os
 import secrets
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +24,10 @@ from llmring_server.errors import DecryptionFailed, InvalidRequest
 
 MAX_SECRET_BYTES = 64 * 1024
 
+# In the data directory of a development server.
+LOCAL_KEY_NAME = "sealing.key"
+
+_KEY_BYTES = 32
 _VERSION = b"\1"
 # The version, and four bytes of the key's digest.
 _KEY_ID_LENGTH = 5
@@ -40,7 +48,8 @@ class SecretBox:
         """The first bytes of every secret that is encrypted now; InvalidRequest without a key."""
         if not self._ciphers:
             raise InvalidRequest(
-                "auth_config: secrets cannot be stored: LLMRING_SEALING_KEYS is not set",
+                "auth_config: credentials are stored encrypted, and there is no key: set"
+                " LLMRING_SEALING_KEYS to what `openssl rand -hex 32` prints",
                 "secrets_not_configured",
             )
         return next(iter(self._ciphers))
@@ -70,6 +79,23 @@ class SecretBox:
         except InvalidTag as exc:
             raise DecryptionFailed from exc
         return load_json(plaintext.decode())
+
+
+def local_key(folder: Path) -> SecretStr:
+    """Return the key that is kept in this folder, for development; make one if there is none."""
+    path = folder / LOCAL_KEY_NAME
+    if not path.exists():
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        # Two processes that start together take the same key, and never one that is half written.
+        descriptor, new_path = tempfile.mkstemp(dir=folder)  # its mode is 0600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            with suppress(FileExistsError):
+                os.link(new_path, path)
+        finally:
+            Path(new_path).unlink()
+    return SecretStr(path.read_text().strip())
 
 
 def _key_id(key: bytes) -> bytes:

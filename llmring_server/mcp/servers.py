@@ -33,6 +33,7 @@ REENCRYPT_BATCH_SIZE = 500
 class McpServers(Repository):
     """The MCP servers of every project. This server never connects to any of them."""
 
+    row_kind = "Server"
     sql = "mcp/servers"
     tables = (Table("servers", "MCP servers", "erase_servers", ("UPDATE", "DELETE"), "mcp"),)
 

@@ -8,7 +8,9 @@ from typing_extensions import TypedDict
 from llmring_server.errors import NotFound
 from llmring_server.pricing.cost import UNITS_PER_PRICE
 from llmring_server.pricing.models import CostExplanation, PriceDetail, PriceQuery
-from llmring_server.web.request import Request
+from llmring_server.web.request import IdOf, Request
+
+CallId = Annotated[UUID, IdOf("Call")]
 
 
 class PriceList(TypedDict):
@@ -25,6 +27,6 @@ async def list_prices(request: Request, query: PriceQuery) -> Annotated[PriceLis
     return {"currency": "USD", "per": UNITS_PER_PRICE, "prices": prices}
 
 
-async def explain_cost(request: Request, id: UUID) -> CostExplanation:
+async def explain_cost(request: Request, id: CallId) -> CostExplanation:
     """Explain the cost of a call, line by line."""
     return await request.ring.prices.explain(request.project_id, id)

@@ -66,6 +66,7 @@ def _make_book(overrides: Sequence[asyncpg.Record], snapshot: RegistrySnapshot) 
 class Pricing(Repository):
     """The prices of a deployment: overrides, then the registry, then the built-in price book."""
 
+    row_kind = "Call"
     sql = "pricing/prices"
     tables = (Table("price_overrides", grants=("UPDATE", "DELETE")), Table("prices"))
 

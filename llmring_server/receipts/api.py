@@ -4,7 +4,7 @@ import json
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
@@ -28,7 +28,7 @@ from llmring_server.receipts.verification import VerificationResult, invalid_res
 from llmring_server.usage.api import jsonl_response
 from llmring_server.usage.export import JSONL_MEDIA_TYPE
 from llmring_server.usage.models import Call
-from llmring_server.web.request import RawBody, Request, link, render
+from llmring_server.web.request import IdOf, RawBody, Request, link, render
 from llmring_server.web.request_limits import JSON
 from llmring_verify.canonical_json import NotVerified, parse
 from llmring_verify.keys import KeyState
@@ -37,6 +37,10 @@ from llmring_verify.keys import KeyState
 PUBLIC_KEY_HEADERS = {"Cache-Control": "public, max-age=3600"}
 TEXT = "text/plain; charset=utf-8"
 PEM = "application/x-pem-file"
+
+# `rcpt_` and 32 digits, the UUID of the envelope, or whatever another server chose.
+ReceiptId = Annotated[str, Field(pattern=r"^[^\x00]+$"), IdOf("Receipt")]
+CallId = Annotated[UUID, IdOf("Call")]
 
 
 class ReceiptToStore(BaseModel):
@@ -60,18 +64,18 @@ async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[Recei
     return page
 
 
-async def get_receipt(request: Request, id: str) -> Receipt:
+async def get_receipt(request: Request, id: ReceiptId) -> Receipt:
     """Get a receipt, with the envelope that proves it."""
     return await request.ring.receipts.get(request.project_id, id)
 
 
-async def list_receipt_calls(request: Request, id: str, query: OffsetPage) -> ReceiptCalls:
+async def list_receipt_calls(request: Request, id: ReceiptId, query: OffsetPage) -> ReceiptCalls:
     """List the calls that a receipt certifies, newest first."""
     with request.long_running_slot():
         return await request.ring.receipts.calls(request.project_id, id, query)
 
 
-async def get_receipt_proof(request: Request, id: str, log_id: UUID) -> InclusionProof:
+async def get_receipt_proof(request: Request, id: ReceiptId, log_id: CallId) -> InclusionProof:
     """Get the proof that a batch receipt certifies a call."""
     with request.long_running_slot():
         return await request.ring.receipts.proof(request.project_id, id, log_id)
@@ -134,7 +138,7 @@ def _require_json(data: bytes) -> None:
 
 
 async def export_receipt(
-    request: Request, id: str
+    request: Request, id: ReceiptId
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: Call}]:
     """Export the calls that a receipt certifies, newest first, as JSON lines."""
     calls = request.ring.receipts.export(request.project_id, id)

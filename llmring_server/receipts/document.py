@@ -48,7 +48,7 @@ class ReceiptDraft(NamedTuple):
     def legacy_receipt(self, model: str) -> dict[str, Any]:
         """Return the 13 fields of a legacy receipt."""
         return {
-            "receipt_id": str(self.id),
+            "receipt_id": legacy.flat_id(str(self.id)),
             "timestamp": self.issued_at.isoformat(),
             "alias": self.totals.alias,
             "profile": self.totals.profile,

@@ -148,7 +148,10 @@ def type_of_model(model: str) -> ReceiptType:
 
 
 class StoredReceipt(NamedTuple):
-    """A row of a receipt: the signed bytes in both formats, word for word."""
+    """A row of a receipt: the signed bytes in both formats, word for word.
+
+    `id` is the UUID in the envelope, or without one, the id in the legacy fields.
+    """
 
     id: str
     kid: str
@@ -161,6 +164,12 @@ class StoredReceipt(NamedTuple):
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> "StoredReceipt":
         return cls(**{name: row[name] for name in cls._fields})
+
+    @property
+    def flat_id(self) -> str:
+        """The id that is signed in the legacy fields."""
+        flat_id: str = orjson.loads(self.legacy_body)["receipt_id"]
+        return flat_id
 
     def to_response(self) -> Receipt:
         fields = orjson.loads(self.legacy_body)

@@ -112,6 +112,7 @@ def _day_of(row: asyncpg.Record) -> datetime:
 class CallSelection(Repository):
     """Selects the calls that a receipt certifies."""
 
+    row_kind = "Call"
     sql = "receipts/selection"
 
     async def pages(

@@ -50,10 +50,10 @@ from llmring_server.receipts.signing_keys import Keyring, KeyringSource, Signing
 from llmring_server.receipts.totals import ReceiptTotals, call_from_row
 from llmring_server.receipts.verification import VerificationResult, verify_document, verify_fields
 from llmring_server.usage.models import Call
+from llmring_verify import legacy
 from llmring_verify.canonical_json import CannotVerify, NotVerified
 from llmring_verify.merkle import InclusionPath, MerkleRoot, leaf_hash
 from llmring_verify.receipt import leaf_entry
-from llmring_verify.schema import is_uuid
 from llmring_verify.verify import TrustedKeys
 
 # Totals of lists are counted up to this number.
@@ -66,6 +66,7 @@ _FIRST_CALLS = OffsetPage()
 class Receipts(Repository):
     """The receipts of all projects, including those that were signed elsewhere."""
 
+    row_kind = "Receipt"
     sql = "receipts/receipts"
     tables = (
         Table("receipt_calls", "receipt calls", "erase_receipt_calls"),
@@ -115,7 +116,7 @@ class Receipts(Repository):
             await inside._lock_project(project_id)
             receipt = await inside._receipt_for_call(keyring, project_id, log_id)
         if receipt is None:
-            raise NotFound
+            raise NotFound.of("Call")
         return receipt
 
     async def receipt_for_call(self, project_id: ProjectId, log_id: UUID) -> Receipt | None:
@@ -233,12 +234,12 @@ class Receipts(Repository):
         self, project_id: ProjectId, id: str, page: OffsetPage = _FIRST_CALLS
     ) -> ReceiptCalls:
         """Return a page of the calls of a receipt that are still stored, newest first."""
-        await self._get(project_id, id)
+        receipt = await self._get(project_id, id)
         rows = await self._fetch_all(
-            "list_calls", project_id=project_id, id=id, **page.model_dump()
+            "list_calls", project_id=project_id, id=receipt.id, **page.model_dump()
         )
-        count = await self._fetch_one("count_calls", project_id=project_id, id=id)
-        return {"receipt_id": id, **_page_of_calls(rows, count["total"], page)}
+        count = await self._fetch_one("count_calls", project_id=project_id, id=receipt.id)
+        return {"receipt_id": receipt.flat_id, **_page_of_calls(rows, count["total"], page)}
 
     async def uncertified(
         self, project_id: ProjectId, page: OffsetPage = _FIRST_CALLS
@@ -255,8 +256,8 @@ class Receipts(Repository):
 
         The generator holds a transaction: use `contextlib.aclosing` if you may stop before its end.
         """
-        await self._get(project_id, id)
-        rows = self._stream("export", project_id=project_id, id=id)
+        receipt = await self._get(project_id, id)
+        rows = self._stream("export", project_id=project_id, id=receipt.id)
         async with aclosing(Call.from_stream(rows)) as calls:
             async for call in calls:
                 yield call
@@ -267,17 +268,20 @@ class Receipts(Repository):
         Raise NotFound if the receipt does not certify the call or the call is no longer stored, and
         InvalidRequest if the receipt is of one call, which it contains.
         """
-        envelope = (await self._get(project_id, id)).envelope()
-        position = await self._fetch_one("leaf_index", project_id=project_id, id=id, log_id=log_id)
+        receipt = await self._get(project_id, id)
+        envelope = receipt.envelope()
+        position = await self._fetch_one(
+            "leaf_index", "Call", project_id=project_id, id=receipt.id, log_id=log_id
+        )
         if envelope is None:
-            raise NotFound
+            raise NotFound.of("Proof")
         if envelope["receipt"]["kind"] != "batch":
             raise InvalidRequest(
                 "A receipt for a single call contains the call; there is no separate proof."
             )
         call = call_from_row(await self._selection.call(project_id, log_id))
         path = InclusionPath(position["index"])
-        async with aclosing(self._stream("leaves", project_id=project_id, id=id)) as rows:
+        async with aclosing(self._stream("leaves", project_id=project_id, id=receipt.id)) as rows:
             async for row in rows:
                 path.add(row["leaf"])
         return {
@@ -308,20 +312,22 @@ class Receipts(Repository):
             stored = verify_fields(self._trusted_keys(), document)
         except (NotVerified, CannotVerify) as exc:
             raise BadRequest(f"Invalid receipt signature: {exc}") from None
-        if stored.signed is None and is_uuid(stored.id):
+        if stored.signed is None and legacy.envelope_id(stored.id):
             raise BadRequest("The envelope is missing: only legacy receipts have none.")
         if not await self._insert_receipt(project_id, stored):
             existing = await self._get(project_id, stored.id)
             same = (stored.legacy_body, stored.legacy_signature)
             if (existing.legacy_body, existing.legacy_signature) != same:
                 raise Conflict("Another receipt is stored under this id.")
-        return stored.id
+        return stored.flat_id
 
     def _trusted_keys(self) -> TrustedKeys:
         keyring = self.keyring
         return keyring.trusted if keyring else {}
 
     async def _get(self, project_id: ProjectId, id: str) -> StoredReceipt:
+        """Return a receipt by the id in its envelope, or by the one beside it."""
+        id = legacy.envelope_id(id) or id
         return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
 
 

@@ -12,7 +12,6 @@ from llmring_verify import legacy
 from llmring_verify.canonical_json import CannotVerify, NotVerified
 from llmring_verify.keys import is_valid_signature
 from llmring_verify.receipt import open_envelope
-from llmring_verify.schema import is_uuid
 from llmring_verify.verify import TrustedKeys, verify_envelope, verify_receipt
 
 NOT_A_RECEIPT = "receipt: must be a receipt with its 13 fields and signature, or an envelope"
@@ -102,8 +101,9 @@ def verify_fields(keys: TrustedKeys, receipt: Mapping[str, Any]) -> StoredReceip
     fields = dict(receipt)
     # This also checks that all 13 fields are there.
     legacy_body = legacy.signed_bytes(fields)
+    receipt_id = receipt["receipt_id"]
     stored = StoredReceipt(
-        id=receipt["receipt_id"],
+        id=legacy.envelope_id(receipt_id) or receipt_id,
         kid="",
         legacy_body=legacy_body,
         legacy_signature=legacy.signature(fields),
@@ -123,7 +123,9 @@ def verify_fields(keys: TrustedKeys, receipt: Mapping[str, Any]) -> StoredReceip
 
 
 def _reject_unproved_fields(receipt: Mapping[str, Any]) -> None:
-    if is_uuid(receipt["receipt_id"]) and any(receipt.get(name) for name in _ENVELOPE_ONLY):
+    if legacy.envelope_id(receipt["receipt_id"]) and any(
+        receipt.get(name) for name in _ENVELOPE_ONLY
+    ):
         raise NotVerified("the envelope is missing; without it, only the 13 fields are proved")
     receipt_type = type_of_model(receipt["model"])
     if receipt.get("receipt_type", receipt_type) != receipt_type:

@@ -21,7 +21,7 @@ from llmring_server.registry.models import (
     RegistryEdition,
     exact_json,
 )
-from llmring_server.web.request import Request
+from llmring_server.web.request import IdOf, Request
 from llmring_server.web.request_limits import JSON
 
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -144,7 +144,12 @@ def _require_digits(text: str) -> str:
 
 Words = Annotated[frozenset[str], Field(max_length=MAX_WORDS), BeforeValidator(_split_words)]
 # Digits only: +1 and 1_000 would be other URLs of the same resource.
-Number = Annotated[int, Field(ge=0, lt=MAX_VERSION), BeforeValidator(_require_digits)]
+Number = Annotated[
+    int,
+    Field(ge=0, lt=MAX_VERSION),
+    BeforeValidator(_require_digits),
+    IdOf("Registry version"),
+]
 
 
 class RegistryFilter(BaseModel, frozen=True):

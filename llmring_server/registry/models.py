@@ -103,7 +103,7 @@ class RegistryEdition(NamedTuple):
         for file in self.files:
             if file.provider == provider:
                 return file
-        raise NotFound
+        raise NotFound.of("Registry file")
 
 
 class ParsedFile(NamedTuple):

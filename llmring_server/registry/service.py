@@ -177,7 +177,7 @@ class Registry(Repository):
         for file in reversed(snapshot.history):
             if (file.provider, file.version) == (provider, version):
                 return file
-        raise NotFound
+        raise NotFound.of("Registry file")
 
     async def status(self) -> list[ProviderStatus]:
         """Return the last attempt to fetch each provider's file."""

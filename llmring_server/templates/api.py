@@ -19,9 +19,10 @@ from llmring_server.templates.models import (
     TemplateVersion,
     VersionPage,
 )
-from llmring_server.web.request import Request, link
+from llmring_server.web.request import IdOf, Request, link
 
-VersionNumber = Annotated[int, Field(gt=0, lt=2**31)]
+TemplateId = Annotated[UUID, IdOf("Template")]
+VersionNumber = Annotated[int, Field(gt=0, lt=2**31), IdOf("Template version")]
 
 
 class LimitQuery(BaseModel):
@@ -69,26 +70,26 @@ async def get_template_stats(request: Request, query: LimitQuery) -> list[Templa
     return await request.ring.templates.stats(request.project_id, query.limit)
 
 
-async def get_template(request: Request, id: UUID) -> Template:
+async def get_template(request: Request, id: TemplateId) -> Template:
     """Get a template."""
     return await request.ring.templates.get(request.project_id, id)
 
 
-async def update_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
+async def update_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
     """Change the fields that are set and not null; a change of the content creates a version."""
     return await request.ring.templates.update(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
-async def patch_template(request: Request, id: UUID, body: TemplateUpdate) -> Template:
+async def patch_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
     """Change the fields that are set; null clears `description`, `system_prompt`, `max_tokens`."""
     return await request.ring.templates.patch(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
-async def delete_template(request: Request, id: UUID) -> DeletedTemplate:
+async def delete_template(request: Request, id: TemplateId) -> DeletedTemplate:
     """Deactivate a template; restore it with `is_active: true`."""
     await request.ring.templates.delete(
         request.project_id, id, actor=request.actor, may_share=_may_share(request)
@@ -96,18 +97,20 @@ async def delete_template(request: Request, id: UUID) -> DeletedTemplate:
     return {"message": "Template deleted successfully"}
 
 
-async def use_template(request: Request, id: UUID) -> Template:
+async def use_template(request: Request, id: TemplateId) -> Template:
     """Count one use of a template and return it."""
     return await request.ring.templates.use(request.project_id, id)
 
 
-async def render_template(request: Request, id: UUID, body: RenderRequest) -> RenderedTemplate:
+async def render_template(
+    request: Request, id: TemplateId, body: RenderRequest
+) -> RenderedTemplate:
     """Render a template's system prompt with variables."""
     return await request.ring.templates.render(request.project_id, id, body.variables, body.version)
 
 
 async def list_template_versions(
-    request: Request, id: UUID, query: VersionPage
+    request: Request, id: TemplateId, query: VersionPage
 ) -> Annotated[list[TemplateVersion], "Link"]:
     """List the versions of a template, newest first."""
     versions = await request.ring.templates.versions(request.project_id, id, query)
@@ -117,7 +120,7 @@ async def list_template_versions(
 
 
 async def get_template_version(
-    request: Request, id: UUID, version: VersionNumber
+    request: Request, id: TemplateId, version: VersionNumber
 ) -> TemplateVersion:
     """Get one version of a template."""
     return await request.ring.templates.version(request.project_id, id, version)

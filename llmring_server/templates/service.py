@@ -36,6 +36,7 @@ class Templates(Repository):
     records changes of shared templates with their `actor`.
     """
 
+    row_kind = "Template"
     sql = "templates/templates"
     tables = (
         Table("template_versions", "template versions", "erase_template_versions"),
@@ -141,7 +142,9 @@ class Templates(Repository):
 
     async def version(self, project_id: ProjectId, id: UUID, version: int) -> TemplateVersion:
         """Return one version of a template of the project's own."""
-        row = await self._fetch_one("version", project_id=project_id, id=id, version=version)
+        row = await self._fetch_one(
+            "version", "Template version", project_id=project_id, id=id, version=version
+        )
         return TemplateVersion.from_row(row)
 
     async def versions(
@@ -163,7 +166,7 @@ class Templates(Repository):
         )
         # Every template has a version, so an empty first page means that the template is missing.
         if not rows and not page.offset and not page.cursor:
-            raise NotFound
+            raise NotFound.of(self.row_kind)
         return [TemplateVersion.from_row(row) for row in rows]
 
     async def stats(self, project_id: ProjectId, limit: int = 20) -> list[TemplateUsage]:
@@ -227,4 +230,4 @@ class Templates(Repository):
         """
         if not may_share and (await self.get(project_id, id)).project_id == project_id:
             return Forbidden(SHARING_FORBIDDEN)
-        return NotFound()
+        return NotFound.of(self.row_kind)

@@ -46,10 +46,17 @@ MAX_CALL_AGE = timedelta(days=400)
 MAX_CLOCK_SKEW = timedelta(minutes=10)
 
 
+WRITTEN_AMOUNT = r"[0-9]{1,9}(\.[0-9]{1,20})?"
+_WRITTEN_AMOUNT = re.compile(WRITTEN_AMOUNT)
+
+
 def _exact_decimal(value: object) -> object:
     """Read a number by its digits: 0.1 is a tenth, not the float next to it."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Decimal(str(value))
+    # Clients that compute exactly write money as text.
+    if isinstance(value, str) and _WRITTEN_AMOUNT.fullmatch(value):
+        return Decimal(value)
     return value
 
 
@@ -64,7 +71,15 @@ def _check_call_time(logged_at: datetime) -> datetime:
     return logged_at
 
 
-Money = Annotated[Decimal, Field(ge=0, lt=10**9), BeforeValidator(_exact_decimal)]
+Money = Annotated[
+    Decimal,
+    Field(
+        ge=0,
+        lt=10**9,
+        json_schema_extra={"type": ["number", "string"], "pattern": f"^{WRITTEN_AMOUNT}$"},
+    ),
+    BeforeValidator(_exact_decimal),
+]
 Seconds = Annotated[
     Decimal,
     Field(ge=0, lt=10**9),

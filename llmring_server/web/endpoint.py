@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from inspect import get_annotations
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import NotFound
 from llmring_server.web.request import (
+    IdOf,
     Request,
     refuse_unknown_params,
     render,
@@ -91,7 +93,8 @@ class Endpoint:
         if self.has_body_options:
             self._known_params |= BodyOptions.model_fields.keys()
         self._path_adapters = [
-            (name, TypeAdapter[Any](kind)) for name, kind in self.path_params.items()
+            (name, TypeAdapter[Any](kind), _missing(kind))
+            for name, kind in self.path_params.items()
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,8 +121,12 @@ class Endpoint:
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}
-        for name, adapter in self._path_adapters:
-            arguments[name] = _path_param(request, name, adapter)
+        for name, adapter, missing in self._path_adapters:
+            try:
+                arguments[name] = adapter.validate_strings(request.scope["path_params"][name])
+            except ValidationError as exc:
+                # A value that cannot be an id identifies nothing.
+                raise missing() from exc
         if self.query_model:
             arguments["query"] = validated(self.query_model.model_validate, self._params(request))
         elif self.known_params_only and request.scope["query_string"]:
@@ -145,16 +152,14 @@ class Endpoint:
         return await request.read(self.body_type)
 
 
+def _missing(annotation: Any) -> Callable[[], NotFound]:
+    """Return the error for a parameter of a path that cannot identify anything."""
+    kinds = [item.kind for item in annotations_of(annotation) if isinstance(item, IdOf)]
+    return partial(NotFound.of, kinds[0]) if kinds else NotFound
+
+
 def _reports_warnings(result: Any) -> bool:
     return "warnings" in result if isinstance(result, dict) else hasattr(result, "warnings")
-
-
-def _path_param(request: Request, name: str, adapter: TypeAdapter[Any]) -> Any:
-    """Read a parameter of the path. A value that cannot be an id identifies nothing: 404."""
-    try:
-        return adapter.validate_strings(request.scope["path_params"][name])
-    except ValidationError as exc:
-        raise NotFound from exc
 
 
 async def _send_json(content: bytes, response_headers: Mapping[bytes, bytes], send: Send) -> None:

@@ -59,6 +59,12 @@ MAX_WARNINGS_HEADER_BYTES = 2000
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 
 
+class IdOf(NamedTuple):
+    """Annotates a parameter of a path: the kind of thing that it identifies, as 404 names it."""
+
+    kind: str
+
+
 class Authenticator(Protocol):
     """Identifies callers and checks their scopes."""
 

@@ -64,6 +64,7 @@ SINGLE_HEADERS = frozenset(
         b"transfer-encoding",
         b"x-api-key",
         b"x-project-id",
+        b"x-project-key",
         b"x-proxy-signature",
         b"x-user-id",
     }

@@ -13,6 +13,42 @@ DO UPDATE SET model = excluded.model, metadata = excluded.metadata, updated_at =
 RETURNING
     project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at;
 
+-- name: endless
+-- Of the aliases in @bindings, one that leads through more than @max_aliases others, or back to itself.
+WITH RECURSIVE chain (start, profile, model, aliases) AS (
+    SELECT bound.alias, bound.profile, bound.model, 0
+    FROM json_to_recordset(@bindings::text::json) AS binding (profile text, alias text)
+    JOIN <<tables.alias_bindings>> AS bound USING (profile, alias)
+    WHERE bound.project_id = @project_id
+    UNION ALL
+    SELECT start, profile, next.model, aliases + 1
+    FROM chain
+    JOIN <<tables.alias_bindings>> AS next USING (profile)
+    WHERE next.project_id = @project_id AND next.alias = chain.model
+      AND strpos(chain.model, ':') = 0 AND aliases <= @max_aliases
+)
+SELECT start FROM chain WHERE aliases > @max_aliases LIMIT 1;
+
+-- name: resolve
+-- The model at the end of a chain of aliases. There is none if the alias is not bound, or if the chain is a
+-- circle, which UNION ends.
+WITH RECURSIVE chain (alias, model) AS (
+    SELECT alias, model FROM <<tables.alias_bindings>>
+    WHERE project_id = @project_id AND profile = @profile AND alias = @alias
+    UNION
+    SELECT next.alias, next.model
+    FROM chain
+    JOIN <<tables.alias_bindings>> AS next ON next.alias = chain.model
+    WHERE next.project_id = @project_id AND next.profile = @profile AND strpos(chain.model, ':') = 0
+)
+SELECT
+    EXISTS (SELECT FROM chain) AS is_bound,
+    (
+        SELECT model FROM chain
+        WHERE strpos(model, ':') > 0
+           OR NOT EXISTS (SELECT FROM chain AS next WHERE next.alias = chain.model)
+    ) AS model;
+
 -- name: get
 SELECT project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at
 FROM <<tables.alias_bindings>>

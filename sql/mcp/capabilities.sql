@@ -15,14 +15,15 @@ RETURNING
 -- name: replace_capabilities
 -- Afterwards the server offers @capabilities and nothing else. A capability that it offered before, even
 -- if it was removed, keeps its id. A tool is marked as changed while its digest is not the acknowledged one.
+-- A digest from before members were kept (version 1) is compared with one of the same kind.
 WITH reported AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@capabilities::text::json) AS capability (
         id uuid, kind text, name text, title text, description text, mime_type text,
-        definition json, digest text, size integer, content json
+        definition json, members json, digest text, digest_v1 text, size integer, content json
     )
 ),
 previous AS MATERIALIZED (
-    SELECT kind, name, digest FROM <<mcp.capabilities>>
+    SELECT kind, name, digest, digest_v1 FROM <<mcp.capabilities>>
     WHERE project_id = @project_id AND server_id = @server_id AND is_active
 ),
 removed AS (
@@ -36,21 +37,37 @@ removed AS (
 offered AS (
     INSERT INTO <<mcp.capabilities>> AS stored (
         project_id, server_id, id, kind, name, title, description, mime_type,
-        definition, digest, acknowledged_digest, size, content, content_recorded_at
+        definition, members, digest, digest_v1, acknowledged_digest, acknowledged_version, size,
+        content, content_recorded_at
     )
     SELECT
         @project_id, @server_id, id, kind, name, title, description, mime_type,
-        definition, decode(digest, 'hex'), decode(digest, 'hex'), size,
+        definition, members, decode(digest, 'hex'), decode(digest_v1, 'hex'),
+        decode(digest, 'hex'), 2, size,
         content, CASE WHEN content IS NOT NULL THEN now() END
     FROM reported
     ORDER BY kind, name
     ON CONFLICT (project_id, server_id, kind, name) DO UPDATE SET
         title = excluded.title, description = excluded.description,
         mime_type = excluded.mime_type, definition = excluded.definition,
-        digest = excluded.digest, size = excluded.size, removed_at = NULL,
+        members = excluded.members, digest = excluded.digest, digest_v1 = excluded.digest_v1,
+        size = excluded.size, removed_at = NULL,
+        acknowledged_digest = CASE
+            WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+            THEN excluded.digest ELSE stored.acknowledged_digest
+        END,
+        acknowledged_version = CASE
+            WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+            THEN 2 ELSE stored.acknowledged_version
+        END,
         definition_changed_at = CASE
             WHEN stored.kind <> 'tool' OR excluded.digest = stored.acknowledged_digest THEN NULL
-            WHEN excluded.digest = stored.digest THEN stored.definition_changed_at ELSE now()
+            WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+            THEN NULL
+            WHEN excluded.digest = stored.digest THEN stored.definition_changed_at
+            WHEN stored.digest_v1 IS NULL AND excluded.digest_v1 = stored.digest
+            THEN stored.definition_changed_at
+            ELSE now()
         END,
         content = coalesce(excluded.content, stored.content),
         content_recorded_at = coalesce(excluded.content_recorded_at, stored.content_recorded_at)
@@ -58,9 +75,11 @@ offered AS (
 )
 SELECT
     CASE WHEN NOT is_active THEN 'removed' WHEN previous.name IS NULL THEN 'added'
-         WHEN previous.digest <> affected.digest THEN 'changed' END AS change,
-    kind, id, server_id, name, title, description, mime_type, definition::text, affected.digest,
-    definition_changed_at, is_active, created_at
+         WHEN previous.digest = affected.digest THEN NULL
+         WHEN previous.digest_v1 IS NULL AND previous.digest = affected.digest_v1 THEN NULL
+         ELSE 'changed' END AS change,
+    kind, id, server_id, name, title, description, mime_type, definition::text, members::text,
+    affected.digest, affected.digest_v1, definition_changed_at, is_active, created_at
 FROM (SELECT * FROM offered UNION ALL SELECT * FROM removed) AS affected
 LEFT JOIN previous USING (kind, name)
 ORDER BY name;
@@ -68,22 +87,37 @@ ORDER BY name;
 -- name: add_tool
 -- Returns no row if the server already offers a tool of this name. A removed one comes back with its id.
 INSERT INTO <<mcp.capabilities>> AS stored (
-    project_id, server_id, id, kind, name, description, definition, digest, acknowledged_digest, size
+    project_id, server_id, id, kind, name, description, definition, members, digest, digest_v1,
+    acknowledged_digest, acknowledged_version, size
 )
 SELECT
-    project_id, server.id, reported.id, kind, reported.name, description, definition,
-    decode(digest, 'hex'), decode(digest, 'hex'), size
+    project_id, server.id, reported.id, kind, reported.name, description, definition, members,
+    decode(digest, 'hex'), decode(digest_v1, 'hex'), decode(digest, 'hex'), 2, size
 FROM <<mcp.servers>> AS server
 CROSS JOIN json_to_recordset(@capabilities::text::json) AS reported (
-    id uuid, kind text, name text, description text, definition json, digest text, size integer
+    id uuid, kind text, name text, description text, definition json, members json, digest text,
+    digest_v1 text, size integer
 )
 WHERE project_id = @project_id AND server.id = @server_id
 ON CONFLICT (project_id, server_id, kind, name) DO UPDATE SET
     description = excluded.description, definition = excluded.definition,
-    digest = excluded.digest, size = excluded.size, removed_at = NULL,
-    definition_changed_at = CASE excluded.digest
-        WHEN stored.acknowledged_digest THEN NULL
-        WHEN stored.digest THEN stored.definition_changed_at
+    members = excluded.members, digest = excluded.digest, digest_v1 = excluded.digest_v1,
+    size = excluded.size, removed_at = NULL,
+    acknowledged_digest = CASE
+        WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+        THEN excluded.digest ELSE stored.acknowledged_digest
+    END,
+    acknowledged_version = CASE
+        WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+        THEN 2 ELSE stored.acknowledged_version
+    END,
+    definition_changed_at = CASE
+        WHEN excluded.digest = stored.acknowledged_digest THEN NULL
+        WHEN stored.acknowledged_version = 1 AND excluded.digest_v1 = stored.acknowledged_digest
+        THEN NULL
+        WHEN excluded.digest = stored.digest THEN stored.definition_changed_at
+        WHEN stored.digest_v1 IS NULL AND excluded.digest_v1 = stored.digest
+        THEN stored.definition_changed_at
         ELSE now()
     END
 WHERE NOT stored.is_active
@@ -111,7 +145,7 @@ RETURNING tools, size;
 -- Returns the content, which may be large, only on request.
 SELECT
     capability.id, server_id, capability.name, title, description, mime_type, definition::text,
-    digest, definition_changed_at, capability.is_active, capability.created_at,
+    members::text, digest, digest_v1, definition_changed_at, capability.is_active, capability.created_at,
     server.name AS server_name, server.url AS server_url,
     CASE WHEN @with_content THEN content::text END AS content, content_recorded_at
 FROM <<mcp.capabilities>> AS capability
@@ -122,7 +156,7 @@ WHERE capability.project_id = @project_id AND capability.id = @id AND kind = @ki
 -- By name. The page ends with the row that reaches @max_bytes.
 SELECT
     id, server_id, name, title, description, mime_type, definition::text,
-    digest, definition_changed_at, is_active, created_at, server_name, server_url
+    members::text, digest, digest_v1, definition_changed_at, is_active, created_at, server_name, server_url
 FROM (
     SELECT *, sum(size) OVER (ORDER BY name, id) - size AS preceding_bytes
     FROM (
@@ -144,7 +178,9 @@ ORDER BY name, id;
 
 -- name: acknowledge
 -- Returns no row if the definition is no longer the one that was reviewed.
-UPDATE <<mcp.capabilities>> SET acknowledged_digest = digest, definition_changed_at = NULL
+UPDATE <<mcp.capabilities>> SET
+    acknowledged_digest = digest, definition_changed_at = NULL,
+    acknowledged_version = CASE WHEN digest_v1 IS NULL THEN 1 ELSE 2 END
 WHERE project_id = @project_id AND id = @id AND kind = 'tool' AND digest = @digest
 RETURNING id;
 

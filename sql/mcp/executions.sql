@@ -1,21 +1,25 @@
 -- Executions of MCP tools.
 
 -- name: record
--- Returns no row unless the tool, and the conversation and the call if they are named, belong to the
--- project. A retry inserts nothing. @logged_at is the millisecond of the call's id: it finds the partition.
+-- Tells whether the tool, and the conversation and the call if they are named, belong to the project;
+-- only then, the execution is stored. A retry inserts nothing. @logged_at is the millisecond of the call's
+-- id: it finds the partition.
 WITH known AS (
-    SELECT tool.id FROM <<mcp.capabilities>> AS tool
-    WHERE tool.project_id = @project_id AND tool.id = @tool_id AND kind = 'tool'
-      AND (@conversation_id::uuid IS NULL OR EXISTS (
-          SELECT FROM <<tables.conversations>> AS conversation
-          WHERE conversation.project_id = @project_id AND conversation.id = @conversation_id
-      ))
-      AND (@log_id::uuid IS NULL OR EXISTS (
-          SELECT FROM <<tables.usage_logs>> AS log
-          WHERE log.project_id = @project_id AND log.id = @log_id
-            AND logged_at >= @logged_at::timestamptz
-            AND logged_at < @logged_at + interval '1 millisecond'
-      ))
+    SELECT
+        EXISTS (
+            SELECT FROM <<mcp.capabilities>> AS tool
+            WHERE tool.project_id = @project_id AND tool.id = @tool_id AND kind = 'tool'
+        ) AS tool,
+        @conversation_id::uuid IS NULL OR EXISTS (
+            SELECT FROM <<tables.conversations>> AS conversation
+            WHERE conversation.project_id = @project_id AND conversation.id = @conversation_id
+        ) AS conversation,
+        @log_id::uuid IS NULL OR EXISTS (
+            SELECT FROM <<tables.usage_logs>> AS log
+            WHERE log.project_id = @project_id AND log.id = @log_id
+              AND logged_at >= @logged_at::timestamptz
+              AND logged_at < @logged_at + interval '1 millisecond'
+        ) AS call
 ),
 recorded AS (
     INSERT INTO <<mcp.executions>> (
@@ -23,12 +27,13 @@ recorded AS (
         error, input, output
     )
     SELECT
-        @project_id, id, @id, @executed_at, @conversation_id, @log_id, @size, @duration_ms, @status,
-        @error, @input::text::json, @output::text::json
+        @project_id, @tool_id, @id, @executed_at, @conversation_id, @log_id, @size, @duration_ms,
+        @status, @error, @input::text::json, @output::text::json
     FROM known
+    WHERE tool AND conversation AND call
     ON CONFLICT DO NOTHING
 )
-SELECT id FROM known;
+SELECT tool, conversation, call FROM known;
 
 -- name: get_tool
 SELECT id FROM <<mcp.capabilities>> WHERE project_id = @project_id AND id = @tool_id AND kind = 'tool';

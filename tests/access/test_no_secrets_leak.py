@@ -41,12 +41,16 @@ async def test_a_key_is_only_in_the_response_that_issues_it(
     gets = ["/", "/api/v1/keys", f"/api/v1/keys/{issued.id}", "/api/v1/logs", "/api/v1/stats?tz=x"]
     transport = httpx.ASGITransport(app=build(db))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        headers = {"X-API-Key": issued.secret, "Content-Type": "application/json"}
         bodies = (orjson.dumps(CALL), *INVALID)
-        responses = [
-            await client.post("/api/v1/log", content=body, headers=headers) for body in bodies
-        ]
-        responses += [await client.get(path, headers=headers) for path in gets]
+        responses = []
+        for name in ("X-API-Key", "X-Project-Key"):
+            headers = {name: issued.secret, "Content-Type": "application/json"}
+            responses += [
+                await client.post("/api/v1/log", content=body, headers=headers) for body in bodies
+            ]
+            responses += [await client.get(path, headers=headers) for path in gets]
+        both = {"X-API-Key": issued.secret, "X-Project-Key": f"{issued.secret} x"}
+        responses.append(await client.get("/api/v1/logs", headers=both))
     texts = [response.text + str(response.headers) for response in responses]
     assert issued.secret[16:] not in await dumped(owner) + caplog.text + "".join(texts)
 

@@ -80,7 +80,7 @@ async def test_conversation_of_another_project_is_not_found(
     other = f"project {uuid4().hex}"
     await ring.projects.create(other, actor=LIBRARY)
     ran = run("conversations", "show", chat[1], "--project", other, *PROD, **prod)
-    assert (ran.returncode, "Not found." in ran.stderr) == (1, True)
+    assert (ran.returncode, "Conversation not found" in ran.stderr) == (1, True)
     # In mode `open`, any text is a key.
     ran = run("conversations", "list", "--project", uuid4().hex, *PROD, **prod)
     assert ran.returncode == 1

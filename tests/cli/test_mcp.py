@@ -69,7 +69,7 @@ async def test_show_shows_capabilities_and_what_changed(
     await ring.mcp.capabilities.refresh(project_id, id, CapabilityRefresh())
     assert "inactive" in check_output("mcp", "show", str(id), "--project", name, *PROD, **prod)
     missing = run("mcp", "show", str(uuid4()), "--project", name, *PROD, **prod)
-    assert (missing.returncode, "Not found" in missing.stderr) == (1, True)
+    assert (missing.returncode, "Server not found" in missing.stderr) == (1, True)
 
 
 async def test_list_and_show_read_all_pages(

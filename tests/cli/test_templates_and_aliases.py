@@ -42,7 +42,10 @@ async def test_an_alias_is_bound_resolved_listed_and_deleted(
     delete = ("aliases", "delete", "fast", "--profile", "dev", *options)
     check_output(*delete, **prod)
     assert run(*delete, **prod).returncode == 1
-    assert run("aliases", "bind", "fast", "gpt-4o", *options, **prod).returncode == 2
+    assert run("aliases", "bind", "fast", "openai:", *options, **prod).returncode == 2
+    check_output("aliases", "bind", "summarizer", "fast", *options, **prod)
+    check_output("aliases", "bind", "fast", "gpt-4o", *options, **prod)
+    assert check_output("aliases", "resolve", "summarizer", *options, **prod) == "gpt-4o\n"
 
 
 async def test_control_characters_and_markup_are_escaped(ring: Ring, prod: dict[str, str]) -> None:

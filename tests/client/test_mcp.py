@@ -83,10 +83,11 @@ async def test_capabilities_are_refreshed_and_read(remote: MCPHttpClient) -> Non
     assert await remote.get_tool_by_name("mul") is None
     assert await remote.get_resource(UUID(resource["id"])) == resource
     assert await remote.get_prompt(UUID(prompt["id"])) == prompt
+    server = {"server_name": "n", "server_url": "http://u"}
     content = await remote.get_resource_content(UUID(resource["id"]))
-    assert (content["resource"], content["content"]) == (resource, None)
+    assert (content["resource"], content["content"]) == (resource | server, None)
     rendered = await remote.render_prompt(UUID(prompt["id"]), {"x": 1})
-    assert (rendered["prompt"], rendered["arguments"]) == (prompt, {"x": 1})
+    assert (rendered["prompt"], rendered["arguments"]) == (prompt | server, {"x": 1})
     assert rendered["rendered"] is None
     assert await remote.list_tools(is_active=False) == []
 
@@ -100,6 +101,7 @@ async def test_executions_are_recorded_and_read(remote: MCPHttpClient) -> None:
     assert len(await remote.get_conversation_messages(conversation)) == 1
     done = await remote.record_tool_execution(tool, {"a": 1}, {"b": 2}, None, 7, conversation)
     failed = await remote.record_tool_execution(tool, {}, error="It broke")
+    assert done.pop("warnings") == failed.pop("warnings") == []
     assert await remote.get_tool_history(tool) == [failed, done]
     assert (done["conversation_id"], done["duration_ms"]) == (str(conversation), 7)
     assert (done["status"], failed["status"]) == ("ok", "error")

@@ -9,6 +9,7 @@ from llmring_server.errors import InvalidRequest
 from llmring_server.mcp.prompts import ArgumentSpec, argument_spec, render_prompt
 from tests.support.mcp import GREET, MCP, README, SERVERS, Json, refresh, register
 
+SERVER_OF_IT = {"server_name": "calc", "server_url": "http://localhost:8080/mcp"}
 MESSAGES = [
     {"role": "user", "content": {"type": "text", "text": "Hello {{ who }}{{ how }}"}},
     {"role": "assistant", "content": "{{ who | default('nobody') }}"},
@@ -44,7 +45,7 @@ async def test_get_resource_content_that_a_refresh_recorded(client: httpx.AsyncC
     content = (await client.get(f"{path}/content")).json()
     assert content["content"] == "Read me {{ not }} a template"
     assert (content["source"], content["detail"]) == ("recorded", None)
-    assert content["resource"] == (await client.get(path)).json()
+    assert content["resource"] == (await client.get(path)).json() | SERVER_OF_IT
     # A refresh without the content does not change it.
     server_path = f"{SERVERS}/{content['resource']['server_id']}"
     await refresh(client, server_path, resources=[README])
@@ -103,7 +104,7 @@ async def test_render_prompt_of_messages(client: httpx.AsyncClient) -> None:
         {"role": "assistant", "content": "Ada"},
     ]
     assert (result["arguments"], result["source"]) == ({"who": "Ada"}, "recorded")
-    assert result["prompt"] == (await client.get(path)).json()
+    assert result["prompt"] == (await client.get(path)).json() | SERVER_OF_IT
 
 
 async def test_render_prompt_of_a_text(client: httpx.AsyncClient) -> None:

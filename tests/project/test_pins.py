@@ -307,7 +307,7 @@ async def test_bytes_of_a_receipt_of_one_call() -> None:
     assert stored.legacy_body == (
         b'{"alias":"fast","completion_tokens":5,"input_cost":0,"lock_digest":"","model":"gpt-4o",'
         b'"output_cost":0,"profile":"default","prompt_tokens":10,"provider":"openai",'
-        b'"receipt_id":"01900000-0000-7000-8000-000000000002",'
+        b'"receipt_id":"rcpt_01900000000070008000000000000002",'
         b'"timestamp":"2026-02-03T04:05:06.000007+00:00","total_cost":0.25,"total_tokens":15}'
     )
 
@@ -340,7 +340,7 @@ async def test_bytes_of_a_receipt_of_several_calls() -> None:
     assert stored.legacy_body == (
         b'{"alias":"mixed","completion_tokens":10,"input_cost":0,"lock_digest":"",'
         b'"model":"batch:2 calls","output_cost":0,"profile":"default","prompt_tokens":20,'
-        b'"provider":"openai","receipt_id":"01900000-0000-7000-8000-000000000002",'
+        b'"provider":"openai","receipt_id":"rcpt_01900000000070008000000000000002",'
         b'"timestamp":"2026-02-03T04:05:06.000007+00:00","total_cost":0.25,"total_tokens":30}'
     )
 

@@ -1,6 +1,6 @@
 """Reading receipts over HTTP: lists, single receipts, their calls, exports and proofs."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import orjson
@@ -55,6 +55,23 @@ async def test_list_receipts_limits_the_size_of_a_page(
         response = await client.get(PATH + response.links["next"]["url"])
     assert ids == sorted(ids, reverse=True)
     assert len(ids) == 5
+
+
+async def test_a_receipt_is_found_by_the_id_in_its_envelope_and_by_the_one_beside_it(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
+) -> None:
+    log_id, _ = await log_calls(ring, project_id, {}, {})
+    receipt = (await generate(client))["receipt"]
+    uuid = receipt["envelope"]["receipt"]["receipt_id"]
+    id = receipt["receipt_id"]
+    assert id == f"rcpt_{UUID(uuid).hex}"
+    for path in ("", "/logs", "/export", f"/proof/{log_id}"):
+        one, other = [await client.get(f"{PATH}/{each}{path}") for each in (id, uuid)]
+        assert (one.status_code, one.content) == (200, other.content)
+    assert (await client.get(f"{PATH}/{uuid}/logs")).json()["receipt_id"] == id
+    for unknown in (id[:21], id.upper(), uuid.upper(), f"rcpt_{uuid4().hex}", f"rcpt_{uuid}"):
+        response = await client.get(f"{PATH}/{unknown}")
+        assert (response.status_code, response.json()["detail"]) == (404, "Receipt not found")
 
 
 async def test_get_receipt_that_does_not_exist(client: httpx.AsyncClient) -> None:

@@ -13,7 +13,7 @@ from pgdbm.errors import QueryError
 from llmring_server import Ring, build
 from llmring_server.access.keys import IssuedKey, KeyOptions
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
-from llmring_server.errors import Forbidden, NotFound
+from llmring_server.errors import Forbidden
 from llmring_server.templates import NewTemplate, Template, TemplatePage, TemplateUpdate
 from tests.support.templates import NEW_TEMPLATE, TEMPLATES
 
@@ -99,7 +99,8 @@ async def test_another_project_cannot_change_a_shared_template_or_read_its_histo
         await client.post(f"{url}/render", json={"version": 1}, headers=theirs),
     ]
     assert {(response.status_code, response.json()["detail"]) for response in responses} == {
-        (404, NotFound.detail)
+        (404, "Template not found"),
+        (404, "Template version not found"),
     }
     assert (await client.get(f"{TEMPLATES}/stats", headers=theirs)).json() == []
     for author in ("ada", ""):

@@ -1,0 +1,383 @@
+"""Definitions of MCP capabilities: every member is kept, answered and compared."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager
+
+from llmring_server import Ring
+from llmring_server.core.identity import ProjectId
+from llmring_server.mcp import OfferedPrompt, OfferedResource, OfferedTool
+from llmring_server.mcp.capabilities import definition_digest
+from tests.support.mcp import ADD, MCP, Json, list_capabilities, refresh, register
+
+# As the specification of MCP of 2025-11-25 has them, and what it may have later.
+TOOL: Json = {
+    "name": "send",
+    "title": "Send mail",
+    "description": "Sends",
+    "inputSchema": {"type": "object", "$defs": {"n": {"maximum": 2**64}}},
+    "outputSchema": {"type": "object", "properties": {"id": {"type": "string"}}},
+    "annotations": {"readOnlyHint": True, "destructiveHint": False, "title": "Send"},
+    "icons": [{"src": "data:image/png;base64,AA==", "mimeType": "image/png", "sizes": ["48x48"]}],
+    "_meta": {"example.org/cost": 1.5, "n": 10**40},
+    "execution": {"taskSupport": "optional"},
+    "x-later": ["anything", None, {"a": {}}],
+    "flag": False,
+}
+RESOURCE: Json = {
+    "uri": "file:///a",
+    "name": "a",
+    "title": "A",
+    "description": "A file",
+    "mimeType": "text/plain",
+    "size": 2**63,
+    "annotations": {"audience": ["user"], "priority": 0.9, "lastModified": "2026-01-01T00:00:00Z"},
+    "icons": [],
+    "_meta": {"a": 1},
+}
+TEMPLATE: Json = {"uriTemplate": "file:///{path}", "name": "files", "title": "Files"}
+PROMPT: Json = {
+    "name": "greet",
+    "title": "Greet",
+    "description": "Greets",
+    "arguments": [{"name": "who", "title": "Who", "required": True, "x": 1}],
+    "icons": [{"src": "https://example.org/i.svg", "theme": "dark"}],
+    "_meta": {},
+    "annotations": None,
+}
+KINDS = {"tools": TOOL, "resources": RESOURCE, "prompts": PROMPT}
+
+
+def answered(offered: Json) -> Json:
+    """Return the members of a response that a server's own members become."""
+    former = {"inputSchema": "input_schema", "mimeType": "mime_type"}
+    return {former.get(name, name): value for name, value in offered.items() if value is not None}
+
+
+def nested(levels: int) -> Json:
+    """Return a schema of so many levels."""
+    schema: Json = {"type": "string"}
+    for _ in range((levels - 1) // 2):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_member_is_kept_and_answered_by_its_name(
+    client: httpx.AsyncClient, kind: str
+) -> None:
+    path = await register(client)
+    result = await refresh(client, path, **{kind: [KINDS[kind]]})
+    [capability] = result[kind]
+    expected = answered(KINDS[kind])
+    assert {name: capability[name] for name in expected} == expected
+    assert result["warnings"] == []
+    assert await list_capabilities(client, kind) == [capability]
+    response = await client.get(f"{MCP}/{kind}/{capability['id']}")
+    assert response.json() == capability
+    again = await refresh(client, path, **{kind: [KINDS[kind]]})
+    assert again[kind] == [capability]
+    assert again["changed"][kind] == []
+
+
+async def test_numbers_of_a_definition_are_answered_as_they_were_written(
+    client: httpx.AsyncClient,
+) -> None:
+    path = await register(client)
+    numbers = b"18446744073709551616, 1e400, 0.1000000000000000055511151231257827, -9e18"
+    tool = b'{"name": "t", "inputSchema": {"enum": [%b]}, "_meta": {"n": [%b]}}' % (
+        numbers,
+        numbers,
+    )
+    body = b'{"tools": [%b]}' % tool
+    headers = {"Content-Type": "application/json"}
+    response = await client.post(f"{path}/refresh", content=body, headers=headers)
+    assert response.status_code == 200, response.text
+    digits = numbers.replace(b" ", b"").replace(b"1e400", b"1E+400")
+    digits = digits.replace(b"-9e18", b"-9000000000000000000")
+    for answer in (response, await client.get(f"{MCP}/tools")):
+        assert answer.content.count(digits) == 2, answer.text
+
+
+@pytest.mark.parametrize("levels", [3, 33, 63, 65, 127])
+async def test_a_schema_may_be_deep(client: httpx.AsyncClient, levels: int) -> None:
+    path = await register(client)
+    schema = nested(levels)
+    tool = {"name": "t", "inputSchema": schema, "outputSchema": schema, "_meta": {"a": schema}}
+    tool["_meta"] = schema
+    [stored] = (await refresh(client, path, tools=[ADD, tool]))["tools"][1:]
+    assert stored["input_schema"] == stored["outputSchema"] == stored["_meta"] == schema
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_change_of_any_member_is_a_changed_definition(
+    client: httpx.AsyncClient, kind: str
+) -> None:
+    path = await register(client)
+    offered = KINDS[kind]
+    key = "uri" if kind == "resources" else "name"
+    [first] = (await refresh(client, path, **{kind: [offered]}))[kind]
+    for name in offered:
+        if name == key:
+            continue
+        other = "other" if name in {"description", "mimeType", "name"} else {"other": 1}
+        for changed in ({**offered, name: other}, {**offered, name: None}):
+            if offered[name] == changed[name] or changed.get("name", "") is None:
+                continue
+            result = await refresh(client, path, **{kind: [changed]})
+            assert result["changed"][kind] == [offered[key]], name
+            if kind == "tools":
+                [tool] = result[kind]
+                assert tool["definition_changed_at"], name
+                assert tool["definition_sha256"] != first["definition_sha256"]
+        result = await refresh(client, path, **{kind: [offered]})
+        assert result[kind] == [first]
+
+
+async def test_a_read_only_hint_that_goes_away_needs_review(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    await refresh(client, path, tools=[TOOL])
+    writes = TOOL | {"annotations": {**TOOL["annotations"], "readOnlyHint": False}}
+    [tool] = (await refresh(client, path, tools=[writes]))["tools"]
+    assert await list_capabilities(client, "tools", "?changed=true") == [tool]
+    body = {"definition_sha256": tool["definition_sha256"]}
+    response = await client.post(f"{MCP}/tools/{tool['id']}/acknowledge", json=body)
+    assert response.json() == tool | {"definition_changed_at": None}
+    assert await list_capabilities(client, "tools", "?changed=true") == []
+    [back] = (await refresh(client, path, tools=[TOOL]))["tools"]
+    assert back["definition_changed_at"]
+
+
+async def test_null_says_the_same_as_no_member(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    [before] = (await refresh(client, path, tools=[ADD]))["tools"]
+    nulls = ADD | dict.fromkeys(("title", "annotations", "_meta", "outputSchema", "icons"))
+    result = await refresh(client, path, tools=[nulls])
+    assert (result["tools"], result["changed"]["tools"]) == ([before], [])
+
+
+async def test_a_client_may_refresh_with_what_it_read(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    offered = {kind: [capability] for kind, capability in KINDS.items()}
+    before = await refresh(client, path, **offered, resourceTemplates=[TEMPLATE])
+    read = {kind: await list_capabilities(client, kind) for kind in KINDS}
+    after = await refresh(client, path, **read)
+    for kind in KINDS:
+        assert after[kind] == before[kind]
+        assert after["changed"][kind] == after["removed"][kind] == []
+
+
+@pytest.mark.parametrize("name", ["resources", "resourceTemplates", "resource_templates"])
+async def test_a_template_of_resources_is_a_resource(client: httpx.AsyncClient, name: str) -> None:
+    path = await register(client)
+    result = await refresh(client, path, **{name: [TEMPLATE]})
+    [template] = result["resources"]
+    assert template["uri"] == template["uriTemplate"] == TEMPLATE["uriTemplate"]
+    assert template["title"] == "Files"
+    assert result["server"]["capabilities"]["resources"] == 1
+
+
+async def test_added_tool_keeps_its_members(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    new = TOOL | {"server_id": path.rpartition("/")[2]}
+    added = (await client.post(f"{MCP}/tools", json=new)).json()
+    assert added.pop("warnings") == []
+    assert await list_capabilities(client, "tools") == [added]
+    assert (await refresh(client, path, tools=[TOOL]))["tools"] == [added]
+
+
+# What is refused names the capability.
+
+LARGE = {"a": "x" * 70_000}
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "label"),
+    [
+        ({"tools": [ADD, {"name": "bad", "inputSchema": []}]}, 'tool "bad"'),
+        ({"tools": [ADD, {"name": "bad", "inputSchema": LARGE}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "inputSchema": nested(131)}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "annotations": nested(131)}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "_meta": {"a": "x" * 600_000}}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "_meta": {"k" * 1025: 1}}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "description": 5}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "inputSchema": {}, "input_schema": LARGE}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad"}, ADD, {"name": "bad"}]}, 'tool "bad"'),
+        ({"tools": [{"name": "a\nb\x1b", "inputSchema": 1}]}, 'tool "a\\nb\\x1b"'),
+        ({"tools": [{"name": "ü" * 300}]}, f'tool "{"ü" * 100}"'),
+        ({"resources": [{"uri": "file:///bad", "mimeType": 1}]}, 'resource "file:///bad"'),
+        ({"prompts": [{"name": "bad", "arguments": "x"}]}, 'prompt "bad"'),
+    ],
+)
+async def test_what_is_refused_names_the_capability(
+    client: httpx.AsyncClient, capabilities: Json, label: str
+) -> None:
+    path = await register(client)
+    before = await refresh(client, path, tools=[ADD])
+    response = await client.post(f"{path}/refresh", json=capabilities)
+    assert response.status_code == 422
+    assert label in response.json()["detail"]
+    assert await list_capabilities(client, "tools") == before["tools"]
+
+
+# Texts with characters that cannot be stored.
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800", "a\udc00b"])
+async def test_characters_that_cannot_be_stored_are_replaced_in_texts(
+    client: httpx.AsyncClient, bad: str
+) -> None:
+    path = await register(client)
+    tool = {"name": "t", "description": bad, "inputSchema": {"title": bad}, "title": bad}
+    body = _escaped({"tools": [tool]})
+    headers = {"Content-Type": "application/json"}
+    response = await client.post(f"{path}/refresh", content=body, headers=headers)
+    assert response.status_code == 200, response.text
+    good = bad.replace(bad.strip("ab"), "\ufffd")
+    [stored] = response.json()["tools"]
+    assert (stored["description"], stored["title"]) == (good, good)
+    assert stored["input_schema"] == {"title": good}
+    warnings = response.json()["warnings"]
+    assert {warning["code"] for warning in warnings} == {"replaced_characters"}
+    assert {warning["field"] for warning in warnings} == {
+        "tools.0.description",
+        "tools.0.inputSchema.title",
+        "tools.0.title",
+    }
+
+
+@pytest.mark.parametrize("bad", ["\0", "\ud800", "a\udc00b"])
+async def test_characters_that_cannot_be_stored_are_replaced_in_results_of_tools(
+    client: httpx.AsyncClient, bad: str
+) -> None:
+    [tool] = (await refresh(client, await register(client), tools=[ADD]))["tools"]
+    execution = {"input": {"a": [bad]}, "output": {"b": {"c": bad}}, "error": bad}
+    url = f"{MCP}/tools/{tool['id']}"
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    good = bad.replace(bad.strip("ab"), "\ufffd")
+    for _ in range(2):
+        response = await client.post(f"{url}/execute", content=_escaped(execution), headers=headers)
+        recorded = response.json()
+        assert response.status_code == 200, response.text
+        assert recorded["input"] == {"a": [good]}
+        assert recorded["output"] == {"b": {"c": good}}
+        assert recorded["error"] == good
+        warnings = recorded.pop("warnings")
+        assert [warning["field"] for warning in warnings] == ["error", "output.b.c", "input.a.0"]
+    assert (await client.get(f"{url}/history")).json() == [recorded]
+    keys = _escaped({"input": {bad: 1}})
+    response = await client.post(f"{url}/execute", content=keys, headers=headers)
+    assert response.status_code == 422
+
+
+@pytest.mark.parametrize("kind", ["resources", "prompts"])
+async def test_characters_that_cannot_be_stored_are_replaced_in_contents(
+    client: httpx.AsyncClient, kind: str
+) -> None:
+    offered = KINDS[kind]
+    [capability] = (await refresh(client, await register(client), **{kind: [offered]}))[kind]
+    url = f"{MCP}/{kind}/{capability['id']}/content"
+    headers = {"Content-Type": "application/json"}
+    body = _escaped({"content": "a\0b"})
+    stored = (await client.put(url, content=body, headers=headers)).json()
+    assert [warning["field"] for warning in stored.pop("warnings")] == ["content"]
+    assert stored["content"] == "a\ufffdb"
+    assert (await client.get(url)).json() == stored | {"warnings": []}
+
+
+def _escaped(value: Any) -> str:
+    """Write JSON with escapes: only they can express a lone surrogate, which orjson refuses."""
+    return json.dumps(value)
+
+
+# Definitions that were pinned before all members were kept: version 1.
+
+
+async def as_version_1(owner: AsyncDatabaseManager, project_id: ProjectId) -> None:
+    """Make the stored definitions those of a server that kept no other members."""
+    await owner.execute(
+        f"UPDATE {{{{tables.{owner.schema}_mcp.capabilities}}}} SET members = NULL,"  # noqa: S608, a constant
+        " digest = digest_v1, acknowledged_digest = digest_v1, acknowledged_version = 1,"
+        " digest_v1 = NULL WHERE project_id = $1",
+        project_id,
+    )
+
+
+async def test_definitions_of_version_1_stay_verifiable_and_pinned(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId, ring: Ring
+) -> None:
+    path = await register(client)
+    await refresh(client, path, tools=[TOOL], prompts=[PROMPT])
+    await as_version_1(owner, project_id)
+    [old] = await list_capabilities(client, "tools")
+    digest = definition_digest(OfferedTool.model_validate(TOOL), version=1).hex()
+    assert (old["definition_sha256"], old["definition_version"]) == (digest, 1)
+    assert "annotations" not in old
+    # A client may still acknowledge it.
+    tool = await ring.mcp.capabilities.get(project_id, "tool", old["id"])
+    url = f"{MCP}/tools/{tool.id}/acknowledge"
+    response = await client.post(url, json={"definition_sha256": digest})
+    assert response.json() == old
+    # The next refresh pins the members that were not known, and reports nothing.
+    result = await refresh(client, path, tools=[TOOL], prompts=[PROMPT])
+    [new] = result["tools"]
+    assert result["changed"] == {"tools": [], "resources": [], "prompts": []}
+    assert (new["definition_version"], new["definition_changed_at"]) == (2, None)
+    assert new["definition_sha256"] != digest
+    assert new["annotations"] == TOOL["annotations"]
+    # From then on a change of them is a change.
+    result = await refresh(client, path, tools=[TOOL | {"annotations": {}}])
+    assert result["changed"]["tools"] == ["send"]
+    assert result["tools"][0]["definition_changed_at"]
+
+
+async def test_a_change_since_version_1_needs_review(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    path = await register(client)
+    await refresh(client, path, tools=[TOOL])
+    await as_version_1(owner, project_id)
+    other = TOOL | {"description": "Sends to all"}
+    result = await refresh(client, path, tools=[other])
+    assert result["changed"]["tools"] == ["send"]
+    changed_at = result["tools"][0]["definition_changed_at"]
+    assert changed_at
+    # It remains so, and the pinned definition is still known by its digest of version 1.
+    again = await refresh(client, path, tools=[other])
+    assert again["tools"][0]["definition_changed_at"] == changed_at
+    assert again["changed"]["tools"] == []
+    [back] = (await refresh(client, path, tools=[TOOL]))["tools"]
+    assert (back["definition_changed_at"], back["definition_version"]) == (None, 2)
+    [more] = (await refresh(client, path, tools=[TOOL | {"title": "Another"}]))["tools"]
+    assert more["definition_changed_at"]
+
+
+async def test_a_removed_tool_of_version_1_comes_back_unchanged(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    path = await register(client)
+    await refresh(client, path, tools=[TOOL])
+    await refresh(client, path)
+    await as_version_1(owner, project_id)
+    new = TOOL | {"server_id": path.rpartition("/")[2]}
+    added = (await client.post(f"{MCP}/tools", json=new)).json()
+    assert (added["definition_changed_at"], added["definition_version"]) == (None, 2)
+    assert added["annotations"] == TOOL["annotations"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "version_1"),
+    [
+        (OfferedTool(name="t", title="T"), OfferedTool(name="t")),
+        (OfferedResource(uri="r", size=1), OfferedResource(uri="r")),
+        (OfferedPrompt(name="p", icons=[]), OfferedPrompt(name="p")),
+    ],
+)
+def test_digest_of_version_1_covers_no_other_members(
+    offered: OfferedTool, version_1: OfferedTool
+) -> None:
+    assert definition_digest(offered, version=1) == definition_digest(version_1)
+    assert definition_digest(offered) != definition_digest(version_1)
