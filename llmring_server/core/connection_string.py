@@ -254,7 +254,9 @@ class ConnectionString:
         """Return the URL with these parameters in place of its own."""
         server = f"{self.credentials}@{self.hosts}" if self.credentials else self.hosts
         query = urlencode(parameters, safe="/,:", quote_via=quote)
-        return f"{self.scheme}://{server}{self.path}{'?' if query else ''}{query}"
+        # An empty name would not be replaced with that of a service.
+        path = "" if self.path == "/" else self.path
+        return f"{self.scheme}://{server}{path}{'?' if query else ''}{query}"
 
 
 def parse(url: str) -> ConnectionString:
