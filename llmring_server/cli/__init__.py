@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import asyncpg
 import rich_click as click
 
 from llmring_server.cli.access import audit, keys, projects
@@ -21,7 +22,7 @@ class Group(click.RichGroup):
         """Report an expected error as one sentence instead of a traceback."""
         try:
             return super().invoke(ctx)
-        except RingError as exc:
+        except (RingError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
             raise click.ClickException(str(exc)) from exc
 
 

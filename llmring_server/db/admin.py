@@ -10,6 +10,7 @@ import asyncpg
 from llmring_server.core.connection_string import parse
 from llmring_server.db.connect import connect, connecting_to
 from llmring_server.db.connection_cache import Connection
+from llmring_server.db.errors import READ_ONLY
 from llmring_server.errors import Conflict, Unavailable
 
 # Every server has the second one, but administrators connect to the first one.
@@ -57,14 +58,11 @@ async def create_database(url: str, *, throwaway: bool = False) -> bool:
             return False
         except asyncpg.InsufficientPrivilegeError as exc:
             raise Conflict(
-                f"The database {name} does not exist, and this role may not create it. Let an"
-                f" administrator run: CREATE DATABASE {name} OWNER <role>;"
+                f"The database {name} does not exist, and this role may not create it: let an"
+                f" administrator run CREATE DATABASE {name} OWNER ..., with the name of the role."
             ) from exc
         except asyncpg.ReadOnlySQLTransactionError as exc:
-            raise Unavailable(
-                f"The database {name} does not exist, and this server is read-only: connect to"
-                " the primary."
-            ) from exc
+            raise Unavailable(f"The database {name} does not exist. {READ_ONLY}") from exc
         if throwaway:
             await connection.execute(f"COMMENT ON DATABASE {name} IS '{THROWAWAY_COMMENT}'")
     return True
@@ -94,7 +92,10 @@ async def drop_database(url: str) -> None:
     if name not in await throwaway_databases(url):
         raise Conflict(f"{name} is not a throw-away database of llmring-server and is not dropped.")
     async with _connect(url) as connection:
-        await connection.execute(f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+        try:
+            await connection.execute(f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as exc:
+            raise Conflict(f"{name} was not dropped: {exc.args[0]}.") from exc
 
 
 @asynccontextmanager

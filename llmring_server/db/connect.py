@@ -3,19 +3,32 @@
 import logging
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
 from llmring_server.core.connection_string import ConnectionString, parse
+from llmring_server.core.retry import retry_for
 from llmring_server.db.connection_cache import Connection
 from llmring_server.errors import Unavailable
 
+Opened = TypeVar("Opened")
+
 logger = logging.getLogger(__name__)
+
+# A PostgreSQL that is starting or recovering accepts connections after a while.
+START_TIMEOUT_SECONDS = 5.0
+START_RETRY_PAUSE_SECONDS = 0.1
+_STARTING = (
+    ConnectionError,
+    FileNotFoundError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+)
 
 APPLICATION_NAME = "llmring-server"
 # The driver's own time limit.
@@ -54,6 +67,8 @@ def _reason(exc: Exception) -> str:
     reason = str(exc) or type(exc).__name__
     if isinstance(exc, TimeoutError):
         return "there was no answer in time."
+    if isinstance(exc, asyncpg.InvalidCatalogNameError):
+        return f"{reason}. Create it with `llmring-server db create`."
     if "unsupported startup parameter" in reason:
         return f"{reason}. Behind PgBouncer, set LLMRING_DATABASE_POOLER=true."
     return reason
@@ -93,9 +108,18 @@ def arguments(
     return arguments
 
 
+async def when_started(work: Callable[[], Awaitable[Opened]]) -> Opened:
+    """Repeat `work` while the server is starting, for a moment."""
+    return await retry_for(work, _STARTING, START_TIMEOUT_SECONDS, pause=START_RETRY_PAUSE_SECONDS)
+
+
 async def connect(url: str, **options: Any) -> Connection:
     """Open one connection to a URL."""
-    connection: Connection = await asyncpg.connect(**arguments(url), **options)
+
+    async def open_connection() -> Connection:
+        return await asyncpg.connect(**arguments(url), **options)
+
+    connection = await when_started(open_connection)
     await keep_alive(url, connection)
     return connection
 

@@ -13,7 +13,6 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
-from llmring_server.core.retry import retry_for
 from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
@@ -22,15 +21,6 @@ from llmring_server.settings import Settings
 # Generic for the type checker only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# A PostgreSQL that is starting or recovering accepts connections after a while.
-START_TIMEOUT_SECONDS = 5.0
-START_RETRY_PAUSE_SECONDS = 0.1
-_STARTING = (
-    ConnectionError,
-    FileNotFoundError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.ConnectionDoesNotExistError,
-)
 # The client waits this much longer than the server: it gives up only if the server does not answer.
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 # The oldest major version of PostgreSQL that the server is tested with.
@@ -90,9 +80,7 @@ async def _open_pool(settings: Settings) -> Pool:
         return await _pool(settings)
 
     with connect.connecting_to("the database"):
-        return await retry_for(
-            open_pool, _STARTING, START_TIMEOUT_SECONDS, pause=START_RETRY_PAUSE_SECONDS
-        )
+        return await connect.when_started(open_pool)
 
 
 async def _check_version(pool: Pool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import pytest
@@ -479,7 +479,7 @@ async def test_a_file_that_cannot_be_read_is_named_by_its_parameter(tls: Relay, 
 async def socket_options(url: str) -> list[int]:
     settings = Settings(database_url=url, migrate_on_start=False)
     async with Ring.open(settings) as ring, ring.db.acquire() as connection:
-        stream = connection._transport.get_extra_info("socket")
+        stream = cast("Any", connection)._transport.get_extra_info("socket")
         return [
             stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
             stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
