@@ -134,7 +134,7 @@ def test_create_finds_a_database_whose_owner_may_create_none(server: EmbeddedPos
 
 def test_create_needs_no_access_to_the_database_postgres(server: EmbeddedPostgres) -> None:
     asyncio.run(execute(server.url(), "CREATE ROLE creator LOGIN CREATEDB"))
-    url = url_on(server, "creator", "created by a role with CREATEDB".replace(" ", "%20"))
+    url = url_on(server, "creator", "created by a role with CREATEDB")
     created = check_output("db", "create", "--env", "prod", LLMRING_DATABASE_URL=url)
     assert created.startswith("Created the database: local socket/created by a role with CREATEDB")
 
