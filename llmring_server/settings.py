@@ -131,7 +131,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     @model_validator(mode="after")
     def _has_proxy_secrets_in_mode_proxy(self) -> Self:
         if (self.auth == "proxy") != bool(self.proxy_secrets):
-            raise ValueError("auth=proxy and proxy_secrets belong together")
+            raise ValueError("LLMRING_AUTH=proxy and LLMRING_PROXY_SECRETS belong together")
         return self
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
+from llmring_server.core.validation import errors_of
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
 from llmring_server.errors import NotFound
@@ -67,10 +68,10 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
         return Settings.from_env({**defaults, **environ})
     except ValidationError as exc:
         lines = []
-        for error in exc.errors():
-            # An error about several settings has no location.
-            field = error["loc"][0] if error["loc"] else "auth"
-            lines.append(f"{PREFIX}{str(field).upper()}: {error['msg']}")
+        for error in errors_of(exc):
+            # An error about several settings has no location, and its text names them.
+            names = [f"{PREFIX}{str(name).upper()}: " for name in error["loc"][:1]]
+            lines.append("".join((*names, error["msg"])))
         raise click.UsageError("\n".join(lines)) from exc
 
 

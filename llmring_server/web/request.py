@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope
 from llmring_server.core.identity import Actor, ApiScope, Caller, ProjectId
 from llmring_server.core.pagination import PageParams
 from llmring_server.core.strict_json import json_default, parse_json
+from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 
@@ -149,9 +150,7 @@ def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
     try:
         return validate(value)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        location = ".".join(str(part) for part in errors[0]["loc"]) or "request"
-        raise InvalidRequest(f"{location}: {errors[0]['msg']}", errors=errors) from exc
+        raise InvalidRequest(lines_of(exc)[0], errors=errors_of(exc)) from exc
 
 
 def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
