@@ -37,4 +37,5 @@ def lines_of(exc: ValidationError, default: str = "request") -> list[str]:
 def _text(kind: str, text: str) -> str:
     # Our own messages are the text of a ValueError or an AssertionError.
     text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return _TEXTS.get(kind) or text.replace("Decimal input", "Input")
+    text = text.replace("Decimal input", "Input").replace("an instance of Decimal", "a number")
+    return _TEXTS.get(kind) or text
