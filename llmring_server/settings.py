@@ -10,6 +10,8 @@ from urllib.parse import urlencode, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
 
+from llmring_server.core.connection_string import parse
+
 PREFIX = "LLMRING_"
 
 # The registry URL that turns fetching off.
@@ -23,18 +25,8 @@ _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 def _database_url(url: str) -> str:
     """Reject a URL that could be split wrongly: a driver's error might quote half a password."""
-    try:
-        parts = urlsplit(url)
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            _ = urlsplit(f"//{host}").port
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"postgresql", "postgres"}:
-        raise ValueError(
-            "write postgresql://user:password@host:port/name,"
-            " with the special characters of user and password percent-encoded"
-        )
-    return url
+    parse(url)
+    return url.strip()
 
 
 def _registry_url(url: str) -> str:
@@ -132,9 +124,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     strict_fields: bool = False
 
     @model_validator(mode="after")
+    def _has_a_url_that_goes_with_its_tls(self) -> Self:
+        if url := self.dsn():
+            parse(url)
+        return self
+
+    @model_validator(mode="after")
     def _has_proxy_secrets_in_mode_proxy(self) -> Self:
         if (self.auth == "proxy") != bool(self.proxy_secrets):
-            raise ValueError("auth=proxy and proxy_secrets belong together")
+            raise ValueError("LLMRING_AUTH=proxy and LLMRING_PROXY_SECRETS belong together")
         return self
 
     @model_validator(mode="after")
@@ -149,8 +147,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the settings from environment variables; `DATABASE_URL` is a fallback."""
-        if url := environ.get("DATABASE_URL"):
-            environ = {PREFIX + "DATABASE_URL": url, **environ}
+        if (url := environ.get("DATABASE_URL")) and not environ.get(PREFIX + "DATABASE_URL"):
+            environ = {**environ, PREFIX + "DATABASE_URL": url}
         fields = {name: PREFIX + name.upper() for name in cls.model_fields}
         return cls(**{name: environ[key] for name, key in fields.items() if environ.get(key)})
 
@@ -172,3 +170,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             return self.database_url
         separator = "&" if "?" in self.database_url else "?"
         return f"{self.database_url}{separator}{query}"
+
+    @property
+    def has_pooler(self) -> bool:
+        """Whether a pooler in transaction mode is between the server and PostgreSQL."""
+        return self.database_pooler or bool(
+            self.database_url and parse(self.database_url).parameters.has_pooler
+        )

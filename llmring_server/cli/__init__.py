@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import asyncpg
 import rich_click as click
 
 from llmring_server.cli.access import audit, keys, projects
@@ -21,7 +22,7 @@ class Group(click.RichGroup):
         """Report an expected error as one sentence instead of a traceback."""
         try:
             return super().invoke(ctx)
-        except RingError as exc:
+        except (RingError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
             raise click.ClickException(str(exc)) from exc
 
 
@@ -38,7 +39,8 @@ def main() -> None:
           TEST_DB_USER and TEST_DB_PASSWORD name, else on the embedded one
     prod  LLMRING_DATABASE_URL, else DATABASE_URL; an error if neither is set
 
-    The embedded PostgreSQL stores its data in --data-dir (LLMRING_DATA_DIR).
+    The embedded PostgreSQL stores its data in --data-dir (LLMRING_DATA_DIR). Without that option,
+    commands use the data of the server that you run with `serve`.
 
     `db url` prints the URL of the database, and commands that write name it on stderr.
     """

@@ -11,6 +11,7 @@ from rich.table import Table
 from llmring_server import maintenance
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE
+from llmring_server.core.connection_string import parse
 from llmring_server.db import admin, migrations
 from llmring_server.db.database import open_database
 from llmring_server.settings import Settings
@@ -75,7 +76,7 @@ def url(env: str, data_dir: Path) -> None:
         dsn = target.settings.dsn() or ""
     if admin.has_password(dsn):
         click.echo("This URL contains a password.", err=True)
-    click.echo(dsn)
+    click.echo(parse(dsn).libpq_url())
 
 
 class RetentionDays(click.ParamType[timedelta]):

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import rich_click as click
+from click.core import ParameterSource
 from pydantic import ValidationError
 
+from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
+from llmring_server.core.validation import errors_of
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
 from llmring_server.errors import NotFound
@@ -42,7 +45,8 @@ data_dir = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
     show_default="~/.local/share/llmring-server; for root /var/lib/llmring-server",
-    help="Data directory of the embedded PostgreSQL.",
+    help="Data directory of the embedded PostgreSQL; default of commands: that of the server"
+    " that is running.",
 )
 
 
@@ -65,10 +69,10 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
         return Settings.from_env({**defaults, **environ})
     except ValidationError as exc:
         lines = []
-        for error in exc.errors():
-            # An error about several settings has no location.
-            field = error["loc"][0] if error["loc"] else "auth"
-            lines.append(f"{PREFIX}{str(field).upper()}: {error['msg']}")
+        for error in errors_of(exc):
+            # An error about several settings has no location, and its text names them.
+            names = [f"{PREFIX}{str(name).upper()}: " for name in error["loc"][:1]]
+            lines.append("".join((*names, error["msg"])))
         raise click.UsageError("\n".join(lines)) from exc
 
 
@@ -88,6 +92,17 @@ def read_settings(env: str, environ: Mapping[str, str] = os.environ) -> Settings
 
 @contextmanager
 def open_environment(
+    env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
+) -> Iterator[Environment]:
+    """Yield the environment of this name, as the running server has it."""
+    if env == "dev" and not environ.get(PREFIX + "DATABASE_URL"):
+        data_dir = _data_dir_of_server(data_dir)
+    with open_own_environment(env, data_dir, environ) as environment:
+        yield environment
+
+
+@contextmanager
+def open_own_environment(
     env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Environment]:
     """Yield the environment of this name; its database exists for as long as it is used."""
@@ -185,6 +200,30 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
     if not port.isdecimal():
         raise click.UsageError("TEST_DB_PORT must be a number")
     yield f"postgresql://{user}:{password}@{host}:{port}/postgres"
+
+
+def _data_dir_of_server(data_dir: Path) -> Path:
+    """Return the data directory that was named, or else that of the running server.
+
+    A second database, which may be empty, must not be taken for that of the server.
+    """
+    context = click.get_current_context(silent=True)
+    is_named = not context or (
+        context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
+    )
+    servers = [] if is_named else running_servers()
+    data_dirs = {server.data_dir for server in servers}
+    if not data_dirs:
+        return data_dir
+    [first, *others] = data_dirs
+    if first and not others:
+        return first
+    lines = [f"  process {server.pid} uses {server.database}" for server in servers]
+    raise click.UsageError(
+        "\n".join(("This command does not know which database to use. Running servers:", *lines))
+        + "\nSet LLMRING_DATABASE_URL to the database of a server, or name its data directory with"
+        f" --data-dir; the default would be --data-dir {data_dir}."
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from rich.table import Table
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE
 from llmring_server.core.money import decimal_text
+from llmring_server.core.validation import lines_of
 from llmring_server.pricing.cost import UNITS_PER_PRICE
 from llmring_server.pricing.models import PriceDetail, PriceQuery
 from llmring_server.pricing.rerating import (
@@ -174,8 +175,7 @@ def _parse_overrides(options: dict[str, Any]) -> list[PriceOverride]:
             override["valid_from"] = options["valid_from"]
         return [PriceOverride.model_validate(override)]
     except ValidationError as exc:
-        errors = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors()]
-        raise click.UsageError("\n".join(errors)) from exc
+        raise click.UsageError("\n".join(lines_of(exc, "override"))) from exc
 
 
 @prices.command()

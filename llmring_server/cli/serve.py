@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from llmring_server.asgi import ASGIFactory
-from llmring_server.cli import environment
+from llmring_server.cli import environment, running
 from llmring_server.cli.environment import Environment
 from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
@@ -82,8 +82,13 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
     access_log: bool | None,  # noqa: FBT001
 ) -> None:
     """Serve the API until Ctrl-C; migrate the database first."""
-    _check(environment.read_settings(env), host)
-    with environment.open_environment(env, data_dir) as target:
+    settings = environment.read_settings(env)
+    _check(settings, host)
+    has_own_database = env == "test" or settings.database_url
+    with (
+        running.reported(env, None if has_own_database else data_dir),
+        environment.open_own_environment(env, data_dir) as target,
+    ):
         asyncio.run(_prepare(target.settings))
         # Ctrl-C is the normal way to stop; uvicorn raises it again after stopping.
         with _listening(host, port) as listener, suppress(KeyboardInterrupt):

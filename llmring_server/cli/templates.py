@@ -18,6 +18,7 @@ from llmring_server.cli.environment import all_pages, project_options, with_proj
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import NotFound
+from llmring_server.core.validation import lines_of
 from llmring_server.ring import Ring
 from llmring_server.templates.models import Template, TemplatePage
 
@@ -46,8 +47,7 @@ def bind_alias(  # noqa: PLR0913, PLR0917, one per option
     try:
         binding = BindAlias(alias=alias, model=model, profile=profile)
     except ValidationError as exc:
-        problems = [f"{error['loc'][0]}: {error['msg']}" for error in exc.errors()]
-        raise click.UsageError("\n".join(problems)) from exc
+        raise click.UsageError("\n".join(lines_of(exc))) from exc
 
     async def bind(ring: Ring, project_id: ProjectId) -> AliasBinding:
         return await ring.aliases.bind(project_id, binding)

@@ -3,13 +3,18 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
+from llmring_server.core.connection_string import parse
+from llmring_server.db.connect import connect, connecting_to
 from llmring_server.db.connection_cache import Connection
-from llmring_server.db.database import connecting_to
-from llmring_server.errors import Conflict
+from llmring_server.db.errors import READ_ONLY
+from llmring_server.errors import Conflict, Unavailable
+
+# Every server has the second one, but administrators connect to the first one.
+MAINTENANCE_DATABASES = ("postgres", "template1")
 
 # Only a database with this comment is ever dropped.
 THROWAWAY_COMMENT = "llmring-server: a throw-away database for tests"
@@ -26,31 +31,51 @@ def throwaway_url(server: str) -> str:
 
 
 def database_name(url: str) -> str:
-    return urlsplit(url).path.removeprefix("/") or "postgres"
+    connection = parse(url)
+    return connection.database or connection.user or "postgres"
 
 
 def display_location(url: str) -> str:
     """Return the host and database of a URL, to be shown: without its password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'local socket'}/{database_name(url)}"
+    return f"{parse(url).host or 'local socket'}/{database_name(url)}"
 
 
 def has_password(url: str) -> bool:
     """Tell whether a URL contains a password, before its host or in its query."""
-    parts = urlsplit(url)
-    return bool(parts.password or parse_qs(parts.query).get("password"))
+    return parse(url).has_password
 
 
 async def create_database(url: str, *, throwaway: bool = False) -> bool:
     """Create the database that `url` names; return False if it existed."""
+    # Its owner need not be able to create databases, or to connect to any other one.
+    if not throwaway and await _exists(url):
+        return False
     name = _quote(database_name(url))
     async with _connect(url) as connection:
         try:
             await connection.execute(f"CREATE DATABASE {name}")
         except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
             return False
+        except asyncpg.InsufficientPrivilegeError as exc:
+            raise Conflict(
+                f"The database {name} does not exist, and this role may not create it: let an"
+                f" administrator run CREATE DATABASE {name} OWNER ..., with the name of the role."
+            ) from exc
+        except asyncpg.ReadOnlySQLTransactionError as exc:
+            raise Unavailable(f"The database {name} does not exist. {READ_ONLY}") from exc
         if throwaway:
             await connection.execute(f"COMMENT ON DATABASE {name} IS '{THROWAWAY_COMMENT}'")
+    return True
+
+
+async def _exists(url: str) -> bool:
+    """Connect to the database itself; return False if the server has none of this name."""
+    with connecting_to("the database"):
+        try:
+            connection = await connect(url)
+        except asyncpg.InvalidCatalogNameError:
+            return False
+    await connection.close()
     return True
 
 
@@ -67,14 +92,20 @@ async def drop_database(url: str) -> None:
     if name not in await throwaway_databases(url):
         raise Conflict(f"{name} is not a throw-away database of llmring-server and is not dropped.")
     async with _connect(url) as connection:
-        await connection.execute(f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+        try:
+            await connection.execute(f"DROP DATABASE IF EXISTS {_quote(name)} WITH (FORCE)")
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError) as exc:
+            raise Conflict(f"{name} was not dropped: {exc.args[0]}.") from exc
 
 
 @asynccontextmanager
 async def _connect(url: str) -> AsyncIterator[Connection]:
-    """Yield a connection to the server's maintenance database."""
+    """Yield a connection to a maintenance database of the server."""
     with connecting_to("the server"):
-        connection = await asyncpg.connect(url, database="postgres")
+        try:
+            connection = await connect(url, database=MAINTENANCE_DATABASES[0])
+        except (asyncpg.InvalidCatalogNameError, asyncpg.InsufficientPrivilegeError):
+            connection = await connect(url, database=MAINTENANCE_DATABASES[1])
     try:
         yield connection
     finally:

@@ -3,16 +3,17 @@
 It provides connections, transactions and single statements, and translates the driver's errors.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from copy import copy
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
-from llmring_server.core.retry import retry_for
+from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
 from llmring_server.settings import Settings
@@ -20,17 +21,10 @@ from llmring_server.settings import Settings
 # Generic for the type checker only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# A PostgreSQL that is starting or recovering accepts connections after a while.
-START_TIMEOUT_SECONDS = 5.0
-START_RETRY_PAUSE_SECONDS = 0.1
-_STARTING = (
-    ConnectionError,
-    FileNotFoundError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.ConnectionDoesNotExistError,
-)
 # The client waits this much longer than the server: it gives up only if the server does not answer.
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
+# The oldest major version of PostgreSQL that the server is tested with.
+MIN_POSTGRES = 14
 
 NO_DATABASE = (
     "No database is configured: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
@@ -54,10 +48,9 @@ def _milliseconds(seconds: float) -> str:
 
 def _session_parameters(settings: Settings) -> dict[str, str]:
     # A pooler in transaction mode rejects parameters of a session.
-    if settings.database_pooler:
-        return {"application_name": "llmring-server"}
+    if settings.has_pooler:
+        return {}
     return {
-        "application_name": "llmring-server",
         "search_path": "pg_catalog",
         "timezone": "UTC",
         "jit": "off",
@@ -68,37 +61,35 @@ def _session_parameters(settings: Settings) -> dict[str, str]:
 
 
 def _pool(settings: Settings) -> Pool:
+    url = settings.dsn() or ""
+    session = _session_parameters(settings)
     return asyncpg.create_pool(
-        settings.dsn(),
+        **connect.arguments(url, has_pooler=settings.has_pooler, session=session),
         min_size=settings.database_pool_size,
         max_size=settings.database_pool_size + settings.database_pool_overflow,
         connection_class=_ConnectionWithoutReset,
-        statement_cache_size=0 if settings.database_pooler else 100,
-        server_settings=_session_parameters(settings),
+        init=partial(connect.keep_alive, url),
     )
-
-
-@contextmanager
-def connecting_to(target: str) -> Iterator[None]:
-    """Raise Unavailable with the reason if `target` cannot be reached."""
-    try:
-        yield
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        # These messages of the driver name a host, a user or a database, and never a password.
-        reason = str(exc) or type(exc).__name__
-        raise errors.Unavailable(f"Cannot connect to {target}: {reason}") from exc
 
 
 async def _open_pool(settings: Settings) -> Pool:
     if not settings.database_url:
         raise errors.Unavailable(NO_DATABASE)
 
-    async def connect() -> Pool:
+    async def open_pool() -> Pool:
         return await _pool(settings)
 
-    with connecting_to("the database"):
-        return await retry_for(
-            connect, _STARTING, START_TIMEOUT_SECONDS, pause=START_RETRY_PAUSE_SECONDS
+    with connect.connecting_to("the database"):
+        return await connect.when_started(open_pool)
+
+
+async def _check_version(pool: Pool) -> None:
+    async with pool.acquire() as connection:
+        major = connection.get_server_version().major
+    if major < MIN_POSTGRES:
+        raise errors.Unavailable(
+            f"The database runs on PostgreSQL {major}, and the server needs {MIN_POSTGRES} or"
+            " later."
         )
 
 
@@ -107,6 +98,7 @@ async def open_database(settings: Settings) -> AsyncIterator[AsyncDatabaseManage
     """Open a pool with these settings, and close it at the end."""
     pool = await _open_pool(settings)
     try:
+        await _check_version(pool)
         yield OwnedPool(pool=pool, schema=settings.database_schema)
     finally:
         await pool.close()

@@ -44,6 +44,9 @@ BUILTIN_LOCALE = ("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no
 LIBC_LOCALE = ("--locale=C.UTF-8",)
 MAX_SOCKET_PATH_BYTES = 100  # macOS accepts 103 bytes, Linux 107.
 LOG_TAIL_LINES = 10
+# What is in a folder where PostgreSQL was never started: nothing, the directory of a new file
+# system, or the locks of an attempt.
+EMPTY = {"lost+found", "clients.lock", "supervisor.lock", "server.log"}
 
 
 class PostgresNotFound(RingError):
@@ -106,9 +109,7 @@ class EmbeddedPostgres:
     def _join(self, deadline: float) -> None:
         """Take the clients' lock, start a supervisor if there is none, and wait for an answer."""
         directory = self._directory
-        if not directory.path.exists():
-            directory.path.mkdir(parents=True, exist_ok=True)
-            directory.path.chmod(0o711 if postgres_user() else 0o700)
+        prepare_folder(directory)
         has_started = False
         while time.monotonic() < deadline:
             if self._client_lock is None:
@@ -151,17 +152,12 @@ class EmbeddedPostgres:
 
     def _start_failed(self, reason: Exception) -> PostgresStartFailed:
         directory = self._directory
-        hint = ""
+        log = ""
         with suppress(OSError):
-            if folder := inaccessible_ancestor(directory.path):
-                hint = (
-                    f"The user that PostgreSQL runs as cannot enter {folder}."
-                    " Use a folder such as /var/lib/llmring-server.\n"
-                )
             lines = directory.log.read_text(errors="replace").splitlines()
-            hint += "\n".join(lines[-LOG_TAIL_LINES:])
+            log = "\n".join(lines[-LOG_TAIL_LINES:])
         return PostgresStartFailed(
-            f"PostgreSQL in {directory.path} did not start: {reason}\n{hint}\nFix this (see"
+            f"PostgreSQL in {directory.path} did not start: {reason}\n{log}\nFix this (see"
             f" {directory.log}), choose another folder with --data-dir, or set"
             " LLMRING_DATABASE_URL."
         )
@@ -211,6 +207,39 @@ def prepare_cluster(directory: DataDirectory) -> Path:
         )
     _prepare_sockets(directory)
     return programs
+
+
+def prepare_folder(directory: DataDirectory) -> None:
+    """Create the folder, or take an empty one, so that PostgreSQL's user can enter it."""
+    folder = directory.path
+    user = postgres_user()
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o711 if user else 0o700)
+    if user is None or (directory.data / "postmaster.pid").exists():
+        return
+    closed = inaccessible_ancestor(directory.data)
+    if closed == folder and {file.name for file in folder.iterdir()} <= EMPTY:
+        # A new volume, for example. Nobody's files become accessible.
+        with suppress(OSError):
+            os.chown(folder, os.geteuid(), os.getegid())
+            folder.chmod(0o711)
+        closed = inaccessible_ancestor(directory.data)
+    if closed:
+        raise PostgresStartFailed(_how_to_open(directory, closed, user.pw_name))
+
+
+def _how_to_open(directory: DataDirectory, closed: Path, user: str) -> str:
+    if closed == directory.data:
+        remedy = f"run `chown -R {user} {closed}`"
+    elif closed == directory.path:
+        remedy = f"run `chmod 711 {closed}`, or choose another folder with --data-dir"
+    else:
+        remedy = (
+            "choose a folder such as /var/lib/llmring-server with --data-dir, or run"
+            f" `chmod o+x {closed}`"
+        )
+    return f"PostgreSQL runs as the user {user}, who cannot enter {closed}: {remedy}."
 
 
 @contextmanager

@@ -34,7 +34,6 @@ _UNAVAILABLE = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.OutdatedSchemaCacheError,
@@ -44,6 +43,10 @@ _BUSY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
     TimeoutError,
+)
+READ_ONLY = (
+    "The database is read-only: name its primary in LLMRING_DATABASE_URL, or all of its hosts with"
+    " target_session_attrs=read-write."
 )
 _OUTDATED = (
     asyncpg.UndefinedTableError,
@@ -89,6 +92,13 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
         return known() if known else None
     if isinstance(exc, _OUTDATED):
         return NotMigrated()
+    if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+        return NotMigrated(
+            f"The role of the database lacks a privilege ({exc.args[0]}): use the owner of the"
+            " tables, or repeat the grants in docs/deployment.md."
+        )
+    if isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
+        return Unavailable(READ_ONLY)
     if isinstance(exc, asyncpg.LockNotAvailableError):
         return LockTimeout()
     if isinstance(exc, _BUSY):

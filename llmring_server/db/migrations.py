@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, cast
 
-import asyncpg
 from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 from pgdbm.errors import MigrationError
 
@@ -143,7 +142,7 @@ async def _create_schema(connection: Connection, schema: str) -> None:
         with translated(connection):
             if not await connection.fetchval(exists, schema):
                 await connection.execute(f'CREATE SCHEMA "{schema}"')
-    except asyncpg.InsufficientPrivilegeError as exc:
+    except NotMigrated as exc:
         raise NotMigrated(
             f"This role may not create the schema {schema}: create it for this role, or name an"
             " existing schema (LLMRING_DATABASE_SCHEMA, LLMRING_MCP_SCHEMA)."

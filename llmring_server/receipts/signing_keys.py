@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
+from llmring_server.core.validation import lines_of
 from llmring_server.errors import Code, RingError
 from llmring_server.settings import Settings
 from llmring_verify.canonical_json import NotVerified
@@ -226,9 +227,7 @@ class KeyDocument(BaseModel, extra="forbid", hide_input_in_errors=True):
         try:
             return cls.model_validate_json(text)
         except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            path = ".".join(map(str, first["loc"]))
-            raise SigningKeyError(f"the keys of receipts: {path}: {first['msg']}") from None
+            raise SigningKeyError(f"the keys of receipts: {lines_of(exc, 'document')[0]}") from None
 
     def key_in_state(self, state: KeyState) -> StoredKey | None:
         return next((key for key in self.keys if key.state == state), None)

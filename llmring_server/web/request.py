@@ -30,6 +30,7 @@ from llmring_server.core.warnings import (
     unknown_field_warnings,
     unknown_fields_error,
 )
+from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 from llmring_server.web.unknown_members import unknown_members
@@ -220,9 +221,7 @@ def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
     try:
         return validate(value)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False, include_context=False, include_input=False)
-        location = ".".join(str(part) for part in errors[0]["loc"]) or "request"
-        raise InvalidRequest(f"{location}: {errors[0]['msg']}", errors=errors) from exc
+        raise InvalidRequest(lines_of(exc)[0], errors=errors_of(exc)) from exc
 
 
 def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:

@@ -4,6 +4,7 @@ Nearly all traffic goes to paths without parameters. They are looked up in a dic
 costs the same for 100 routes as for one; patterns are tried in turn only after that.
 """
 
+import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import MethodNotAllowed, NotFound
 from llmring_server.web.endpoint import Endpoint, Handler
+
+# The prefixes that a caller may have left out, or written twice.
+_PREFIX = re.compile(r"^(/(api|v\d+)(?=/))*")
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Router:
         methods = self._exact.get(path)
         if methods is None:
             methods, params = self._match(path, method)
+            if not methods:
+                raise self._no_such_path(scope)
             scope["path_params"] = params
         route = methods.get(method)
         if route is None:
@@ -106,16 +112,35 @@ class Router:
         return route.endpoint(scope, receive, send)
 
     def _match(self, path: str, method: str) -> tuple[dict[str, Route], dict[str, Any]]:
-        """Return the first pattern with this method, or the methods of all patterns that match."""
+        """Return the first pattern with this method, or the methods of all patterns that match.
+
+        There are none if the path does not exist.
+        """
         allowed: dict[str, Route] = {}
         for pattern, methods in self._patterns:
             if match := pattern.fullmatch(path):
                 if method in methods:
                     return methods, match.groupdict()
                 allowed |= methods
-        if not allowed:
-            raise NotFound("No such path.")
         return allowed, {}
+
+    def _no_such_path(self, scope: Scope) -> NotFound:
+        """Return an error that names the path of a similar one, and where all of them are."""
+        root = scope.get("root_path", "")
+        path = _PREFIX.sub("", path_below_root(scope))
+        sentences = ["No such path."]
+        for similar in (f"/api/v1{path}", path):
+            if route := self._any_route(similar):
+                sentences.append(f"Did you mean {root}{route.path_format}?")
+                break
+        if "/openapi.json" in self._exact:
+            sentences.append(f"GET {root}/openapi.json describes all paths.")
+        return NotFound(" ".join(sentences))
+
+    def _any_route(self, path: str) -> Route | None:
+        tables = [self._exact[path]] if path in self._exact else []
+        tables += [methods for pattern, methods in self._patterns if pattern.fullmatch(path)]
+        return next((route for methods in tables for route in methods.values()), None)
 
 
 def path_below_root(scope: Scope) -> str:

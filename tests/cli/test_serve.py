@@ -3,11 +3,13 @@
 import asyncio
 import fcntl
 import gc
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from asyncio.subprocess import Process
@@ -23,12 +25,13 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, create_app
+from llmring_server.cli.running import RunningServer, running_servers
 from llmring_server.cli.serve import application
-from llmring_server.db.postgres_supervisor import lock_file
-from tests.cli.test_db import ENVIRONMENT, PROGRAM, with_password
+from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
+from tests.cli.test_db import ENVIRONMENT, PROGRAM, run, with_password
 from tests.conftest import CALL
 from tests.support.invalid_wire_requests import get
-from tests.support.postgres import make_cluster
+from tests.support.postgres import make_cluster, wait_until_stopped
 from tests.support.served import ask, statuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
@@ -275,3 +278,143 @@ async def test_serve_logs_requests_in_dev_or_if_configured(
         assert len(re.findall(line, server.text(), re.MULTILINE)) == is_logged
         assert server.text().count("/health/live") == is_logged
         assert "canary" not in server.text()
+
+
+@pytest.fixture
+def apart(tmp_path: Path) -> dict[str, str]:
+    """Settings of a user who runs no other server."""
+    return {"XDG_RUNTIME_DIR": str(tmp_path)}
+
+
+@pytest.fixture
+def beside() -> Iterator[Path]:
+    """A second data directory."""
+    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
+    make_cluster(folder)
+    yield folder
+    wait_until_stopped(DataDirectory(folder))
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def configured(db: AsyncDatabaseManager, url: str) -> dict[str, str]:
+    """Settings with a database, and a password."""
+    return {
+        "LLMRING_DATABASE_URL": with_password(url, "canary"),
+        "LLMRING_DATABASE_SCHEMA": db.schema or "",
+    }
+
+
+def running_servers_of(settings: dict[str, str]) -> list[RunningServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        return running_servers()
+
+
+def reports(folder: Path) -> list[Path]:
+    return sorted(folder.glob("llmring-server/*"))
+
+
+async def command(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    ran = await asyncio.to_thread(run, *arguments, **settings)
+    assert "Traceback" not in ran.stderr
+    return ran
+
+
+async def test_commands_use_the_database_of_the_running_server(
+    serve: Serve, data_dir: Path, tmp_path: Path, apart: dict[str, str]
+) -> None:
+    async with serve(LLMRING_AUTH="keys", **apart) as server:
+        issued = await command("keys", "issue", "--project", "shop", **apart)
+        assert issued.stderr.startswith(f"Database: {data_dir} (embedded PostgreSQL)\n")
+        assert "Starting PostgreSQL" not in issued.stderr
+        server.client.headers["X-API-Key"] = issued.stdout.strip()
+        await server.log()
+        for arguments in (("projects", "list"), ("keys", "list"), ("audit",)):
+            ran = await command(*arguments, **apart)
+            assert (ran.returncode, ran.stderr) == (0, "")
+        assert str(data_dir) in (await command("db", "url", **apart)).stdout
+        [report] = reports(tmp_path)
+        assert json.loads(report.read_text()) == {
+            "pid": server.process.pid, "env": "dev", "data_dir": str(data_dir)
+        }  # fmt: skip
+        assert await server.end(signal.SIGINT) == 0
+    assert reports(tmp_path) == []
+
+
+async def test_a_data_directory_that_is_named_takes_precedence(
+    serve: Serve, data_dir: Path, beside: Path, apart: dict[str, str]
+) -> None:
+    async with serve(**apart):
+        for arguments, settings in (
+            (("db", "url", "--data-dir", str(beside)), {}),
+            (("db", "url"), {"LLMRING_DATA_DIR": str(beside)}),
+        ):
+            named = await command(*arguments, **apart | settings)
+            assert str(beside) in named.stdout
+            assert str(data_dir) not in named.stdout
+        theirs = {"LLMRING_DATABASE_URL": "postgresql://ada@theirs.example/shop"}
+        assert "theirs" in (await command("db", "url", **apart, **theirs)).stdout
+
+
+async def test_among_several_servers_the_data_directory_must_be_named(
+    serve: Serve, data_dir: Path, beside: Path, apart: dict[str, str]
+) -> None:
+    async with serve(**apart) as first, serve(**apart):
+        # Both have the same database.
+        assert str(data_dir) in (await command("db", "url", **apart)).stdout
+        async with serve("--data-dir", str(beside), **apart) as third:
+            refused = await command("keys", "issue", **apart)
+            assert refused.returncode == 2
+            for server, folder in ((first, data_dir), (third, beside)):
+                assert f"process {server.process.pid} uses the data in {folder}" in refused.stderr
+            assert "--data-dir" in refused.stderr
+            assert refused.stdout == ""
+            named = await command("db", "url", "--data-dir", str(beside), **apart)
+            assert str(beside) in named.stdout
+            assert await third.end(signal.SIGINT) == 0
+        assert str(data_dir) in (await command("db", "url", **apart)).stdout
+
+
+@pytest.mark.parametrize("env", ["dev", "prod"])
+async def test_commands_say_that_the_server_has_a_database_of_its_own(
+    serve: Serve, configured: dict[str, str], apart: dict[str, str], env: str
+) -> None:
+    async with serve("--env", env, **configured, **apart) as server:
+        refused = await command("keys", "issue", **apart)
+        assert refused.returncode == 2
+        pid = server.process.pid
+        assert (
+            f"process {pid} uses the database that its LLMRING_DATABASE_URL names" in refused.stderr
+        )
+        assert "the default would be --data-dir /" in refused.stderr
+        [report] = reports(Path(apart["XDG_RUNTIME_DIR"]))
+        assert "canary" not in report.read_text() + refused.stderr
+        assert report.parent.stat().st_mode & 0o777 == 0o700
+        found = await command("keys", "list", **configured, **apart)
+        assert found.returncode == 0
+
+
+async def test_the_report_of_a_killed_server_is_stale(
+    serve: Serve, data_dir: Path, tmp_path: Path, apart: dict[str, str]
+) -> None:
+    async with serve(**apart) as killed:
+        await killed.end(signal.SIGKILL)
+    [stale] = reports(tmp_path)
+    # The process id now belongs to another process.
+    stale = stale.rename(stale.with_name(f"serve-{os.getpid()}.json"))
+    assert running_servers_of(apart) == []
+    async with serve(**apart) as server:
+        assert [report.name for report in reports(tmp_path)] == [f"serve-{server.process.pid}.json"]
+        assert str(data_dir) in (await command("db", "url", **apart)).stdout
+
+
+async def test_reports_that_others_could_write_are_ignored(
+    serve: Serve, tmp_path: Path, apart: dict[str, str]
+) -> None:
+    async with serve(**apart):
+        (tmp_path / "llmring-server").chmod(0o777)
+        assert running_servers_of(apart) == []
+        (tmp_path / "llmring-server").chmod(0o700)
+        assert len(running_servers_of(apart)) == 1

@@ -12,7 +12,7 @@ from llmring_server.errors import Unavailable
 async def test_a_server_that_closes_the_connection_is_retried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("llmring_server.db.connect.START_TIMEOUT_SECONDS", 0.5)
     calls = 0
 
     async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -31,7 +31,7 @@ async def test_a_server_that_closes_the_connection_is_retried(
 async def test_the_error_names_a_port_where_nothing_listens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmring_server.db.database.START_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr("llmring_server.db.connect.START_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(Unavailable, match=str(port)):

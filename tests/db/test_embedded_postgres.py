@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -206,10 +207,53 @@ def test_a_file_is_not_a_data_directory(directory: DataDirectory) -> None:
 
 
 @as_root
-def test_a_folder_that_postgresql_cannot_enter_is_named(directory: DataDirectory) -> None:
-    directory.path.chmod(0o700)
-    with pytest.raises(PostgresStartFailed, match=f"cannot enter {directory.path}"):
-        EmbeddedPostgres(directory.path / "inside").start()
+@pytest.mark.parametrize("content", ["", "lost+found", "clients.lock"])
+@pytest.mark.parametrize("owner", [0, 12345])
+async def test_an_empty_folder_that_postgresql_cannot_enter_is_taken(
+    directory: DataDirectory, content: str, owner: int
+) -> None:
+    (volume := directory.path / "volume").mkdir()
+    if content:
+        (volume / content).mkdir() if content == "lost+found" else (volume / content).touch()
+    os.chown(volume, owner, owner)
+    volume.chmod(0o700)
+    with EmbeddedPostgres(volume, linger=0) as server:
+        assert await ask(server.url()) == 42
+    assert (volume.stat().st_uid, volume.stat().st_mode & 0o777) == (0, 0o711)
+
+
+@as_root
+def test_a_folder_with_files_that_postgresql_cannot_enter_is_left_alone(
+    directory: DataDirectory,
+) -> None:
+    (private := directory.path / "private").mkdir(mode=0o700)
+    (private / "secrets").touch()
+    with pytest.raises(PostgresStartFailed) as raised:
+        EmbeddedPostgres(private).start()
+    assert re.fullmatch(
+        rf"PostgreSQL runs as the user \w+, who cannot enter {private}: run `chmod 711 {private}`,"
+        r" or choose another folder with --data-dir\.",
+        str(raised.value),
+    )
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert [file.name for file in private.iterdir()] == ["secrets"]
+
+
+@as_root
+def test_a_folder_on_the_way_that_postgresql_cannot_enter_is_left_alone(
+    directory: DataDirectory,
+) -> None:
+    (private := directory.path / "private").mkdir(mode=0o700)
+    with pytest.raises(PostgresStartFailed, match=rf"cannot enter {private}: choose a folder such"):
+        EmbeddedPostgres(private / "inside").start()
+    assert private.stat().st_mode & 0o777 == 0o700
+
+
+@as_root
+def test_data_of_another_owner_are_left_alone(with_cluster: DataDirectory) -> None:
+    os.chown(with_cluster.data, 0, 0)
+    with pytest.raises(PostgresStartFailed, match=rf"run `chown -R \w+ {with_cluster.data}`"):
+        EmbeddedPostgres(with_cluster.path).start()
 
 
 @as_root

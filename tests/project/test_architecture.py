@@ -49,8 +49,9 @@ MAY_IMPORT = {
     "requests": (),
     "urllib.request": (),
     "urllib3": (),
-    # These open their own sockets.
+    # These open their own sockets, or set their options.
     "socket": (
+        "llmring_server/db/connect.py",
         "llmring_server/db/postgres_supervisor.py",
         "llmring_server/server/in_process.py",
         "llmring_server/cli/serve.py",

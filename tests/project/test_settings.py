@@ -49,8 +49,10 @@ def test_all_kinds_of_database_urls_are_accepted(url: str) -> None:
 
 
 def test_tls_setting_is_added_to_the_url() -> None:
-    settings = Settings(database_url="postgresql://h/x?a=b", database_tls="verify-full")
-    assert settings.dsn() == "postgresql://h/x?a=b&sslmode=verify-full"
+    settings = Settings(
+        database_url="postgresql://h/x?connect_timeout=5", database_tls="verify-full"
+    )
+    assert settings.dsn() == "postgresql://h/x?connect_timeout=5&sslmode=verify-full"
 
 
 def test_repr_does_not_contain_the_password() -> None:

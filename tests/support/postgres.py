@@ -31,6 +31,8 @@ def run_folder() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="llmring-"))
     folder.chmod(0o711)
     os.environ[FOLDER] = str(folder)
+    # Commands look for running servers here: those of whoever runs the tests are none of ours.
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
     try:
         yield
     finally:

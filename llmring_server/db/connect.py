@@ -1,0 +1,203 @@
+"""Connecting: what a connection string and the settings say, in the terms of the driver."""
+
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import asyncpg
+
+from llmring_server.core.connection_string import ConnectionString, parse
+from llmring_server.core.retry import retry_for
+from llmring_server.db.connection_cache import Connection
+from llmring_server.errors import Unavailable
+
+Opened = TypeVar("Opened")
+
+logger = logging.getLogger(__name__)
+
+# A PostgreSQL that is starting or recovering accepts connections after a while.
+START_TIMEOUT_SECONDS = 5.0
+START_RETRY_PAUSE_SECONDS = 0.1
+_STARTING = (
+    ConnectionError,
+    FileNotFoundError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+)
+
+APPLICATION_NAME = "llmring-server"
+# The driver's own time limit.
+CONNECT_TIMEOUT_SECONDS = 60.0
+
+# What the driver reads from a URL itself.
+_DRIVERS = {
+    "host", "port", "user", "password", "dbname", "sslmode", "sslcert", "sslkey", "sslpassword",
+    "sslrootcert", "sslcrl", "sslnegotiation", "ssl_min_protocol_version",
+    "ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib", "service",
+}  # fmt: skip
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+# The modes in which the driver reads these files.
+_MODES_WITH_CERTIFICATES = ("require", "verify-ca", "verify-full")
+
+# Options of a socket, and what they are called in a URL. Not every system has all of them.
+_SOCKET_OPTIONS = (
+    ("keepalives_idle", socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", None)),
+    ("keepalives_interval", socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None)),
+    ("keepalives_count", socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None)),
+    ("tcp_user_timeout", socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", None)),
+)
+
+
+@contextmanager
+def connecting_to(target: str) -> Iterator[None]:
+    """Raise Unavailable with the reason if `target` cannot be reached."""
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        raise Unavailable(f"Cannot connect to {target}: {_reason(exc)}") from exc
+
+
+def _reason(exc: Exception) -> str:
+    # These messages of the driver name a host, a user or a database, and never a password.
+    reason = str(exc) or type(exc).__name__
+    if isinstance(exc, TimeoutError):
+        return "there was no answer in time."
+    if isinstance(exc, asyncpg.InvalidCatalogNameError):
+        return f"{reason}. Create it with `llmring-server db create`."
+    if "unsupported startup parameter" in reason:
+        return f"{reason}. Behind PgBouncer, set LLMRING_DATABASE_POOLER=true."
+    return reason
+
+
+def arguments(
+    url: str, *, has_pooler: bool = False, session: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what asyncpg.connect and asyncpg.create_pool need to connect to a URL.
+
+    `session` are the server's own parameters of a session, which take precedence.
+    """
+    connection = parse(url)
+    _check_files(connection)
+    if connection.parameters.ignored:
+        _log_ignored(url)
+    parameters = dict(connection.parameters.used)
+    if host := parameters.pop("hostaddr", None) or parameters.get("host"):
+        parameters["host"] = ",".join(map(_bracketed, host.split(",")))
+    name = parameters.get("application_name") or parameters.get("fallback_application_name")
+    settings = {**connection.parameters.session, **(session or {})}
+    settings["application_name"] = name or APPLICATION_NAME
+    if "options" in parameters:
+        settings["options"] = parameters["options"]
+    arguments: dict[str, Any] = {"server_settings": settings, "timeout": _timeout(connection)}
+    if has_pooler or connection.parameters.has_pooler:
+        arguments["statement_cache_size"] = 0
+    # The driver reads these from the URL in a way that fails, or not at all.
+    if "passfile" in parameters:
+        arguments["passfile"] = Path(parameters["passfile"])
+    if "servicefile" in parameters:
+        arguments["servicefile"] = parameters["servicefile"]
+    if parameters.get("sslrootcert") == "system":
+        arguments["ssl"] = _context_of_system(parameters)
+    kept = {name: value for name, value in parameters.items() if name in _DRIVERS}
+    arguments["dsn"] = connection.url_with(kept)
+    return arguments
+
+
+async def when_started(work: Callable[[], Awaitable[Opened]]) -> Opened:
+    """Repeat `work` while the server is starting, for a moment."""
+    return await retry_for(work, _STARTING, START_TIMEOUT_SECONDS, pause=START_RETRY_PAUSE_SECONDS)
+
+
+async def connect(url: str, **options: Any) -> Connection:
+    """Open one connection to a URL."""
+
+    async def open_connection() -> Connection:
+        return await asyncpg.connect(**arguments(url), **options)
+
+    connection = await when_started(open_connection)
+    await keep_alive(url, connection)
+    return connection
+
+
+async def keep_alive(url: str, connection: Connection) -> None:
+    """Set the options of the connection's socket that the URL names."""
+    parameters = parse(url).parameters.used
+    stream = cast("Any", connection)._transport.get_extra_info("socket")
+    # A connection to a local socket needs none, and a pool's test may have no socket.
+    if stream is None or stream.family == socket.AF_UNIX:
+        return
+    values = {name: int(value) for name, value in parameters.items() if "keepalives" in name}
+    if values and values.get("keepalives") != 0:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, level, option in _SOCKET_OPTIONS:
+        value = int(parameters.get(name, "0"))
+        if value > 0 and option is not None:
+            stream.setsockopt(level, option, value)
+
+
+def _bracketed(host: str) -> str:
+    """Return a host as the driver reads it: an IPv6 address in brackets, as in a URL."""
+    is_address = host.count(":") > 1 and not host.startswith(("/", "["))
+    return f"[{host}]" if is_address else host
+
+
+def _timeout(connection: ConnectionString) -> float | None:
+    """Return the time limit of connecting, in seconds; as in libpq, 0 means none."""
+    seconds = connection.parameters.used.get("connect_timeout")
+    if seconds is None:
+        return CONNECT_TIMEOUT_SECONDS
+    # It is meant for each host, and the driver has one for all.
+    hosts = (connection.hosts or connection.parameters.used.get("host", "")).count(",") + 1
+    return int(seconds) * hosts if int(seconds) > 0 else None
+
+
+def _check_files(connection: ConnectionString) -> None:
+    """Say which parameter names a file that cannot be read: the driver would not."""
+    if connection.parameters.used.get("sslmode") not in _MODES_WITH_CERTIFICATES:
+        return
+    for name in _FILES:
+        path = connection.parameters.used.get(name)
+        if path is None or (name, path) == ("sslrootcert", "system"):
+            continue
+        try:
+            Path(path).open("rb").close()
+        except OSError as exc:
+            raise Unavailable(
+                f"Cannot connect to the database: the file that {name} names cannot be read:"
+                f" {exc.strerror}."
+            ) from exc
+
+
+def _context_of_system(parameters: Mapping[str, str]) -> ssl.SSLContext:
+    """Return a context that trusts the certificate authorities of the operating system."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["postgresql"])
+    if certificate := parameters.get("sslcert"):
+        password = parameters.get("sslpassword", "")
+        context.load_cert_chain(certificate, parameters.get("sslkey"), lambda: password)
+    if revoked := parameters.get("sslcrl"):
+        context.load_verify_locations(revoked)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+    context.minimum_version = _tls_version(parameters.get("ssl_min_protocol_version", "TLSv1.2"))
+    if maximum := parameters.get("ssl_max_protocol_version"):
+        context.maximum_version = _tls_version(maximum)
+    return context
+
+
+def _tls_version(name: str) -> ssl.TLSVersion:
+    return ssl.TLSVersion[name.replace(".", "_")]
+
+
+@cache
+def _log_ignored(url: str) -> None:
+    """Name the parameters without an effect, once for each URL."""
+    names = [
+        f"{name} (see {setting})" if setting else name
+        for name, setting in parse(url).parameters.ignored.items()
+    ]
+    logger.warning("Parameters of the database URL are ignored: %s.", ", ".join(names))
