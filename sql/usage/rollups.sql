@@ -4,16 +4,20 @@
 -- Moves the sums of quarter hours that are over from `usage_recent`, which has a row for each set of
 -- labels, to `usage_rollups`, which has rows for each label: by quarter hour and by day, in the order
 -- of their primary key. It moves few rows at a time, so that locks are held only briefly.
+-- Rows are read and deleted by their place in the table, a range of pages at a time: no plan reads much
+-- more than that, whatever the statistics say of a table that fills and empties within minutes. (So the
+-- condition on the time is one that cannot use the index.) A row that a concurrent statement changes is
+-- skipped, and has a new place; a later move reads it.
 -- Across projects: each row brings its own.
 WITH picked AS MATERIALIZED (
-    SELECT project_id, bucket, labels_digest, caller_xid FROM <<tables.usage_recent>>
-    WHERE bucket < now() - interval '30 minutes'
+    SELECT ctid AS place FROM <<tables.usage_recent>>
+    WHERE ctid > @after AND ctid < @before AND bucket + interval '30 minutes' < now()
+    ORDER BY ctid
     LIMIT @limit
     FOR UPDATE SKIP LOCKED
 ),
 moved AS (
-    DELETE FROM <<tables.usage_recent>>
-    WHERE (project_id, bucket, labels_digest, caller_xid) IN (SELECT * FROM picked)
+    DELETE FROM <<tables.usage_recent>> WHERE ctid = ANY (ARRAY(SELECT place FROM picked))
     RETURNING *
 ),
 quarters AS (
@@ -59,7 +63,10 @@ added_sums AS (
         output_tokens = sums.output_tokens + excluded.output_tokens,
         cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
 )
-SELECT count(*) AS moved FROM moved;
+SELECT
+    count(*) AS picked, max(place) AS last_place,
+    pg_relation_size('<<tables.usage_recent>>'::regclass) / current_setting('block_size')::bigint AS pages
+FROM picked;
 
 -- name: erase_recent
 -- Runs before the rollups are erased, since a concurrent move may add these sums to them.
