@@ -43,7 +43,7 @@ class Rollups(Repository):
             place = await self.move_batch(place)
 
     async def move_batch(self, place: Place) -> Place | None:
-        """Move a batch of sums behind `place`; return the place of the next one, None at the end."""
+        """Move a batch of sums; return the place where the next begins, None at the end."""
         page, _ = place
         before: Place = (page + PAGES_AT_ONCE, 0)
         row = await self._fetch_one("move_to_rollups", after=place, before=before, limit=BATCH_SIZE)
