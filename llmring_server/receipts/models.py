@@ -269,6 +269,8 @@ def receipt_preview(totals: ReceiptTotals) -> ReceiptPreview:
 class ReceiptCall(TypedDict):
     """A call of a receipt, or an uncertified call. The cost of an unpriced call is 0.
 
+    If its usage is unknown, its tokens are 0 and `usage_known` is false.
+
     `timestamp` equals `logged_at`.
     """
 
@@ -287,6 +289,7 @@ class ReceiptCall(TypedDict):
     cached_input_tokens: int
     cost: Decimal
     cost_source: CostSource
+    usage_known: bool
 
 
 def receipt_call(row: asyncpg.Record) -> ReceiptCall:

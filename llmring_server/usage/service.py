@@ -19,7 +19,14 @@ from llmring_server.usage.idempotency import (
     IdempotencyKeys,
     require_same_request,
 )
-from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
+from llmring_server.usage.models import (
+    Call,
+    CallFilter,
+    CallPage,
+    ExportedCall,
+    LogResult,
+    NewCall,
+)
 from llmring_server.usage.stats import StatsQuery, UsageStats
 
 
@@ -91,14 +98,15 @@ class Usage(Repository):
 
     def export(
         self, project_id: ProjectId, calls: CallFilter | None = None
-    ) -> AsyncGenerator[Call]:
+    ) -> AsyncGenerator[ExportedCall]:
         """Yield all calls that the filter selects, newest first, from one snapshot.
 
-        The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
+        The tokens of a call whose usage is unknown are None here. The generator holds a
+        transaction. Use `contextlib.aclosing` if you may stop early.
         """
         calls = calls or CallFilter()
         start = Position(None, None)._asdict()
-        return Call.from_stream(
+        return ExportedCall.from_stream(
             self._stream(
                 "list_calls", project_id=project_id, **calls.params(), **start, limit=None, offset=0
             )

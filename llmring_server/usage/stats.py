@@ -85,6 +85,7 @@ class LabelTotals(BaseModel):
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int
+    unknown_usage_requests: int
 
 
 class OriginTotals(LabelTotals):
@@ -110,12 +111,15 @@ class StatsPeriod(BaseModel):
 class StatsSummary(BaseModel):
     """The totals of the whole time range. Calls without a known price add nothing to `total_cost`.
 
-    `total_adjustment` is the part of `total_cost` that re-rating added.
+    `total_adjustment` is the part of `total_cost` that re-rating added. Calls whose usage is
+    unknown add nothing to tokens; `usage_known` is false if there are any.
     """
 
     total_requests: int
     total_errors: int
     unpriced_requests: int
+    unknown_usage_requests: int
+    usage_known: bool
     total_cost: Decimal
     total_adjustment: Decimal
     total_tokens: int

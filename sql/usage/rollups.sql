@@ -25,7 +25,7 @@ quarters AS (
         project_id, bucket, by_label.label_kind, by_label.label, by_label.provider,
         sum(requests) AS requests, sum(errors) AS errors, sum(unpriced) AS unpriced,
         sum(cost) AS cost, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM moved
     CROSS JOIN LATERAL (
         VALUES ('model', model, moved.provider), ('alias', alias, ''),
@@ -36,22 +36,25 @@ quarters AS (
 ),
 new_sums AS (
     SELECT project_id, 15 AS minutes, bucket, label_kind, label, provider,
-           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+           unknown_usage
     FROM quarters
     UNION ALL
     SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), label_kind, label, provider,
            sum(requests), sum(errors), sum(unpriced), sum(cost),
-           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(unknown_usage)
     FROM quarters
     GROUP BY 1, 3, 4, 5, 6
 ),
 added_sums AS (
     INSERT INTO <<tables.usage_rollups>> AS sums (
         project_id, minutes, bucket, label_kind, label, provider,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+        unknown_usage
     )
     SELECT project_id, minutes, bucket, label_kind, label, provider,
-           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+           unknown_usage
     FROM new_sums
     ORDER BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE SET
@@ -61,7 +64,8 @@ added_sums AS (
         cost = sums.cost + excluded.cost,
         input_tokens = sums.input_tokens + excluded.input_tokens,
         output_tokens = sums.output_tokens + excluded.output_tokens,
-        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
+        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens,
+        unknown_usage = sums.unknown_usage + excluded.unknown_usage
 )
 SELECT
     count(*) AS picked, max(place) AS last_place,

@@ -15,7 +15,7 @@ WITH edge_calls AS (
 sums AS (
     SELECT
         bucket, label_kind, label, provider, requests, errors, unpriced,
-        cost, adjustment, input_tokens, output_tokens, cached_input_tokens
+        cost, adjustment, input_tokens, output_tokens, cached_input_tokens, unknown_usage
     FROM <<tables.usage_rollups>>
     WHERE project_id = @project_id AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
        OR project_id = @project_id AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
@@ -23,7 +23,7 @@ sums AS (
     UNION ALL
     SELECT
         bucket, label_kind, label, provider, requests, errors, unpriced,
-        cost, 0, input_tokens, output_tokens, cached_input_tokens
+        cost, 0, input_tokens, output_tokens, cached_input_tokens, unknown_usage
     FROM <<tables.usage_recent_sums>>
     WHERE project_id = @project_id AND bucket >= @quarters_since AND bucket < @quarters_until
     UNION ALL
@@ -32,12 +32,13 @@ sums AS (
         date_bin('15 minutes', logged_at, 'epoch'),
         CASE WHEN model IS NOT NULL THEN 'model' WHEN alias IS NOT NULL THEN 'alias'
              WHEN profile IS NOT NULL THEN 'profile' ELSE 'origin' END,
-        coalesce(model, alias, profile, origin), coalesce(provider, ''),
+        coalesce(model, alias, profile, origin), coalesce(normal_provider, ''),
         count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
         coalesce(sum(cost), 0), sum(adjustment),
-        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+        coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), sum(cached_input_tokens),
+        count(*) FILTER (WHERE input_tokens IS NULL)
     FROM edge_calls
-    GROUP BY 1, GROUPING SETS ((model, provider), (alias), (profile), (origin))
+    GROUP BY 1, GROUPING SETS ((model, normal_provider), (alias), (profile), (origin))
     HAVING coalesce(model, alias, profile, origin) IS NOT NULL
 ),
 models_by_period AS (
@@ -66,7 +67,7 @@ totals AS (
         label_kind, label, provider, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM sums
     GROUP BY label_kind, label, provider
 ),
@@ -76,7 +77,8 @@ labels AS (
         counted.label_kind, counted.label, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
         trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+        sum(unknown_usage) AS unknown_usage
     FROM totals
     CROSS JOIN LATERAL (
         VALUES (label_kind, label, true), ('provider', provider, label_kind = 'model'),
@@ -88,7 +90,8 @@ labels AS (
 by_label AS (
     SELECT label_kind, count(*) AS size, json_object_agg(label, json_build_object(
         'requests', requests, 'errors', errors, 'cost', cost, 'input_tokens', input_tokens,
-        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens
+        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens,
+        'unknown_usage_requests', unknown_usage
     ) ORDER BY requests DESC, label) AS labels
     FROM labels
     GROUP BY label_kind
@@ -106,6 +109,8 @@ SELECT (SELECT until FROM daily_only) AS daily_only_until, json_build_object(
         'total_requests', coalesce(max(requests), 0),
         'total_errors', coalesce(max(errors), 0),
         'unpriced_requests', coalesce(max(unpriced), 0),
+        'unknown_usage_requests', coalesce(max(unknown_usage), 0),
+        'usage_known', coalesce(max(unknown_usage), 0) = 0,
         'total_cost', coalesce(max(cost), '0'),
         'total_adjustment', coalesce(max(adjustment), '0'),
         'total_tokens', coalesce(max(input_tokens + output_tokens), 0),

@@ -52,6 +52,8 @@ async def test_usage_stats_without_calls_are_complete_and_zero(client: httpx.Asy
         "total_requests": 0,
         "total_errors": 0,
         "unpriced_requests": 0,
+        "unknown_usage_requests": 0,
+        "usage_known": True,
         "total_cost": "0",
         "total_adjustment": "0",
         "total_tokens": 0,
