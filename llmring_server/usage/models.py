@@ -130,6 +130,8 @@ class CallFilter(TimeRange):
 class CallPage(CallFilter, PageParams):
     """One page of the selected calls, newest first."""
 
+    added_filters = ("tz",)
+
     def next(self, project_id: ProjectId, last: "Call") -> str:
         """Return the cursor of the next page, given the last call of this one."""
         return self.following(project_id, Position(last.logged_at, last.id))

@@ -4,7 +4,8 @@
 -- Reads daily sums in the middle of the time range, quarter-hour sums towards its ends, and calls
 -- only in the partial quarter hours at both ends: exact, at a cost that does not grow with the
 -- number of calls. Before `daily_only_until`, maintenance has left only daily sums.
--- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones.
+-- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones. The time
+-- zone of the report comes as its offsets from UTC, each valid from an instant on.
 WITH edge_calls AS (
     SELECT * FROM <<tables.usage_calls>>
     WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @quarters_since
@@ -41,24 +42,35 @@ sums AS (
     GROUP BY 1, GROUPING SETS ((model, normal_provider), (alias), (profile), (origin))
     HAVING coalesce(model, alias, profile, origin) IS NOT NULL
 ),
+-- Of an hour that the clocks show twice, the offset from UTC (in seconds) tells which one it is.
 models_by_period AS (
     SELECT
-        date_trunc(@group_by::text, bucket AT TIME ZONE @tz::text) AS period, label AS model,
+        date_trunc(@group_by::text, bucket AT TIME ZONE 'UTC' + make_interval(secs => utc_offset)) AS period,
+        CASE WHEN @group_by = 'hour' THEN utc_offset END AS utc_offset, label AS model,
         sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost
-    FROM sums
-    WHERE label_kind = 'model'
-    GROUP BY 1, 2
+    FROM (
+        SELECT *, (@utc_offsets::integer[])[
+            greatest(width_bucket(bucket, @offset_changes::timestamptz[]), 1)
+        ] AS utc_offset
+        FROM sums
+        WHERE label_kind = 'model'
+    ) AS sums
+    GROUP BY 1, 2, 3
 ),
 by_period AS (
     SELECT json_agg(json_build_object(
-        'date', to_char(period, CASE @group_by WHEN 'hour' THEN 'YYYY-MM-DD"T"HH24:MI' ELSE 'YYYY-MM-DD' END),
+        'date', CASE
+            WHEN utc_offset IS NULL THEN to_char(period, 'YYYY-MM-DD')
+            ELSE to_char(period, 'YYYY-MM-DD"T"HH24:MI') || CASE WHEN utc_offset < 0 THEN '-' ELSE '+' END
+                || to_char(make_interval(secs => abs(utc_offset)), 'HH24:MI')
+        END,
         'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', models[1]
-    ) ORDER BY period DESC) AS buckets
+    ) ORDER BY period - make_interval(secs => coalesce(utc_offset, 0)) DESC) AS buckets
     FROM (
-        SELECT period, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+        SELECT period, utc_offset, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
                array_agg(model ORDER BY requests DESC, model) AS models
         FROM models_by_period
-        GROUP BY period
+        GROUP BY period, utc_offset
     ) AS period
 ),
 -- Over the whole range, by label and provider; only models have a provider.
