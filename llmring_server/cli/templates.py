@@ -17,8 +17,8 @@ from llmring_server.aliases.models import (
 from llmring_server.cli.environment import all_pages, project_options, with_project
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
 from llmring_server.core.identity import ProjectId
-from llmring_server.errors import NotFound
 from llmring_server.core.validation import lines_of
+from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.templates.models import Template, TemplatePage
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
-from llmring_server.usage.models import CALL_COLUMNS, Call
+from llmring_server.usage.models import CALL_COLUMNS, ExportedCall
 from llmring_server.web.request import render
 
 CSV_MEDIA_TYPE = "text/csv; charset=utf-8"
@@ -20,10 +20,10 @@ CHUNK_SIZE = 500
 # https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
-Encoder: TypeAlias = Callable[[Sequence[Call]], bytes]
+Encoder: TypeAlias = Callable[[Sequence[ExportedCall]], bytes]
 
 
-def encode_csv(calls: Sequence[Call]) -> bytes:
+def encode_csv(calls: Sequence[ExportedCall]) -> bytes:
     """Write calls as lines of CSV, without the header."""
     text = io.StringIO()
     csv.writer(text).writerows(
@@ -40,14 +40,16 @@ def _csv_cell(value: Any) -> str:
     return render(value).decode().strip('"')
 
 
-def encode_jsonl(calls: Sequence[Call]) -> bytes:
+def encode_jsonl(calls: Sequence[ExportedCall]) -> bytes:
     """Write calls as JSON, one line each."""
     return b"".join(render(call) + b"\n" for call in calls)
 
 
-async def encode_in_chunks(calls: AsyncGenerator[Call], encode: Encoder) -> AsyncGenerator[bytes]:
+async def encode_in_chunks(
+    calls: AsyncGenerator[ExportedCall], encode: Encoder
+) -> AsyncGenerator[bytes]:
     """Encode a stream of calls, CHUNK_SIZE at a time; the last chunk may be empty."""
-    chunk: list[Call] = []
+    chunk: list[ExportedCall] = []
     async with aclosing(calls):
         async for call in calls:
             chunk.append(call)

@@ -23,6 +23,7 @@ from llmring_server.core.strict_json import (
     json_default,
     parse_request_json,
 )
+from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.core.warnings import (
     MAX_NAMED_FIELDS,
     RequestWarning,
@@ -30,7 +31,6 @@ from llmring_server.core.warnings import (
     unknown_field_warnings,
     unknown_fields_error,
 )
-from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 from llmring_server.web.unknown_members import unknown_members

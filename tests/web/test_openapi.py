@@ -229,6 +229,7 @@ COMPONENTS = {
     "ExchangeMessage",
     "ExchangeMetadata",
     "ExchangeResponse",
+    "ExportedCall",
     "Health",
     "InclusionProof",
     "IssueRequest",
