@@ -116,6 +116,7 @@ LIBRARY = Actor("library")
 # What an actor did. Actions are stored with each event, and operators search for them.
 Action = Literal[
     "calls.expire",
+    "calls.import",
     "capabilities.expire",
     "conversations.expire",
     "executions.expire",

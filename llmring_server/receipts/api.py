@@ -27,7 +27,7 @@ from llmring_server.receipts.signing_keys import Keyring, SigningKey
 from llmring_server.receipts.verification import VerificationResult, invalid_result
 from llmring_server.usage.api import jsonl_response
 from llmring_server.usage.export import JSONL_MEDIA_TYPE
-from llmring_server.usage.models import Call
+from llmring_server.usage.models import ExportedCall
 from llmring_server.web.request import RawBody, Request, link, render
 from llmring_server.web.request_limits import JSON
 from llmring_verify.canonical_json import NotVerified, parse
@@ -135,7 +135,7 @@ def _require_json(data: bytes) -> None:
 
 async def export_receipt(
     request: Request, id: str
-) -> Annotated[Response, {JSONL_MEDIA_TYPE: Call}]:
+) -> Annotated[Response, {JSONL_MEDIA_TYPE: ExportedCall}]:
     """Export the calls that a receipt certifies, newest first, as JSON lines."""
     calls = request.ring.receipts.export(request.project_id, id)
     return await jsonl_response(calls, "receipt.jsonl", request)

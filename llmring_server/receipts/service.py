@@ -49,7 +49,7 @@ from llmring_server.receipts.selection import (
 from llmring_server.receipts.signing_keys import Keyring, KeyringSource, SigningKeyError
 from llmring_server.receipts.totals import ReceiptTotals, call_from_row
 from llmring_server.receipts.verification import VerificationResult, verify_document, verify_fields
-from llmring_server.usage.models import Call
+from llmring_server.usage.models import ExportedCall
 from llmring_verify.canonical_json import CannotVerify, NotVerified
 from llmring_verify.merkle import InclusionPath, MerkleRoot, leaf_hash
 from llmring_verify.receipt import leaf_entry
@@ -250,14 +250,14 @@ class Receipts(Repository):
         )
         return _page_of_calls(rows, count["total"], page)
 
-    async def export(self, project_id: ProjectId, id: str) -> AsyncGenerator[Call]:
+    async def export(self, project_id: ProjectId, id: str) -> AsyncGenerator[ExportedCall]:
         """Yield the calls of a receipt that are still stored, newest first, from one snapshot.
 
         The generator holds a transaction: use `contextlib.aclosing` if you may stop before its end.
         """
         await self._get(project_id, id)
         rows = self._stream("export", project_id=project_id, id=id)
-        async with aclosing(Call.from_stream(rows)) as calls:
+        async with aclosing(ExportedCall.from_stream(rows)) as calls:
             async for call in calls:
                 yield call
 

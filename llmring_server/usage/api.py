@@ -21,7 +21,14 @@ from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
-from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
+from llmring_server.usage.models import (
+    Call,
+    CallFilter,
+    CallPage,
+    ExportedCall,
+    LogResult,
+    NewCall,
+)
 from llmring_server.usage.stats import StatsQuery, UsageStats
 from llmring_server.web.request import (
     IdempotencyKeyHeader,
@@ -218,8 +225,11 @@ class ExportQuery(CallFilter):
 
 async def export_calls(
     request: Request, query: ExportQuery
-) -> Annotated[Response, {CSV_MEDIA_TYPE: str, JSONL_MEDIA_TYPE: Call}]:
-    """Export calls, newest first, as a stream of CSV or JSON lines."""
+) -> Annotated[Response, {CSV_MEDIA_TYPE: str, JSONL_MEDIA_TYPE: ExportedCall}]:
+    """Export calls, newest first, as a stream of CSV or JSON lines.
+
+    Unlike in a list of calls, the cost of an unpriced call is null, or empty in CSV.
+    """
     calls = request.ring.usage.export(request.project_id, query)
     if query.format == "jsonl":
         return await jsonl_response(calls, "calls.jsonl", request)
@@ -229,7 +239,9 @@ async def export_calls(
     )
 
 
-async def jsonl_response(calls: AsyncGenerator[Call], name: str, request: Request) -> Response:
+async def jsonl_response(
+    calls: AsyncGenerator[ExportedCall], name: str, request: Request
+) -> Response:
     """Return a file of JSON lines, with one call in each."""
     chunks = export.encode_in_chunks(calls, export.encode_jsonl)
     return await _file_response(request, chunks, name, JSONL_MEDIA_TYPE)

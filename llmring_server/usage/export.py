@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
-from llmring_server.usage.models import CALL_COLUMNS, Call
+from llmring_server.usage.models import CALL_COLUMNS, ExportedCall
 from llmring_server.web.request import render
 
 CSV_MEDIA_TYPE = "text/csv; charset=utf-8"
@@ -19,11 +19,23 @@ CHUNK_SIZE = 500
 # A spreadsheet may run a cell that begins like a formula:
 # https://owasp.org/www-community/attacks/CSV_Injection
 _FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
+_QUOTE = "'"
 
-Encoder: TypeAlias = Callable[[Sequence[Call]], bytes]
+Encoder: TypeAlias = Callable[[Sequence[ExportedCall]], bytes]
 
 
-def encode_csv(calls: Sequence[Call]) -> bytes:
+def quote_formula(text: str) -> str:
+    """Write a text that begins like a formula, after quotes or not, with one quote before it."""
+    return _QUOTE + text if text.lstrip(_QUOTE).startswith(_FORMULA_PREFIXES) else text
+
+
+def unquote_formula(text: str) -> str:
+    """Read what `quote_formula` wrote."""
+    quoted = text.startswith(_QUOTE) and text.lstrip(_QUOTE).startswith(_FORMULA_PREFIXES)
+    return text[1:] if quoted else text
+
+
+def encode_csv(calls: Sequence[ExportedCall]) -> bytes:
     """Write calls as lines of CSV, without the header."""
     text = io.StringIO()
     csv.writer(text).writerows(
@@ -34,20 +46,22 @@ def encode_csv(calls: Sequence[Call]) -> bytes:
 
 def _csv_cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_PREFIXES) else value
+        return quote_formula(value)
     if value is None:
         return ""
     return render(value).decode().strip('"')
 
 
-def encode_jsonl(calls: Sequence[Call]) -> bytes:
+def encode_jsonl(calls: Sequence[ExportedCall]) -> bytes:
     """Write calls as JSON, one line each."""
     return b"".join(render(call) + b"\n" for call in calls)
 
 
-async def encode_in_chunks(calls: AsyncGenerator[Call], encode: Encoder) -> AsyncGenerator[bytes]:
+async def encode_in_chunks(
+    calls: AsyncGenerator[ExportedCall], encode: Encoder
+) -> AsyncGenerator[bytes]:
     """Encode a stream of calls, CHUNK_SIZE at a time; the last chunk may be empty."""
-    chunk: list[Call] = []
+    chunk: list[ExportedCall] = []
     async with aclosing(calls):
         async for call in calls:
             chunk.append(call)

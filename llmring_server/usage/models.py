@@ -183,6 +183,20 @@ class Call:
         return cls(*(*values, details and orjson.loads(details), metadata, conversation_id))
 
 
+@dataclass(slots=True)
+class ExportedCall(Call):
+    """One stored call, as exports have it: like `Call`, but `cost` is null if it is unpriced.
+
+    In a file, a cost of 0 would read as a call that was free.
+    """
+
+    cost: Decimal | None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.cost_source == "unpriced":
+            self.cost = None
+
+
 # The columns of a statement that selects calls. They are also those of a CSV export, whose readers
 # rely on their order.
 CALL_COLUMNS = tuple(name for name in Call.__slots__ if name != "conversation_id")

@@ -19,7 +19,14 @@ from llmring_server.usage.idempotency import (
     IdempotencyKeys,
     require_same_request,
 )
-from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
+from llmring_server.usage.models import (
+    Call,
+    CallFilter,
+    CallPage,
+    ExportedCall,
+    LogResult,
+    NewCall,
+)
 from llmring_server.usage.stats import StatsQuery, UsageStats
 
 
@@ -76,6 +83,10 @@ class Usage(Repository):
         await self._keep_prices([record])
         _raise_first_error(await self._insert_records([record]))
 
+    async def insert_stored(self, records: Sequence[CallRecord]) -> None:
+        """Store calls again that were stored elsewhere before: their prices are not inserted."""
+        _raise_first_error(await self._insert_records(records))
+
     async def logs(self, project_id: ProjectId, page: CallPage | None = None) -> list[Call]:
         """Return a page of calls, newest first; `page.next` returns the cursor of the next page."""
         page = page or CallPage()
@@ -91,14 +102,15 @@ class Usage(Repository):
 
     def export(
         self, project_id: ProjectId, calls: CallFilter | None = None
-    ) -> AsyncGenerator[Call]:
+    ) -> AsyncGenerator[ExportedCall]:
         """Yield all calls that the filter selects, newest first, from one snapshot.
 
-        The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
+        The `cost` of an unpriced call is None here. The generator holds a transaction. Use
+        `contextlib.aclosing` if you may stop early.
         """
         calls = calls or CallFilter()
         start = Position(None, None)._asdict()
-        return Call.from_stream(
+        return ExportedCall.from_stream(
             self._stream(
                 "list_calls", project_id=project_id, **calls.params(), **start, limit=None, offset=0
             )
