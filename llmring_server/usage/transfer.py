@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from io import BufferedReader, TextIOWrapper
+from io import BufferedReader
 from itertools import islice
 from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 from uuid import UUID
@@ -261,13 +261,17 @@ def _parse_json(text: bytes) -> Mapping[str, Any]:
 
 def _read_csv(file: BinaryIO) -> Iterator[ExportLine]:
     # Text that is not UTF-8 becomes characters that are refused.
-    text = TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text)
-    header = next(rows, [])
+    lines = iter(partial(file.readline, MAX_LINE_BYTES), b"")
+    rows = csv.reader(line.decode(errors="surrogateescape") for line in lines)
+    header = [name.removeprefix("\ufeff") for name in next(rows, [])]
     if missing := _REQUIRED.difference(header):
         raise InvalidRequest(
             f"This is not an export of calls: it has no columns {', '.join(sorted(missing))}."
         )
+    return _read_rows(header, rows)
+
+
+def _read_rows(header: Sequence[str], rows: Any) -> Iterator[ExportLine]:
     while True:
         # A quoted cell may contain line breaks: a row begins after the last line of the one before.
         number = rows.line_num + 1

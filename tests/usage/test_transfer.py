@@ -1,15 +1,15 @@
 """Exports taken back: every call as it was, once, with the same totals."""
 
+import asyncio
 import csv
-import gzip
 import io
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -21,8 +21,14 @@ from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.maintenance import maintain
 from llmring_server.receipts.models import ReceiptRequest
-from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_jsonl, quote_formula
-from llmring_server.usage.models import CALL_COLUMNS, CallFilter, ExportedCall, NewCall
+from llmring_server.usage.export import (
+    CSV_HEADER,
+    encode_csv,
+    encode_jsonl,
+    quote_formula,
+    unquote_formula,
+)
+from llmring_server.usage.models import CallFilter, ExportedCall, NewCall
 from llmring_server.usage.stats import StatsQuery, UsageStats
 from llmring_server.usage.transfer import ExportLine, ImportReport, read_export
 from llmring_verify import check_export
@@ -31,7 +37,7 @@ from tests.conftest import CALL
 from tests.pricing.test_pricing import call, override
 from tests.pricing.test_rerating import rerate
 from tests.support.command_line import invoke
-from tests.support.signing import SEED, keyring
+from tests.support.signing import keyring
 
 PROD = ("--env", "prod")
 NOW = datetime.now(UTC)
@@ -100,7 +106,12 @@ async def import_calls(
 # Unpriced calls.
 
 
-UNPRICED = {"provider": "acme", "model": "no-price", "input_tokens": 5, "output_tokens": 5}
+UNPRICED: dict[str, Any] = {
+    "provider": "acme",
+    "model": "no-price",
+    "input_tokens": 5,
+    "output_tokens": 5,
+}
 
 
 async def test_unpriced_calls_have_no_cost_in_exports(client: httpx.AsyncClient) -> None:
@@ -129,7 +140,7 @@ async def test_the_export_of_a_receipt_is_like_that_of_calls(
     await ring.usage.log(project_id, NewCall(**UNPRICED))
     await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
     [receipt] = (await ring.receipts.list(project_id))["receipts"]
-    calls = [each async for each in ring.receipts.export(project_id, receipt.receipt_id)]
+    calls = [each async for each in ring.receipts.export(project_id, receipt["receipt_id"])]
     assert calls == await exported(ring, project_id)
     assert calls[0].cost is None
 
@@ -137,42 +148,36 @@ async def test_the_export_of_a_receipt_is_like_that_of_calls(
 # Round trips.
 
 
-def as_stored(output: str, *, name: str, folder: Path) -> str:
-    path = folder / name
-    path.write_text(output)
-    return str(path)
-
-
 @pytest.mark.parametrize("name", ["calls.jsonl", "calls.csv", "calls.jsonl.gz", "calls.csv.gz"])
 async def test_calls_come_back_as_they_were(
     owner: AsyncDatabaseManager,
     prod: dict[str, str],
     project_id: ProjectId,
-    other_project: ProjectId,
     tmp_path: Path,
     name: str,
 ) -> None:
-    ring = Ring(owner)
+    ring, other_project = Ring(owner), project_of_key(uuid4().hex)
     await log_every_kind(ring, project_id)
     before, totals = await exported(ring, project_id), await stats_of(ring, project_id)
     assert len(before) == 15
-    assert totals.summary.unpriced_requests == 2 + 1 - 1 + 1
-    path = str(tmp_path / name)
+    assert totals.summary.unpriced_requests == 3
+    path, temporary = str(tmp_path / name), tmp_path / f"{name}.partial"
     file_format = name.split(".")[1]
     export = ("export", "--project", str(project_id), "--format", file_format, "-o", path)
     ran = run(*export, *PROD, **prod)
     assert (ran.returncode, ran.stdout) == (0, "")
     assert "15 calls exported" in ran.stderr
-    assert [each.name for each in tmp_path.iterdir()] == [name], "no file is left beside it"
+    assert not temporary.exists()
     for stored in (15, 0, 0):
         output = check_output("import", path, "--project", str(other_project), *PROD, **prod)
         assert f"stored: {stored}\nstored before: {15 - stored}\n" in output
         assert await exported(ring, other_project) == before
-        assert await stats_of(ring, other_project) == totals
-        assert await stats_of(ring, other_project, tz="Asia/Tokyo") == await stats_of(
-            ring, project_id, tz="Asia/Tokyo"
-        )
+        for zone in ("UTC", "Asia/Tokyo"):
+            assert await stats_of(ring, other_project, tz=zone) == await stats_of(
+                ring, project_id, tz=zone
+            )
     assert await exported(ring, project_id) == before, "the origin is unchanged"
+    assert await stats_of(ring, project_id) == totals
 
 
 async def test_an_export_is_piped_from_one_project_to_another(
@@ -214,9 +219,10 @@ async def test_an_import_costs_what_a_re_rating_makes_of_it(
     await ring.prices.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
     await import_calls(ring, other_project, await exported(ring, project_id))
+    imported: Any
     [imported] = await ring.usage.logs(other_project)
     assert (imported.cost, imported.adjustment, imported.first_cost) == (2, 2, None)
-    explained = await ring.prices.explain(other_project, imported.id)
+    explained: Any = await ring.prices.explain(other_project, imported.id)
     assert (explained.price, explained.lines, explained.cost) == (None, [], 2)
     assert [each["amount"] for each in explained.adjustments] == ["2.0000000000"]
     await ring.prices.override(override(model, 5), actor=LIBRARY)
@@ -238,8 +244,8 @@ async def test_receipts_prove_the_imported_calls(alone: Ring, project_id: Projec
     )
     await import_calls(ring, project_id, before)
     after = await exported(ring, project_id)
-    body = json.loads((await ring.receipts.get(project_id, receipt.receipt_id)).envelope)
-    check = check_export(io.BytesIO(encode_jsonl(after)), [body["receipt"]])
+    stored: Any = await ring.receipts.get(project_id, receipt["receipt_id"])
+    check = check_export(io.BytesIO(encode_jsonl(after)), [stored["envelope"]["receipt"]])
     assert len(check.certified()) == len(before)
     assert not check.missing() | check.changed | check.uncertified()
 
@@ -331,8 +337,6 @@ async def test_an_interrupted_import_is_continued(
 async def test_imports_at_the_same_time_store_a_call_once(
     ring: Ring, project_id: ProjectId, other_project: ProjectId
 ) -> None:
-    import asyncio  # noqa: PLC0415
-
     await log_every_kind(ring, project_id)
     calls = await exported(ring, project_id)
     reports = await asyncio.gather(
@@ -417,7 +421,7 @@ async def test_calls_of_any_age_are_taken(alone: Ring, project_id: ProjectId) ->
 
 
 @pytest.fixture
-async def dropped(alone: Ring, project_id: ProjectId) -> AsyncIterator[list[ExportedCall]]:
+async def dropped(alone: Ring, project_id: ProjectId) -> list[ExportedCall]:
     """The calls of a project whose months were dropped: daily totals are left of most."""
     await log_every_kind(alone, project_id)
     for days in (200, 200, 230, 260):
@@ -426,7 +430,7 @@ async def dropped(alone: Ring, project_id: ProjectId) -> AsyncIterator[list[Expo
     calls = await exported(alone, project_id)
     await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
     assert len(await exported(alone, project_id)) == len(calls) - 5
-    yield calls
+    return calls
 
 
 async def test_calls_that_are_in_the_totals_already_are_not_added_again(
@@ -439,9 +443,9 @@ async def test_calls_that_are_in_the_totals_already_are_not_added_again(
         assert await stats_of(alone, project_id) == totals
 
 
-@pytest.mark.usefixtures("small_batches")
+@pytest.mark.usefixtures("small_batches", "dropped")
 async def test_where_months_are_gone_day_sums_are_written(
-    alone: Ring, project_id: ProjectId, dropped: list[ExportedCall]
+    alone: Ring, project_id: ProjectId
 ) -> None:
     totals = await stats_of(alone, project_id)
     days = [NOW - timedelta(days=number) for number in (210, 210, 210, 240)]
@@ -483,7 +487,7 @@ async def test_exports_of_before_have_a_cost_of_zero_for_unpriced_calls(
     ring: Ring, project_id: ProjectId
 ) -> None:
     fields = {"cost": 0.0, "cost_source": "unpriced", "first_cost": None}
-    before_rerating = {name: None for name in ("adjustment", "first_cost", "first_cost_source")}
+    before_rerating = dict.fromkeys(("adjustment", "first_cost", "first_cost_source"))
     report = await import_lines(
         ring,
         project_id,
@@ -492,7 +496,7 @@ async def test_exports_of_before_have_a_cost_of_zero_for_unpriced_calls(
         old_line(NOW, cost=3, cost_source="client") | before_rerating,
     )
     assert (report.stored, report.errors) == (3, [])
-    summary = (await stats_of(ring, project_id)).summary
+    summary: Any = (await stats_of(ring, project_id)).summary
     assert (summary.unpriced_requests, summary.total_cost, summary.total_adjustment) == (2, 3, 0)
 
 
@@ -621,8 +625,6 @@ def test_a_file_that_is_no_export_is_refused(
     "text", ["", "x", "'", "''", "'x", "=x", "'=x", "''=x", "-1", "'-1", "\t", "'\r", "+", "@a"]
 )
 def test_quoted_formulas_are_read_back(text: str) -> None:
-    from llmring_server.usage.export import unquote_formula  # noqa: PLC0415
-
     quoted = quote_formula(text)
     assert unquote_formula(quoted) == text
     assert not quoted.startswith(("=", "+", "-", "@", "\t", "\r"))

@@ -222,6 +222,7 @@ COMPONENTS = {
     "ExchangeMessage",
     "ExchangeMetadata",
     "ExchangeResponse",
+    "ExportedCall",
     "Health",
     "InclusionProof",
     "IssueRequest",
