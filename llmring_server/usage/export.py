@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
+from llmring_server.usage.csv_text import quote_formula
 from llmring_server.usage.models import CALL_COLUMNS, ExportedCall
 from llmring_server.web.request import render
 
@@ -16,23 +17,7 @@ CSV_HEADER = ",".join(CALL_COLUMNS).encode() + b"\r\n"
 
 CHUNK_SIZE = 500
 
-# A spreadsheet may run a cell that begins like a formula:
-# https://owasp.org/www-community/attacks/CSV_Injection
-_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
-_QUOTE = "'"
-
 Encoder: TypeAlias = Callable[[Sequence[ExportedCall]], bytes]
-
-
-def quote_formula(text: str) -> str:
-    """Write a text that begins like a formula, after quotes or not, with one quote before it."""
-    return _QUOTE + text if text.lstrip(_QUOTE).startswith(_FORMULA_PREFIXES) else text
-
-
-def unquote_formula(text: str) -> str:
-    """Read what `quote_formula` wrote."""
-    quoted = text.startswith(_QUOTE) and text.lstrip(_QUOTE).startswith(_FORMULA_PREFIXES)
-    return text[1:] if quoted else text
 
 
 def encode_csv(calls: Sequence[ExportedCall]) -> bytes:

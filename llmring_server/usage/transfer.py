@@ -18,7 +18,7 @@ from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, Self
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_validator
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
@@ -37,11 +37,10 @@ from llmring_server.errors import InvalidRequest, RingError
 from llmring_server.pricing.price_book import PricedCall
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.usage.call_record import MAX_METADATA_BYTES, CallRecord
-from llmring_server.usage.export import unquote_formula
+from llmring_server.usage.csv_text import unquote_formula
 from llmring_server.usage.models import MAX_CLOCK_SKEW, Label, Status
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
-from llmring_server.web.request import validated
 
 BATCH_SIZE = 1000
 # A line has 64 KiB of metadata, and labels.
@@ -308,17 +307,22 @@ def _line(number: int, parse: Callable[[], Mapping[str, Any]]) -> ExportLine:
     try:
         members = parse()
         known = {name: value for name, value in members.items() if name in _FIELDS}
-        call = CallToStore.of(validated(ImportedCall.model_validate, known))
+        call = CallToStore.of(ImportedCall.model_validate(known))
     except RingError as exc:
-        return ExportLine(number, None, _reason(str(exc)))
+        # What is said of the body of a request is said of a line here.
+        error = str(exc).replace("The body is", "is").removeprefix("body: ")
+        return ExportLine(number, None, error)
+    except ValidationError as exc:
+        return ExportLine(number, None, _first_error(exc))
     unknown = [] if members.keys() <= _KNOWN else sorted(members.keys() - _KNOWN)
     return ExportLine(number, call, unknown=unknown)
 
 
-def _reason(message: str) -> str:
-    """Return what is wrong with a line, of what would be said of a request."""
-    message = message.replace("The body is", "is").removeprefix("body: ")
-    return message.removeprefix("request: ").replace("Value error, ", "")
+def _first_error(exc: ValidationError) -> str:
+    """Return the first reason why a line is no call, without its values."""
+    error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    message = error["msg"].removeprefix("Value error, ")
+    return ": ".join([*(str(part) for part in error["loc"][:1]), message])
 
 
 # Storing.

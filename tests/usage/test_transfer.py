@@ -21,13 +21,8 @@ from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.maintenance import maintain
 from llmring_server.receipts.models import ReceiptRequest
-from llmring_server.usage.export import (
-    CSV_HEADER,
-    encode_csv,
-    encode_jsonl,
-    quote_formula,
-    unquote_formula,
-)
+from llmring_server.usage.csv_text import quote_formula, unquote_formula
+from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_jsonl
 from llmring_server.usage.models import CallFilter, ExportedCall, NewCall
 from llmring_server.usage.stats import StatsQuery, UsageStats
 from llmring_server.usage.transfer import ExportLine, ImportReport, read_export
