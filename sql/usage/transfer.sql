@@ -5,12 +5,16 @@
 SELECT pg_advisory_xact_lock(hashtextextended('llmring import ' || @project_id::uuid::text, 0));
 
 -- name: stored_calls
--- Which of these calls are stored. The id of a call contains its time, to the millisecond.
-SELECT call.id
+-- Which of these calls are stored. The id of a call contains its time, to the millisecond. LIMIT keeps
+-- it a look-up for each call: no plan may read all calls of the project for every batch.
+SELECT imported.id
 FROM unnest(@ids::uuid[], @times::timestamptz[]) AS imported (id, at)
-JOIN <<tables.usage_logs>> AS call
-  ON call.id = imported.id AND logged_at >= at AND logged_at < at + interval '1 millisecond'
-WHERE project_id = @project_id;
+CROSS JOIN LATERAL (
+    SELECT FROM <<tables.usage_logs>> AS call
+    WHERE project_id = @project_id AND call.id = imported.id
+      AND logged_at >= at AND logged_at < at + interval '1 millisecond'
+    LIMIT 1
+) AS stored;
 
 -- name: days
 -- What a project has of these days. `is_counted`: the total of the day counts more calls than are
