@@ -18,6 +18,7 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
+from llmring_server.usage.rollups import FIRST_PLACE, Place
 
 BATCH_SIZE = 5000
 
@@ -47,7 +48,7 @@ async def maintain(
     try:
         async with _step(ring) as step:
             created = await Partitions(step).create()
-        await ring.rollups.move_to_rollups()
+        await _move_to_rollups(ring)
         dropped = await _drop_calls(ring, retain, actor) if retain else []
         deleted = {
             retention.rows: await _delete_expired(ring, service, retention, actor)
@@ -63,10 +64,18 @@ async def maintain(
 async def _step(ring: Ring) -> AsyncIterator[Database]:
     """Begin a separate transaction for a step, so that it holds no locks of other steps."""
     async with ring._database.transaction() as step:
-        # A long delete is harmless; waiting for a lock would make others wait behind it.
+        # No request waits for a step, so it may take long. Waiting for a lock would make requests
+        # wait behind it.
         step.timeout = None
         await step.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '2s'")
         yield step
+
+
+async def _move_to_rollups(ring: Ring) -> None:
+    place: Place | None = FIRST_PLACE
+    while place:
+        async with _step(ring) as step:
+            place = await ring.rollups.with_database(step).move_batch(place)
 
 
 async def _delete_expired(

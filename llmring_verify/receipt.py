@@ -33,6 +33,9 @@ RECEIPT_VERSION = "llmring-receipt/1"
 ALGORITHM = "Ed25519"
 
 TOKEN_COUNTS = {"input": is_count, "output": is_count, "cached_input": is_count}
+# They are null if the usage of the call is unknown.
+_REPORTED_COUNTS = ("input", "output")
+_TOKENS_OF_CALL = object_of(TOKEN_COUNTS | dict.fromkeys(_REPORTED_COUNTS, nullable(is_count)))
 _COST = object_of(
     {
         "currency": one_of("USD"),
@@ -41,6 +44,10 @@ _COST = object_of(
     }
 )
 _is_detail_name = matches(r"[a-z0-9_]{1,64}")
+
+
+def _is_tokens(value: Any) -> bool:
+    return bool(_TOKENS_OF_CALL(value)) and (value["input"] is None) == (value["output"] is None)
 
 
 def _is_cost(value: Any) -> bool:
@@ -68,7 +75,7 @@ CALL_FIELDS = {
     "conversation_id": nullable(is_uuid),
     "status": one_of("ok", "error", "timeout", "cancelled"),
     "latency_ms": nullable(is_count),
-    "tokens": object_of(TOKEN_COUNTS),
+    "tokens": _is_tokens,
     "details": nullable(_is_details),
     "cost": _is_cost,
 }

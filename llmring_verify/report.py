@@ -154,7 +154,9 @@ def _describe_call(call: Body) -> str:
     )
 
 
-def _describe_tokens(tokens: dict[str, int]) -> str:
+def _describe_tokens(tokens: dict[str, int | None]) -> str:
+    if tokens["input"] is None or tokens["output"] is None:
+        return "an unknown number of tokens"
     return (
         f"{counted(tokens['input'], 'input token')} ({tokens['cached_input']} cached),"
         f" {counted(tokens['output'], 'output token')}"

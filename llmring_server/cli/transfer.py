@@ -2,13 +2,12 @@
 
 import gzip
 import sys
-import time as clock
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from zoneinfo import ZoneInfo
 
 import rich_click as click
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +16,8 @@ from llmring_server.cli import environment
 from llmring_server.cli.environment import project_options, with_project
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.core.ids import new_id
-from llmring_server.core.time_range import Instant, check_time_zone
+from llmring_server.core.time_range import Instant
+from llmring_server.core.time_zones import time_zone_name
 from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_in_chunks, encode_jsonl
@@ -32,16 +32,14 @@ END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
 _INSTANT: TypeAdapter[datetime | date] = TypeAdapter(Instant)
 
 
-class TimeZone(click.ParamType[ZoneInfo]):
+class TimeZone(click.ParamType[str]):
     """An IANA time zone."""
 
     name = "time zone"
 
-    def convert(self, value: Any, *context: Any) -> ZoneInfo:
-        if isinstance(value, ZoneInfo):
-            return value
+    def convert(self, value: str, *context: Any) -> str:
         try:
-            return ZoneInfo(check_time_zone(value))
+            return time_zone_name(value)
         except ValueError as exc:
             self.fail(str(exc), *context)
 
@@ -56,28 +54,6 @@ class DateOrInstant(click.ParamType[datetime | date]):
             return _INSTANT.validate_python(value)
         except (ValidationError, ValueError):
             self.fail("expected a date, such as 2026-11-29, or a date and a time", *context)
-
-
-def _calls_between(
-    start: datetime | date | None, end: datetime | date | None, tz: ZoneInfo
-) -> CallFilter:
-    """Select the calls between two dates or instants, both included; by default all calls."""
-    since = _first_instant(start, tz) if start else BEGINNING_OF_TIME
-    until = END_OF_TIME
-    if isinstance(end, datetime):
-        until = _first_instant(end, tz)
-    elif end:
-        until = _first_instant(end + timedelta(days=1), tz) - timedelta(microseconds=1)
-    if since > until:
-        raise click.UsageError("--start-date lies after --end-date")
-    return CallFilter(start_date=since, end_date=until)
-
-
-def _first_instant(moment: datetime | date, tz: ZoneInfo) -> datetime:
-    if not isinstance(moment, datetime):
-        moment = datetime.combine(moment, time())
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=tz)
-    return moment.astimezone(UTC)
 
 
 @contextmanager
@@ -127,7 +103,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
     project: str,
     start_date: datetime | date | None,
     end_date: datetime | date | None,
-    tz: ZoneInfo,
+    tz: str,
     file_format: ExportFormat,
     output: Path | None,
 ) -> None:
@@ -136,7 +112,9 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
     `llmring-server import` takes them back. Calls only: receipts, conversations and prices are not
     part of it.
     """
-    calls = _calls_between(start_date, end_date, tz)
+    calls = CallFilter(
+        start_date=start_date or BEGINNING_OF_TIME, end_date=end_date or END_OF_TIME, tz=tz
+    )
     encode = encode_jsonl if file_format == "jsonl" else encode_csv
     progress = _Progress()
     exported = 0
@@ -251,9 +229,9 @@ class _Progress:
     """Lines on standard error while long work goes on."""
 
     def __init__(self) -> None:
-        self._next = clock.monotonic() + PROGRESS_SECONDS
+        self._next = time.monotonic() + PROGRESS_SECONDS
 
     def show(self, text: str) -> None:
-        if clock.monotonic() >= self._next:
-            self._next = clock.monotonic() + PROGRESS_SECONDS
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
             click.echo(f"{text} ...", err=True)

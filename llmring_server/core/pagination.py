@@ -3,7 +3,7 @@
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 from uuid import UUID
 
 import orjson
@@ -34,6 +34,10 @@ class PageParams(BaseModel):
     offset: Offset = Field(0, ge=0, le=10_000)
     cursor: Cursor = Field(None, max_length=200)
 
+    # Filters that were added later are a part of a list's name only if they are used, so that the
+    # cursors from before are still valid.
+    added_filters: ClassVar[tuple[str, ...]] = ()
+
     def after(self, project_id: ProjectId, of: bytes = b"") -> "Position":
         """Return the position at which the page starts; without a cursor, that of no item."""
         return Position.of(*(self.last(project_id, of) or (None, None)))
@@ -54,7 +58,11 @@ class PageParams(BaseModel):
 
     def _list_name(self, project_id: ProjectId, of: bytes) -> bytes:
         """Name the list that a cursor belongs to: a project's, of a kind `of`, and filtered."""
-        filters = self.model_dump_json(exclude={"limit", "offset", "cursor"})
+        fields = type(self).model_fields
+        unused = {
+            name for name in self.added_filters if getattr(self, name) == fields[name].default
+        }
+        filters = self.model_dump_json(exclude={"limit", "offset", "cursor"} | unused)
         return project_id.bytes + of + filters.encode()
 
 

@@ -1,23 +1,19 @@
 """Time ranges: `start_date` to `end_date`, dates or instants, both included, in UTC by default."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from llmring_server.core.ids import EPOCH
+from llmring_server.core.time_zones import TimeZoneName, zone_of
 
-MAX_RANGE = timedelta(days=400)
 DEFAULT_RANGE = timedelta(days=30)
 QUARTER_HOUR = timedelta(minutes=15)
 
-# A margin of a year on each side, so that no time zone and no rounding leaves the calendar.
-MIN_YEAR = 1971
+# At both ends of the calendar, a margin of years: no time zone and no rounding leaves it.
+MIN_YEAR = 1970
 MAX_YEAR = 9998
-
-# The names of time zones whose days are days of UTC.
-_UTC_NAMES = {"UTC", "Etc/UTC", "Etc/UCT", "Etc/Zulu", "Zulu", "UCT", "Universal"}
 
 
 def _parse_date(value: object) -> object:
@@ -46,25 +42,25 @@ def floor(moment: datetime, step: timedelta) -> datetime:
     return moment - (moment - EPOCH) % step
 
 
-def check_time_zone(name: str) -> str:
-    """Return `name` if it is an IANA time zone."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise ValueError("must be an IANA time zone, such as Europe/Madrid") from exc
-    return name
+def first_instant(value: datetime | date, tz: str) -> datetime:
+    """Return the first instant of a date, or an instant, in UTC; without an offset it is in `tz`.
 
-
-def is_utc(name: str) -> bool:
-    """Tell if the days of this time zone are days of UTC."""
-    return name in _UTC_NAMES
+    Of a time that the clocks of `tz` show twice, the first reading counts. A time that they skip is
+    read with the offset from before: 02:30 is 03:30 if they go from 02:00 to 03:00, and a day whose
+    midnight they skip begins when they do.
+    """
+    if not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=zone_of(tz), fold=0)
+    return value.astimezone(UTC)
 
 
 class TimeRange(BaseModel):
     """From `start_date` to `end_date`, both included; by default the last 30 days.
 
     A range that starts or ends now is extended to the next quarter hour, so that statistics can be
-    read from sums.
+    read from sums. A range that starts after its end is empty.
     """
 
     start_date: Instant | None = Field(
@@ -73,30 +69,22 @@ class TimeRange(BaseModel):
     end_date: Instant | None = Field(
         None, description="The last date or instant, included; now by default."
     )
+    tz: TimeZoneName = Field(
+        "UTC",
+        description="The IANA time zone of dates, and of times without an offset: `Europe/Madrid`,"
+        " for example.",
+    )
 
     def bounds(self) -> tuple[datetime, datetime]:
         """Return the range as [since, until)."""
         until = self._until()
-        since = _start_of(self.start_date) if self.start_date else until - DEFAULT_RANGE
-        return since, until
+        if self.start_date is None:
+            return until - DEFAULT_RANGE, until
+        return min(first_instant(self.start_date, self.tz), until), until
 
     def _until(self) -> datetime:
         if self.end_date is None:
             return ceil(datetime.now(UTC), QUARTER_HOUR)
         if isinstance(self.end_date, datetime):
-            return _start_of(self.end_date) + timedelta(microseconds=1)
-        return _start_of(self.end_date) + timedelta(days=1)
-
-    @model_validator(mode="after")
-    def _start_before_end(self) -> Self:
-        since, until = self.bounds()
-        if since > until:
-            raise ValueError("start_date lies after end_date")
-        return self
-
-
-def _start_of(value: datetime | date) -> datetime:
-    """Return the first instant of a date, or an instant in UTC; it is UTC if it has no offset."""
-    if not isinstance(value, datetime):
-        return datetime.combine(value, time(), UTC)
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+            return first_instant(self.end_date, self.tz) + timedelta(microseconds=1)
+        return first_instant(self.end_date + timedelta(days=1), self.tz)

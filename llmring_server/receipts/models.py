@@ -3,12 +3,19 @@
 from datetime import date, datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StrictBool
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from llmring_server.core.identity import ProjectId
@@ -58,6 +65,14 @@ class ReceiptRequest(TimeRange):
     since_last_receipt: StrictBool = False
     description: Annotated[str, Field(max_length=1000), AfterValidator(check_json)] | None = None
     tags: Annotated[list[Tag], Field(max_length=50)] | None = None
+
+    @model_validator(mode="after")
+    def _start_before_end(self) -> Self:
+        if self.start_date and self.end_date:
+            since, until = self.bounds()
+            if since >= until:
+                raise ValueError("start_date lies after end_date")
+        return self
 
     def selected_by(self) -> Selection:
         """Return the way in which calls are selected; raise BadRequest if none is given."""
@@ -269,6 +284,8 @@ def receipt_preview(totals: ReceiptTotals) -> ReceiptPreview:
 class ReceiptCall(TypedDict):
     """A call of a receipt, or an uncertified call. The cost of an unpriced call is 0.
 
+    If its usage is unknown, its tokens are 0 and `usage_known` is false.
+
     `timestamp` equals `logged_at`.
     """
 
@@ -287,6 +304,7 @@ class ReceiptCall(TypedDict):
     cached_input_tokens: int
     cost: Decimal
     cost_source: CostSource
+    usage_known: bool
 
 
 def receipt_call(row: asyncpg.Record) -> ReceiptCall:

@@ -74,7 +74,7 @@ class UncertifiedCalls:
         """
         if self.has_more:
             return False
-        tokens = row["input_tokens"] + row["output_tokens"]
+        tokens = (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
         total = self._tokens + tokens
         total_cached = self._cached_tokens + row["cached_input_tokens"]
         if self.accepted + self.skipped == self.max_calls:

@@ -48,7 +48,10 @@ class ReceiptBatchSummary(TypedDict):
 
 
 def call_from_row(row: asyncpg.Record) -> dict[str, Any]:
-    """Return a stored call as it is certified; its schema is in `llmring_verify.receipt`."""
+    """Return a stored call as it is certified; its schema is in `llmring_verify.receipt`.
+
+    The tokens of a call with unknown usage are null; in totals they count as 0.
+    """
     return {
         "v": CALL_VERSION,
         "log_id": str(row["id"]),
@@ -118,7 +121,7 @@ class ReceiptTotals:
             cost = Decimal()
         self.cost += cost
         for name in TOKEN_COUNTS:
-            self.tokens[name] += row[f"{name}_tokens"]
+            self.tokens[name] += row[f"{name}_tokens"] or 0
         self.first_logged_at = min(self.first_logged_at, row["logged_at"])
         self.last_logged_at = max(self.last_logged_at, row["logged_at"])
         if len(self.log_ids) < MAX_LISTED:
@@ -127,7 +130,7 @@ class ReceiptTotals:
             self.conversations += 1
             if len(self.conversation_ids) < MAX_LISTED:
                 self.conversation_ids.append(row["conversation_id"])
-        tokens = row["input_tokens"] + row["output_tokens"]
+        tokens = (row["input_tokens"] or 0) + (row["output_tokens"] or 0)
         _add_to_group(self._by_model, f"{row['provider']}:{row['model']}", cost, tokens)
         _add_to_group(self._by_alias, row["alias"] or "default", cost, tokens)
         _add_to_group(self._by_provider, row["provider"], cost, tokens)

@@ -5,7 +5,7 @@
 
 from llmring_server.usage.group_commit import GroupCommitLimits
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
-from llmring_server.usage.models import Call, CallFilter, CallPage, LogResult, NewCall
+from llmring_server.usage.models import Call, CallFilter, CallPage, ExportedCall, LogResult, NewCall
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
 from llmring_server.usage.stats import StatsQuery, UsageStats
@@ -14,6 +14,7 @@ __all__ = [
     "Call",
     "CallFilter",
     "CallPage",
+    "ExportedCall",
     "GroupCommitLimits",
     "IdempotencyKey",
     "IdempotencyKeys",

@@ -14,6 +14,7 @@ import uuid_utils
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import EPOCH, moment_of
+from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import dump_bounded_json, json_default
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import COST_QUANTUM, TokenUsage, normalize_usage
@@ -22,6 +23,11 @@ from llmring_server.usage.idempotency import IdempotencyKey, batch_item_key, fin
 from llmring_server.usage.models import NewCall
 
 MAX_METADATA_BYTES = 64 * 1024
+
+# Quantities of calls that are not counted in tokens.
+OTHER_QUANTITIES = frozenset({"audio_seconds", "characters", "images", "requests", "video_seconds"})
+
+UNPRICED = PricedCall(None, None, "the usage of the call is unknown")
 
 
 class CallRecord(NamedTuple):
@@ -94,12 +100,28 @@ def _price(
     call: NewCall, book: PriceBook, details: dict[str, Any], logged_at: datetime
 ) -> PricedCall:
     """Price a call. A cost that the client reports is used unchanged, but its usage is checked."""
+    known = is_usage_known(call, details)
     if call.cost is not None:
-        if details:
+        if details and known:
             _usage(call, details)
         return PricedCall(call.cost.quantize(COST_QUANTUM), None)
+    if not known:
+        return UNPRICED
     usage = _usage(call, details)
     return book.quote(call.provider, call.model, call.service_tier, usage, logged_at)
+
+
+def is_usage_known(call: NewCall, details: dict[str, Any]) -> bool:
+    """Tell whether a call says what it used. A request that failed used nothing if it says nothing.
+
+    One that was cancelled or timed out may have used, and be billed for, anything.
+    """
+    return (
+        call.input_tokens is not None
+        or call.output_tokens is not None
+        or call.status == "error"
+        or not OTHER_QUANTITIES.isdisjoint(details)
+    )
 
 
 def _usage(call: NewCall, details: dict[str, Any]) -> TokenUsage:
@@ -133,6 +155,11 @@ def _row(call: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str,
         "latency_ms": call.latency_ms,
         "metadata": _metadata(call),
     }
+    if not is_usage_known(call, details):
+        row.update(input_tokens=None, output_tokens=None)
+    normal_name = normal_provider(call.provider)
+    if normal_name != call.provider:
+        row["normal_provider"] = normal_name
     if quote.price:
         row["price"] = quote.price.id
     if details:

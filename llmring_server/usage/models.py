@@ -17,6 +17,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.money import without_trailing_zeros
 from llmring_server.core.pagination import PageParams, Position
+from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import NOT_BLANK, JsonObject
 from llmring_server.core.time_range import TimeRange
 from llmring_server.pricing.cost import USAGE_FIELDS
@@ -50,6 +51,10 @@ Label = Annotated[str, Field(max_length=255)]
 
 class NewCall(BaseModel, strict=True):
     """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
+
+    If neither input nor output tokens are known, nor another quantity, the usage of the call is
+    unknown, and the call is unpriced unless it brings its cost. A call with status `error` used
+    nothing then.
 
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
     tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
@@ -100,7 +105,9 @@ class CallFilter(TimeRange):
     """Selects the calls of a time range that have exactly these labels."""
 
     log_id: UUID | None = Field(None, description="Only the call with this id.")
-    provider: Label | None = Field(None, description="Only calls of this provider.")
+    provider: Label | None = Field(
+        None, description="Only calls of this provider, in any of the spellings of its name."
+    )
     model: Label | None = Field(None, description="Only calls of this model.")
     alias: Label | None = Field(None, description="Only calls through this alias.")
     profile: Label | None = Field(None, description="Only calls with this profile.")
@@ -110,6 +117,8 @@ class CallFilter(TimeRange):
     def params(self) -> dict[str, Any]:
         """Return the parameters of a statement that selects these calls."""
         labels = self.model_dump(include=set(CallFilter.__annotations__))
+        if self.provider is not None:
+            labels["provider"] = normal_provider(self.provider)
         since, until = self.bounds()
         if self.log_id and not self.start_date and not self.end_date:
             # An id contains the millisecond of its call.
@@ -121,6 +130,8 @@ class CallFilter(TimeRange):
 class CallPage(CallFilter, PageParams):
     """One page of the selected calls, newest first."""
 
+    added_filters = ("tz",)
+
     def next(self, project_id: ProjectId, last: "Call") -> str:
         """Return the cursor of the next page, given the last call of this one."""
         return self.following(project_id, Position(last.logged_at, last.id))
@@ -131,7 +142,8 @@ class Call:
     """One stored call. If no price is known, `cost` is 0 and `cost_source` is `unpriced`.
 
     `cost` is the present cost; re-rating added `adjustment` to it. `first_cost` is the cost at the
-    time of logging, or null if no price was known; receipts certify this cost.
+    time of logging, or null if no price was known; receipts certify this cost. If the client did
+    not know what the call used, its tokens are 0 and `usage_known` is false.
     """
 
     id: UUID
@@ -154,7 +166,12 @@ class Call:
     first_cost_source: CostSource
     details: dict[str, Any] | None
     metadata: dict[str, Any]
+    usage_known: bool
     conversation_id: UUID | None = None
+
+    def __post_init__(self) -> None:
+        if not self.usage_known:
+            self.input_tokens = self.output_tokens = 0
 
     @classmethod
     def from_rows(cls, rows: Sequence[asyncpg.Record]) -> list[Self]:
@@ -177,22 +194,26 @@ class Call:
     @classmethod
     def _from_row(cls, row: asyncpg.Record) -> Self:
         # By position, which takes a fifth of the time that names would take.
-        *values, details, metadata_json = row
+        *values, details, metadata_json, usage_known = row
         metadata = orjson.loads(metadata_json)
         conversation_id = _conversation_id(metadata)
-        return cls(*(*values, details and orjson.loads(details), metadata, conversation_id))
+        details = details and orjson.loads(details)
+        return cls(*(*values, details, metadata, usage_known, conversation_id))
 
 
 @dataclass(slots=True)
 class ExportedCall(Call):
-    """One stored call, as exports have it: like `Call`, but `cost` is null if it is unpriced.
+    """One stored call, as exports have it: like `Call`, but what is unknown is null.
 
-    In a file, a cost of 0 would read as a call that was free.
+    That is the `cost` of an unpriced call, and the tokens of a call whose usage is unknown.
     """
 
+    input_tokens: int | None  # type: ignore[assignment]
+    output_tokens: int | None  # type: ignore[assignment]
     cost: Decimal | None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        """Keep nulls: in a file, 0 would read as a call that used nothing, or was free."""
         if self.cost_source == "unpriced":
             self.cost = None
 

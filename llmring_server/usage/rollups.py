@@ -13,6 +13,11 @@ BATCH_SIZE = 500
 # Statistics are exact before and after a move; they are read a little faster after it.
 MOVE_INTERVAL_SECONDS = 60.0
 
+# Where a row lies in its table: the number of its page, and its number there, from 1.
+Place = tuple[int, int]
+FIRST_PLACE: Place = (0, 0)
+PAGES_AT_ONCE = 256
+
 _logger = logging.getLogger(__name__)
 
 
@@ -33,10 +38,19 @@ class Rollups(Repository):
 
     async def move_to_rollups(self) -> None:
         """Move the sums of all quarter hours that have been over for a while."""
-        moved = BATCH_SIZE
-        while moved == BATCH_SIZE:
-            row = await self._fetch_one("move_to_rollups", limit=BATCH_SIZE)
-            moved = row["moved"]
+        place: Place | None = FIRST_PLACE
+        while place:
+            place = await self.move_batch(place)
+
+    async def move_batch(self, place: Place) -> Place | None:
+        """Move a batch of sums; return the place where the next begins, None at the end."""
+        page, _ = place
+        before: Place = (page + PAGES_AT_ONCE, 0)
+        row = await self._fetch_one("move_to_rollups", after=place, before=before, limit=BATCH_SIZE)
+        if row["picked"] == BATCH_SIZE:
+            last_place: Place = row["last_place"]
+            return last_place
+        return before if before[0] < row["pages"] else None
 
     def move_in_background(self) -> None:
         """Start moving sums if the last move started a minute ago or earlier; wait for nothing."""

@@ -1,6 +1,7 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from llmring_server.core.identity import ProjectId
@@ -27,7 +28,7 @@ from llmring_server.usage.models import (
     LogResult,
     NewCall,
 )
-from llmring_server.usage.stats import StatsQuery, UsageStats
+from llmring_server.usage.stats import StatsQuery, UsageStats, mark_partial_periods
 
 
 class Usage(Repository):
@@ -105,8 +106,8 @@ class Usage(Repository):
     ) -> AsyncGenerator[ExportedCall]:
         """Yield all calls that the filter selects, newest first, from one snapshot.
 
-        The `cost` of an unpriced call is None here. The generator holds a transaction. Use
-        `contextlib.aclosing` if you may stop early.
+        The `cost` of an unpriced call is None here, and so are the tokens of a call whose usage is
+        unknown. The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
         """
         calls = calls or CallFilter()
         start = Position(None, None)._asdict()
@@ -123,20 +124,24 @@ class Usage(Repository):
         range cuts there is not counted; hours and days of other time zones raise InvalidRequest.
         """
         query = query or StatsQuery()
+        window = query.window()
         row = await self._fetch_one(
             "stats",
             project_id=project_id,
             group_by=query.group_by,
-            tz=query.tz,
-            **query.segments()._asdict(),
+            offset_changes=[change.since for change in window.offsets],
+            utc_offsets=[change.utc_offset for change in window.offsets],
+            **window.segments._asdict(),
         )
         daily_only_until = row["daily_only_until"]
-        if daily_only_until and not query.by_utc_day:
+        if daily_only_until and not window.by_utc_day:
             raise InvalidRequest(
                 f"Only daily UTC totals are kept before {daily_only_until:%Y-%m-%d}:"
                 " use a later start_date, or tz=UTC without group_by=hour."
             )
-        return UsageStats.model_validate_json(row["stats"])
+        stats = UsageStats.model_validate_json(row["stats"])
+        mark_partial_periods(stats.by_day, query, window, datetime.now(UTC))
+        return stats
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""

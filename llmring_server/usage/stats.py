@@ -1,53 +1,62 @@
 """Usage statistics: the query, the segments of its time range, and the report."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, Field, PlainSerializer, model_validator
 
-from llmring_server.core.time_range import (
-    MAX_RANGE,
-    QUARTER_HOUR,
-    TimeRange,
-    ceil,
-    check_time_zone,
-    floor,
-    is_utc,
-)
+from llmring_server.core.time_range import QUARTER_HOUR, TimeRange, ceil, first_instant, floor
+from llmring_server.core.time_zones import OffsetChange, TimeZoneName, utc_offsets
 
+HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-MAX_HOURLY_RANGE = timedelta(days=31)
+WEEK = timedelta(days=7)
+# Clocks may be set back on one of 31 days, in Antarctica by two hours.
+MAX_HOURLY_RANGE = timedelta(days=31, hours=2)
 
 
 class StatsQuery(TimeRange):
-    """A time range of at most 400 days (31 by hour), its grouping, and an IANA time zone."""
+    """A time range of any length (at most 31 days by hour), its grouping, and its time zone."""
 
     group_by: Literal["hour", "day", "week", "month"] = Field(
         "day", description="The length of the periods in `by_day`."
     )
-    tz: Annotated[str, AfterValidator(check_time_zone)] = Field(
+    tz: TimeZoneName = Field(
         "UTC",
-        description="The IANA time zone of the periods: `Europe/Madrid`, for example.",
+        description="The IANA time zone of the periods, of dates, and of times without an offset:"
+        " `Europe/Madrid`, for example.",
     )
 
     @model_validator(mode="after")
     def _check_length(self) -> Self:
         since, until = self.bounds()
-        if until - since > MAX_RANGE:
-            raise ValueError("the time range must be at most 400 days long")
         if self.group_by == "hour" and until - since > MAX_HOURLY_RANGE:
             raise ValueError("the time range must be at most 31 days long when grouped by hour")
         return self
 
-    @property
-    def by_utc_day(self) -> bool:
-        """Tell if daily UTC sums suffice; hours, and days of other zones, need quarter hours."""
-        return is_utc(self.tz) and self.group_by != "hour"
+    def window(self) -> "StatsWindow":
+        """Return what a statement needs to know about the time range, at this moment."""
+        since, until = self.bounds()
+        # A quarter hour counts from its start, which may lie before the range. No call lies more
+        # than minutes ahead.
+        offsets = utc_offsets(
+            self.tz, floor(since, QUARTER_HOUR), min(until, datetime.now(UTC) + DAY)
+        )
+        are_utc_days = not any(change.utc_offset for change in offsets)
+        by_utc_day = are_utc_days and self.group_by != "hour"
+        return StatsWindow(window_segments(since, until, days=by_utc_day), offsets, by_utc_day)
 
-    def segments(self) -> "WindowSegments":
-        """Divide the time range by the sums that are read for each part."""
-        return window_segments(*self.bounds(), days=self.by_utc_day)
+
+class StatsWindow(NamedTuple):
+    """A time range as it is read: its segments, and the offsets of its time zone.
+
+    `by_utc_day`: daily UTC sums suffice. Hours, and days of other zones, need quarter hours.
+    """
+
+    segments: "WindowSegments"
+    offsets: list[OffsetChange]
+    by_utc_day: bool
 
 
 class WindowSegments(NamedTuple):
@@ -85,6 +94,7 @@ class LabelTotals(BaseModel):
     input_tokens: int
     output_tokens: int
     cached_input_tokens: int
+    unknown_usage_requests: int
 
 
 class OriginTotals(LabelTotals):
@@ -98,9 +108,14 @@ class OriginTotals(LabelTotals):
 
 
 class StatsPeriod(BaseModel):
-    """The totals of one hour, day, week or month in the report's time zone, named by its start."""
+    """The totals of one hour, day, week or month in the report's time zone, named by its start.
+
+    The name of an hour has an offset from UTC: `2026-10-25T02:00+02:00`. `partial`: the time range
+    contains only a part of the period, or the period is not over yet.
+    """
 
     date: str
+    partial: bool = False
     requests: int
     errors: int
     cost: Decimal
@@ -110,12 +125,15 @@ class StatsPeriod(BaseModel):
 class StatsSummary(BaseModel):
     """The totals of the whole time range. Calls without a known price add nothing to `total_cost`.
 
-    `total_adjustment` is the part of `total_cost` that re-rating added.
+    `total_adjustment` is the part of `total_cost` that re-rating added. Calls whose usage is
+    unknown add nothing to tokens; `usage_known` is false if there are any.
     """
 
     total_requests: int
     total_errors: int
     unpriced_requests: int
+    unknown_usage_requests: int
+    usage_known: bool
     total_cost: Decimal
     total_adjustment: Decimal
     total_tokens: int
@@ -133,3 +151,34 @@ class UsageStats(BaseModel):
     by_origin: dict[str, OriginTotals]
     by_alias: dict[str, LabelTotals]
     by_profile: dict[str, LabelTotals]
+
+
+def mark_partial_periods(
+    periods: list[StatsPeriod], query: StatsQuery, window: StatsWindow, now: datetime
+) -> None:
+    """Mark the periods that are not whole: at the ends of the range, and the present one.
+
+    Periods are listed newest first, and the others are whole.
+    """
+    until = min(window.segments.until, now)
+    for period in periods:
+        if _bounds_of(period.date, query)[1] <= until:
+            break
+        period.partial = True
+    for period in reversed(periods):
+        if _bounds_of(period.date, query)[0] >= window.segments.since:
+            break
+        period.partial = True
+
+
+def _bounds_of(name: str, query: StatsQuery) -> tuple[datetime, datetime]:
+    """Return the instants between which the period with this name lies."""
+    if query.group_by == "hour":
+        hour = datetime.fromisoformat(name)
+        return hour, hour + HOUR
+    first = date.fromisoformat(name)
+    if query.group_by == "month":
+        next = (first.replace(day=1) + timedelta(days=31)).replace(day=1)
+    else:
+        next = first + (WEEK if query.group_by == "week" else DAY)
+    return first_instant(first, query.tz), first_instant(next, query.tz)

@@ -23,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     NOT_BLANK,
     JsonObject,
@@ -93,6 +94,7 @@ class ImportedCall(BaseModel, strict=True):
     first_cost_source: Source | None = None
     details: SmallJsonObject | None = None
     metadata: JsonObject | None = None
+    usage_known: bool | None = None
 
     @model_validator(mode="after")
     def _check_time(self) -> Self:
@@ -124,6 +126,17 @@ class ImportedCall(BaseModel, strict=True):
             raise ValueError("adjustment: must be cost minus first_cost")
         return self
 
+    @model_validator(mode="after")
+    def _check_usage(self) -> Self:
+        if self.usage_known is False:
+            self.input_tokens = self.output_tokens = None
+        elif self.input_tokens is not None or self.output_tokens is not None:
+            self.input_tokens = self.input_tokens or 0
+            self.output_tokens = self.output_tokens or 0
+        elif self.usage_known:
+            raise ValueError("usage_known: is true, but input_tokens and output_tokens are missing")
+        return self
+
     @property
     def cost_change(self) -> Decimal:
         """What re-rating added to the first cost."""
@@ -144,12 +157,15 @@ class ImportedCall(BaseModel, strict=True):
             "alias": self.alias,
             "origin": self.origin,
             "id_at_origin": self.id_at_origin,
-            "input_tokens": self.input_tokens or 0,
-            "output_tokens": self.output_tokens or 0,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
             "cached_input_tokens": self.cached_input_tokens or 0,
             "latency_ms": self.latency_ms,
             "metadata": orjson.Fragment(metadata),
         }
+        normal_name = normal_provider(self.provider)
+        if normal_name != self.provider:
+            row["normal_provider"] = normal_name
         if self.details:
             row["details"] = self.details
         return row
@@ -220,6 +236,7 @@ _REQUIRED = frozenset(
 # The columns of CSV that are not text.
 _INTEGERS = {"latency_ms", "input_tokens", "output_tokens", "cached_input_tokens"}
 _JSON = {"details", "metadata"}
+_BOOLEANS = {"true": True, "false": False}
 _OTHERS = {"id", "logged_at", "cost", "adjustment", "first_cost"}
 
 
@@ -300,6 +317,8 @@ def _parse_cell(name: str, cell: str) -> Any:
         return parse_json(cell.encode(errors="surrogateescape"))
     if name in _INTEGERS:
         return int(cell) if re.fullmatch(r"[0-9]{1,16}", cell) else cell
+    if name == "usage_known":
+        return _BOOLEANS.get(cell, cell)
     return cell if name in _OTHERS else unquote_formula(cell)
 
 

@@ -52,9 +52,10 @@ LEFT JOIN LATERAL (
 WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @until AND call.id = @id;
 
 -- name: unpriced_models
--- Across projects: for the operator. The models of calls that have no price.
+-- Across projects: for the operator. The models of calls that have no price, although
+-- their usage is known.
 SELECT provider, model, count(*) AS calls, min(logged_at) AS first_at, max(logged_at) AS last_at
 FROM <<tables.usage_calls>>
-WHERE logged_at >= @since AND cost_source = 'unpriced'
+WHERE logged_at >= @since AND cost_source = 'unpriced' AND input_tokens IS NOT NULL
 GROUP BY provider, model
 ORDER BY calls DESC, provider, model;

@@ -6,12 +6,14 @@
 SELECT pg_try_advisory_xact_lock('<<tables.usage_adjustments>>'::regclass::oid::bigint) AS locked;
 
 -- name: next_calls
--- Calls whose cost the client did not report, at their present cost, by primary key.
+-- Calls whose cost the client did not report, at their present cost, by primary key. Without its usage,
+-- a call has no cost to compute.
 SELECT
     project_id, logged_at, id, provider, model, input_tokens, output_tokens, cached_input_tokens,
     details::text AS details, details ->> 'service_tier' AS service_tier, cost
 FROM <<tables.usage_calls>>
 WHERE logged_at >= @since AND logged_at < @until AND cost_source <> 'client'
+  AND input_tokens IS NOT NULL
   AND (@model::text IS NULL OR model = @model)
   AND (project_id, logged_at, id) > (@last_project_id, @last_at::timestamptz, @last_id)
 ORDER BY project_id, logged_at, id
@@ -41,7 +43,7 @@ quarters AS (
     FROM stored
     JOIN <<tables.usage_logs>> AS usage_logs USING (project_id, logged_at, id)
     CROSS JOIN LATERAL (
-        VALUES ('model', model, usage_logs.provider), ('alias', alias, ''),
+        VALUES ('model', model, coalesce(normal_provider, usage_logs.provider)), ('alias', alias, ''),
                ('profile', profile, ''), ('origin', origin, '')
     ) AS by_label (label_kind, label, provider)
     WHERE by_label.label IS NOT NULL

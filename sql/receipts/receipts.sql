@@ -67,7 +67,8 @@ SELECT count(*) AS total FROM (
 -- name: list_uncertified
 SELECT
     id, logged_at, provider, model, alias, profile, origin, status,
-    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
+    coalesce(input_tokens, 0) AS input_tokens, coalesce(output_tokens, 0) AS output_tokens,
+    cached_input_tokens, coalesce(cost, 0) AS cost, cost_source, input_tokens IS NOT NULL AS usage_known
 FROM <<tables.usage_logs>> AS log
 WHERE project_id = @project_id
   AND logged_at >= (SELECT min(day) FROM <<tables.receipt_open_days>> WHERE project_id = @project_id)
@@ -94,7 +95,8 @@ SELECT count(*) AS total FROM (
 -- The calls of a receipt that are still stored, newest first.
 SELECT
     id, logged_at, provider, model, alias, profile, origin, status,
-    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source
+    coalesce(input_tokens, 0) AS input_tokens, coalesce(output_tokens, 0) AS output_tokens,
+    cached_input_tokens, coalesce(cost, 0) AS cost, cost_source, input_tokens IS NOT NULL AS usage_known
 FROM (
     SELECT project_id, log_id AS id, logged_at FROM <<tables.receipt_calls>>
     WHERE project_id = @project_id AND receipt_id = @id
@@ -111,7 +113,8 @@ SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE project_id = @proje
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata
+    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata,
+    input_tokens IS NOT NULL AS usage_known
 FROM (
     SELECT project_id, log_id AS id, logged_at FROM <<tables.receipt_calls>>
     WHERE project_id = @project_id AND receipt_id = @id

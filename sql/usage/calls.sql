@@ -11,7 +11,8 @@ WITH new_calls AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@calls::text::json) AS call (
         project_id uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
         cost numeric, cost_source text, price uuid, status text,
-        provider text, model text, profile text, alias text, origin text, id_at_origin text,
+        provider text, normal_provider text, model text, profile text, alias text, origin text,
+        id_at_origin text,
         input_tokens bigint, output_tokens bigint, cached_input_tokens bigint, details json,
         latency_ms integer, metadata json
     )
@@ -26,18 +27,19 @@ inserted_keys AS (
 inserted_calls AS (
     INSERT INTO <<tables.usage_logs>> (
         project_id, id, logged_at, cost, cost_source, price, status,
-        provider, model, profile, alias, origin, id_at_origin,
+        provider, normal_provider, model, profile, alias, origin, id_at_origin,
         input_tokens, output_tokens, cached_input_tokens, details, latency_ms, metadata
     )
     SELECT
         project_id, id, logged_at, cost, cost_source, price, status,
-        provider, model, profile, alias, origin, id_at_origin,
+        provider, normal_provider, model, profile, alias, origin, id_at_origin,
         input_tokens, output_tokens, cached_input_tokens, details, latency_ms, metadata
     FROM new_calls
     WHERE key IS NULL OR @keys_inserted::boolean OR id IN (SELECT id FROM inserted_keys)
     ON CONFLICT DO NOTHING
     RETURNING
-        project_id, logged_at, cost, status, provider, model, profile, alias, origin,
+        project_id, logged_at, cost, status, coalesce(normal_provider, provider) AS provider,
+        model, profile, alias, origin,
         input_tokens, output_tokens, cached_input_tokens
 ),
 new_sums AS (
@@ -46,21 +48,25 @@ new_sums AS (
         provider, model, profile, alias, origin,
         count(*) AS requests, count(*) FILTER (WHERE status <> 'ok') AS errors,
         count(*) FILTER (WHERE cost IS NULL) AS unpriced, coalesce(sum(cost), 0) AS cost,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        coalesce(sum(input_tokens), 0) AS input_tokens,
+        coalesce(sum(output_tokens), 0) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens,
+        count(*) FILTER (WHERE input_tokens IS NULL) AS unknown_usage
     FROM inserted_calls
     GROUP BY 1, 2, 3, 4, 5, 6, 7
 ),
 added_sums AS (
     INSERT INTO <<tables.usage_recent>> AS sums (
         project_id, bucket, labels_digest, caller_xid, provider, model, profile, alias, origin,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+        unknown_usage
     )
     SELECT
         project_id, bucket, sha256(convert_to(ROW(provider, model, profile, alias, origin)::text, 'UTF8')),
         CASE WHEN @in_caller_transaction::boolean THEN pg_current_xact_id()::text::bigint ELSE 0 END,
         provider, model, profile, alias, origin,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+        unknown_usage
     FROM new_sums
     ORDER BY 1, 2, 3
     ON CONFLICT (project_id, bucket, labels_digest, caller_xid) DO UPDATE SET
@@ -70,7 +76,8 @@ added_sums AS (
         cost = sums.cost + excluded.cost,
         input_tokens = sums.input_tokens + excluded.input_tokens,
         output_tokens = sums.output_tokens + excluded.output_tokens,
-        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
+        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens,
+        unknown_usage = sums.unknown_usage + excluded.unknown_usage
 )
 SELECT id FROM inserted_keys;
 
@@ -82,12 +89,13 @@ SET LOCAL lock_timeout = '20ms';
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata
+    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata,
+    input_tokens IS NOT NULL AS usage_known
 FROM <<tables.usage_calls>>
 WHERE project_id = @project_id
   AND logged_at >= @since AND logged_at < @until
   AND (@log_id::uuid IS NULL OR id = @log_id)
-  AND (@provider::text IS NULL OR provider = @provider)
+  AND (@provider::text IS NULL OR normal_provider = @provider)
   AND (@model::text IS NULL OR model = @model)
   AND (@alias::text IS NULL OR alias = @alias)
   AND (@profile::text IS NULL OR profile = @profile)

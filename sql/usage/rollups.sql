@@ -4,16 +4,20 @@
 -- Moves the sums of quarter hours that are over from `usage_recent`, which has a row for each set of
 -- labels, to `usage_rollups`, which has rows for each label: by quarter hour and by day, in the order
 -- of their primary key. It moves few rows at a time, so that locks are held only briefly.
+-- Rows are read and deleted by their place in the table, a range of pages at a time: no plan reads much
+-- more than that, whatever the statistics say of a table that fills and empties within minutes. (So the
+-- condition on the time is one that cannot use the index.) A row that a concurrent statement changes is
+-- skipped, and has a new place; a later move reads it.
 -- Across projects: each row brings its own.
 WITH picked AS MATERIALIZED (
-    SELECT project_id, bucket, labels_digest, caller_xid FROM <<tables.usage_recent>>
-    WHERE bucket < now() - interval '30 minutes'
+    SELECT ctid AS place FROM <<tables.usage_recent>>
+    WHERE ctid > @after AND ctid < @before AND bucket + interval '30 minutes' < now()
+    ORDER BY ctid
     LIMIT @limit
     FOR UPDATE SKIP LOCKED
 ),
 moved AS (
-    DELETE FROM <<tables.usage_recent>>
-    WHERE (project_id, bucket, labels_digest, caller_xid) IN (SELECT * FROM picked)
+    DELETE FROM <<tables.usage_recent>> WHERE ctid = ANY (ARRAY(SELECT place FROM picked))
     RETURNING *
 ),
 quarters AS (
@@ -21,7 +25,7 @@ quarters AS (
         project_id, bucket, by_label.label_kind, by_label.label, by_label.provider,
         sum(requests) AS requests, sum(errors) AS errors, sum(unpriced) AS unpriced,
         sum(cost) AS cost, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM moved
     CROSS JOIN LATERAL (
         VALUES ('model', model, moved.provider), ('alias', alias, ''),
@@ -32,22 +36,25 @@ quarters AS (
 ),
 new_sums AS (
     SELECT project_id, 15 AS minutes, bucket, label_kind, label, provider,
-           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+           unknown_usage
     FROM quarters
     UNION ALL
     SELECT project_id, 1440, date_bin('1 day', bucket, 'epoch'), label_kind, label, provider,
            sum(requests), sum(errors), sum(unpriced), sum(cost),
-           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+           sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(unknown_usage)
     FROM quarters
     GROUP BY 1, 3, 4, 5, 6
 ),
 added_sums AS (
     INSERT INTO <<tables.usage_rollups>> AS sums (
         project_id, minutes, bucket, label_kind, label, provider,
-        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+        requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+        unknown_usage
     )
     SELECT project_id, minutes, bucket, label_kind, label, provider,
-           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+           requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens,
+           unknown_usage
     FROM new_sums
     ORDER BY 1, 2, 3, 4, 5, 6
     ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE SET
@@ -57,9 +64,13 @@ added_sums AS (
         cost = sums.cost + excluded.cost,
         input_tokens = sums.input_tokens + excluded.input_tokens,
         output_tokens = sums.output_tokens + excluded.output_tokens,
-        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens
+        cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens,
+        unknown_usage = sums.unknown_usage + excluded.unknown_usage
 )
-SELECT count(*) AS moved FROM moved;
+SELECT
+    count(*) AS picked, max(place) AS last_place,
+    pg_relation_size('<<tables.usage_recent>>'::regclass) / current_setting('block_size')::bigint AS pages
+FROM picked;
 
 -- name: erase_recent
 -- Runs before the rollups are erased, since a concurrent move may add these sums to them.

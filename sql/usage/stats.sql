@@ -4,7 +4,8 @@
 -- Reads daily sums in the middle of the time range, quarter-hour sums towards its ends, and calls
 -- only in the partial quarter hours at both ends: exact, at a cost that does not grow with the
 -- number of calls. Before `daily_only_until`, maintenance has left only daily sums.
--- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones.
+-- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones. The time
+-- zone of the report comes as its offsets from UTC, each valid from an instant on.
 WITH edge_calls AS (
     SELECT * FROM <<tables.usage_calls>>
     WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @quarters_since
@@ -15,7 +16,7 @@ WITH edge_calls AS (
 sums AS (
     SELECT
         bucket, label_kind, label, provider, requests, errors, unpriced,
-        cost, adjustment, input_tokens, output_tokens, cached_input_tokens
+        cost, adjustment, input_tokens, output_tokens, cached_input_tokens, unknown_usage
     FROM <<tables.usage_rollups>>
     WHERE project_id = @project_id AND minutes = 1440 AND bucket >= @days_since AND bucket < @days_until
        OR project_id = @project_id AND minutes = 15 AND bucket >= @quarters_since AND bucket < @days_since
@@ -23,7 +24,7 @@ sums AS (
     UNION ALL
     SELECT
         bucket, label_kind, label, provider, requests, errors, unpriced,
-        cost, 0, input_tokens, output_tokens, cached_input_tokens
+        cost, 0, input_tokens, output_tokens, cached_input_tokens, unknown_usage
     FROM <<tables.usage_recent_sums>>
     WHERE project_id = @project_id AND bucket >= @quarters_since AND bucket < @quarters_until
     UNION ALL
@@ -32,32 +33,44 @@ sums AS (
         date_bin('15 minutes', logged_at, 'epoch'),
         CASE WHEN model IS NOT NULL THEN 'model' WHEN alias IS NOT NULL THEN 'alias'
              WHEN profile IS NOT NULL THEN 'profile' ELSE 'origin' END,
-        coalesce(model, alias, profile, origin), coalesce(provider, ''),
+        coalesce(model, alias, profile, origin), coalesce(normal_provider, ''),
         count(*), count(*) FILTER (WHERE status <> 'ok'), count(*) FILTER (WHERE cost IS NULL),
         coalesce(sum(cost), 0), sum(adjustment),
-        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens)
+        coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), sum(cached_input_tokens),
+        count(*) FILTER (WHERE input_tokens IS NULL)
     FROM edge_calls
-    GROUP BY 1, GROUPING SETS ((model, provider), (alias), (profile), (origin))
+    GROUP BY 1, GROUPING SETS ((model, normal_provider), (alias), (profile), (origin))
     HAVING coalesce(model, alias, profile, origin) IS NOT NULL
 ),
+-- Of an hour that the clocks show twice, the offset from UTC (in seconds) tells which one it is.
 models_by_period AS (
     SELECT
-        date_trunc(@group_by::text, bucket AT TIME ZONE @tz::text) AS period, label AS model,
+        date_trunc(@group_by::text, bucket AT TIME ZONE 'UTC' + make_interval(secs => utc_offset)) AS period,
+        CASE WHEN @group_by = 'hour' THEN utc_offset END AS utc_offset, label AS model,
         sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost
-    FROM sums
-    WHERE label_kind = 'model'
-    GROUP BY 1, 2
+    FROM (
+        SELECT *, (@utc_offsets::integer[])[
+            greatest(width_bucket(bucket, @offset_changes::timestamptz[]), 1)
+        ] AS utc_offset
+        FROM sums
+        WHERE label_kind = 'model'
+    ) AS sums
+    GROUP BY 1, 2, 3
 ),
 by_period AS (
     SELECT json_agg(json_build_object(
-        'date', to_char(period, CASE @group_by WHEN 'hour' THEN 'YYYY-MM-DD"T"HH24:MI' ELSE 'YYYY-MM-DD' END),
+        'date', CASE
+            WHEN utc_offset IS NULL THEN to_char(period, 'YYYY-MM-DD')
+            ELSE to_char(period, 'YYYY-MM-DD"T"HH24:MI') || CASE WHEN utc_offset < 0 THEN '-' ELSE '+' END
+                || to_char(make_interval(secs => abs(utc_offset)), 'HH24:MI')
+        END,
         'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text, 'top_model', models[1]
-    ) ORDER BY period DESC) AS buckets
+    ) ORDER BY period - make_interval(secs => coalesce(utc_offset, 0)) DESC) AS buckets
     FROM (
-        SELECT period, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+        SELECT period, utc_offset, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
                array_agg(model ORDER BY requests DESC, model) AS models
         FROM models_by_period
-        GROUP BY period
+        GROUP BY period, utc_offset
     ) AS period
 ),
 -- Over the whole range, by label and provider; only models have a provider.
@@ -66,7 +79,7 @@ totals AS (
         label_kind, label, provider, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM sums
     GROUP BY label_kind, label, provider
 ),
@@ -76,7 +89,8 @@ labels AS (
         counted.label_kind, counted.label, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
         trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens
+        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens,
+        sum(unknown_usage) AS unknown_usage
     FROM totals
     CROSS JOIN LATERAL (
         VALUES (label_kind, label, true), ('provider', provider, label_kind = 'model'),
@@ -88,7 +102,8 @@ labels AS (
 by_label AS (
     SELECT label_kind, count(*) AS size, json_object_agg(label, json_build_object(
         'requests', requests, 'errors', errors, 'cost', cost, 'input_tokens', input_tokens,
-        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens
+        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens,
+        'unknown_usage_requests', unknown_usage
     ) ORDER BY requests DESC, label) AS labels
     FROM labels
     GROUP BY label_kind
@@ -106,6 +121,8 @@ SELECT (SELECT until FROM daily_only) AS daily_only_until, json_build_object(
         'total_requests', coalesce(max(requests), 0),
         'total_errors', coalesce(max(errors), 0),
         'unpriced_requests', coalesce(max(unpriced), 0),
+        'unknown_usage_requests', coalesce(max(unknown_usage), 0),
+        'usage_known', coalesce(max(unknown_usage), 0) = 0,
         'total_cost', coalesce(max(cost), '0'),
         'total_adjustment', coalesce(max(adjustment), '0'),
         'total_tokens', coalesce(max(input_tokens + output_tokens), 0),

@@ -66,7 +66,7 @@ new_sums AS (
         day, by_label.label_kind, by_label.label, by_label.provider,
         sum(requests) AS requests, sum(errors) AS errors, sum(unpriced) AS unpriced,
         sum(cost) AS cost, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM moved
     CROSS JOIN LATERAL (
         VALUES ('model', model, moved.provider), ('alias', alias, ''),
@@ -77,10 +77,10 @@ new_sums AS (
 )
 INSERT INTO <<tables.usage_rollups>> AS sums (
     project_id, minutes, bucket, label_kind, label, provider,
-    requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+    requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens, unknown_usage
 )
 SELECT @project_id, 1440, day, label_kind, label, provider,
-       requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+       requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens, unknown_usage
 FROM new_sums
 ORDER BY day, label_kind, label, provider
 ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE SET
@@ -90,7 +90,8 @@ ON CONFLICT (project_id, minutes, bucket, label_kind, label, provider) DO UPDATE
     cost = sums.cost + excluded.cost,
     input_tokens = sums.input_tokens + excluded.input_tokens,
     output_tokens = sums.output_tokens + excluded.output_tokens,
-    cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens;
+    cached_input_tokens = sums.cached_input_tokens + excluded.cached_input_tokens,
+    unknown_usage = sums.unknown_usage + excluded.unknown_usage;
 
 -- name: delete_quarter_hours_of_days
 -- Those that the adjustments of calls of these days have made.

@@ -385,7 +385,7 @@ def test_columns_of_an_export() -> None:
     assert ",".join(CALL_COLUMNS) == (
         "id,logged_at,provider,model,alias,profile,origin,id_at_origin,status,latency_ms,"
         "input_tokens,output_tokens,cached_input_tokens,cost,cost_source,adjustment,first_cost,"
-        "first_cost_source,details,metadata"
+        "first_cost_source,details,metadata,usage_known"
     )
 
 

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmring_server import Ring
-from llmring_server.core.identity import ProjectId
+from llmring_server import Ring, Settings
+from llmring_server.core.identity import LIBRARY, ProjectId
+from llmring_server.db.database import Database
 from llmring_server.errors import Unavailable
+from llmring_server.maintenance import maintain
 from llmring_server.usage.models import NewCall
 from llmring_server.usage.rollups import Rollups
 from tests.conftest import CALL
@@ -115,3 +117,47 @@ async def test_labels_may_be_longer_than_an_index_key(ring: Ring, project_id: Pr
     for _ in range(2):
         await ring.usage.log(project_id, OLD.model_copy(update=long))
     assert (await ring.usage.stats(project_id)).by_model[long["model"]].requests == 2
+
+
+FILL = """
+INSERT INTO {{tables.usage_recent}} (
+    project_id, bucket, labels_digest, caller_xid, provider, model, profile, origin,
+    requests, errors, unpriced, cost, input_tokens, output_tokens, cached_input_tokens
+)
+SELECT
+    $1, date_bin('15 minutes', now() - interval '2 hours', 'epoch'), sha256(n::text::bytea), 0,
+    'p', 'm', 'default', 'o', 1, 0, 0, 1, 10, 10, 0
+FROM generate_series(1, 100000) AS n
+"""
+
+
+async def test_statistics_of_the_table_do_not_matter_to_a_move(
+    alone: Ring, project_id: ProjectId
+) -> None:
+    # The statistics are those of an empty table of many pages: any plan looks free of charge.
+    await alone.db.execute("ALTER TABLE {{tables.usage_recent}} SET (autovacuum_enabled = false)")
+    await alone.db.execute(FILL, project_id)
+    await alone.db.execute("DELETE FROM {{tables.usage_recent}}")
+    await alone.db.execute("VACUUM (TRUNCATE off, ANALYZE) {{tables.usage_recent}}")
+    await alone.db.execute(FILL, project_id)
+    # A plan that reads the table for every row takes many times as long for a single batch.
+    rollups = Rollups(Database(alone.db, Settings(statement_timeout=0.5)))
+    await rollups.move_to_rollups()
+    assert await alone.db.fetch_value(RECENT, project_id) == 0
+    assert await count(alone, project_id) == 100_000
+
+
+async def test_maintenance_moves_sums_without_the_time_limit_of_requests(
+    alone: Ring, project_id: ProjectId
+) -> None:
+    await alone.db.execute("""
+        CREATE FUNCTION refuse_time_limits() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            ASSERT current_setting('statement_timeout') = '0';
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER refuse_time_limits BEFORE INSERT ON {{tables.usage_rollups}}
+        FOR EACH ROW EXECUTE FUNCTION refuse_time_limits();
+    """)
+    await alone.usage.log(project_id, OLD)
+    await maintain(alone.db, actor=LIBRARY)
+    assert await alone.db.fetch_value(RECENT, project_id) == 0

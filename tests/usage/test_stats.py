@@ -30,11 +30,10 @@ def call(model: str = "a", cost: str = "1", ago: timedelta = timedelta(), **more
 @pytest.mark.parametrize("params", [{}, {"tz": "Asia/Tokyo"}, {"start_date": RECENT}])
 def test_a_range_without_minutes_is_read_from_sums_only(params: dict[str, str]) -> None:
     before = datetime.now(UTC)
-    segments = StatsQuery.model_validate(params).segments()
+    segments = StatsQuery.model_validate(params).window().segments
     assert segments.since == segments.quarters_since
     assert segments.until == segments.quarters_until
     assert segments.until >= before
-    assert timedelta(days=400) >= segments.until - segments.since
 
 
 @pytest.mark.parametrize("params", [{}, {"start_date": RECENT}, {"end_date": NOW.isoformat()}])
@@ -52,6 +51,8 @@ async def test_usage_stats_without_calls_are_complete_and_zero(client: httpx.Asy
         "total_requests": 0,
         "total_errors": 0,
         "unpriced_requests": 0,
+        "unknown_usage_requests": 0,
+        "usage_known": True,
         "total_cost": "0",
         "total_adjustment": "0",
         "total_tokens": 0,
@@ -72,6 +73,7 @@ async def test_usage_stats_total_a_day(client: httpx.AsyncClient) -> None:
     [day] = stats["by_day"]
     assert day | {"date": ""} == {
         "date": "",
+        "partial": True,
         "requests": 3,
         "errors": 0,
         "cost": "5",
@@ -126,6 +128,15 @@ def clock_changes(tz: str) -> list[datetime]:
     return [hours[n] for n, (a, b) in enumerate(pairwise(offsets)) if a != b]
 
 
+def period_of(moment: datetime, tz: str, grain: str) -> str:
+    """Return the name of the hour or day of a moment, from Python's data of time zones."""
+    local = moment.astimezone(ZoneInfo(tz))
+    if grain == "day":
+        return f"{local:%Y-%m-%d}"
+    offset = local.isoformat()[-len("+00:00") :]
+    return f"{local:%Y-%m-%dT%H}:00{offset}"
+
+
 @pytest.mark.parametrize(
     ("tz", "least"),
     [
@@ -134,13 +145,14 @@ def clock_changes(tz: str) -> list[datetime]:
         ("America/New_York", 2),
         ("Europe/Berlin", 2),
         ("Australia/Lord_Howe", 2),
+        # PostgreSQL takes it for an abbreviation, without summer time.
+        ("CET", 2),
     ],
 )
 @pytest.mark.parametrize("grain", ["hour", "day"])
 async def test_usage_stats_count_a_call_in_its_local_hour_and_day(
     ring: Ring, project_id: ProjectId, tz: str, least: int, grain: str
 ) -> None:
-    form = "%Y-%m-%dT%H:00" if grain == "hour" else "%Y-%m-%d"
     changes = clock_changes(tz)
     assert len(changes) >= least
     # The calls of a more recent change are among those of the last two days.
@@ -150,7 +162,7 @@ async def test_usage_stats_count_a_call_in_its_local_hour_and_day(
     ):
         moments = [end - timedelta(minutes=7 * n) for n in range(300)]
         await ring.usage.log_many(project_id, [call(logged_at=moment) for moment in moments])
-        expected = Counter(moment.astimezone(ZoneInfo(tz)).strftime(form) for moment in moments)
+        expected = Counter(period_of(moment, tz, grain) for moment in moments)
         span = {"start_date": moments[-1].isoformat(), "end_date": end.isoformat()}
         stats = await ring.usage.stats(project_id, StatsQuery(**span, group_by=grain, tz=tz))
         assert {bucket.date: bucket.requests for bucket in stats.by_day} == expected
@@ -174,8 +186,8 @@ async def test_usage_stats_include_both_ends_of_the_range(client: httpx.AsyncCli
         "start_date=2026-01-01T00:00:00+02:00",  # a plus that was not encoded is a space
         "end_date=9999-12-31T23:59:59-23:59",
         "start_date=0001-01-01T00:00%2B14:00",
-        "start_date=2026-02-01&end_date=2026-01-01",
-        "start_date=2024-01-01&end_date=2026-01-01",
+        "start_date=1969-12-31",
+        "end_date=9999-01-01",
         "group_by=year",
         "group_by=day&group_by=day",
         "group_by=hour&start_date=2026-01-01&end_date=2026-03-01",
