@@ -3,8 +3,9 @@
 import gzip
 import sys
 import time
+import zlib
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -22,9 +23,11 @@ from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_in_chunks, encode_jsonl
 from llmring_server.usage.models import CallFilter, ExportedCall
-from llmring_server.usage.transfer import ExportFormat, ImportReport, read_export
+from llmring_server.usage.transfer import ExportFormat, ImportReport, read_export, with_peek
 
 PROGRESS_SECONDS = 2.0
+
+GZIP_MAGIC = b"\x1f\x8b"
 
 BEGINNING_OF_TIME = datetime(1971, 1, 1, tzinfo=UTC)
 END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
@@ -65,15 +68,12 @@ def _written(output: Path | None) -> Iterator[BinaryIO]:
         return
     partial = output.with_name(f"{output.name}.partial")
     try:
-        with cast("BinaryIO", (gzip.open if _is_gzip(output) else open)(partial, "wb")) as file:
+        opener = gzip.open if output.suffix == ".gz" else open
+        with cast("BinaryIO", opener(partial, "wb")) as file:
             yield file
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _is_gzip(path: Path) -> bool:
-    return path.suffix == ".gz"
 
 
 @click.command("export")
@@ -160,7 +160,7 @@ def import_calls(  # noqa: PLR0913, they are the options
 ) -> None:
     """Store the calls of an export, FILE or - for standard input, as they were.
 
-    The file is JSON lines or CSV, also compressed (.gz). Calls keep their id, time, cost and
+    The file is JSON lines or CSV, also compressed with gzip. Calls keep their id, time, cost and
     adjustment, however old they are. A call that is stored is left alone, so that an import can be
     repeated. Lines that are not a call are named, and the others stored; then the exit code is 1.
     The project is created if it does not exist.
@@ -187,11 +187,19 @@ def import_calls(  # noqa: PLR0913, they are the options
 
 @contextmanager
 def _read(file: str) -> Iterator[BinaryIO]:
-    if file == "-":
-        yield sys.stdin.buffer
-        return
-    with cast("BinaryIO", (gzip.open if _is_gzip(Path(file)) else open)(file, "rb")) as opened:
-        yield opened
+    """Yield a file or standard input, decompressed if it is compressed."""
+    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:  # noqa: PTH123
+        buffered = with_peek(opened)
+        if not buffered.peek(2).startswith(GZIP_MAGIC):
+            yield buffered
+            return
+        try:
+            with gzip.GzipFile(fileobj=buffered) as decompressed:
+                yield cast("BinaryIO", decompressed)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
+            raise click.ClickException(
+                "The compressed file is damaged or not complete. Calls before that are stored."
+            ) from exc
 
 
 async def _project_to_fill(ring: Ring, project: str, *, dry_run: bool) -> ProjectId:

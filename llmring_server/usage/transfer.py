@@ -240,12 +240,17 @@ _BOOLEANS = {"true": True, "false": False}
 _OTHERS = {"id", "logged_at", "cost", "adjustment", "first_cost"}
 
 
+def with_peek(file: Any) -> Any:
+    """Return a binary file whose first bytes can be looked at without reading them."""
+    return file if hasattr(file, "peek") else BufferedReader(file)
+
+
 def read_export(file: BinaryIO, file_format: ExportFormat | None = None) -> Iterator[ExportLine]:
     """Yield the calls of an export in JSON lines or CSV; by default, its first byte decides.
 
     InvalidRequest if this is not an export.
     """
-    buffered = file if hasattr(file, "peek") else BufferedReader(file)  # type: ignore[type-var]
+    buffered = with_peek(file)
     if file_format is None:
         start = buffered.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip()
         file_format = "jsonl" if start[:1] in {b"{", b""} else "csv"

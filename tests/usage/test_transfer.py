@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -193,6 +194,15 @@ async def test_an_export_is_piped_from_one_project_to_another(
     assert await exported(ring, created) == await exported(ring, project_id)
     actions = [event.action for event in await ring.audit.events(NOW, created)]
     assert sorted(actions) == ["calls.import", "project.create"]
+
+
+def test_a_damaged_file_is_reported_in_one_sentence(prod: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "calls"
+    good = "\n".join(json.dumps(old_line(NOW)) for _ in range(100))
+    path.write_bytes(gzip.compress(good.encode())[:-20])
+    ran = run("import", str(path), "--project", f"p {uuid4().hex}", *PROD, **prod)
+    assert ran.returncode == 1
+    assert "damaged or not complete" in ran.stderr
 
 
 async def test_moved_sums_and_an_import_add_up(
