@@ -11,8 +11,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from llmring_server.cli import environment
+from llmring_server.cli.dates import DATE, in_utc, tz_option
 from llmring_server.cli.output import CONSOLE
 from llmring_server.core.money import decimal_text
+from llmring_server.core.time_range import first_instant
+from llmring_server.core.time_zones import zone_of
 from llmring_server.pricing.cost import UNITS_PER_PRICE
 from llmring_server.pricing.models import PriceDetail, PriceQuery
 from llmring_server.pricing.rerating import (
@@ -31,16 +34,6 @@ SEARCHES = "1,000 searches"
 NO_MODEL = "A price needs a provider and a model, such as openai gpt-4o or openai:gpt-4o."
 
 
-class Utc(click.DateTime):
-    """A date, or a time, in UTC."""
-
-    def convert(self, value: Any, *at: Any) -> datetime:
-        return super().convert(value, *at).replace(tzinfo=UTC)
-
-
-DATE = Utc(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"])
-
-
 @click.group()
 def prices() -> None:
     """Show, override and check prices; re-rate calls."""
@@ -51,16 +44,19 @@ def prices() -> None:
 @click.argument("provider")
 @click.argument("model", required=False)
 @click.option("--tier", "service_tier", help="Service tier, such as batch, flex or priority.")
-@click.option("--at", type=DATE, help="Show the prices at this time (UTC) instead of now.")
+@click.option("--at", type=DATE, help="Show the prices at this time instead of now.")
+@tz_option
 def show(env: str, data_dir: Path, provider: str, model: str | None, **options: Any) -> None:
     """Show the prices of a model from every source, in order of precedence.
 
     Name it with two arguments, or with one: provider:model.
     """
     provider, model = _provider_and_model(provider, model)
+    tz = options.pop("tz")
+    options["at"] = in_utc(options["at"], tz)
     query = PriceQuery(provider=provider, model=model, **options)
     for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.find(query)):
-        _print_price(price)
+        _print_price(price, tz)
 
 
 def _provider_and_model(provider: str, model: str | None) -> tuple[str, str]:
@@ -72,9 +68,10 @@ def _provider_and_model(provider: str, model: str | None) -> tuple[str, str]:
     return provider, model
 
 
-def _print_price(price: PriceDetail) -> None:
+def _print_price(price: PriceDetail, tz: str) -> None:
     tier = f", {price.service_tier}" if price.service_tier else ""
-    since = f", since {price.valid_from:%Y-%m-%d}" if price.valid_from else ""
+    valid_from = price.valid_from and price.valid_from.astimezone(zone_of(tz))
+    since = f", since {valid_from:%Y-%m-%d}" if valid_from else ""
     click.echo(f"{price.provider} {price.model}{tier}, {price.source}: {price.version}{since}")
     table = Table("kind", "USD", "per")
     for kind, rate in price.rates.items():
@@ -109,7 +106,8 @@ def _rate_options(command: Any) -> Any:
 @click.argument("provider", required=False)
 @click.argument("model", required=False)
 @click.option("--tier", help="Only for this service tier.")
-@click.option("--valid-from", type=DATE, help="Only for calls from this time (UTC) on.")
+@click.option("--valid-from", type=DATE, help="Only for calls from this time on.")
+@tz_option
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -125,6 +123,8 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
     """
     provider = options["provider"]
     model = options["model"]
+    tz = options.pop("tz")
+    options["valid_from"] = in_utc(options["valid_from"], tz)
     if provider:
         provider, model = _provider_and_model(provider, model)
         options |= {"provider": provider, "model": model}
@@ -150,7 +150,7 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
         raise click.UsageError(NO_MODEL)
     else:
         for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.overrides()):
-            _print_price(price)
+            _print_price(price, tz)
 
 
 def _parse_overrides(options: dict[str, Any]) -> list[PriceOverride]:
@@ -204,8 +204,9 @@ def check(env: str, data_dir: Path, days: int) -> None:
 
 @prices.command()
 @environment.options
-@click.option("--since", type=DATE, required=True, help="Start time (UTC).")
-@click.option("--until", type=DATE, help="End time (UTC); default: now.")
+@click.option("--since", type=DATE, required=True, help="Start time.")
+@click.option("--until", type=DATE, help="End time; default: now.")
+@tz_option
 @click.option("--model", help="Only calls of this model.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 def rerate(env: str, data_dir: Path, **options: Any) -> None:
@@ -214,8 +215,9 @@ def rerate(env: str, data_dir: Path, **options: Any) -> None:
     Costs that clients reported are not changed, and calls are never edited: the difference is
     stored as an adjustment, which statistics show separately.
     """
-    until = options["until"] or datetime.now(UTC)
-    calls = RerateFilter(options["since"], until, options["model"])
+    tz = options["tz"]
+    until = in_utc(options["until"], tz) or datetime.now(UTC)
+    calls = RerateFilter(first_instant(options["since"], tz), until, options["model"])
     dry_run = options["dry_run"]
     deltas = environment.with_ring(
         env, data_dir, lambda ring: _rerate(ring, calls, dry_run=dry_run)

@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 
 
-def time_zone_name(name: str) -> str:
+def check_time_zone(name: str) -> str:
     """Return the name of an IANA time zone in its spelling; raise ValueError if it is not one."""
     spelling = _spellings().get(name.lower())
     if spelling is None:
@@ -30,7 +30,7 @@ def time_zone_name(name: str) -> str:
     return spelling
 
 
-TimeZoneName = Annotated[str, AfterValidator(time_zone_name)]
+TimeZoneName = Annotated[str, AfterValidator(check_time_zone)]
 
 
 @cache

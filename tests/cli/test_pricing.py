@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -78,6 +79,35 @@ def test_overrides_from_a_file_are_all_or_nothing(
     check_output("prices", "override", "acme", model, *dated, *PROD, **prod)
     assert "since 2026-01-02" in check_output("prices", "show", "acme", model, *PROD, **prod)
     check_output("prices", "override", "acme", model, "--remove", *PROD, **prod)
+
+
+def test_dates_are_those_of_a_time_zone(prod: dict[str, str], model: str) -> None:
+    name, tz = ("acme", model, *PROD), ("--tz", "Asia/Tokyo")
+    dated = ("--input", "3", "--valid-from", "2026-01-02")
+    check_output("prices", "override", *name, *dated, *tz, **prod)
+    assert "since 2026-01-01" in check_output("prices", "show", *name, **prod)
+    assert "since 2026-01-02" in check_output("prices", "show", *name, *tz, **prod)
+    before = ("--at", "2026-01-01T23:59:59")
+    assert "override" not in run("prices", "show", *name, *before, *tz, **prod).stdout
+    assert "override" in check_output("prices", "show", *name, *before, **prod)
+    refused = run("prices", "show", *name, "--tz", "Mars/Olympus", **prod)
+    assert refused.returncode == 2
+    assert "must be an IANA time zone" in refused.stderr
+
+
+async def test_calls_are_rerated_from_a_date_of_a_time_zone(
+    ring: Ring, project_id: ProjectId, prod: dict[str, str], model: str
+) -> None:
+    # 15:30 UTC is 00:30 of the next day in Tokyo.
+    day = (datetime.now(UTC) - timedelta(days=3)).replace(hour=15, minute=30)
+    await ring.usage.log(project_id, call(model, logged_at=day))
+    check_output(
+        "prices", "override", "acme", model, "--input", "2", "--output", "2", *PROD, **prod
+    )
+    since = f"{day + timedelta(days=1):%Y-%m-%d}"
+    rerate = ("prices", "rerate", "--since", since, "--model", model, *PROD)
+    assert model not in check_output(*rerate, **prod)
+    assert model in check_output(*rerate, "--tz", "Asia/Tokyo", **prod)
 
 
 @pytest.mark.parametrize("arguments", [["openai", "--input", "2"], ["openai"], ["--input", "2"]])

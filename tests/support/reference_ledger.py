@@ -1,9 +1,10 @@
 """Reference ledger: a project's calls and their costs in memory, to compare the database with."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 COST_QUANTUM = Decimal(1).scaleb(-10)
 MAX_COST = 10**9
@@ -32,6 +33,16 @@ class Ledger:
     def drop_before(self, oldest: datetime) -> None:
         self._dropped |= {id(call) for call in self.calls if call.logged_at < oldest}
 
+    def between(self, since: datetime, until: datetime) -> list[Any]:
+        return [call for call in self.calls if since <= call.logged_at <= until]
+
+    def is_usage_known(self, call: Any) -> bool:
+        return (
+            call.input_tokens is not None
+            or call.output_tokens is not None
+            or call.status == "error"
+        )
+
     def cost(self, call: Any) -> Decimal | None:
         return self._rated.get(id(call)) if call.cost is None else call.cost
 
@@ -39,10 +50,28 @@ class Ledger:
         return sum((self.cost(call) or Decimal(0) for call in calls), Decimal(0))
 
     def _rate(self, call: Any) -> None:
+        if not self.is_usage_known(call):
+            return
         if call.cost is None and call.provider == "p" and call.model in self._prices:
-            tokens = call.input_tokens + call.output_tokens
-            if call.cached_input_tokens > call.input_tokens:
+            input_tokens, output_tokens = call.input_tokens or 0, call.output_tokens or 0
+            tokens = input_tokens + output_tokens
+            if call.cached_input_tokens > input_tokens:
                 tokens += call.cached_input_tokens
             cost = (tokens * self._prices[call.model] / 10**6).quantize(COST_QUANTUM)
             if cost < MAX_COST:
                 self._rated[id(call)] = cost
+
+
+def period_of(moment: datetime, tz: str, group_by: str) -> str:
+    """Return the name of the hour, day, week or month of a moment, from Python's time zones."""
+    local = moment.astimezone(ZoneInfo(tz))
+    if group_by == "hour":
+        # The hour may have begun with another offset: the name has that of the moment.
+        offset = local.isoformat()[-len("+00:00") :]
+        return f"{local:%Y-%m-%dT%H}:00{offset}"
+    day = local.date()
+    if group_by == "week":
+        day -= timedelta(days=day.weekday())
+    elif group_by == "month":
+        day = day.replace(day=1)
+    return f"{day}"

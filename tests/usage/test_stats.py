@@ -17,6 +17,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.usage.models import CallPage, NewCall
 from llmring_server.usage.stats import StatsQuery, window_segments
 from tests.conftest import CALL
+from tests.support.reference_ledger import period_of
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
@@ -126,15 +127,6 @@ def clock_changes(tz: str) -> list[datetime]:
     hours = [hour - timedelta(hours=n) for n in range(390 * 24)]
     offsets = [each.astimezone(ZoneInfo(tz)).utcoffset() for each in hours]
     return [hours[n] for n, (a, b) in enumerate(pairwise(offsets)) if a != b]
-
-
-def period_of(moment: datetime, tz: str, grain: str) -> str:
-    """Return the name of the hour or day of a moment, from Python's data of time zones."""
-    local = moment.astimezone(ZoneInfo(tz))
-    if grain == "day":
-        return f"{local:%Y-%m-%d}"
-    offset = local.isoformat()[-len("+00:00") :]
-    return f"{local:%Y-%m-%dT%H}:00{offset}"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
+from llmring_server.core.providers import normal_provider
 from llmring_server.errors import InvalidRequest, Unavailable
 from llmring_server.maintenance import maintain
 from llmring_server.pricing.rerating import RerateFilter
@@ -22,7 +23,7 @@ from llmring_server.pricing.sources import PriceOverride
 from llmring_server.usage.models import NewCall
 from llmring_server.usage.stats import StatsQuery
 from tests.conftest import drop
-from tests.support.reference_ledger import Ledger
+from tests.support.reference_ledger import Ledger, period_of
 
 NOW = datetime.now(UTC)
 TODAY = NOW.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -31,13 +32,18 @@ MODELS = ["a", "b", "c"]
 
 costs = st.none() | st.decimals(0, 1000, places=10)
 tokens = st.integers(0, 2**53 - 1)
+
+
+def new_call(counts: tuple[int | None, int | None], **fields: Any) -> NewCall:
+    return NewCall(input_tokens=counts[0], output_tokens=counts[1], **fields)
+
+
 calls = st.builds(
-    NewCall,
-    provider=st.sampled_from(["p", "q"]),
+    new_call,
+    counts=st.tuples(tokens, tokens) | st.tuples(tokens, st.none()) | st.just((None, None)),
+    provider=st.sampled_from(["p", "q", "Q", "bedrock", "aws.bedrock"]),
     model=st.sampled_from(MODELS),
     alias=st.none() | st.sampled_from(["x", "y"]),
-    input_tokens=tokens,
-    output_tokens=tokens,
     cached_input_tokens=tokens,
     cost=costs,
     status=st.sampled_from(["ok", "error"]),
@@ -165,20 +171,51 @@ class Histories(RuleBasedStateMachine):
             until = max(until, self.dropped_until + timedelta(days=1), since)
         self.check(since, until)
 
+    @rule(
+        a=st.timedeltas(timedelta(days=-380), timedelta(0)),
+        b=st.timedeltas(timedelta(days=-380), timedelta(0)),
+        tz=st.sampled_from(["Europe/Berlin", "America/New_York", "Asia/Kathmandu", "CET"]),
+        group_by=st.sampled_from(["hour", "day", "week", "month"]),
+    )
+    def any_range_of_a_zone_is_exact(
+        self, a: timedelta, b: timedelta, tz: str, group_by: str
+    ) -> None:
+        since, until = NOW + min(a, b), NOW + max(a, b)
+        if self.dropped_until:
+            # Before, only days of UTC are left.
+            since = max(since, self.dropped_until)
+            until = max(until, since)
+        if group_by == "hour":
+            since = max(since, until - timedelta(days=31))
+        query = StatsQuery.model_validate(
+            {"start_date": since, "end_date": until, "tz": tz, "group_by": group_by}
+        )
+        stats = self.wait(self.ring.usage.stats(self.project_id, query))
+        calls = self.ledger.between(since, until)
+        assert stats.summary.total_requests == len(calls)
+        periods = Counter(period_of(call.logged_at, tz, group_by) for call in calls)
+        assert {period.date: period.requests for period in stats.by_day} == periods
+
     def check(self, since: datetime, until: datetime) -> None:
         query = StatsQuery(start_date=since, end_date=until)
         stats = self.wait(self.ring.usage.stats(self.project_id, query))
-        calls = [call for call in self.ledger.calls if since <= call.logged_at <= until]
+        calls = self.ledger.between(since, until)
         assert stats.summary.total_cost == self.ledger.total(calls)
         assert stats.summary.total_requests == len(calls)
         assert stats.summary.total_errors == sum(call.status != "ok" for call in calls)
         unpriced = [call for call in calls if self.ledger.cost(call) is None]
         assert stats.summary.unpriced_requests == len(unpriced)
         assert stats.summary.total_tokens == sum(
-            call.input_tokens + call.output_tokens for call in calls
+            (call.input_tokens or 0) + (call.output_tokens or 0) for call in calls
         )
+        unknown = [call for call in calls if not self.ledger.is_usage_known(call)]
+        assert stats.summary.unknown_usage_requests == len(unknown)
+        assert stats.summary.usage_known == (not unknown)
         for label in ("model", "provider", "alias"):
-            counted = Counter(value for call in calls if (value := getattr(call, label)))
+            names = (getattr(call, label) for call in calls)
+            counted = Counter(
+                normal_provider(name) if label == "provider" else name for name in names if name
+            )
             totals = getattr(stats, f"by_{label}")
             assert {value: each.requests for value, each in totals.items()} == counted
         days = Counter(f"{call.logged_at:%Y-%m-%d}" for call in calls)
