@@ -14,11 +14,11 @@ import rich_click as click
 from pydantic import TypeAdapter, ValidationError
 
 from llmring_server.cli import environment
+from llmring_server.cli.dates import tz_option
 from llmring_server.cli.environment import project_options, with_project
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.core.time_range import Instant
-from llmring_server.core.time_zones import time_zone_name
 from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_in_chunks, encode_jsonl
@@ -33,18 +33,6 @@ BEGINNING_OF_TIME = datetime(1971, 1, 1, tzinfo=UTC)
 END_OF_TIME = datetime(9998, 1, 1, tzinfo=UTC)
 
 _INSTANT: TypeAdapter[datetime | date] = TypeAdapter(Instant)
-
-
-class TimeZone(click.ParamType[str]):
-    """An IANA time zone."""
-
-    name = "time zone"
-
-    def convert(self, value: str, *context: Any) -> str:
-        try:
-            return time_zone_name(value)
-        except ValueError as exc:
-            self.fail(str(exc), *context)
 
 
 class DateOrInstant(click.ParamType[datetime | date]):
@@ -80,9 +68,7 @@ def _written(output: Path | None) -> Iterator[BinaryIO]:
 @project_options
 @click.option("--start-date", type=DateOrInstant(), help="First date or time; default: all calls.")
 @click.option("--end-date", type=DateOrInstant(), help="Last date or time, included.")
-@click.option(
-    "--tz", type=TimeZone(), default="UTC", show_default=True, help="Time zone of the dates."
-)
+@tz_option
 @click.option(
     "--format",
     "file_format",
