@@ -16,6 +16,7 @@ from llmring_server.receipts.signing_keys import Keyring, SigningKey
 from llmring_server.ring import Ring
 from llmring_server.settings import Settings
 from llmring_server.usage.models import NewCall
+from llmring_server.usage.transfer import read_export
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -42,6 +43,7 @@ __all__ = [
     "maintain",
     "migrate",
     "project_of_key",
+    "read_export",
 ]
 
 # Where the names are defined that need a web framework.

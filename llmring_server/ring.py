@@ -29,6 +29,7 @@ from llmring_server.usage.group_commit import GroupCommitLimits
 from llmring_server.usage.idempotency import IdempotencyKeys
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
+from llmring_server.usage.transfer import CallImport
 
 
 class Ring:
@@ -77,6 +78,7 @@ class Ring:
         self.projects = Projects(database, self.audit)
         self.nonces = Nonces(database)
         self.rerating = Rerating(database, self.prices, self.audit)
+        self.call_import = CallImport(database, self.usage, self.rollups, self.rerating, self.audit)
         self.templates = Templates(database, self.audit)
         self.aliases = Aliases(database)
         self.mcp = Mcp(

@@ -75,10 +75,13 @@ class IssuedKey(NamedTuple):
 
 @dataclass(slots=True)
 class ApiKey:
-    """An API key, without its secret. `last_used_at` is exact to the hour."""
+    """An API key, without its secret. `last_used_at` is exact to the hour.
+
+    `project` is null if the project has no name: that of a key of mode `open`, for example.
+    """
 
     id: str
-    project: str
+    project: str | None
     project_id: ProjectId
     label: str
     scopes: list[str]

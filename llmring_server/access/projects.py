@@ -5,12 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from llmring_server.access.audit import AuditLog
-from llmring_server.core.identity import Actor, ProjectId, project_name
+from llmring_server.core.identity import Actor, ProjectId, project_name, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
@@ -30,13 +30,18 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 @dataclass(slots=True)
 class Project:
-    """A project, the number of its valid keys, and how many days it keeps messages."""
+    """A project, the number of its valid keys, and how many days it keeps messages.
+
+    A project of another mode than `keys` has no name until the operator gives it one, and no time
+    of creation until then. `last_call` is the UTC day of its latest call.
+    """
 
     project_id: ProjectId
-    name: str
-    created_at: datetime
+    name: str | None
+    created_at: datetime | None
     retain_days: int | None
     keys: int
+    last_call: date | None
 
 
 class ErasedRows(NamedTuple):
@@ -71,22 +76,56 @@ class Projects(Repository):
         return project_id
 
     async def list(self) -> list[Project]:
+        """Return all projects: those that were created, and those that only have data."""
         return [Project(**row) for row in await self._fetch_all("list")]
 
+    async def get(self, project_id: ProjectId) -> Project:
+        """Return one project; NotFound if it was not created and has no data."""
+        await self._require_known(project_id)
+        return Project(**await self._fetch_one("get", project_id=project_id))
+
     async def find(self, name: str) -> ProjectId:
-        """Return the id of the project with this name; a UUID is returned as it is."""
+        """Return the project with this name or id, or with data under this key of mode `open`.
+
+        Conflict if one project has the name and another one has data under the key. An unknown id
+        is returned as it is: a project of mode `parent` or `proxy` may have no data yet.
+        """
+        of_key = project_of_key(name)
         if _UUID.fullmatch(name):
-            return ProjectId(UUID(name))
+            of_id = ProjectId(UUID(name))
+            if not await self._is_known(of_id) and await self._is_known(of_key):
+                return of_key
+            return of_id
         rows = await self._fetch_all("project_by_name", project=name)
-        if not rows:
-            raise NotFound("No project has this name.")
-        return ProjectId(rows[0]["project_id"])
+        found = {ProjectId(row["project_id"]) for row in rows}
+        if await self._is_known(of_key):
+            found.add(of_key)
+        if len(found) > 1:
+            [named] = found - {of_key}
+            raise Conflict(
+                f"Two projects match: {named} has this name, and {of_key} has the data of this key"
+                " of mode open. Give the id of one of them."
+            )
+        if not found:
+            raise NotFound(
+                "No project has this name, and nothing was stored under it as a key of mode open."
+            )
+        return found.pop()
+
+    async def register(self, project_id: ProjectId, *, actor: Actor) -> None:
+        """Let keys be issued for a project that only has data; NotFound if it has none."""
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._require_known(project_id)
+            if await inside._fetch_all("register", project_id=project_id):
+                await inside._audit.record(actor, "project.create", str(project_id), project_id)
 
     async def rename(self, project_id: ProjectId, name: str, *, actor: Actor) -> None:
-        """Rename a project; Conflict if the name is taken."""
+        """Give a project a name; Conflict if the name is taken."""
         name = project_name(name)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
+            await inside._require_known(project_id)
             await inside._fetch_one("rename", project_id=project_id, project=name)
             await inside._audit.record(actor, "project.rename", str(project_id), project_id)
 
@@ -96,8 +135,18 @@ class Projects(Repository):
             raise InvalidRequest(f"days: must be between 1 and {MAX_RETENTION_DAYS:,}")
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
+            await inside._require_known(project_id)
             await inside._fetch_one("set_retention", project_id=project_id, days=days)
             await inside._audit.record(actor, "project.retain", str(project_id), project_id)
+
+    async def _is_known(self, project_id: ProjectId) -> bool:
+        """Tell if a project was created or has data."""
+        known: bool = (await self._fetch_one("is_known", project_id=project_id))["known"]
+        return known
+
+    async def _require_known(self, project_id: ProjectId) -> None:
+        if not await self._is_known(project_id):
+            raise NotFound("No project has this id, and nothing was stored for it.")
 
     async def erase(
         self,

@@ -9,12 +9,14 @@ import rich_click as click
 from rich.table import Table
 
 from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions
-from llmring_server.access.projects import ERASE_GRACE_SECONDS
+from llmring_server.access.projects import ERASE_GRACE_SECONDS, Project
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE, wrapping_table
 from llmring_server.core.identity import DEFAULT_SCOPES, SCOPES
 from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
+
+NO_NAME = "(no name)"
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
@@ -43,7 +45,12 @@ def keys() -> None:
 @keys.command("issue")
 @environment.options
 @click.option(
-    "--project", default="default", show_default=True, help="Created if it does not exist."
+    "--project",
+    type=environment.ProjectText(),
+    default="default",
+    show_default=True,
+    help="Name or id of the project, or its key of mode open; - reads it from standard input."
+    " Created, with this name, if there is none.",
 )
 @click.option("--label", default="", help="Purpose of the key.")
 @click.option(
@@ -66,22 +73,38 @@ def issue_key(  # noqa: PLR0913, PLR0917, they are the options
     scopes: tuple[str, ...],
     expires: timedelta | None,
 ) -> None:
-    """Issue a key for a project. The key is shown only once."""
+    """Issue a key for a project. The key is shown only once.
+
+    If data was stored in mode open under a key that equals --project, the key is for that data.
+    """
     expires_at = datetime.now(UTC) + expires if expires else None
     options = KeyOptions(label, scopes, expires_at)
     actor = environment.operator()
-    issued = environment.with_ring(
-        env, data_dir, lambda ring: ring.keys.issue(project, options, actor=actor), writes=True
-    )
-    _print_issued(issued, project)
+
+    async def work(ring: Ring) -> tuple[IssuedKey, str | None]:
+        try:
+            project_id = await ring.projects.find(project)
+        except NotFound:
+            return await ring.keys.issue(project, options, actor=actor), project
+        await ring.projects.register(project_id, actor=actor)
+        issued = await ring.keys.issue_for(project_id, options, actor=actor)
+        return issued, (await ring.projects.get(project_id)).name
+
+    issued, name = environment.with_ring(env, data_dir, work, writes=True)
+    _print_issued(issued, name)
+    if name is None:
+        click.echo(
+            "The project has no name yet. To give it one:"
+            f" llmring-server projects rename {issued.project_id} NAME",
+            err=True,
+        )
 
 
-def _print_issued(issued: IssuedKey, project: str) -> None:
+def _print_issued(issued: IssuedKey, name: str | None) -> None:
+    project = f"{name} ({issued.project_id})" if name else str(issued.project_id)
     click.echo(issued.secret)
     click.echo(
-        f"Key {issued.id} of project {project} ({issued.project_id})."
-        " Store it now; it is not shown again.",
-        err=True,
+        f"Key {issued.id} of project {project}. Store it now; it is not shown again.", err=True
     )
 
 
@@ -94,16 +117,24 @@ async def _find_key(ring: Ring, id: str) -> ApiKey:
 
 @keys.command("list")
 @environment.options
-@click.option("--project", help="Only keys of this project.")
+@click.option(
+    "--project",
+    type=environment.ProjectText(),
+    help="Only keys of the project with this name, id or key of mode open; - reads it from"
+    " standard input.",
+)
 def list_keys(env: str, data_dir: Path, project: str | None) -> None:
     """List keys, without their secrets."""
-    all_keys = environment.with_ring(env, data_dir, lambda ring: ring.keys.list())
+
+    async def read(ring: Ring) -> list[ApiKey]:
+        return await ring.keys.list(await ring.projects.find(project) if project else None)
+
     table = wrapping_table(
         "key", "project", "label", "scopes", "created", "last used", "valid until"
     )
-    for key in all_keys:
-        if project in {None, key.project}:
-            table.add_row(key.id, key.project, key.label, ", ".join(key.scopes), *_times(key))
+    for key in environment.with_ring(env, data_dir, read):
+        name = key.project or str(key.project_id)
+        table.add_row(key.id, name, key.label, ", ".join(key.scopes), *_times(key))
     CONSOLE.print(table)
 
 
@@ -125,7 +156,7 @@ def show_key(env: str, data_dir: Path, id: str) -> None:
     table = Table(show_header=False)
     details = {
         "id": key.id,
-        "project": key.project,
+        "project": key.project or NO_NAME,
         "project id": str(key.project_id),
         "label": key.label,
         "scopes": ", ".join(key.scopes),
@@ -153,7 +184,7 @@ def rotate_key(env: str, data_dir: Path, id: str, overlap: timedelta) -> None:
     """Issue a new key with the same project, label and scopes; the old one expires."""
     actor = environment.operator()
 
-    async def work(ring: Ring) -> tuple[IssuedKey, str]:
+    async def work(ring: Ring) -> tuple[IssuedKey, str | None]:
         old = await _find_key(ring, id)
         return await ring.keys.rotate(id, overlap, actor=actor), old.project
 
@@ -180,7 +211,7 @@ def revoke_key(env: str, data_dir: Path, id: str) -> None:
 
 @click.group()
 def projects() -> None:
-    """Create, list, rename and erase projects, and set their retention."""
+    """Create, list, show, rename and erase projects, and set their retention."""
 
 
 @projects.command("create")
@@ -198,25 +229,56 @@ def create_project(env: str, data_dir: Path, name: str) -> None:
 @projects.command("list")
 @environment.options
 def list_projects(env: str, data_dir: Path) -> None:
-    """List projects with their number of valid keys."""
-    table = wrapping_table("project", "id", "created", "keys", "retention")
+    """List projects with their number of valid keys and the day of their latest call.
+
+    A project of mode open has no name until `projects rename` gives it one.
+    """
+    table = wrapping_table("project", "id", "created", "keys", "retention", "last call")
     for project in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
-        table.add_row(
-            project.name,
-            str(project.project_id),
-            f"{project.created_at:%Y-%m-%d}",
-            str(project.keys),
-            f"{project.retain_days}d" if project.retain_days else "forever",
-        )
+        details = _project_details(project)
+        table.add_row(project.name or NO_NAME, *details.values())
     CONSOLE.print(table)
+
+
+def _project_details(project: Project) -> dict[str, str]:
+    return {
+        "id": str(project.project_id),
+        "created": f"{project.created_at:%Y-%m-%d}" if project.created_at else "",
+        "keys": str(project.keys),
+        "retention": f"{project.retain_days}d" if project.retain_days else "forever",
+        "last call": str(project.last_call or ""),
+    }
+
+
+@projects.command("show")
+@environment.options
+@click.argument("project", type=environment.ProjectText())
+def show_project(env: str, data_dir: Path, project: str) -> None:
+    """Show the project with this name, id or key of mode open.
+
+    With -, PROJECT is read from standard input, so that a key is not in the shell's history.
+    """
+
+    found = environment.with_ring(env, data_dir, lambda ring: _get_project(ring, project))
+    table = Table(show_header=False)
+    for name, value in {"project": found.name or NO_NAME, **_project_details(found)}.items():
+        table.add_row(name, value)
+    CONSOLE.print(table)
+
+
+async def _get_project(ring: Ring, project: str) -> Project:
+    return await ring.projects.get(await ring.projects.find(project))
 
 
 @projects.command("rename")
 @environment.options
-@click.argument("project")
+@click.argument("project", type=environment.ProjectText())
 @click.argument("name")
 def rename_project(env: str, data_dir: Path, project: str, name: str) -> None:
-    """Rename PROJECT (a name or an id) to NAME."""
+    """Rename PROJECT to NAME.
+
+    PROJECT is a name, an id or a key of mode open; - reads it from standard input.
+    """
     actor = environment.operator()
 
     async def work(ring: Ring) -> None:
@@ -238,7 +300,7 @@ class RetentionDays(click.ParamType[int | None]):
 
 @projects.command("retain")
 @environment.options
-@click.argument("project")
+@click.argument("project", type=environment.ProjectText())
 @click.argument("days", type=RetentionDays())
 def retain_messages(env: str, data_dir: Path, project: str, days: int | None) -> None:
     """Set how long PROJECT keeps messages and tool executions: DAYS such as 30d, or forever.
@@ -255,12 +317,18 @@ def retain_messages(env: str, data_dir: Path, project: str, days: int | None) ->
 
 @projects.command("erase")
 @environment.options
-@click.argument("project")
+@click.argument("project", type=environment.ProjectText())
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def erase_project(env: str, data_dir: Path, project: str, *, yes: bool) -> None:
-    """Permanently delete PROJECT (a name or an id), its keys and all its data."""
+    """Permanently delete PROJECT, its keys and all its data.
+
+    PROJECT is a name, an id or a key of mode open; - reads it from standard input. A server in mode
+    open goes on accepting its key: stop it first, or the key's next call starts the project again.
+    """
     if not yes:
-        click.confirm(f"Permanently delete the project {project} and all its data?", abort=True)
+        found = environment.with_ring(env, data_dir, lambda ring: _get_project(ring, project))
+        name = f"{found.name or NO_NAME} ({found.project_id})"
+        click.confirm(f"Permanently delete the project {name} and all its data?", abort=True)
     click.echo(
         f"Erasing takes at least {ERASE_GRACE_SECONDS:.0f} s: processes may cache the keys.",
         err=True,

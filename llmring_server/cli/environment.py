@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from getpass import getuser
@@ -235,13 +236,26 @@ def embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+class ProjectText(click.ParamType[str]):
+    """A project's name or id, or its key of mode `open`; `-` reads it from standard input."""
+
+    name = "project"
+
+    def convert(self, value: str, *context: Any) -> str:
+        if value != "-":
+            return value
+        line = sys.stdin.readline().strip()
+        return line or self.fail("standard input is empty", *context)
+
+
 def project_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --project to the options of a command, beside --env and --data-dir."""
     project = click.option(
         "--project",
+        type=ProjectText(),
         default="default",
         show_default=True,
-        help="Name or id of the project; in mode open, also an API key.",
+        help="Name or id of the project, or its key of mode open; - reads it from standard input.",
     )
     return options(project(command))
 
@@ -257,7 +271,7 @@ def with_project(
     """Run `work` for the project with this name or id."""
 
     async def work_for_project(ring: Ring) -> Result:
-        return await work(ring, await _project_id(ring, project))
+        return await work(ring, await find_project(ring, project))
 
     return with_ring(env, data_dir, work_for_project, writes=writes)
 
@@ -273,7 +287,8 @@ async def all_pages(
     return items
 
 
-async def _project_id(ring: Ring, project: str) -> ProjectId:
+async def find_project(ring: Ring, project: str) -> ProjectId:
+    """Return the project that an option names. In mode `open`, every key names one."""
     try:
         return await ring.projects.find(project)
     except NotFound:

@@ -49,6 +49,11 @@ def wrapping_table(*names: str) -> Table:
 
     The ids of a column `id` are never wrapped either, to be copied.
     """
-    return Table(
-        *(Column(name, overflow="fold", min_width=_MIN_WIDTHS.get(name)) for name in names)
-    )
+    return Table(*map(_column, names))
+
+
+def _column(name: str) -> Column:
+    width = _MIN_WIDTHS.get(name)
+    # Only columns that may wrap are made narrower. Otherwise that of the ids would be, in vain, and
+    # the columns on the right would be cut off.
+    return Column(name, overflow="fold", min_width=width, no_wrap=width is not None)

@@ -13,10 +13,19 @@ ProjectId = NewType("ProjectId", UUID)
 MAX_NAME_LENGTH = 128
 
 
+# Every key that is made here begins so.
+KEY_PREFIX = "llmr_"
+
+
 def project_name(name: str) -> str:
-    """Return a project's name; raise InvalidRequest if it is blank or too long."""
+    """Return a project's name; raise InvalidRequest if it is blank, too long, or a key."""
     if not 1 <= len(name.strip()) <= MAX_NAME_LENGTH:
         raise InvalidRequest(f"project: give a name of 1 to {MAX_NAME_LENGTH} characters")
+    if name.startswith(KEY_PREFIX):
+        # Names are shown in lists; a key must not become one by mistake.
+        raise InvalidRequest(
+            f"project: a name must not begin with {KEY_PREFIX}, as API keys do; give another name"
+        )
     return name
 
 
@@ -107,6 +116,7 @@ LIBRARY = Actor("library")
 # What an actor did. Actions are stored with each event, and operators search for them.
 Action = Literal[
     "calls.expire",
+    "calls.import",
     "capabilities.expire",
     "conversations.expire",
     "executions.expire",

@@ -4,7 +4,7 @@ A call is never edited: its first cost stays, and the difference is stored besid
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -142,11 +142,14 @@ class Rerating(Repository):
         if changes:
             prices = [change.quote.price for change in changes if change.quote.price]
             await self._pricing.insert_prices(prices)
-            adjustments = [change.row(run) for change in changes]
-            await self._fetch_all(
-                "insert_adjustments", changes=orjson.dumps(adjustments, json_default).decode()
-            )
+            await self.insert_adjustments([change.row(run) for change in changes])
         return changes, RerateCursor.of(rows[-1]) if rows else None
+
+    async def insert_adjustments(self, adjustments: Sequence[Mapping[str, Any]]) -> None:
+        """Store adjustments, and add them to the sums of their calls."""
+        await self._fetch_all(
+            "insert_adjustments", changes=orjson.dumps(adjustments, json_default).decode()
+        )
 
     async def _fetch_calls(self, calls: RerateFilter, cursor: RerateCursor) -> list[asyncpg.Record]:
         return await self._fetch_all(

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
+from llmring_server.usage.csv_text import quote_formula
 from llmring_server.usage.models import CALL_COLUMNS, ExportedCall
 from llmring_server.web.request import render
 
@@ -15,10 +16,6 @@ JSONL_MEDIA_TYPE = "application/jsonl"
 CSV_HEADER = ",".join(CALL_COLUMNS).encode() + b"\r\n"
 
 CHUNK_SIZE = 500
-
-# A spreadsheet may run a cell that begins like a formula:
-# https://owasp.org/www-community/attacks/CSV_Injection
-_FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 Encoder: TypeAlias = Callable[[Sequence[ExportedCall]], bytes]
 
@@ -34,7 +31,7 @@ def encode_csv(calls: Sequence[ExportedCall]) -> bytes:
 
 def _csv_cell(value: Any) -> str:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_PREFIXES) else value
+        return quote_formula(value)
     if value is None:
         return ""
     return render(value).decode().strip('"')

@@ -318,13 +318,19 @@ class Call:
 
 @dataclass(slots=True)
 class ExportedCall(Call):
-    """One stored call, as exports have it: like `Call`, but its tokens are null if unknown."""
+    """One stored call, as exports have it: like `Call`, but what is unknown is null.
+
+    That is the `cost` of an unpriced call, and the tokens of a call whose usage is unknown.
+    """
 
     input_tokens: int | None  # type: ignore[assignment]
     output_tokens: int | None  # type: ignore[assignment]
+    cost: Decimal | None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        """Keep nulls: in a file, 0 would read as a call that used nothing."""
+        """Keep nulls: in a file, 0 would read as a call that used nothing, or was free."""
+        if self.cost_source == "unpriced":
+            self.cost = None
 
 
 # The columns of a statement that selects calls. They are also those of a CSV export, whose readers

@@ -103,6 +103,10 @@ class Usage(Repository):
         await self._keep_prices([record])
         _raise_first_error(await self._insert_records([record]))
 
+    async def insert_stored(self, records: Sequence[CallRecord]) -> None:
+        """Store calls again that were stored elsewhere before: their prices are not inserted."""
+        _raise_first_error(await self._insert_records(records))
+
     async def logs(self, project_id: ProjectId, page: CallPage | None = None) -> list[Call]:
         """Return a page of calls, newest first; `page.next` returns the cursor of the next page."""
         page = page or CallPage()
@@ -121,8 +125,8 @@ class Usage(Repository):
     ) -> AsyncGenerator[ExportedCall]:
         """Yield all calls that the filter selects, newest first, from one snapshot.
 
-        The tokens of a call whose usage is unknown are None here. The generator holds a
-        transaction. Use `contextlib.aclosing` if you may stop early.
+        The `cost` of an unpriced call is None here, and so are the tokens of a call whose usage is
+        unknown. The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
         """
         calls = calls or CallFilter()
         start = Position(None, None)._asdict()

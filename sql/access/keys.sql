@@ -37,7 +37,7 @@ SELECT
 FROM <<tables.api_keys>> AS key
 JOIN <<tables.projects>> USING (project_id)
 WHERE (@project_id::uuid IS NULL OR project_id = @project_id) AND (@id::text IS NULL OR id = @id)
-ORDER BY name, key.created_at, id;
+ORDER BY name, project_id, key.created_at, id;
 
 -- name: revoke
 -- Across projects: the operator may revoke any key, unless @project_id names a project. Revoking a

@@ -7,24 +7,87 @@ ON CONFLICT (name) DO NOTHING
 RETURNING project_id;
 
 -- name: list
+-- A project that was not created here, as in mode `open`, has no row in `projects`. Each step finds
+-- the next project with data by one look-up in the primary key of each table: however many rows the
+-- projects have, they are not read. Other tables have rows of a project only if one of these has.
+WITH RECURSIVE found AS (
+    SELECT 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid AS project_id
+    UNION ALL
+    SELECT greatest(
+        (SELECT project_id FROM <<tables.projects>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.usage_rollups>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.usage_recent>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.conversations>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.templates>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.alias_bindings>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<tables.receipts>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
+        (SELECT project_id FROM <<mcp.servers>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1)
+    )
+    FROM found AS previous
+    WHERE previous.project_id IS NOT NULL
+)
 SELECT
-    project_id, name, created_at, retain_days,
+    found.project_id, name, created_at, retain_days,
     (
         SELECT count(*) FROM <<tables.api_keys>> AS key
-        WHERE key.project_id = project.project_id AND revoked_at IS NULL
+        WHERE key.project_id = found.project_id AND revoked_at IS NULL
           AND coalesce(expires_at, 'infinity') > now()
-    ) AS keys
-FROM <<tables.projects>> AS project
-ORDER BY name;
+    ) AS keys,
+    (greatest(
+        (SELECT bucket FROM <<tables.usage_rollups>> AS sums
+         WHERE sums.project_id = found.project_id AND minutes = 1440 ORDER BY bucket DESC LIMIT 1),
+        (SELECT bucket FROM <<tables.usage_recent>> AS sums
+         WHERE sums.project_id = found.project_id ORDER BY bucket DESC LIMIT 1)
+    ) AT TIME ZONE 'UTC')::date AS last_call
+FROM (SELECT project_id FROM found WHERE project_id < 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS found
+LEFT JOIN <<tables.projects>> USING (project_id)
+ORDER BY name NULLS LAST, last_call DESC NULLS LAST, found.project_id;
+
+-- name: get
+SELECT
+    found.project_id, name, created_at, retain_days,
+    (
+        SELECT count(*) FROM <<tables.api_keys>> AS key
+        WHERE key.project_id = found.project_id AND revoked_at IS NULL
+          AND coalesce(expires_at, 'infinity') > now()
+    ) AS keys,
+    (greatest(
+        (SELECT bucket FROM <<tables.usage_rollups>> AS sums
+         WHERE sums.project_id = found.project_id AND minutes = 1440 ORDER BY bucket DESC LIMIT 1),
+        (SELECT bucket FROM <<tables.usage_recent>> AS sums
+         WHERE sums.project_id = found.project_id ORDER BY bucket DESC LIMIT 1)
+    ) AT TIME ZONE 'UTC')::date AS last_call
+FROM (SELECT @project_id::uuid AS project_id) AS found
+LEFT JOIN <<tables.projects>> USING (project_id);
+
+-- name: is_known
+SELECT (
+    EXISTS (SELECT FROM <<tables.projects>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.usage_rollups>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.usage_recent>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.conversations>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.templates>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.alias_bindings>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<tables.receipts>> WHERE project_id = @project_id)
+    OR EXISTS (SELECT FROM <<mcp.servers>> WHERE project_id = @project_id)
+) AS known;
 
 -- name: project_by_name
 SELECT project_id FROM <<tables.projects>> WHERE name = @project;
 
+-- name: register
+INSERT INTO <<tables.projects>> (project_id) VALUES (@project_id)
+ON CONFLICT (project_id) DO NOTHING
+RETURNING project_id;
+
 -- name: rename
-UPDATE <<tables.projects>> SET name = @project WHERE project_id = @project_id RETURNING project_id;
+INSERT INTO <<tables.projects>> (project_id, name) VALUES (@project_id, @project)
+ON CONFLICT (project_id) DO UPDATE SET name = excluded.name
+RETURNING project_id;
 
 -- name: set_retention
-UPDATE <<tables.projects>> SET retain_days = @days WHERE project_id = @project_id
+INSERT INTO <<tables.projects>> (project_id, retain_days) VALUES (@project_id, @days)
+ON CONFLICT (project_id) DO UPDATE SET retain_days = excluded.retain_days
 RETURNING project_id;
 
 -- name: delete_project

@@ -83,10 +83,14 @@ def test_what_is_changed_is_changed_in_a_database_that_is_named(prod: dict[str, 
     assert "Database" not in run("keys", "list", *PROD, **secret).stderr
 
 
-def test_the_list_of_projects_shows_whole_ids_in_a_narrow_terminal(prod: dict[str, str]) -> None:
+def test_the_list_of_projects_is_complete_in_a_narrow_terminal(prod: dict[str, str]) -> None:
     name = f"project {uuid4().hex}"
     project_id = check_output("projects", "create", name, *PROD, **prod).strip()
-    assert project_id in check_output("projects", "list", *PROD, **prod | {"COLUMNS": "80"})
+    listed = check_output("projects", "list", *PROD, **prod | {"COLUMNS": "80"})
+    assert project_id in listed
+    lines = listed.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line[-1] in "┓┃┩│┘" for line in lines), "no column is cut off"
 
 
 @pytest.mark.parametrize("wrong", [("--expires", "soon"), ("--scope", "root")])

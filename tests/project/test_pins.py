@@ -426,7 +426,9 @@ def test_advisory_locks() -> None:
     statements = re.sub(r"--.*", "", statements)
     found = re.findall(r"(pg_\w*advisory\w*)\(\s*((?:[^()]|\([^()]*\))*?)\s*\)", statements)
     receipts = "hashtextextended('llmring receipts ' || @project_id::uuid::text, 0)"
+    imports = "hashtextextended('llmring import ' || @project_id::uuid::text, 0)"
     assert sorted(found) == [
+        ("pg_advisory_xact_lock", imports),
         ("pg_advisory_xact_lock", receipts),
         ("pg_try_advisory_xact_lock", "'<<tables.usage_adjustments>>'::regclass::oid::bigint"),
         ("pg_try_advisory_xact_lock", receipts),
@@ -439,6 +441,7 @@ def test_advisory_locks() -> None:
 def test_actions_in_the_audit_log() -> None:
     assert get_args(Action) == (
         "calls.expire",
+        "calls.import",
         "capabilities.expire",
         "conversations.expire",
         "executions.expire",

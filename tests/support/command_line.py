@@ -10,7 +10,9 @@ from llmring_server.cli import main
 from llmring_server.cli.output import CONSOLE
 
 
-def invoke(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def invoke(
+    *arguments: str, environment: dict[str, str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Run the command with this environment and no other variable; return what it did."""
     # In a new process, COLUMNS would be the width of the terminal.
     CONSOLE.width = int(environment.get("COLUMNS", "80"))
@@ -21,6 +23,7 @@ def invoke(*arguments: str, environment: dict[str, str]) -> subprocess.Completed
             CliRunner().invoke,
             main,
             arguments,
+            input=stdin,
             env=cleared | environment,
             prog_name="llmring-server",
         ).result(60)

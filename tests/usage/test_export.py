@@ -27,7 +27,7 @@ async def test_export_calls_as_csv_that_is_safe_to_open(client: httpx.AsyncClien
 
 
 async def test_export_calls_as_lines_equals_the_list(client: httpx.AsyncClient) -> None:
-    await client.post(BATCH, json=[CALL | {"model": model} for model in "aabb"])
+    await client.post(BATCH, json=[CALL | {"model": model, "cost": 1} for model in "aabb"])
     response = await client.get("/api/v1/logs/export?format=jsonl&model=a")
     listed = (await client.get("/api/v1/logs?model=a")).json()
     assert [json.loads(line) for line in response.text.splitlines()] == listed
