@@ -1,6 +1,7 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from llmring_server.core.identity import ProjectId
@@ -67,9 +68,12 @@ class Usage(Repository):
         await self._keep_prices(records)
         return await self._retry(lambda: self._insert_in_one_transaction(records))
 
-    async def price_call(self, project_id: ProjectId, call: NewCall, id: UUID) -> CallRecord:
+    async def price_call(
+        self, project_id: ProjectId, call: NewCall, id: UUID, logged_at: datetime
+    ) -> CallRecord:
         """Price a call and prepare it for `insert`, in a transaction with other changes."""
-        return prepare_call(project_id, call, await self._book_for([call]), id=id)
+        book = await self._book_for([call])
+        return prepare_call(project_id, call, book, id_and_time=(id, logged_at))
 
     async def insert(self, record: CallRecord) -> None:
         """Store a prepared call."""

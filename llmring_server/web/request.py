@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -114,7 +115,8 @@ class Request:
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`."""
         request_limits.media_type(self.headers, request_limits.JSON)
-        return validated(model.model_validate, parse_json(await self.body()))
+        validate = partial(model.model_validate, context=self.warnings)
+        return validated(validate, parse_json(await self.body()))
 
     async def raw(self, *media: str) -> RawBody:
         """Read a body of one of these media types, unparsed."""
