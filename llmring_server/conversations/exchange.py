@@ -50,7 +50,11 @@ def _default_origin_if_null(value: object) -> object:
 def _not_kept(warnings: list[RequestWarning], field: str, reason: str) -> None:
     if len(warnings) < MAX_WARNINGS:
         warnings.append(
-            {"code": "not_kept", "field": field[:MAX_WARNING_FIELD], "detail": f"Not kept: {reason}"}
+            {
+                "code": "not_kept",
+                "field": field[:MAX_WARNING_FIELD],
+                "detail": f"Not kept: {reason}",
+            }
         )
 
 
@@ -125,7 +129,7 @@ def _keep_valid_id(value: object, info: ValidationInfo) -> object:
 
 
 class ExchangeResponse(BaseModel, strict=True, extra="allow"):
-    """The model's reply. All other members that it has at its provider are kept as they are sent."""
+    """The model's reply. All other members that it has at its provider are kept as they are."""
 
     role: Role | None = None
     content: Content = None

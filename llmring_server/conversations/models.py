@@ -134,7 +134,7 @@ class NewMessage(BaseModel, strict=True, extra="allow"):
     @property
     def members(self) -> dict[str, Any]:
         """The members beyond the fields of this model."""
-        return self.model_extra or {}
+        return {} if self.model_extra is None else self.model_extra
 
     def reported_cost(self) -> Decimal | None:
         """Return `cost`, or else `metadata.cost` if that is an amount of money."""
@@ -306,7 +306,7 @@ def message_rows(messages: Sequence[Message]) -> str:
 
 def _message_row(message: Message) -> bytes:
     json_columns = {
-        "content": dump_json(message.content, "message"),
+        "content": dump_json(message.content if message.content_kept else None, "message"),
         "tool_calls": dump_json(message.tool_calls, "message"),
         "tool_results": dump_json(message.tool_results, "message"),
         "metadata": dump_json(message.metadata, "message"),

@@ -282,9 +282,7 @@ class Conversations(Repository):
         row = await self._fetch_one("create", project_id=project_id, id=id, now=now, **columns)
         return Conversation.from_row(row)
 
-    async def _append(
-        self, project_id: ProjectId, id: UUID, messages: Sequence[Message]
-    ) -> None:
+    async def _append(self, project_id: ProjectId, id: UUID, messages: Sequence[Message]) -> None:
         """Insert messages; raise NotFound if the conversation does not exist."""
         rows = message_rows(messages)
         await self._fetch_all("append", project_id=project_id, id=id, messages=rows)

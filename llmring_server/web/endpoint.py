@@ -4,7 +4,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from inspect import get_annotations
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
@@ -16,6 +16,8 @@ from llmring_server.web.request import Request, render
 from llmring_server.web.request_limits import JSON
 
 Handler = Callable[..., Awaitable[Any]]
+# A field of Settings.
+SettingName = Literal["max_messages_bytes"]
 
 # A credential is checked again after a body that took longer than this: it may have expired or
 # been revoked meanwhile.
@@ -44,7 +46,10 @@ class Endpoint:
     """
 
     def __init__(
-        self, handler: Handler, required_scopes: tuple[ApiScope, ...], max_body_bytes: int
+        self,
+        handler: Handler,
+        required_scopes: tuple[ApiScope, ...],
+        max_body_bytes: int | SettingName,
     ) -> None:
         self.handler = handler
         self.required_scopes = required_scopes
@@ -67,7 +72,20 @@ class Endpoint:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, self.max_body_bytes)
+        limit = self.max_body_bytes
+        if isinstance(limit, str):
+            limit = getattr(scope["app"].ring.settings, limit)
+        request = Request(scope, receive, limit)
+        try:
+            result = await self._result(request)
+        finally:
+            request.release_body()
+        if isinstance(result, Response):
+            await result(scope, receive, send)
+        else:
+            await _send_json(render(result), request.response_headers, send)
+
+    async def _result(self, request: Request) -> Any:
         if self.required_scopes:
             authenticate = request.app.authenticator.authenticate
             request.caller = await authenticate(request, self.required_scopes)
@@ -79,11 +97,7 @@ class Endpoint:
             if self.required_scopes and duration > REAUTHENTICATE_AFTER_SECONDS:
                 reauthenticate = request.app.authenticator.reauthenticate
                 request.caller = await reauthenticate(request, self.required_scopes)
-        result = await self.handler(request, **arguments)
-        if isinstance(result, Response):
-            await result(scope, receive, send)
-        else:
-            await _send_json(render(result), request.response_headers, send)
+        return await self.handler(request, **arguments)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}

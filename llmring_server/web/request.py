@@ -1,5 +1,6 @@
 """Request: what a handler is called with; and how its result is rendered."""
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -62,6 +63,8 @@ class App(Protocol):
     ring: "Ring"
     limits: "RateLimits"
     authenticator: Authenticator
+    # Admits the requests with large bodies, one after another.
+    large_bodies: asyncio.Semaphore
     # Returns the OpenAPI document of an app mounted under this path.
     openapi: Callable[[str], bytes]
 
@@ -90,7 +93,8 @@ class Request:
         # What the result reports under `warnings`.
         self.warnings: list[RequestWarning] = []
         self._max_body_bytes = max_body_bytes
-        self._body: bytes | None = None
+        self._body: request_limits.Body | None = None
+        self._has_turn = False
 
     @property
     def project_id(self) -> ProjectId:
@@ -110,7 +114,19 @@ class Request:
         if self._body is None:
             limit = self._max_body_bytes
             self._body = await request_limits.read_body(self.headers, self.receive, limit)
-        return self._body
+            if len(self._body.data) > request_limits.LARGE_BODY_BYTES:
+                await self.app.large_bodies.acquire()
+                self._has_turn = True
+        return self._body.data
+
+    def release_body(self) -> None:
+        """Return the memory of the body, and the turn of a large one, once the request is done."""
+        if self._body:
+            self._body.release()
+            self._body = None
+        if self._has_turn:
+            self.app.large_bodies.release()
+            self._has_turn = False
 
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`."""
