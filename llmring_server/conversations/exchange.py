@@ -48,14 +48,8 @@ def _default_origin_if_null(value: object) -> object:
 
 
 def _not_kept(warnings: list[RequestWarning], field: str, reason: str) -> None:
-    if len(warnings) < MAX_WARNINGS:
-        warnings.append(
-            {
-                "code": "not_kept",
-                "field": field[:MAX_WARNING_FIELD],
-                "detail": f"Not kept: {reason}",
-            }
-        )
+    detail = f"Not kept: {reason}"
+    warnings.append({"code": "not_kept", "field": field[:MAX_WARNING_FIELD], "detail": detail})
 
 
 def _reason(exc: ValidationError | InvalidRequest) -> str:
@@ -104,10 +98,13 @@ def _keep_valid_messages(value: object, info: ValidationInfo) -> object:
     if first:
         reason = f"An exchange has at most {MAX_EXCHANGE_MESSAGES:,} messages; the last are stored"
         _not_kept(warnings, f"messages.0 to messages.{first - 1}", reason)
-    messages = (
+    messages = [
         _with_valid_members(ExchangeMessage, message, f"messages.{index}", warnings)
         for index, message in enumerate(value[first:], first)
-    )
+    ]
+    if (more := len(warnings) - MAX_WARNINGS) > 0:
+        del warnings[MAX_WARNINGS:]
+        warnings[-1]["detail"] += f" Nor are {more:,} more members."
     return [message for message in messages if message is not None]
 
 
@@ -122,7 +119,7 @@ def _keep_valid_id(value: object, info: ValidationInfo) -> object:
     if info.context is None or value is None:
         return value
     try:
-        return UUID(value) if isinstance(value, str) else value
+        return UUID(str(value))
     except ValueError:
         _not_kept(info.context, "conversation_id", "Input should be a valid UUID")
         return None
