@@ -6,12 +6,11 @@ from hashlib import sha256
 from typing import Annotated, Any, Self
 
 import asyncpg
-import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootModel
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Cursor, Limit, PageParams
-from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
+from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject, load_json
 
 DEFAULT_PROFILE = "default"
 MAX_BINDINGS = 1_000
@@ -101,7 +100,7 @@ class AliasBinding:
     def from_row(cls, row: asyncpg.Record) -> Self:
         fields = dict(row)
         if fields["metadata"] is not None:
-            fields["metadata"] = orjson.loads(fields["metadata"])
+            fields["metadata"] = load_json(fields["metadata"])
         return cls(id=_binding_id(row["profile"], row["alias"]), **fields)
 
 

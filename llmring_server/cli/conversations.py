@@ -20,7 +20,7 @@ from llmring_server.conversations.models import (
 )
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.money import decimal_text
-from llmring_server.core.strict_json import json_default
+from llmring_server.core.strict_json import encode_json
 from llmring_server.ring import Ring
 
 MAX_LISTED = 500
@@ -128,7 +128,7 @@ async def _jsonl(
 
 
 def _json_line(value: Conversation | MessageResponse) -> str:
-    return orjson.dumps(value, json_default, orjson.OPT_UTC_Z).decode()
+    return encode_json(value, option=orjson.OPT_UTC_Z).decode()
 
 
 async def _markdown(

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
-from llmring_server.core.strict_json import json_default
+from llmring_server.core.strict_json import encode_json
 
 # Control characters in data must not move the cursor or change colours of the terminal. Tabs and
 # line feeds are harmless.
@@ -39,7 +38,7 @@ def entry(id: object, title: str, *facts: str) -> None:
 
 def brief(value: Any, max_length: int) -> str:
     """Return JSON on one line, cut after `max_length` characters; if cut, with its length."""
-    text = orjson.dumps(value, json_default).decode()
+    text = encode_json(value).decode()
     if len(text) <= max_length:
         return text
     return f"{text[:max_length]}… ({len(text):,} characters)"

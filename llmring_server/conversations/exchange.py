@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -23,7 +23,9 @@ from llmring_server.conversations.models import (
     MessageMetadata,
     NewMessage,
     Role,
+    check_members,
 )
+from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.strict_json import NOT_BLANK, check_json
 from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import InvalidRequest
@@ -54,9 +56,19 @@ def _not_kept(warnings: list[RequestWarning], field: str, reason: str) -> None:
 
 def _reason(exc: ValidationError | InvalidRequest) -> str:
     """Return what is wrong, without the client's values."""
-    if isinstance(exc, InvalidRequest):
-        return str(exc).removeprefix("body: ")
-    return exc.errors(include_url=False, include_context=False, include_input=False)[0]["msg"]
+    errors: Any = exc.errors() if isinstance(exc, ValidationError) else exc.errors
+    return str(errors[0]["msg"])
+
+
+def _read(
+    model: type[Model], value: dict[str, Any], field: str, warnings: list[RequestWarning]
+) -> Model:
+    """Read a model; replace in its free text what cannot be stored, and warn of that."""
+    replaced = replace_in_free_text(model, value)
+    for warning in replaced:
+        warning["field"] = f"{field}.{warning['field']}"
+    warnings += replaced
+    return model.model_validate(value)
 
 
 def _with_valid_members(
@@ -70,16 +82,17 @@ def _with_valid_members(
         _not_kept(warnings, field, "Input should be an object")
         return None
     try:
-        return model.model_validate(value)
+        return _read(model, value, field, warnings)
     except (ValidationError, InvalidRequest):
-        valid = {}
+        valid: dict[str, Any] = {}
     for name, member in value.items():
+        one = {name: member}
         try:
-            model.model_validate({name: member})
+            _read(model, one, field, warnings)
         except (ValidationError, InvalidRequest) as exc:
             _not_kept(warnings, f"{field}.{name}", _reason(exc))
         else:
-            valid[name] = member
+            valid |= one
     return model.model_validate(valid)
 
 
@@ -136,8 +149,8 @@ class ExchangeResponse(BaseModel, strict=True, extra="allow"):
     tool_calls: JsonList | None = None
 
     @model_validator(mode="after")
-    def _has_valid_members(self) -> "ExchangeResponse":
-        check_json(self.model_extra)
+    def _check_members(self) -> Self:
+        check_members(self.model_extra)
         return self
 
 
@@ -179,6 +192,8 @@ class Exchange(BaseModel, strict=True):
     Only `metadata` and `log_usage` can make an exchange invalid. Whatever else cannot be stored is
     named in `warnings`, and the rest is stored.
     """
+
+    lenient_fields: ClassVar = ("messages", "response", "conversation_id")
 
     messages: Annotated[
         list[ExchangeMessage],

@@ -26,11 +26,14 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
 from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import (
+    MAX_DOCUMENT_DEPTH,
     NOT_BLANK,
-    SmallJsonObject,
+    JsonRules,
+    SmallFreeJsonObject,
     check_json,
     dump_json,
     json_default,
+    load_json,
 )
 from llmring_server.core.warnings import RequestWarning
 from llmring_server.pricing.cost import COST_QUANTUM
@@ -93,20 +96,30 @@ def _temperature(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
 
 
-JsonList = Annotated[list[Any], AfterValidator(check_json)]
-Content = Annotated[str | list[Any] | dict[str, Any] | None, AfterValidator(check_json)]
+_FREE_JSON = JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)
+JsonList = Annotated[list[Any], _FREE_JSON]
+Content = Annotated[str | list[Any] | dict[str, Any] | None, _FREE_JSON]
 MessageMetadata = Annotated[
-    SmallJsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
+    SmallFreeJsonObject,
+    BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
 ]
 # A constraint behind the validator would be missing from the JSON schema.
 Role = Annotated[str, Field(max_length=50, pattern=NOT_BLANK), AfterValidator(check_json)]
 ToolCallId = Annotated[str, Field(max_length=MAX_TOOL_CALL_ID), AfterValidator(check_json)]
-Title = Annotated[str, Field(max_length=500), AfterValidator(check_json)]
-SystemPrompt = Annotated[str, Field(max_length=200_000), AfterValidator(check_json)]
+Title = Annotated[str, Field(max_length=500), JsonRules(free_text=True)]
+SystemPrompt = Annotated[str, Field(max_length=200_000), JsonRules(free_text=True)]
 ModelAlias = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 
 _MONEY = TypeAdapter(Money)
+
+_MEMBERS = JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH + 1)
+
+
+def check_members(members: dict[str, Any] | None) -> None:
+    """Check the members that a model does not know; replace in them what cannot be stored."""
+    if members:
+        members.update(_MEMBERS.check(members))
 
 
 class NewMessage(BaseModel, strict=True, extra="allow"):
@@ -127,8 +140,8 @@ class NewMessage(BaseModel, strict=True, extra="allow"):
     cost: Money | None = None
 
     @model_validator(mode="after")
-    def _has_valid_members(self) -> Self:
-        check_json(self.members)
+    def _check_members(self) -> Self:
+        check_members(self.model_extra)
         return self
 
     @property
@@ -231,7 +244,7 @@ class Message:
         fields = dict(row)
         for name in ("content", "tool_calls", "tool_results", "metadata", "members"):
             if fields[name] is not None:
-                fields[name] = orjson.loads(fields[name])
+                fields[name] = load_json(fields[name])
         fields["members"] = fields["members"] or {}
         if not fields["content_kept"]:
             fields["content"] = ""

@@ -1,16 +1,21 @@
 """Strict JSON: parsed and written exactly, within bounds of depth, width and number of values.
 
-The bounds keep a small request from taking much memory.
+The bounds keep a small request from taking much memory. Numbers are exact whatever their size, from
+the request to the stored text and back.
 """
 
+import json
 import re
-from decimal import Decimal
-from typing import Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 import jiter
 import orjson
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 
@@ -18,7 +23,11 @@ from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 # pydantic and another in the OpenAPI document: for ECMAScript U+0085 is not white space, U+FEFF is.
 NOT_BLANK = r"[^\s\x85\ufeff]"
 
+# Of a call and of most other bodies, whose fields are therefore one level less deep.
 MAX_DEPTH = 32
+# Of a schema, the content of a message, and the input and output of a tool. The parser allows 200
+# levels, and orjson writes 254.
+MAX_DOCUMENT_DEPTH = 128
 MAX_KEYS = 10_000
 MAX_KEY_LENGTH = 1024
 MAX_VALUES = 500_000
@@ -29,26 +38,87 @@ MAX_INTEGER = 2**64
 # Larger exponents are written as such, so that 1e-400 does not become 400 digits.
 _MAX_PLAIN_EXPONENT = 30
 
+UNSTORABLE = "must not contain U+0000 or an unpaired surrogate"
+UNSTORABLE_KEY = "must not have keys with U+0000 or an unpaired surrogate"
+REPLACEMENT_CHARACTER = "\ufffd"
+
+# Characters that JSON can express and PostgreSQL cannot store.
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
 _POSITION = re.compile(r" at line (\d+) column (\d+)$")
+
+# In JSON, an escaped surrogate that is not one of a pair; or any surrogate encoded like other
+# characters, which UTF-8 does not allow.
+_HIGH, _LOW = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_UNPAIRED_SURROGATE = re.compile(
+    rb"%b(?!%b)|(?<!%b)%b|\xed[\xa0-\xbf][\x80-\xbf]" % (_HIGH, _LOW, _HIGH, _LOW)
+)
+
+# Where a number begins that a 64-bit floating-point number may not hold.
+_LONG_NUMBER = re.compile(r"(?:^|[\[:,\s])-?(?:\d[\d.]{15}|[\d.]+[eE])")
+
+# Decimals are computed without rounding, and without bounds of their exponents.
+_EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
+
+
+class ParsedJson(NamedTuple):
+    """A parsed text, and whether strings in it may contain U+0000.
+
+    An unpaired surrogate is read as U+0000: PostgreSQL can store neither, and it is refused or
+    replaced in the same way.
+    """
+
+    value: Any
+    may_have_nul: bool
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse strict JSON: no duplicate keys, no NaN, no NUL; numbers are exact decimals."""
+    """Parse strict JSON within all bounds: no duplicate keys, NaN or U+0000, exact numbers."""
+    parsed = parse_request_json(data)
+    if parsed.may_have_nul or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        try:
+            check_json(parsed.value)
+        except ValueError as exc:
+            raise InvalidRequest(f"body: {exc}") from exc
+    return parsed.value
+
+
+def parse_request_json(data: bytes, line: int = 1, column: int = 1) -> ParsedJson:
+    """Parse strict JSON, whose model then checks the depth and the text of its fields.
+
+    It starts at this line and column of the body.
+    """
     check_values(data)
     try:
-        value = jiter.from_json(
-            data,
-            allow_inf_nan=False,
-            float_mode="decimal",
-            catch_duplicate_keys=True,
-            cache_mode="keys",  # values are seldom repeated
-        )
+        return ParsedJson(_parse(data), b"\\u0000" in data)
     except ValueError as exc:
-        raise BadRequest(f"The body is not strict JSON: {_reason(str(exc))}.") from exc
-    # Only such a body can exceed a bound that neither the parser nor a model enforces.
-    if b"\\u0000" in data or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-        check_json(value)
-    return value
+        repaired = _mark_unpaired_surrogates(data)
+        if repaired == data:
+            raise _not_strict(exc, line, column) from exc
+    try:
+        return ParsedJson(_parse(repaired), may_have_nul=True)
+    except ValueError as exc:
+        raise _not_strict(exc, line, column) from exc
+
+
+def _parse(data: bytes) -> Any:
+    return jiter.from_json(
+        data,
+        allow_inf_nan=False,
+        float_mode="decimal",
+        catch_duplicate_keys=True,
+        cache_mode="keys",  # values are seldom repeated
+    )
+
+
+def _mark_unpaired_surrogates(data: bytes) -> bytes:
+    """Return JSON in which unpaired surrogates are escapes of U+0000."""
+    # An escaped backslash is set aside as a byte that JSON does not contain, since `\\ud800` is a
+    # backslash and five letters.
+    if b"\0" in data:
+        return data
+    data = data.replace(rb"\\", b"\0\0")
+    return _UNPAIRED_SURROGATE.sub(rb"\\u0000", data).replace(b"\0\0", rb"\\")
 
 
 def check_values(data: bytes) -> None:
@@ -60,15 +130,58 @@ def check_values(data: bytes) -> None:
         raise BodyTooLarge(f"body: more than {MAX_VALUES} values")
 
 
-def _reason(message: str) -> str:
-    """Return the parser's message without the caller's text in it."""
-    reason = "a key occurs twice" if "duplicate key" in message else _POSITION.sub("", message)
+def _not_strict(exc: ValueError, first_line: int, first_column: int) -> BadRequest:
+    """Return the error of a text, without the caller's text that the parser's message repeats."""
+    message = str(exc)
     position = _POSITION.search(message)
-    return f"{reason}, line {position[1]}, column {position[2]}" if position else reason
+    reason = _POSITION.sub("", message)
+    if "duplicate key" in reason:
+        reason = "a key occurs twice"
+    elif "InvalidOperation" in reason:  # an exponent beyond those of Decimal
+        reason = "number out of range"
+    if position:
+        line, column = int(position[1]), int(position[2])
+        if line == 1:
+            column += first_column - 1
+        reason += f", line {line + first_line - 1}, column {column}"
+    return BadRequest(f"The body is not strict JSON: {reason}.")
+
+
+@dataclass(frozen=True)
+class JsonRules:
+    """Marks a field as text or JSON of the caller's own, within these bounds.
+
+    In free text, characters that cannot be stored become U+FFFD. Elsewhere they are refused: a name
+    or an id must not change. The keys of objects are names.
+    """
+
+    free_text: bool = False
+    max_depth: int = MAX_DEPTH - 1
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def check(self, value: Any) -> Any:
+        """Return the value, or the one to store in its place; raise ValueError beyond a bound."""
+        if _is_storable(value, self.max_depth):
+            return value
+        if not self.free_text:
+            raise PydanticCustomError("unstorable_text", UNSTORABLE)
+        return _replaced(value)
 
 
 def check_json(value: Any) -> Any:
-    """Return `value`; raise InvalidRequest if it is too deep, wide or large, or contains U+0000."""
+    """Return `value`; raise ValueError if it exceeds a bound, or if its text cannot be stored."""
+    return JsonRules(max_depth=MAX_DEPTH).check(value)
+
+
+def _is_storable(value: Any, max_depth: int) -> bool:
+    """Tell whether PostgreSQL can store all text in `value`; raise ValueError beyond a bound."""
+    if isinstance(value, str):
+        return is_storable_text(value)
+    storable = True
     pending = [(value, 1)]
     while pending:
         item, depth = pending.pop()
@@ -76,57 +189,115 @@ def check_json(value: Any) -> Any:
         if isinstance(item, dict):
             _check_keys(item)
             members = item.values()
-        elif not isinstance(item, list):
-            _check_scalar(item)
+        elif not isinstance(item, list | tuple):
             continue
-        if depth > MAX_DEPTH:
-            raise InvalidRequest(f"body: nested more than {MAX_DEPTH} deep")
-        # Most members are valid text, which is checked here without being queued.
-        pending += [
-            (member, depth + 1)
-            for member in members
-            if not isinstance(member, str) or "\0" in member
-        ]
+        if depth > max_depth:
+            raise PydanticCustomError("too_deep", f"must be nested at most {max_depth} deep")
+        # Most members are text, which is checked here without being queued.
+        for member in members:
+            if isinstance(member, str):
+                storable = storable and is_storable_text(member)
+            elif isinstance(member, dict | list | tuple):
+                pending.append((member, depth + 1))
+    return storable
+
+
+def is_storable_text(text: str) -> bool:
+    """Tell whether PostgreSQL can store `text`."""
+    return "\0" not in text and (text.isascii() or not _UNSTORABLE.search(text))
+
+
+def replace_unstorable(text: str) -> str:
+    """Return `text` with U+FFFD for each character that PostgreSQL cannot store."""
+    return _UNSTORABLE.sub(REPLACEMENT_CHARACTER, text)
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, str):
+        return replace_unstorable(value)
+    if isinstance(value, dict):
+        return {key: _replaced(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(member) for member in value]
     return value
 
 
-def _check_keys(members: dict[str, Any]) -> None:
+def _check_keys(members: dict[Any, Any]) -> None:
     if len(members) > MAX_KEYS:
-        raise InvalidRequest(f"body: more than {MAX_KEYS} keys in one object")
+        raise PydanticCustomError("too_many_keys", f"must have at most {MAX_KEYS:,} keys")
     for key in members:
+        if not isinstance(key, str):
+            raise PydanticCustomError("key_type", "must have keys that are text")
         if len(key) > MAX_KEY_LENGTH:
-            raise InvalidRequest(f"body: a key is longer than {MAX_KEY_LENGTH} characters")
-        _check_scalar(key)
-
-
-def _check_scalar(value: Any) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise InvalidRequest("body: text must not contain the character U+0000")
-    elif isinstance(value, int | Decimal) and not MIN_INTEGER <= value < MAX_INTEGER:
-        raise InvalidRequest("body: a number is 2^64 or larger, or less than -2^63")
+            raise PydanticCustomError(
+                "key_too_long", f"must have keys of at most {MAX_KEY_LENGTH:,} characters"
+            )
+        if not is_storable_text(key):
+            raise PydanticCustomError("unstorable_text", UNSTORABLE_KEY)
 
 
 # A JSON object of the caller's own making.
-JsonObject = Annotated[dict[str, Any], AfterValidator(check_json)]
+JsonObject = Annotated[dict[str, Any], JsonRules()]
+# The same, with text that is stored for people to read.
+FreeJsonObject = Annotated[dict[str, Any], JsonRules(free_text=True)]
+
+
+def encode_json(
+    value: Any, default: Callable[[Any], Any] | None = None, option: int | None = None
+) -> bytes:
+    """Write JSON as `orjson.dumps` does, and integers of any size."""
+    default = default or json_default
+    try:
+        return orjson.dumps(value, default, option)
+    except TypeError:
+        # It has an integer of more than 64 bits, or cannot be written at all.
+        return orjson.dumps(_with_written_integers(value, default), default, option)
+
+
+def _with_written_integers(value: Any, default: Callable[[Any], Any]) -> Any:
+    """Return the value with the text of each integer that orjson cannot write."""
+    if isinstance(value, BaseModel):
+        value = default(value)
+    elif is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: _with_written_integers(member, default) for key, member in value.items()}
+    if isinstance(value, list) or type(value) is tuple:
+        return [_with_written_integers(member, default) for member in value]
+    if isinstance(value, int) and not MIN_INTEGER <= value < MAX_INTEGER:
+        return orjson.Fragment(str(value))
+    return value
 
 
 def dump_json(value: Any, what: str) -> bytes:
     """Write JSON; raise InvalidRequest, naming `what`, if JSON cannot express `value`."""
     try:
-        return orjson.dumps(value, json_default)
-    except TypeError as exc:
+        return encode_json(value)
+    except (TypeError, RecursionError) as exc:
         raise InvalidRequest(f"{what}: must be plain JSON") from exc
 
 
+def load_json(text: str) -> Any:
+    """Read stored JSON. A number is a Decimal if a float would not hold it exactly."""
+    if _LONG_NUMBER.search(text):
+        return json.loads(text, parse_float=_exact_number)
+    return orjson.loads(text)
+
+
+def _exact_number(text: str) -> float | Decimal:
+    number, exact = float(text), Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
 def _check_small(value: dict[str, Any]) -> dict[str, Any]:
-    if len(dump_json(check_json(value), "object")) > MAX_SMALL_OBJECT_BYTES:
+    if len(dump_json(value, "object")) > MAX_SMALL_OBJECT_BYTES:
         raise ValueError(f"must be at most {MAX_SMALL_OBJECT_BYTES // 1024} KiB of JSON")
     return value
 
 
 # The same, small enough to be returned with every item of a list.
-SmallJsonObject = Annotated[dict[str, Any], AfterValidator(_check_small)]
+SmallJsonObject = Annotated[JsonObject, AfterValidator(_check_small)]
+SmallFreeJsonObject = Annotated[FreeJsonObject, AfterValidator(_check_small)]
 
 
 def dump_bounded_json(value: Any, what: str, max_bytes: int) -> str:
@@ -140,7 +311,7 @@ def dump_bounded_json(value: Any, what: str, max_bytes: int) -> str:
 def json_default(value: object) -> orjson.Fragment | str:
     """Write what orjson cannot: a Decimal as an exact JSON number, an id as text."""
     if isinstance(value, Decimal):
-        value = value.normalize()
+        value = value.normalize(_EXACT)
         text = str(value)
         if "E" in text and abs(value.adjusted()) < _MAX_PLAIN_EXPONENT:
             text = f"{value:f}"

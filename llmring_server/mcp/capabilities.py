@@ -5,6 +5,7 @@ definition is compared by digest with the one that was last acknowledged.
 """
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -20,7 +21,7 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
-from llmring_server.core.strict_json import dump_bounded_json, json_default
+from llmring_server.core.strict_json import dump_bounded_json, encode_json, load_json
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
@@ -155,7 +156,7 @@ class McpCapabilities(Repository):
         )
         return CapabilityContent(
             capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
-            content=None if row["content"] is None else orjson.loads(row["content"]),
+            content=None if row["content"] is None else load_json(row["content"]),
             recorded_at=row["content_recorded_at"],
         )
 
@@ -205,9 +206,7 @@ def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
     names = {(capability.kind, capability.to_row().name) for capability in capabilities}
     if len(names) < len(capabilities):
         raise InvalidRequest("duplicate name within tools, resources or prompts")
-    return orjson.dumps(
-        [_stored_row(capability) for capability in capabilities], json_default
-    ).decode()
+    return encode_json([_stored_row(capability) for capability in capabilities]).decode()
 
 
 def _stored_row(capability: OfferedCapability) -> dict[str, Any]:
@@ -231,15 +230,17 @@ def definition_digest(capability: OfferedCapability) -> bytes:
 
 
 def _interoperable(value: Any) -> Any:
-    """Return a JSON value with numbers as all JSON readers have them: of 64 bits."""
+    """Return a JSON value with numbers as all JSON readers have them: of 64 bits.
+
+    A number beyond their range is its digits.
+    """
     if isinstance(value, dict):
         return {key: _interoperable(member) for key, member in value.items()}
     if isinstance(value, list):
         return [_interoperable(member) for member in value]
-    if isinstance(value, Decimal):
-        return float(value)
-    if type(value) is int and abs(value) >= _MAX_EXACT_INTEGER:
-        return float(value)
+    if isinstance(value, Decimal) or (type(value) is int and abs(value) >= _MAX_EXACT_INTEGER):
+        number = float(Decimal(value))
+        return str(value) if math.isinf(number) else number
     return value
 
 

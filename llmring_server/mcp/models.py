@@ -6,13 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
-import orjson
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
 from llmring_server.core.pagination import Cursor, Limit, PageParams, Position
-from llmring_server.core.strict_json import NOT_BLANK, JsonObject, check_json
+from llmring_server.core.strict_json import (
+    MAX_DOCUMENT_DEPTH,
+    NOT_BLANK,
+    JsonObject,
+    JsonRules,
+    check_json,
+    load_json,
+)
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
 
@@ -59,13 +65,22 @@ ResourceUri = Annotated[
 ]
 
 InputSchema = Annotated[
-    JsonObject, BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None)
+    dict[str, Any],
+    JsonRules(max_depth=MAX_DOCUMENT_DEPTH),
+    BeforeValidator(_empty_if_null, json_schema_input_type=dict[str, Any] | None),
 ]
 
 # Of a prompt: a text or a list of messages. Of a resource: any text or JSON.
-Content = Annotated[str | list[Any] | dict[str, Any], AfterValidator(check_json)]
+Content = Annotated[
+    str | list[Any] | dict[str, Any], JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)
+]
 
-DeclaredArguments = Annotated[dict[str, Any] | list[dict[str, Any]], AfterValidator(check_json)]
+DeclaredArguments = Annotated[
+    dict[str, Any] | list[dict[str, Any]], JsonRules(max_depth=MAX_DOCUMENT_DEPTH)
+]
+
+# What a tool was given, and what it returned.
+Payload = Annotated[dict[str, Any], JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)]
 
 
 # Servers.
@@ -152,7 +167,7 @@ class McpServer:
         fields = dict(row)
         fields["auth_config"] = SecretPresence() if fields.pop("has_secret") else None
         if fields["capabilities"] is not None:
-            fields["capabilities"] = orjson.loads(fields["capabilities"])
+            fields["capabilities"] = load_json(fields["capabilities"])
         return cls(**fields, project_id=project_id)
 
 
@@ -375,7 +390,7 @@ def capability_from_row(
     # A tool has a definition; a prompt may have one, a resource never.
     definition: Any = None
     if row["definition"] is not None:
-        definition = orjson.loads(row["definition"])
+        definition = load_json(row["definition"])
     match kind:
         case "tool":
             return McpTool(
@@ -430,9 +445,9 @@ class NewToolExecution(BaseModel, strict=True):
     """An execution of a tool; without a `status`, it is `error` if there is an `error`."""
 
     # Idempotency fingerprints cover these field names: they must not change.
-    input: JsonObject
-    output: JsonObject | None = None
-    error: Annotated[str, Field(max_length=10_000), AfterValidator(check_json)] | None = None
+    input: Payload
+    output: Payload | None = None
+    error: Annotated[str, Field(max_length=10_000), JsonRules(free_text=True)] | None = None
     duration_ms: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     status: Status | None = None
     conversation_id: Annotated[UUID, Field(strict=False)] | None = None
@@ -457,9 +472,9 @@ class ToolExecution:
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> Self:
         fields = dict(row)
-        fields["input"] = orjson.loads(fields["input"])
+        fields["input"] = load_json(fields["input"])
         if fields["output"] is not None:
-            fields["output"] = orjson.loads(fields["output"])
+            fields["output"] = load_json(fields["output"])
         return cls(**fields)
 
 

@@ -10,13 +10,12 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-import orjson
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.strict_json import dump_bounded_json
+from llmring_server.core.strict_json import dump_bounded_json, load_json
 from llmring_server.errors import DecryptionFailed, InvalidRequest
 
 MAX_SECRET_BYTES = 64 * 1024
@@ -70,7 +69,7 @@ class SecretBox:
             plaintext = cipher.decrypt(nonce, ciphertext, _associated_data(project_id, server_id))
         except InvalidTag as exc:
             raise DecryptionFailed from exc
-        return orjson.loads(plaintext)
+        return load_json(plaintext.decode())
 
 
 def _key_id(key: bytes) -> bytes:

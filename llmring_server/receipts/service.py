@@ -300,7 +300,10 @@ class Receipts(Repository):
         Raise BadRequest if it is not genuine or its envelope is missing, and Conflict if another
         receipt has its id.
         """
-        document = orjson.loads(orjson.dumps(receipt, json_default))
+        try:
+            document = orjson.loads(orjson.dumps(receipt, json_default))
+        except (TypeError, ValueError) as exc:
+            raise BadRequest("A number in the receipt has more than 64 bits.") from exc
         try:
             stored = verify_fields(self._trusted_keys(), document)
         except (NotVerified, CannotVerify) as exc:

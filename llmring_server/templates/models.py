@@ -7,13 +7,12 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 import asyncpg
-import orjson
 from pydantic import BaseModel, Field
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
 from llmring_server.core.pagination import Limit, PageParams, Position
-from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject
+from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject, load_json
 
 DEFAULT_MODEL = "claude-3-sonnet-20240229"
 DEFAULT_TEMPERATURE = Decimal("0.7")
@@ -129,7 +128,7 @@ class TemplateVersion:
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> Self:
         fields = dict(row)
-        fields["tool_config"] = orjson.loads(fields["tool_config"])
+        fields["tool_config"] = load_json(fields["tool_config"])
         return cls(**fields)
 
 
@@ -163,7 +162,7 @@ class Template:
     def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
         """Return a template as the project `project_id` sees it."""
         fields = dict(row)
-        fields["tool_config"] = orjson.loads(fields["tool_config"])
+        fields["tool_config"] = load_json(fields["tool_config"])
         if fields["project_id"] != project_id:
             fields["project_id"] = None
             fields["created_by"] = ""

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
-import orjson
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmring_server.core.strict_json import MAX_INTEGER, MIN_INTEGER, json_default
+from llmring_server.core.strict_json import MAX_INTEGER, MIN_INTEGER, encode_json
 from llmring_server.errors import InvalidRequest
 
 MAX_TOKENS = 5_000
@@ -150,7 +149,7 @@ def _path(node: nodes.Node) -> str:
 
 def _to_text(value: Any) -> str:
     """Return strings as they are and everything else as JSON."""
-    return value if isinstance(value, str) else orjson.dumps(value, json_default).decode()
+    return value if isinstance(value, str) else encode_json(value).decode()
 
 
 def _join(texts: Iterable[str]) -> str:

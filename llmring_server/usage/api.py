@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from io import BytesIO
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel, Field, TypeAdapter
@@ -15,8 +15,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from llmring_server.core.strict_json import check_values, parse_json
-from llmring_server.errors import InvalidRequest, RingError
+from llmring_server.core.free_text import replace_in_free_text
+from llmring_server.core.json_array import split_array
+from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
+from llmring_server.core.warnings import RequestWarning
+from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
@@ -28,6 +31,7 @@ from llmring_server.web.request import (
     RawBody,
     Request,
     link,
+    read_model,
     validated,
 )
 from llmring_server.web.request_limits import JSON, NDJSON
@@ -47,14 +51,16 @@ class LoggedCall(TypedDict):
     cost: Decimal | float
     cost_source: CostSource
     timestamp: datetime
+    warnings: list[RequestWarning]
 
 
-def log_response(result: LogResult) -> LoggedCall:
+def log_response(result: LogResult, warnings: list[RequestWarning]) -> LoggedCall:
     return {
         "log_id": result.log_id,
         "cost": 0 if result.stored_cost is None else result.stored_cost,
         "cost_source": result.cost_source,
         "timestamp": result.timestamp,
+        "warnings": warnings,
     }
 
 
@@ -63,7 +69,7 @@ async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
         request.response_headers = REPLAYED
-    return log_response(result)
+    return log_response(result, request.warnings)
 
 
 # Many calls.
@@ -112,72 +118,104 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
-    values = _parse_batch(body, partial=query.partial)
-    results: Sequence[LogResult | RingError]
+    entries = _parse_batch(body)
+    results: Sequence[LoggedEntry | RingError]
     if query.partial:
-        results = await _log_each(request, values, key)
+        results = await _log_each(request, entries, key)
     else:
-        results = await _log_all(request, values, key)
-    if all(isinstance(result, LogResult) and result.replayed for result in results):
+        results = await _log_all(request, entries, key)
+    if all(isinstance(logged, LoggedEntry) and logged.result.replayed for logged in results):
         request.response_headers = REPLAYED
     return _batch_response(results)
 
 
-def _parse_batch(body: RawBody, *, partial: bool) -> list[Any]:
-    """Parse the calls of a batch; with `partial`, a line that is not JSON becomes its error."""
-    if body.media == NDJSON:
-        check_values(body.data)
-        # One call more than the maximum is enough to reject; the others are not parsed.
-        values = list(islice(_parse_lines(body.data, partial=partial), MAX_BATCH_SIZE + 1))
-    else:
-        values = parse_json(body.data)
-        if not isinstance(values, list):
-            raise InvalidRequest("body: send an array of calls")
-    if not 1 <= len(values) <= MAX_BATCH_SIZE:
+# An entry that is not JSON is its error.
+Entry: TypeAlias = ParsedJson | BadRequest
+
+
+class LoggedEntry(NamedTuple):
+    """A logged call, and what is not stored as it was sent."""
+
+    result: LogResult
+    warnings: list[RequestWarning]
+
+
+def _parse_batch(body: RawBody) -> list[Entry]:
+    check_values(body.data)
+    # One call more than the maximum is enough to reject; the others are not parsed.
+    parse = _parse_lines if body.media == NDJSON else _parse_array
+    entries = list(islice(parse(body.data), MAX_BATCH_SIZE + 1))
+    if not 1 <= len(entries) <= MAX_BATCH_SIZE:
         raise InvalidRequest(f"body: send 1 to {MAX_BATCH_SIZE} calls at a time")
-    return values
+    return entries
 
 
-def _parse_lines(data: bytes, *, partial: bool) -> Iterator[Any]:
+def _parse_lines(data: bytes) -> Iterator[Entry]:
     for number, line in enumerate(BytesIO(data), 1):
-        if not line.strip():
-            continue
-        try:
-            yield parse_json(line)
-        except RingError as exc:
-            error = type(exc)(f"{exc} (line {number} of the body)")
-            if not partial:
-                raise error from exc
-            yield error
+        if line.strip():
+            yield _parse_entry(line, number, 1)
 
 
-async def _log_all(request: Request, values: list[Any], key: str | None) -> list[LogResult]:
+def _parse_array(data: bytes) -> Iterator[Entry]:
+    try:
+        calls, may_have_nul = parse_request_json(data)
+    except BadRequest:
+        # The parser stops at the first error. If the entries can be told apart, it is that of one.
+        entries = split_array(data, MAX_BATCH_SIZE + 1)
+        if entries is None:
+            raise
+        return (_parse_entry(*entry) for entry in entries)
+    if not isinstance(calls, list):
+        raise InvalidRequest("body: send an array of calls")
+    return (ParsedJson(call, may_have_nul) for call in calls)
+
+
+def _parse_entry(text: bytes, line: int, column: int) -> Entry:
+    try:
+        return parse_request_json(text, line, column)
+    except BadRequest as exc:
+        return exc
+
+
+async def _log_all(request: Request, entries: list[Entry], key: str | None) -> list[LoggedEntry]:
+    values = []
+    warnings: list[list[RequestWarning]] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, BadRequest):
+            raise BadRequest(f"{index}: {entry}")
+        values.append(entry.value)
+        warnings.append([])
+        if entry.may_have_nul:
+            warnings[index] += replace_in_free_text(NewCall, entry.value, (index,))
     calls = validated(_NEW_CALLS.validate_python, values)
-    return await request.ring.usage.log_many(request.project_id, calls, key)
+    results = await request.ring.usage.log_many(request.project_id, calls, key)
+    return [*map(LoggedEntry, results, warnings)]
 
 
 async def _log_each(
-    request: Request, values: list[Any], key: str | None
-) -> list[LogResult | RingError]:
+    request: Request, entries: list[Entry], key: str | None
+) -> list[LoggedEntry | RingError]:
     return await asyncio.gather(
         *(
-            _log_one(request, value, batch_item_key(key, index) if key else None)
-            for index, value in enumerate(values)
+            _log_one(request, entry, batch_item_key(key, index) if key else None)
+            for index, entry in enumerate(entries)
         )
     )
 
 
-async def _log_one(request: Request, value: Any, key: str | None) -> LogResult | RingError:
-    if isinstance(value, RingError):
-        return value
+async def _log_one(request: Request, entry: Entry, key: str | None) -> LoggedEntry | RingError:
+    if isinstance(entry, BadRequest):
+        return entry
+    warnings: list[RequestWarning] = []
     try:
-        call = validated(NewCall.model_validate, value)
-        return await request.ring.usage.log(request.project_id, call, key)
+        call = read_model(NewCall, entry, warnings)
+        result = await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc
+    return LoggedEntry(result, warnings)
 
 
-def _batch_response(results: Sequence[LogResult | RingError]) -> BatchResponse:
+def _batch_response(results: Sequence[LoggedEntry | RingError]) -> BatchResponse:
     response: BatchResponse = {"logged": [], "rejected": []}
     for index, result in enumerate(results):
         if isinstance(result, RingError):
@@ -190,7 +228,7 @@ def _batch_response(results: Sequence[LogResult | RingError]) -> BatchResponse:
                 }
             )
         else:
-            response["logged"].append({"index": index, **log_response(result)})
+            response["logged"].append({"index": index, **log_response(*result)})
     return response
 
 

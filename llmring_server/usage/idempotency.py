@@ -16,7 +16,7 @@ import orjson
 from pydantic import BaseModel
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.strict_json import json_default
+from llmring_server.core.strict_json import encode_json, json_default
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest, LockTimeout, RequestInProgress
@@ -43,13 +43,13 @@ def fingerprint(*parts: Any) -> UUID:
 
     Fingerprints are stored, so the same request must have the same one in every later version.
     """
-    return digest(orjson.dumps(parts, _fingerprint_default, orjson.OPT_SORT_KEYS))
+    return digest(encode_json(parts, _fingerprint_default, orjson.OPT_SORT_KEYS))
 
 
 def fingerprint_of_call(call: NewCall, batch_size: int) -> UUID:
     """Digest a call that was sent with others, `batch_size` of them in all."""
     fields = call.model_dump(exclude={"idempotency_key"}, exclude_none=True)
-    return digest(orjson.dumps([batch_size, fields], json_default, orjson.OPT_SORT_KEYS))
+    return digest(encode_json([batch_size, fields], option=orjson.OPT_SORT_KEYS))
 
 
 def _fingerprint_default(value: object) -> object:

@@ -15,9 +15,15 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
+from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.identity import Actor, ApiScope, Caller, ProjectId
 from llmring_server.core.pagination import PageParams
-from llmring_server.core.strict_json import json_default, parse_json
+from llmring_server.core.strict_json import (
+    ParsedJson,
+    encode_json,
+    json_default,
+    parse_request_json,
+)
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 
@@ -131,8 +137,7 @@ class Request:
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`."""
         request_limits.media_type(self.headers, request_limits.JSON)
-        validate = partial(model.model_validate, context=self.warnings)
-        return validated(validate, parse_json(await self.body()))
+        return read_model(model, parse_request_json(await self.body()), self.warnings)
 
     async def raw(self, *media: str) -> RawBody:
         """Read a body of one of these media types, unparsed."""
@@ -159,6 +164,20 @@ class Request:
         return key[1:-1] if key.startswith('"') else key
 
 
+def read_model(
+    model: type[BodyModel], parsed: ParsedJson, warnings: "list[RequestWarning]"
+) -> BodyModel:
+    """Read parsed JSON as a `model`; add to `warnings` what is not stored as it was sent."""
+    if parsed.may_have_nul:
+        body = parsed.value
+        # Of these fields a model keeps what is valid: it replaces in them itself.
+        lenient_fields = getattr(model, "lenient_fields", ())
+        if lenient_fields and isinstance(body, dict):
+            body = {name: value for name, value in body.items() if name not in lenient_fields}
+        warnings += replace_in_free_text(model, body)
+    return validated(partial(model.model_validate, context=warnings), parsed.value)
+
+
 def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
     """Report a ValidationError as the client's mistake, without the client's values.
 
@@ -180,7 +199,7 @@ def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
 
 def render(result: Any) -> bytes:
     """Render a result as JSON: aware times in UTC, money as exact numbers."""
-    return orjson.dumps(result, _render_value, orjson.OPT_UTC_Z)
+    return encode_json(result, _render_value, orjson.OPT_UTC_Z)
 
 
 def _render_value(value: object) -> orjson.Fragment | str:

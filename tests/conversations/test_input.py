@@ -66,7 +66,7 @@ async def test_log_exchange_stores_empty_and_large_fields(
     [
         {"title": "x" * 501},
         {"title": 1},
-        {"title": "a\0b"},
+        {"model_alias": "a\0b"},
         {"model_alias": "x" * 256},
         {"model_alias": ""},
         {"temperature": 2.01},

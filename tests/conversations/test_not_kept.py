@@ -91,6 +91,61 @@ async def test_what_is_invalid_is_not_kept_and_named(
         assert [message["role"] for message in messages][: len(roles)] == roles
 
 
+NUL, SURROGATE = r"\u0000", r"\ud83d"
+
+
+@pytest.mark.parametrize("character", [NUL, SURROGATE])
+@pytest.mark.parametrize(
+    ("fields", "warnings"),
+    [
+        ({"messages": [{"role": "<>"}]}, {"messages.0.role": "not_kept"}),
+        ({"messages": [HI | {"tool_call_id": "<>"}]}, {"messages.0.tool_call_id": "not_kept"}),
+        ({"messages": [HI | {"<>": 1}]}, {"messages.0.\0": "not_kept"}),
+        ({"messages": [HI | {"parts": [{"<>": 1}]}]}, {"messages.0.parts": "not_kept"}),
+        ({"messages": [HI | {"content": {"<>": 1}}]}, {"messages.0.content": "not_kept"}),
+        ({"response": {"model": "<>", "content": "Hi"}}, {"response.model": "not_kept"}),
+        ({"conversation_id": "<>"}, {"conversation_id": "not_kept"}),
+        ({"messages": [HI | {"content": "<>"}]}, {"messages.0.content": "replaced_characters"}),
+        (
+            {"messages": [HI, HI | {"parts": [{"text": "<>"}]}]},
+            {"messages.1.parts.0.text": "replaced_characters"},
+        ),
+        ({"response": {"content": "<>"}}, {"response.content": "replaced_characters"}),
+        ({"response": {"refusal": "<>"}}, {"response.refusal": "replaced_characters"}),
+        (
+            {"messages": [{"role": "<>", "content": ["<>", "a"]}], "response": {"name": "<>"}},
+            {
+                "messages.0.role": "not_kept",
+                "messages.0.content.0": "replaced_characters",
+                "response.name": "replaced_characters",
+            },
+        ),
+    ],
+    ids=lambda fields: json.dumps(fields)[:60],
+)
+async def test_characters_that_cannot_be_stored_cost_no_call(
+    client: httpx.AsyncClient, character: str, fields: dict[str, Any], warnings: dict[str, str]
+) -> None:
+    content = json.dumps(EXCHANGE | fields).replace("<>", character)
+    headers = {"Content-Type": "application/json"}
+    response = await client.post(LOG_EXCHANGE, content=content, headers=headers)
+    assert response.status_code == 200
+    logged = response.json()
+    assert {each["field"]: each["code"] for each in logged["warnings"]} == warnings
+    messages = await stored_messages(client, logged)
+    assert ("\ufffd" in str(messages)) == ("replaced_characters" in warnings.values())
+
+
+@pytest.mark.parametrize(("depth", "is_kept"), [(33, True), (128, True), (129, False)])
+async def test_depth_costs_no_call(client: httpx.AsyncClient, depth: int, *, is_kept: bool) -> None:
+    deep = json.loads("[" * depth + "]" * depth)
+    logged = await log_exchange(client, messages=[HI | {"content": deep, "parts": deep}])
+    fields = [warning["field"] for warning in logged["warnings"]]
+    assert fields == ([] if is_kept else ["messages.0.content", "messages.0.parts"])
+    message, _ = await stored_messages(client, logged)
+    assert (message["content"], message.get("parts")) == ((deep, deep) if is_kept else (None, None))
+
+
 async def test_the_rest_of_an_invalid_message_is_kept(client: httpx.AsyncClient) -> None:
     sent = HI | {"tool_calls": 5, "name": "Bob", "tool_call_id": "call-1", "metadata": {"a": 1}}
     logged = await log_exchange(client, messages=[sent])

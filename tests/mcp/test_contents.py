@@ -59,7 +59,9 @@ async def test_set_resource_content(content: Any, client: httpx.AsyncClient) -> 
     assert (await client.get(f"{path}/content")).json() == response.json()
 
 
-@pytest.mark.parametrize("body", [{}, {"content": None}, {"content": 7}, {"content": "\0"}, []])
+@pytest.mark.parametrize(
+    "body", [{}, {"content": None}, {"content": 7}, {"content": {"\0": 1}}, []]
+)
 async def test_set_resource_content_rejects_invalid_content(
     body: Any, client: httpx.AsyncClient
 ) -> None:

@@ -78,7 +78,7 @@ async def test_record_execution_of_a_conversation_and_a_call_of_the_project(
         {"error": "x" * 10_001},
         {"status": "root"},
         {"conversation_id": "x"},
-        {"input": {"a": "\0"}},
+        {"input": {"a\0": 1}},
     ],
 )
 async def test_record_execution_rejects_invalid_fields(

@@ -34,8 +34,9 @@ NOT_JSON = {
     "NaN": body(cost="NaN"),
     "Infinity": body(cost="Infinity"),
     "5,000 digits": without("input_tokens", "9" * 5000),
-    "lone surrogate": body(alias=r'"\ud800"'),
-    "lone surrogate in a key": body(metadata=r'{"\ud800": 1}'),
+    "5,000 digits in metadata": body(metadata=f'{{"a": {"9" * 5000}}}'),
+    "exponent of 20 digits": body(metadata='{"a": 1e99999999999999999999}'),
+    "half a surrogate": body(metadata=r'{"a": "\ud8"}'),
     "raw control character": b'{"model": "\x00"}',
 }
 
@@ -46,12 +47,16 @@ INVALID = {
     "nothing in it": b"{}",
     "nested 33": body(metadata='{"a":' + "[" * 32 + "]" * 32 + "}"),
     "1e400": body(cost="1e400"),
-    "1e131071": body(metadata='{"a": 1e131071}'),
-    "less than 64 bits in metadata": body(metadata='{"a": -9223372036854775809}'),
-    "number of 21 digits in metadata": body(metadata='{"a": [100000000000000000000]}'),
-    "NUL": body(alias=r'"a\u0000b"'),
-    "NUL in metadata": body(metadata=r'{"a": ["\u0000"]}'),
+    **{
+        f"{text} in {name}": without(name, json.dumps("a#b").replace("#", text))
+        for name in ("provider", "model", "alias", "profile", "origin", "id_at_origin")
+        for text in (r"\u0000", r"\ud800", r"\uDFFF")
+    },
+    "NUL in service_tier": body(service_tier=r'"a\u0000"'),
     "NUL in a key": body(metadata=r'{"\u0000": 1}'),
+    "NUL in a deep key": body(metadata=r'{"a": [{"b\u0000": 1}]}'),
+    "lone surrogate in a key": body(metadata=r'{"\ud800": 1}'),
+    "NUL beside replaced text": body(metadata=r'{"a": "\u0000"}', alias=r'"\u0000"'),
     "10,001 keys": body(metadata=json.dumps(dict.fromkeys(map(str, range(10_001)), 0))),
     "key of 10 KB": body(metadata=json.dumps({"k" * 10_240: 1})),
     "metadata over 64 KiB": body(metadata=json.dumps({"k": "v" * 65_536})),
@@ -101,4 +106,24 @@ INVALID = {
             "2026-11-01T00:00:00",
         )
     },
+}
+
+# Metadata of valid calls in which PostgreSQL cannot store some characters, and what is stored.
+REPLACED = {
+    "NUL": (rb'{"a": "x\u0000y"}', {"a": "x\ufffdy"}),
+    "several NULs": (rb'{"a": ["\u0000\u0000"]}', {"a": ["\ufffd\ufffd"]}),
+    "high surrogate": (rb'{"a": "x\ud800y"}', {"a": "x\ufffdy"}),
+    "high surrogate at the end": (rb'{"a": "x\ud83d"}', {"a": "x\ufffd"}),
+    "low surrogate": (rb'{"a": {"b": "\uDE00"}}', {"a": {"b": "\ufffd"}}),
+    "two high surrogates": (rb'{"a": "\ud83d\ud83d"}', {"a": "\ufffd\ufffd"}),
+    "surrogate before a pair": (rb'{"a": "\ud83d\ud83d\ude00"}', {"a": "\ufffd😀"}),
+    "surrogate after a pair": (rb'{"a": "\ud83d\ude00\ude00"}', {"a": "😀\ufffd"}),
+    "surrogates in reverse": (rb'{"a": "\ude00\ud83d"}', {"a": "\ufffd\ufffd"}),
+    "surrogate after a backslash": (rb'{"a": "\\\ud800"}', {"a": "\\\ufffd"}),
+    "surrogate beside escapes": (
+        rb'{"a": "\\ud800 \ud800\n\"\u00fc\u0000"}',
+        {"a": '\\ud800 \ufffd\n"ü\ufffd'},
+    ),
+    "surrogate as bytes": (b'{"a": "x\xed\xa0\x80y"}', {"a": "x\ufffdy"}),
+    "deep text": (rb'{"a": [[{"b": ["\u0000", "c"]}]]}', {"a": [[{"b": ["\ufffd", "c"]}]]}),
 }

@@ -23,7 +23,7 @@ RULES = re.compile(
     "start_date lies after end_date|time range must be at most|must be a year between"
     "|must be an IANA time zone|must lie between 400 days ago and 10 minutes ahead"
     "|cursor: not a cursor|offset: give a cursor or an offset|capabilities: .* unknown"
-    "|tokens: |should be a valid integer|body: (a number is|nested|more than|a key is)"
+    "|tokens: |should be a valid integer|must be nested at most|must have (at most|keys)"
     "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|duplicate name within tools|definition: must be|content: must be"

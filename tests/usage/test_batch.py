@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmring_server.core.strict_json import parse_json
+from llmring_server.core.strict_json import parse_request_json
 from tests.conftest import CALL
 
 URL = "/api/v1/logs/batch"
@@ -113,12 +113,12 @@ async def test_log_calls_stops_parsing_after_too_many_lines(
 ) -> None:
     parsed = 0
 
-    def counting_parse(line: bytes) -> Any:
+    def counting_parse(line: bytes, *at: int) -> Any:
         nonlocal parsed
         parsed += 1
-        return parse_json(line)
+        return parse_request_json(line, *at)
 
-    monkeypatch.setattr("llmring_server.usage.api.parse_json", counting_parse)
+    monkeypatch.setattr("llmring_server.usage.api.parse_request_json", counting_parse)
     headers = {"Content-Type": "application/x-ndjson"}
     for line in (b"{}\n", b"x\n"):
         path = "/api/v1/logs/batch?partial=true"

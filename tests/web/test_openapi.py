@@ -290,6 +290,7 @@ COMPONENTS = {
     "RenderRequest",
     "RenderedPrompt",
     "RenderedTemplate",
+    "RequestWarning",
     "ResolvedAlias",
     "ResourceContent",
     "RevokedKey",
