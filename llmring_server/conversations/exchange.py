@@ -198,16 +198,16 @@ class Exchange(BaseModel, strict=True):
     messages: Annotated[
         list[ExchangeMessage],
         Field(max_length=MAX_EXCHANGE_MESSAGES),
-        BeforeValidator(_keep_valid_messages, json_schema_input_type=list[ExchangeMessage]),
+        BeforeValidator(_keep_valid_messages, json_schema_input_type=list[ExchangeMessage] | Any),
     ]
     response: Annotated[
         ExchangeResponse,
-        BeforeValidator(_keep_valid_response, json_schema_input_type=ExchangeResponse),
+        BeforeValidator(_keep_valid_response, json_schema_input_type=ExchangeResponse | Any),
     ]
     metadata: ExchangeMetadata
     conversation_id: Annotated[
         Annotated[UUID, Field(strict=False)] | None,
-        BeforeValidator(_keep_valid_id, json_schema_input_type=UUID | None),
+        BeforeValidator(_keep_valid_id, json_schema_input_type=UUID | Any),
     ] = None
     log_usage: bool | None = None
 
