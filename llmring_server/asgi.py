@@ -82,6 +82,7 @@ class _App(Starlette):
     ring: Ring
     limits: RateLimits
     authenticator: Authenticator
+    large_bodies: asyncio.Semaphore
     openapi: Callable[[str], bytes]
 
     def __init__(self, groups: list[RouteGroup], middleware: list[Middleware]) -> None:
@@ -138,6 +139,7 @@ class ASGIFactory:
         # CORS is outside, so that browsers may read error responses, too.
         app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
         app.limits = RateLimits(self.settings)
+        app.large_bodies = asyncio.Semaphore(1)
         app.authenticator = Authentication(self.settings, app.limits, self.authenticate)
         app.openapi = lru_cache(4)(partial(openapi_document, groups, self.settings.auth))
         app.state.settings, app.state.limits = self.settings, app.limits

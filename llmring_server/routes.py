@@ -57,7 +57,11 @@ CONVERSATIONS = RouteGroup(
         "POST", "/api/v1/conversations", conversations.create_conversation, "conversations", 8 * MIB
     ),
     Route(
-        "POST", "/api/v1/conversations/log", conversations.log_exchange, "conversations", 8 * MIB
+        "POST",
+        "/api/v1/conversations/log",
+        conversations.log_exchange,
+        "conversations",
+        "max_messages_bytes",
     ),
     Route(
         "DELETE", "/api/v1/conversations/old-messages", conversations.delete_old_messages, "admin"
@@ -81,14 +85,14 @@ CONVERSATIONS = RouteGroup(
         "/api/v1/conversations/{id}/messages",
         conversations.add_message,
         "conversations",
-        8 * MIB,
+        "max_messages_bytes",
     ),
     Route(
         "POST",
         "/api/v1/conversations/{id}/messages/batch",
         conversations.add_messages,
         "conversations",
-        8 * MIB,
+        "max_messages_bytes",
     ),
     Route(
         "GET",

@@ -16,6 +16,7 @@ from llmring_server.conversations.models import (
     ConversationPage,
     Message,
     MessagePage,
+    MessageResponse,
 )
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.money import decimal_text
@@ -123,10 +124,10 @@ async def _jsonl(
 ) -> AsyncIterator[str]:
     yield _json_line(conversation)
     async for message in messages:
-        yield _json_line(message)
+        yield _json_line(message.response())
 
 
-def _json_line(value: Conversation | Message) -> str:
+def _json_line(value: Conversation | MessageResponse) -> str:
     return encode_json(value, option=orjson.OPT_UTC_Z).decode()
 
 

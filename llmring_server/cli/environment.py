@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 NAMES = ("dev", "test", "prod")
 
 # Settings for a server on a developer's machine.
-LOCAL_DEFAULTS = {"auth": "open", "conversation_content": "full"}
+LOCAL_DEFAULTS = {"auth": "open"}
 
 
 class Environment(NamedTuple):

@@ -1,5 +1,6 @@
 """Conversations API: handlers of `/api/v1/conversations`."""
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.conversations.exchange import Exchange
 from llmring_server.conversations.models import (
+    AddedMessage,
     AppendResult,
     Conversation,
     ConversationPage,
@@ -15,11 +17,12 @@ from llmring_server.conversations.models import (
     Message,
     MessageBatch,
     MessagePage,
+    MessageResponse,
     MessageWindow,
     NewConversation,
     NewMessage,
 )
-from llmring_server.errors import NotFound
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.receipts.models import Receipt
 from llmring_server.usage.api import REPLAYED
 from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link
@@ -43,12 +46,18 @@ class DeletedConversation(TypedDict):
 
 
 class LoggedExchange(TypedDict):
-    """A stored exchange. `message_id` is the reply's; `log_id` is set if the call was logged."""
+    """A stored exchange. `message_id` is the reply's; `log_id` is set if the call was logged.
+
+    `content_kept` is false if the server stores less of the messages than was sent. `warnings` says
+    what else was not stored.
+    """
 
     conversation_id: UUID
     message_id: UUID
     log_id: UUID | None
     receipt: Receipt | None
+    content_kept: bool
+    warnings: list[RequestWarning]
 
 
 class DeletedMessages(TypedDict):
@@ -56,6 +65,10 @@ class DeletedMessages(TypedDict):
 
     deleted_count: int
     retention_days: int
+
+
+def _added(message: Message, warnings: Iterable[RequestWarning]) -> AddedMessage:
+    return {**message.response(), "warnings": [*warnings]}
 
 
 def _mark_replay(request: Request, result: AppendResult) -> None:
@@ -106,38 +119,54 @@ async def delete_conversation(request: Request, id: ConversationId) -> DeletedCo
 
 async def list_messages(
     request: Request, id: ConversationId, query: MessagePage
-) -> Annotated[list[Message], "Link"]:
+) -> Annotated[list[MessageResponse], "Link"]:
     """List the messages of a conversation."""
     messages = await request.ring.conversations.messages(request.project_id, id, query)
     if messages:
         request.response_headers = link(query, query.next(request.project_id, messages[-1]))
-    return messages
+    return [message.response() for message in messages]
 
 
 async def add_message(
     request: Request, id: ConversationId, body: NewMessage, key: IdempotencyKeyHeader
-) -> Message:
+) -> AddedMessage:
     """Add a message; with an Idempotency-Key, exactly once."""
     result = await request.ring.conversations.append(request.project_id, id, [body], key=key)
     _mark_replay(request, result)
-    return result.messages[0]
+    return _added(result.messages[0], request.warnings)
 
 
 async def add_messages(
     request: Request, id: ConversationId, body: MessageBatch, key: IdempotencyKeyHeader
-) -> list[Message]:
-    """Add up to 500 messages in order, all or none."""
+) -> list[AddedMessage]:
+    """Add up to 1,000 messages in order, all or none."""
     result = await request.ring.conversations.append(
         request.project_id, id, body.messages, body.logging_level, key
     )
     _mark_replay(request, result)
-    return result.messages
+    return [
+        _added(message, _warnings_of_message(index, request.warnings))
+        for index, message in enumerate(result.messages)
+    ]
+
+
+def _warnings_of_message(
+    index: int, warnings: Iterable[RequestWarning]
+) -> Iterator[RequestWarning]:
+    """Yield the warnings about one message of a batch; with the first, those about the batch."""
+    prefix = f"messages.{index}."
+    for warning in warnings:
+        field = warning["field"]
+        if field.startswith(prefix):
+            yield {**warning, "field": field.removeprefix(prefix)}
+        elif index == 0 and not field.startswith("messages."):
+            yield warning
 
 
 async def log_exchange(
     request: Request, body: Exchange, key: IdempotencyKeyHeader
-) -> Annotated[LoggedExchange, NotFound]:
-    """Log an exchange in a new conversation or an existing one, all of it or nothing."""
+) -> LoggedExchange:
+    """Log an exchange in a new conversation or an existing one."""
     result = await request.ring.conversations.log(request.project_id, body, key)
     _mark_replay(request, result)
     reply_id = result.messages[-1].id
@@ -146,6 +175,8 @@ async def log_exchange(
         "message_id": reply_id,
         "log_id": reply_id if body.logs_call else None,
         "receipt": result.receipt,
+        "content_kept": all(message.content_kept for message in result.messages),
+        "warnings": [*request.warnings, *result.warnings],
     }
 
 

@@ -5,15 +5,25 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 from uuid import UUID
 
 import asyncpg
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import FormerKeyId, moment_of
+from llmring_server.core.ids import FormerKeyId
 from llmring_server.core.numbers import WHOLE, Count
 from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.core.strict_json import (
@@ -26,6 +36,7 @@ from llmring_server.core.strict_json import (
     json_default,
     load_json,
 )
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.pricing.cost import COST_QUANTUM
 from llmring_server.receipts.models import Receipt
 from llmring_server.usage.models import Money
@@ -36,7 +47,29 @@ ContentLevel = Literal["none", "metadata", "full"]
 # In ascending order.
 CONTENT_LEVELS: tuple[ContentLevel, ...] = ("none", "metadata", "full")
 
-MAX_BATCH_MESSAGES = 500
+MAX_BATCH_MESSAGES = 1000
+
+# Some providers put the signature of a thought into the id of a tool call.
+MAX_TOOL_CALL_ID = 16 * 1024
+
+# The members that hold text, in the messages and parts of all providers. Their other strings are
+# names, ids, signatures, addresses and encoded data.
+TEXT_MEMBERS = frozenset(
+    {
+        "text",
+        "content",
+        "parts",
+        "refusal",
+        "reasoning",
+        "reasoning_content",
+        "thinking",
+        "summary",
+        "transcript",
+        "cited_text",
+    }
+)
+# Of a message itself, every other string counts as text, but for these.
+NOT_TEXT = frozenset({"id", "type", "object", "status", "signature", "thought_signature"})
 
 # Only the first part of a long message can be searched: more might not fit into a tsvector.
 MAX_SEARCHABLE_CHARACTERS = 100_000
@@ -73,7 +106,7 @@ MessageMetadata = Annotated[
 ]
 # A constraint behind the validator would be missing from the JSON schema.
 Role = Annotated[str, Field(max_length=50, pattern=NOT_BLANK), AfterValidator(check_json)]
-ToolCallId = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
+ToolCallId = Annotated[str, Field(max_length=MAX_TOOL_CALL_ID), AfterValidator(check_json)]
 Title = Annotated[str, Field(max_length=500), JsonRules(free_text=True)]
 SystemPrompt = Annotated[str, Field(max_length=200_000), JsonRules(free_text=True)]
 ModelAlias = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
@@ -81,9 +114,21 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 
 _MONEY = TypeAdapter(Money)
 
+_MEMBERS = JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH + 1)
 
-class NewMessage(BaseModel, strict=True):
-    """A message to store. `content` is text or a provider's parts; any `role` is accepted."""
+
+def check_members(members: dict[str, Any] | None) -> None:
+    """Check the members that a model does not know; replace in them what cannot be stored."""
+    if members:
+        members.update(_MEMBERS.check(members))
+
+
+class NewMessage(BaseModel, strict=True, extra="allow"):
+    """A message to store. `content` is text or a provider's parts; any `role` is accepted.
+
+    All other members that the message has at its provider (`parts`, `refusal`, `audio`,
+    `reasoning_content`, `name`, ...) are kept as they are sent.
+    """
 
     role: Role
     content: Content = None
@@ -94,6 +139,16 @@ class NewMessage(BaseModel, strict=True):
     input_tokens: Count | None = None
     output_tokens: Count | None = None
     cost: Money | None = None
+
+    @model_validator(mode="after")
+    def _check_members(self) -> Self:
+        check_members(self.model_extra)
+        return self
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The members beyond the fields of this model."""
+        return {} if self.model_extra is None else self.model_extra
 
     def reported_cost(self) -> Decimal | None:
         """Return `cost`, or else `metadata.cost` if that is an amount of money."""
@@ -120,13 +175,19 @@ class MessageBatch(BaseModel, strict=True):
     # The id of the conversation is in the path; servers without receipts ignored the other.
     ignored_members: ClassVar = {"conversation_id", "create_receipt"}
 
-    messages: Annotated[list[NewMessage], Field(min_length=1, max_length=MAX_BATCH_MESSAGES)]
+    messages: Annotated[list[NewMessage], Field(max_length=MAX_BATCH_MESSAGES)]
     logging_level: ContentLevel = "full"
 
 
-@dataclass(slots=True)
-class Message:
-    """A stored message. At content level `metadata`, `content` and `tool_results` are null."""
+@with_config(extra="allow")
+class MessageResponse(TypedDict):
+    """A message, with the members that only its provider knows, as they were sent.
+
+    `content_kept` is false if the server stores less than was sent: then `content` is an empty
+    text. `receipt_id` is the receipt of the call that the message is the reply of. `at_origin` has
+    the members that were sent under names which mean something else here, such as the provider's
+    `id` of the message.
+    """
 
     id: UUID
     conversation_id: UUID
@@ -138,49 +199,119 @@ class Message:
     output_tokens: int | None
     cost: Decimal | None
     content: Any
+    content_kept: bool
     tool_calls: Any
     tool_results: Any
     metadata: dict[str, Any]
+    receipt_id: str | None
+    at_origin: dict[str, Any] | None
+
+
+@with_config(extra="allow")
+class AddedMessage(MessageResponse):
+    """A message that was added. `warnings` says what of it is not stored as it was sent."""
+
+    warnings: list[RequestWarning]
+
+
+# The names of our own members, in every response with a message.
+_OWN_NAMES = frozenset(AddedMessage.__annotations__)
+
+
+@dataclass(slots=True)
+class Message:
+    """A stored message. `members` are those that only its provider knows.
+
+    `content_kept` is false if the level of the server or of the request kept `content`,
+    `tool_results` or `members` from being stored: then `content` is empty.
+    """
+
+    id: UUID
+    conversation_id: UUID
+    timestamp: datetime
+    role: str
+    content_hash: str | None
+    tool_call_id: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: Decimal | None
+    content: Any
+    content_kept: bool
+    tool_calls: Any
+    tool_results: Any
+    metadata: dict[str, Any]
+    members: dict[str, Any] = field(default_factory=dict)
+    receipt_id: str | None = None
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> Self:
         fields = dict(row)
-        for name in ("content", "tool_calls", "tool_results", "metadata"):
+        for name in ("content", "tool_calls", "tool_results", "metadata", "members"):
             if fields[name] is not None:
                 fields[name] = load_json(fields[name])
+        fields["members"] = fields["members"] or {}
+        if not fields["content_kept"]:
+            fields["content"] = ""
         return cls(**fields)
 
     @classmethod
     def from_new(
-        cls, message: NewMessage, id: UUID, conversation_id: UUID, level: ContentLevel
+        cls,
+        message: NewMessage,
+        id: UUID,
+        timestamp: datetime,
+        conversation_id: UUID,
+        level: ContentLevel,
     ) -> Self:
-        is_full = level == "full"
+        members = message.members
+        is_kept = level == "full" or not (message.content or message.tool_results or members)
         return cls(
             id=id,
             conversation_id=conversation_id,
-            timestamp=moment_of(id),
+            timestamp=timestamp,
             role=message.role,
             content_hash=_content_hash(message.content),
             tool_call_id=message.tool_call_id,
             input_tokens=message.input_tokens,
             output_tokens=message.output_tokens,
             cost=message.reported_cost(),
-            content=message.content if is_full else None,
+            content=message.content if is_kept else "",
+            content_kept=is_kept,
             tool_calls=message.tool_calls,
-            tool_results=message.tool_results if is_full else None,
+            tool_results=message.tool_results if is_kept else None,
             metadata=message.metadata,
+            members=members if is_kept else {},
         )
+
+    def response(self) -> MessageResponse:
+        """Return the message as its provider wrote it, with our own members beside."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in _STORED_NAMES}
+        at_origin = {}
+        for name, value in self.members.items():
+            if name not in _OWN_NAMES:
+                own[name] = value
+            elif value is not None:
+                at_origin[name] = value
+        own["at_origin"] = at_origin or None
+        return cast("MessageResponse", own)
+
+
+_STORED_NAMES = tuple(name for name in Message.__slots__ if name != "members")
 
 
 def with_consecutive_ids(
-    messages: Sequence[NewMessage], first_id: UUID, conversation_id: UUID, level: ContentLevel
+    messages: Sequence[NewMessage],
+    first_id: UUID,
+    timestamp: datetime,
+    conversation_id: UUID,
+    level: ContentLevel,
 ) -> list[Message]:
     """Return messages with ids that count up from `first_id`, so that ids give their order.
 
-    A replayed request needs only the first id to return the same messages again.
+    A replayed request needs only the first id and its time to return the same messages again.
     """
     return [
-        Message.from_new(message, UUID(int=first_id.int + index), conversation_id, level)
+        Message.from_new(message, UUID(int=first_id.int + index), timestamp, conversation_id, level)
         for index, message in enumerate(messages)
     ]
 
@@ -192,10 +323,11 @@ def message_rows(messages: Sequence[Message]) -> str:
 
 def _message_row(message: Message) -> bytes:
     json_columns = {
-        "content": dump_json(message.content, "message"),
+        "content": dump_json(message.content if message.content_kept else None, "message"),
         "tool_calls": dump_json(message.tool_calls, "message"),
         "tool_results": dump_json(message.tool_results, "message"),
         "metadata": dump_json(message.metadata, "message"),
+        "members": dump_json(message.members or None, "message"),
     }
     row = {
         "id": message.id,
@@ -206,8 +338,10 @@ def _message_row(message: Message) -> bytes:
         "input_tokens": message.input_tokens,
         "output_tokens": message.output_tokens,
         "cost": message.cost,
-        "size_bytes": sum(len(text) for text in json_columns.values()),
-        "searchable_text": _searchable_text(message.content),
+        "content_kept": message.content_kept,
+        "size_bytes": sum(len(text) for text in json_columns.values())
+        + len(message.tool_call_id or ""),
+        "searchable_text": _searchable_text(message.content, message.members),
     }
     for name, text in json_columns.items():
         row[name] = orjson.Fragment(text)
@@ -221,8 +355,14 @@ def _content_hash(content: Any) -> str | None:
     return sha256(text).hexdigest()
 
 
-def _searchable_text(content: Any) -> str | None:
-    return "\n".join(_texts(content))[:MAX_SEARCHABLE_CHARACTERS] or None
+def _searchable_text(content: Any, members: dict[str, Any]) -> str | None:
+    texts = [*_texts(content)]
+    for name, member in members.items():
+        if isinstance(member, str) and name not in NOT_TEXT:
+            texts.append(member)
+        else:
+            texts += _texts({name: member})
+    return "\n".join(texts)[:MAX_SEARCHABLE_CHARACTERS] or None
 
 
 def _texts(content: Any) -> Iterator[str]:
@@ -233,8 +373,9 @@ def _texts(content: Any) -> Iterator[str]:
         for part in content:
             yield from _texts(part)
     elif isinstance(content, dict):
-        for name in ("text", "content", "parts"):
-            yield from _texts(content.get(name))
+        for name, member in content.items():
+            if name in TEXT_MEMBERS or isinstance(member, dict | list):
+                yield from _texts(member)
 
 
 class NewConversation(BaseModel, strict=True):
@@ -285,12 +426,12 @@ class Conversation:
 class ConversationWithMessages(Conversation):
     """A conversation with its last messages, oldest first."""
 
-    messages: list[Message] = field(default_factory=list)
+    messages: list[MessageResponse] = field(default_factory=list)
 
     @classmethod
     def of(cls, conversation: Conversation, messages: list[Message]) -> Self:
         fields = {name: getattr(conversation, name) for name in Conversation.__slots__}
-        return cls(**fields, messages=messages)
+        return cls(**fields, messages=[message.response() for message in messages])
 
 
 class AppendResult(NamedTuple):
@@ -300,6 +441,7 @@ class AppendResult(NamedTuple):
     messages: list[Message]
     replayed: bool = False
     receipt: Receipt | None = None
+    warnings: Sequence[RequestWarning] = ()
 
 
 class ConversationPage(PageParams):

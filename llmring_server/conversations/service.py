@@ -21,17 +21,25 @@ from llmring_server.conversations.models import (
     with_consecutive_ids,
 )
 from llmring_server.core.identity import Actor, ProjectId
-from llmring_server.core.ids import new_id
+from llmring_server.core.ids import new_id, new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
+from llmring_server.core.warnings import RequestWarning
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
+from llmring_server.errors import NotFound
 from llmring_server.receipts.service import Receipts
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 from llmring_server.usage.service import Usage
 
 # A search for words in this many messages or more does not go by the index of messages.
 SEARCH_MATCH_LIMIT = 2000
+
+NO_SUCH_CONVERSATION: RequestWarning = {
+    "code": "not_kept",
+    "field": "conversation_id",
+    "detail": "Not kept: there is no such conversation, so the exchange started a new one.",
+}
 
 # Old messages are deleted in batches, so that their locks are held only briefly.
 DELETE_BATCH_SIZE = 5000
@@ -71,7 +79,7 @@ class Conversations(Repository):
         self, project_id: ProjectId, conversation: NewConversation | None = None
     ) -> Conversation:
         columns = (conversation or NewConversation()).model_dump() | {"origin": None}
-        return await self._create(project_id, new_id(), columns)
+        return await self._create(project_id, *new_id_and_time(), columns)
 
     async def get(self, project_id: ProjectId, id: UUID) -> Conversation:
         return Conversation.from_row(await self._fetch_one("get", project_id=project_id, id=id))
@@ -84,7 +92,12 @@ class Conversations(Repository):
         if not changed:
             return await self.get(project_id, id)
         row = await self._fetch_one(
-            "update", project_id=project_id, id=id, changed=changed, **changes.model_dump()
+            "update",
+            project_id=project_id,
+            id=id,
+            now=datetime.now(UTC),
+            changed=changed,
+            **changes.model_dump(),
         )
         return Conversation.from_row(row)
 
@@ -137,19 +150,22 @@ class Conversations(Repository):
         has used before returns the messages that were stored then.
         """
         level = min(level, self._level, key=CONTENT_LEVELS.index)
-        new_first_id = new_id()
+        new_first_id, now = new_id_and_time()
         idempotency_key = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
 
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                first_id, _ = await inside._idempotency_keys.get_or_insert(
-                    project_id, idempotency_key, new_first_id, id
+                first_id, timestamp, _ = await inside._idempotency_keys.get_or_insert(
+                    project_id, idempotency_key, new_first_id, now, id
                 )
-                stored = with_consecutive_ids(messages, first_id, id, level)
+                stored = with_consecutive_ids(messages, first_id, timestamp, id, level)
                 replayed = first_id != new_first_id
-                if not replayed:
-                    await inside._append(project_id, id, stored, level)
+                if not replayed and (level == "none" or not messages):
+                    # Raise NotFound unless the conversation exists.
+                    await inside.get(project_id, id)
+                elif not replayed:
+                    await inside._append(project_id, id, stored)
                 return AppendResult(id, stored, replayed)
 
         return await self._retry(attempt)
@@ -161,13 +177,32 @@ class Conversations(Repository):
 
         The reply is the last message of the result. If nothing else reports the call, it is logged
         under the reply's id, with a receipt if signing keys are configured. A `key` that the
-        project has used before returns what was stored then.
+        project has used before returns what was stored then. If the conversation does not exist,
+        the exchange starts a new one, and the result has a warning.
         """
-        new_conversation_id = exchange.conversation_id or new_id()
-        new_first_id = new_id()
+        requested_id = exchange.conversation_id
+        try:
+            result = await self._log(project_id, exchange, requested_id, key)
+        except NotFound:
+            if requested_id is None:
+                raise
+            result = await self._log(project_id, exchange, None, key)
+        if requested_id in {None, result.conversation_id}:
+            return result
+        return result._replace(warnings=[NO_SUCH_CONVERSATION])
+
+    async def _log(
+        self,
+        project_id: ProjectId,
+        exchange: Exchange,
+        existing_id: UUID | None,
+        key: str | None,
+    ) -> AppendResult:
+        new_conversation_id = existing_id or new_id()
+        new_first_id, now = new_id_and_time()
         reply_id = UUID(int=new_first_id.int + exchange.reply_index)
         call = await self._usage.price_call(
-            project_id, exchange.new_call(new_conversation_id), reply_id
+            project_id, exchange.new_call(new_conversation_id), reply_id, now
         )
         messages = exchange.new_messages(call.quote.cost)
         idempotency_key = IdempotencyKey.of(key, fingerprint("exchange", exchange))
@@ -175,18 +210,26 @@ class Conversations(Repository):
         async def attempt() -> AppendResult:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                first_id, conversation_id = await inside._idempotency_keys.get_or_insert(
-                    project_id, idempotency_key, new_first_id, new_conversation_id
+                first_id, timestamp, conversation_id = await inside._idempotency_keys.get_or_insert(
+                    project_id, idempotency_key, new_first_id, now, new_conversation_id
                 )
-                stored = with_consecutive_ids(messages, first_id, conversation_id, self._level)
+                stored = with_consecutive_ids(
+                    messages, first_id, timestamp, conversation_id, self._level
+                )
                 replayed = first_id != new_first_id
                 if not replayed:
-                    await inside._append_exchange(project_id, exchange, conversation_id, stored)
+                    if self._level != "none":
+                        if existing_id is None:
+                            columns = exchange.new_conversation()
+                            await inside._create(project_id, conversation_id, now, columns)
+                        await inside._append(project_id, conversation_id, stored)
                     if exchange.logs_call:
                         await inside._usage.insert(call)
                 receipt = None
                 if exchange.logs_call:
                     receipt = await inside._receipts.receipt_for_call(project_id, stored[-1].id)
+                if receipt:
+                    stored[-1].receipt_id = receipt["receipt_id"]
                 return AppendResult(conversation_id, stored, replayed, receipt)
 
         return await self._retry(attempt)
@@ -235,29 +278,15 @@ class Conversations(Repository):
         return [Conversation.from_row(row) for row in rows]
 
     async def _create(
-        self, project_id: ProjectId, id: UUID, columns: dict[str, Any]
+        self, project_id: ProjectId, id: UUID, now: datetime, columns: dict[str, Any]
     ) -> Conversation:
-        row = await self._fetch_one("create", project_id=project_id, id=id, **columns)
+        row = await self._fetch_one("create", project_id=project_id, id=id, now=now, **columns)
         return Conversation.from_row(row)
 
-    async def _append(
-        self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
-    ) -> None:
-        if level == "none":
-            # Raise NotFound unless the conversation exists.
-            await self.get(project_id, id)
-        else:
-            rows = message_rows(messages)
-            await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
-
-    async def _append_exchange(
-        self, project_id: ProjectId, exchange: Exchange, id: UUID, messages: Sequence[Message]
-    ) -> None:
-        if exchange.conversation_id is None:
-            if self._level == "none":
-                return
-            await self._create(project_id, id, exchange.new_conversation())
-        await self._append(project_id, id, messages, self._level)
+    async def _append(self, project_id: ProjectId, id: UUID, messages: Sequence[Message]) -> None:
+        """Insert messages; raise NotFound if the conversation does not exist."""
+        rows = message_rows(messages)
+        await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
 
     async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
         return await self.delete_batch(

@@ -12,7 +12,7 @@ from llmring_server.core.identity import (
     ProjectId,
     project_of_key,
 )
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import moment_of, new_id, new_id_and_time
 from llmring_server.core.pagination import PageParams, Position
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.core.time_range import TimeRange
@@ -29,5 +29,6 @@ __all__ = [
     "TimeRange",
     "moment_of",
     "new_id",
+    "new_id_and_time",
     "project_of_key",
 ]

@@ -7,7 +7,7 @@ from uuid import UUID
 import orjson
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import moment_of, new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
@@ -45,9 +45,11 @@ class McpExecutions(Repository):
         Return the execution, and whether an earlier request with the same key recorded it.
         """
         # Chosen before the first attempt: a retry after a lost connection records nothing twice.
-        id = new_id()
+        id_and_time = new_id_and_time()
         key = IdempotencyKey.of(idempotency_key, fingerprint("execution", tool_id, new))
-        return await self._retry(partial(self._record_once, project_id, tool_id, id, new, key))
+        return await self._retry(
+            partial(self._record_once, project_id, tool_id, id_and_time, new, key)
+        )
 
     async def history(
         self, project_id: ProjectId, tool_id: UUID, page: ExecutionPage | None = None
@@ -88,15 +90,17 @@ class McpExecutions(Repository):
         self,
         project_id: ProjectId,
         tool_id: UUID,
-        proposed_id: UUID,
+        proposed: tuple[UUID, datetime],
         new: NewToolExecution,
         key: IdempotencyKey | None,
     ) -> tuple[ToolExecution, bool]:
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            id, _ = await inside._idempotency_keys.get_or_insert(project_id, key, proposed_id, None)
-            execution = _execution(id, tool_id, new)
-            is_replay = id != proposed_id
+            id, executed_at, _ = await inside._idempotency_keys.get_or_insert(
+                project_id, key, *proposed, None
+            )
+            execution = _execution(id, executed_at, tool_id, new)
+            is_replay = id != proposed[0]
             if not is_replay:
                 await inside._insert(project_id, execution)
         return execution, is_replay
@@ -134,7 +138,9 @@ class McpExecutions(Repository):
         await self._fetch_one("get_tool", project_id=project_id, tool_id=tool_id)
 
 
-def _execution(id: UUID, tool_id: UUID, new: NewToolExecution) -> ToolExecution:
+def _execution(
+    id: UUID, executed_at: datetime, tool_id: UUID, new: NewToolExecution
+) -> ToolExecution:
     return ToolExecution(
         id=id,
         tool_id=tool_id,
@@ -145,7 +151,7 @@ def _execution(id: UUID, tool_id: UUID, new: NewToolExecution) -> ToolExecution:
         error=new.error,
         status=new.status or ("error" if new.error else "ok"),
         duration_ms=new.duration_ms,
-        executed_at=moment_of(id),
+        executed_at=executed_at,
     )
 
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
@@ -45,10 +45,10 @@ class McpServers(Repository):
 
     async def register(self, project_id: ProjectId, new: NewMcpServer) -> McpServer:
         """Register a server. Its id, a UUIDv7, holds the time of its creation."""
-        id = new_id()
+        id, created_at = new_id_and_time()
         columns = self._columns(project_id, id, new)
         return await self._fetch_server(
-            "register", project_id, id=id, created_at=moment_of(id), **columns
+            "register", project_id, id=id, created_at=created_at, **columns
         )
 
     async def get(self, project_id: ProjectId, id: UUID) -> McpServer:

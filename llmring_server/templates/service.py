@@ -6,7 +6,7 @@ from uuid import UUID
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.database import Database
@@ -53,14 +53,14 @@ class Templates(Repository):
         """Create a template; raise Forbidden if it is shared and the caller may not share."""
         if new.shared and not may_share:
             raise Forbidden(SHARING_FORBIDDEN)
-        id = new_id()
+        id, created_at = new_id_and_time()
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             row = await inside._fetch_one(
                 "create",
                 project_id=project_id,
                 id=id,
-                created_at=moment_of(id),
+                created_at=created_at,
                 template=dump_json(new.model_dump(), "tool_config").decode(),
             )
             if new.shared:

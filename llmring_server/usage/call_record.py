@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
-import uuid_utils
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import EPOCH, moment_of
+from llmring_server.core.ids import EPOCH, id_at, time_at
 from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     UNSTORABLE,
@@ -53,16 +52,14 @@ def prepare_call(  # noqa: PLR0913, PLR0917, they are all of it
     book: PriceBook,
     key: str | None = None,
     batch_size: int = 1,
-    id: UUID | None = None,
+    id_and_time: tuple[UUID, datetime] | None = None,
 ) -> CallRecord:
     """Prepare a call that was sent as one of `batch_size`.
 
-    `book` is not read for a call that brings its cost. An `id` that is given is a UUIDv7.
+    `book` is not read for a call that brings its cost. An id that is given is a UUIDv7 of the
+    millisecond of its time.
     """
-    if id:
-        logged_at = moment_of(id)
-    else:
-        id, logged_at = _id_and_time(call)
+    id, logged_at = id_and_time or _id_and_time(call)
     details = call.details()
     quote = _price(call, book, details, logged_at)
     row = _row(call, details, quote)
@@ -105,8 +102,7 @@ def _id_and_time(call: NewCall) -> tuple[UUID, datetime]:
         microseconds = (call.logged_at - EPOCH) // timedelta(microseconds=1)
     else:
         microseconds = time.time_ns() // 1000
-    id = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
-    return UUID(int=id.int), EPOCH + timedelta(0, 0, microseconds)
+    return id_at(microseconds), time_at(microseconds)
 
 
 def _price(

@@ -16,7 +16,6 @@ import orjson
 from pydantic import BaseModel
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.ids import moment_of
 from llmring_server.core.strict_json import encode_json, json_default
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -136,17 +135,18 @@ class IdempotencyKeys(Repository):
         project_id: ProjectId,
         key: IdempotencyKey | None,
         id: UUID,
+        logged_at: datetime,
         conversation_id: ConversationId,
-    ) -> tuple[UUID, ConversationId]:
-        """Return the ids of the first request with this key, or insert the key with these ids.
+    ) -> tuple[UUID, datetime, ConversationId]:
+        """Return id, time and conversation of the first request with this key, or insert these.
 
-        Without a key, return these ids.
+        Without a key, return these.
         """
-        if key is None or await self.insert(project_id, key, id, moment_of(id), conversation_id):
-            return id, conversation_id
+        if key is None or await self.insert(project_id, key, id, logged_at, conversation_id):
+            return id, logged_at, conversation_id
         rows = await self._fetch_all("key_by_digest", project_id=project_id, key=key.key)
         first_use = require_same_request(rows[0] if rows else None, key)
-        return first_use["id"], first_use["conversation_id"]
+        return first_use["id"], first_use["logged_at"], first_use["conversation_id"]
 
     async def first_uses_for_calls(
         self, keys: Iterable[tuple[ProjectId, UUID]]

@@ -169,7 +169,7 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     alias: Annotated[str, Field(max_length=128)] | None = None
     profile: Annotated[str, Field(max_length=64)] | None = None
     origin: Annotated[str, Field(max_length=255)] | None = None
-    id_at_origin: Annotated[str, Field(max_length=255)] | None = None
+    id_at_origin: Annotated[str, Field(max_length=1024)] | None = None
     logged_at: CallTime | None = None
     metadata: FreeJsonObject | None = None
     idempotency_key: IdempotencyKeyText | None = None
@@ -227,7 +227,9 @@ class CallFilter(TimeRange):
     alias: Label | None = Field(None, description="Only calls through this alias.")
     profile: Label | None = Field(None, description="Only calls with this profile.")
     origin: Label | None = Field(None, description="Only calls of this origin.")
-    id_at_origin: Label | None = Field(None, description="Only calls with this id at their origin.")
+    id_at_origin: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="Only calls with this id at their origin."
+    )
 
     def params(self) -> dict[str, Any]:
         """Return the parameters of a statement that selects these calls."""

@@ -94,9 +94,12 @@ class Usage(Repository):
             for result, of_call in zip(results, warnings, strict=True)
         ]
 
-    async def price_call(self, project_id: ProjectId, call: NewCall, id: UUID) -> CallRecord:
+    async def price_call(
+        self, project_id: ProjectId, call: NewCall, id: UUID, logged_at: datetime
+    ) -> CallRecord:
         """Price a call and prepare it for `insert`, in a transaction with other changes."""
-        return prepare_call(project_id, call, await self._book_for([call]), id=id)
+        book = await self._book_for([call])
+        return prepare_call(project_id, call, book, id_and_time=(id, logged_at))
 
     async def insert(self, record: CallRecord) -> None:
         """Store a prepared call."""

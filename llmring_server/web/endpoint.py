@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from inspect import get_annotations
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
@@ -25,6 +25,8 @@ from llmring_server.web.request_limits import JSON
 from llmring_server.web.unknown_members import member_names
 
 Handler = Callable[..., Awaitable[Any]]
+# A field of Settings.
+SettingName = Literal["max_messages_bytes"]
 
 # A credential is checked again after a body that took longer than this: it may have expired or
 # been revoked meanwhile.
@@ -67,7 +69,7 @@ class Endpoint:
         self,
         handler: Handler,
         required_scopes: tuple[ApiScope, ...],
-        max_body_bytes: int,
+        max_body_bytes: int | SettingName,
         *,
         known_params_only: bool,
     ) -> None:
@@ -98,7 +100,23 @@ class Endpoint:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, self.max_body_bytes)
+        limit = self.max_body_bytes
+        if isinstance(limit, str):
+            limit = getattr(scope["app"].ring.settings, limit)
+        request = Request(scope, receive, limit)
+        try:
+            result = await self._result(request)
+        finally:
+            request.release_body()
+        if isinstance(result, Response):
+            await result(scope, receive, send)
+        else:
+            if request.warnings and not _reports_warnings(result):
+                header = {b"x-warnings": warnings_header(request.warnings)}
+                request.response_headers = {**request.response_headers, **header}
+            await _send_json(render(result), request.response_headers, send)
+
+    async def _result(self, request: Request) -> Any:
         if self.required_scopes:
             authenticate = request.app.authenticator.authenticate
             request.caller = await authenticate(request, self.required_scopes)
@@ -110,14 +128,7 @@ class Endpoint:
             if self.required_scopes and duration > REAUTHENTICATE_AFTER_SECONDS:
                 reauthenticate = request.app.authenticator.reauthenticate
                 request.caller = await reauthenticate(request, self.required_scopes)
-        result = await self.handler(request, **arguments)
-        if isinstance(result, Response):
-            await result(scope, receive, send)
-        else:
-            if request.warnings and not _reports_warnings(result):
-                header = {b"x-warnings": warnings_header(request.warnings)}
-                request.response_headers = {**request.response_headers, **header}
-            await _send_json(render(result), request.response_headers, send)
+        return await self.handler(request, **arguments)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}

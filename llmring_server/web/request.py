@@ -1,9 +1,11 @@
 """Request: what a handler is called with; and how its result is rendered."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -84,6 +86,8 @@ class App(Protocol):
     ring: "Ring"
     limits: "RateLimits"
     authenticator: Authenticator
+    # Admits the requests with large bodies, one after another.
+    large_bodies: asyncio.Semaphore
     # Returns the OpenAPI document of an app mounted under this path.
     openapi: Callable[[str], bytes]
 
@@ -114,7 +118,8 @@ class Request:
         # Whether unknown fields are refused: by the setting, or by the request itself.
         self.is_strict = self.ring.settings.strict_fields
         self._max_body_bytes = max_body_bytes
-        self._body: bytes | None = None
+        self._body: request_limits.Body | None = None
+        self._has_turn = False
 
     @property
     def project_id(self) -> ProjectId:
@@ -134,7 +139,19 @@ class Request:
         if self._body is None:
             limit = self._max_body_bytes
             self._body = await request_limits.read_body(self.headers, self.receive, limit)
-        return self._body
+            if len(self._body.data) > request_limits.LARGE_BODY_BYTES:
+                await self.app.large_bodies.acquire()
+                self._has_turn = True
+        return self._body.data
+
+    def release_body(self) -> None:
+        """Return the memory of the body, and the turn of a large one, once the request is done."""
+        if self._body:
+            self._body.release()
+            self._body = None
+        if self._has_turn:
+            self.app.large_bodies.release()
+            self._has_turn = False
 
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`. What the model does not know is refused or reported."""
@@ -209,8 +226,13 @@ def read_model(
 ) -> BodyModel:
     """Read parsed JSON as a `model`; add to `warnings` what is not stored as it was sent."""
     if parsed.may_have_nul:
-        warnings += replace_in_free_text(model, parsed.value)
-    return validated(model.model_validate, parsed.value)
+        body = parsed.value
+        # Of these fields a model keeps what is valid: it replaces in them itself.
+        lenient_fields = getattr(model, "lenient_fields", ())
+        if lenient_fields and isinstance(body, dict):
+            body = {name: value for name, value in body.items() if name not in lenient_fields}
+        warnings += replace_in_free_text(model, body)
+    return validated(partial(model.model_validate, context=warnings), parsed.value)
 
 
 def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:

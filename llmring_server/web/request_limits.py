@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import chain
+from typing import NamedTuple, Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -42,8 +43,12 @@ MAX_HEADER_BYTES = 16 * KIB
 BODY_GRACE_SECONDS = 10.0
 MIN_BYTES_PER_SECOND = 16 * KIB
 
-# What all bodies that are being received in several parts may occupy together.
-MAX_PARTIAL_BODY_BYTES = 64 * MIB
+# What all bodies that arrive in several parts may occupy together, each from its first part until
+# its request is done.
+MAX_PARTIAL_BODY_BYTES = 128 * MIB
+
+# To parse and to store a body takes several times its size. Larger ones take turns.
+LARGE_BODY_BYTES = 8 * MIB
 
 # The ASGI extension of a server that limits size and time itself. To do so again for each request
 # costs 6 µs.
@@ -74,7 +79,7 @@ _HOST = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]*|\[[\da-fA-F:.]+\])(?::\d*)?", re.A
 
 
 class _PartialBodies:
-    """The memory that is left for bodies that are being received in several parts.
+    """The memory that is left for bodies that arrive in several parts.
 
     Each body has a limit, but there may be many of them.
     """
@@ -180,14 +185,31 @@ def media_type(headers: Mapping[bytes, bytes], *supported: str) -> str:
     return media.strip()
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int) -> bytes:
+class Body(NamedTuple):
+    """A body, and how much of the memory for bodies in several parts it occupies."""
+
+    data: bytes
+    reserved_bytes: int = 0
+
+    @classmethod
+    def of_parts(cls, data: bytes) -> Self:
+        """Occupy the memory for a body that came in several parts."""
+        _PartialBodies.bytes_left -= len(data)
+        return cls(data, len(data))
+
+    def release(self) -> None:
+        """Return the memory, once the request is done."""
+        _PartialBodies.bytes_left += self.reserved_bytes
+
+
+async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int) -> Body:
     """Read a body of at most `max_bytes`; reject a longer one before it is in memory."""
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > max_bytes:
         raise BodyTooLarge
     data, has_more = _body_part(await receive())
     if has_more:
-        return await _read_parts(data, receive, max_bytes)
+        return Body.of_parts(await _read_parts(data, receive, max_bytes))
     if len(data) > max_bytes:
         raise BodyTooLarge
     if not data and length != b"0" and b"upgrade" in headers:
@@ -195,7 +217,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes:
             "The web server drops the body of a request that has the header field Upgrade:"
             " send the request without it, as HTTP/1.1."
         )
-    return data
+    return Body(data)
 
 
 async def _read_parts(part: bytes, receive: Receive, max_bytes: int) -> bytes:

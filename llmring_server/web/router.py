@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import MethodNotAllowed, NotFound
-from llmring_server.web.endpoint import Endpoint, Handler
+from llmring_server.web.endpoint import Endpoint, Handler, SettingName
 
 # The prefixes that a caller may have left out, or written twice.
 _PREFIX = re.compile(r"^(/(api|v\d+)(?=/))*")
@@ -25,16 +25,16 @@ class Route:
     """A row of the route table.
 
     `scope` is the scope that the caller needs, or several of which it needs all, or None if no
-    authentication is required. `max_body_bytes` is 0 for endpoints without a body. A path may have
-    parameters: `{id}`, or `{alias:path}`, which may contain slashes. `same_as` is the path to use
-    instead of one that exists for older clients.
+    authentication is required. `max_body_bytes` is 0 for endpoints without a body, or the name of
+    the setting that limits it. A path may have parameters: `{id}`, or `{alias:path}`, which may
+    contain slashes. `same_as` is the path to use instead of one that exists for older clients.
     """
 
     method: str
     path: str
     handler: Handler
     scope: ApiScope | tuple[ApiScope, ...] | None
-    max_body_bytes: int = 0
+    max_body_bytes: int | SettingName = 0
     same_as: str | None = None
     endpoint: Endpoint = field(init=False, compare=False)
 

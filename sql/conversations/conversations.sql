@@ -6,9 +6,13 @@
 -- name: create
 -- A second run with the same id changes nothing and returns the row.
 INSERT INTO <<tables.conversations>> (
-    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin
+    project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
+    created_at, updated_at
 )
-VALUES (@project_id, @id, @title, @system_prompt, @model_alias, @temperature, @max_tokens, @origin)
+VALUES (
+    @project_id, @id, @title, @system_prompt, @model_alias, @temperature, @max_tokens, @origin,
+    @now, @now
+)
 ON CONFLICT (project_id, id) DO UPDATE SET id = excluded.id
 RETURNING
     project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
@@ -111,7 +115,7 @@ UPDATE <<tables.conversations>> SET
     model_alias = CASE WHEN 'model_alias' = ANY (@changed) THEN @model_alias ELSE model_alias END,
     temperature = CASE WHEN 'temperature' = ANY (@changed) THEN @temperature ELSE temperature END,
     max_tokens = CASE WHEN 'max_tokens' = ANY (@changed) THEN @max_tokens ELSE max_tokens END,
-    updated_at = now()
+    updated_at = greatest(updated_at, @now)
 WHERE project_id = @project_id AND id = @id
 RETURNING
     project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
@@ -129,19 +133,20 @@ DELETE FROM <<tables.conversations>> WHERE project_id = @project_id AND id = @id
 WITH new_messages AS MATERIALIZED (
     SELECT * FROM json_to_recordset(@messages::text::json) AS message (
         id uuid, created_at timestamptz, size_bytes integer, role text, content_hash text,
-        tool_call_id text, content json, tool_calls json, tool_results json, metadata json,
-        input_tokens bigint, output_tokens bigint, cost numeric, searchable_text text
+        tool_call_id text, content json, content_kept boolean, tool_calls json, tool_results json,
+        metadata json, members json, input_tokens bigint, output_tokens bigint, cost numeric, searchable_text text
     )
 ),
 inserted AS (
     INSERT INTO <<tables.messages>> (
         project_id, conversation_id, id, created_at, size_bytes, role, content_hash, tool_call_id,
-        content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost,
-        search_vector
+        content, content_kept, tool_calls, tool_results, metadata, members, input_tokens,
+        output_tokens, cost, search_vector
     )
     SELECT
         @project_id, @id, id, created_at, size_bytes, role, content_hash, tool_call_id,
-        content, tool_calls, tool_results, metadata, input_tokens, output_tokens, cost,
+        content, content_kept, tool_calls, tool_results, metadata, members, input_tokens,
+        output_tokens, cost,
         to_tsvector('simple', searchable_text) || array_to_tsvector(ARRAY[@project_id::uuid::text])
     FROM new_messages
     ORDER BY id
@@ -160,16 +165,19 @@ UPDATE <<tables.conversations>> SET
     total_output_tokens = total_output_tokens + output_tokens,
     total_cost = total_cost + cost,
     last_message_at = greatest(last_message_at, last_at),
-    updated_at = greatest(updated_at, now())
+    updated_at = greatest(updated_at, last_at)
 FROM added
 WHERE project_id = @project_id AND id = @id AND messages > 0;
 
 -- name: messages_asc
--- Oldest first. A page ends with the row that exceeds @max_bytes.
+-- Oldest first. A page ends with the row that exceeds @max_bytes. The reply of an exchange has the id of
+-- its call: the receipt is the first for this call alone, or else the first that certifies it.
 SELECT
     id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
-    input_tokens, output_tokens, cost, content::text AS content, tool_calls::text AS tool_calls,
-    tool_results::text AS tool_results, metadata::text AS metadata
+    input_tokens, output_tokens, cost, content::text AS content,
+    coalesce(content_kept, content IS NOT NULL OR content_hash IS NULL) AS content_kept,
+    tool_calls::text AS tool_calls, tool_results::text AS tool_results,
+    metadata::text AS metadata, members::text AS members, receipt_id
 FROM (
     SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS preceding_bytes
     FROM (
@@ -180,6 +188,15 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
+LEFT JOIN LATERAL (
+    SELECT convert_from(legacy_body, 'UTF8')::json ->> 'receipt_id' AS receipt_id
+    FROM <<tables.receipt_calls>> AS certified
+    JOIN <<tables.receipts>> AS receipt
+      ON receipt.project_id = certified.project_id AND receipt.id = certified.receipt_id
+    WHERE certified.project_id = @project_id AND certified.log_id = page.id
+    ORDER BY summary IS NOT NULL, position
+    LIMIT 1
+) AS receipt ON true
 WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id;
 
@@ -187,8 +204,10 @@ ORDER BY id;
 -- Newest first, otherwise the same.
 SELECT
     id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
-    input_tokens, output_tokens, cost, content::text AS content, tool_calls::text AS tool_calls,
-    tool_results::text AS tool_results, metadata::text AS metadata
+    input_tokens, output_tokens, cost, content::text AS content,
+    coalesce(content_kept, content IS NOT NULL OR content_hash IS NULL) AS content_kept,
+    tool_calls::text AS tool_calls, tool_results::text AS tool_results,
+    metadata::text AS metadata, members::text AS members, receipt_id
 FROM (
     SELECT *, sum(size_bytes) OVER (ORDER BY id DESC) - size_bytes AS preceding_bytes
     FROM (
@@ -199,6 +218,15 @@ FROM (
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
+LEFT JOIN LATERAL (
+    SELECT convert_from(legacy_body, 'UTF8')::json ->> 'receipt_id' AS receipt_id
+    FROM <<tables.receipt_calls>> AS certified
+    JOIN <<tables.receipts>> AS receipt
+      ON receipt.project_id = certified.project_id AND receipt.id = certified.receipt_id
+    WHERE certified.project_id = @project_id AND certified.log_id = page.id
+    ORDER BY summary IS NOT NULL, position
+    LIMIT 1
+) AS receipt ON true
 WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id DESC;
 

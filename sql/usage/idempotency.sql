@@ -8,7 +8,7 @@ ON CONFLICT DO NOTHING
 RETURNING id;
 
 -- name: key_by_digest
-SELECT id, fingerprint, conversation_id FROM <<tables.idempotency_keys>>
+SELECT id, logged_at, fingerprint, conversation_id FROM <<tables.idempotency_keys>>
 WHERE project_id = @project_id AND key = @key;
 
 -- name: keys_of_calls

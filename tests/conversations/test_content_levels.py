@@ -63,10 +63,13 @@ async def test_the_lower_level_of_server_and_request_applies(
         assert stored == []
         return
     [message] = stored
+    [answered] = response.json()
+    assert answered == message | {"warnings": []}
     assert (message["tool_calls"], message["metadata"]) == ([{"name": "look"}], {"a": 1})
     assert len(message["content_hash"]) == 64
     is_full = server_level == level == "full"
-    assert message["content"] == (SECRET if is_full else None)
+    assert message["content"] == (SECRET if is_full else "")
+    assert message["content_kept"] == is_full
     assert message["tool_results"] == ([SECRET] if is_full else None)
     matches = await Ring(db).conversations.list(project_id, ConversationPage(q=SECRET))
     assert len(matches) == is_full
@@ -75,10 +78,16 @@ async def test_the_lower_level_of_server_and_request_applies(
 async def test_level_metadata_stores_content_nowhere(
     db: AsyncDatabaseManager, key: str, project_id: ProjectId
 ) -> None:
-    body = EXCHANGE | {"messages": [{"content": SECRET}], "response": {"content": SECRET}}
-    async with client_of(db, key, auth="open") as client:
-        id = (await client.post(LOG_EXCHANGE, json=body)).json()["conversation_id"]
-        await client.post(f"{CONVERSATIONS}/{id}/messages", json=MESSAGE)
+    content = {"content": SECRET, "refusal": SECRET, "parts": [{"text": SECRET}], "id": SECRET}
+    body = EXCHANGE | {"messages": [content], "response": content}
+    async with client_of(db, key, auth="open", conversation_content="metadata") as client:
+        logged = (await client.post(LOG_EXCHANGE, json=body)).json()
+        id = logged["conversation_id"]
+        await client.post(f"{CONVERSATIONS}/{id}/messages", json=MESSAGE | content)
+        found = (await client.get(f"{CONVERSATIONS}/{id}")).json()["messages"]
+    assert logged["content_kept"] is False
+    assert [(each["content"], each["content_kept"]) for each in found] == [("", False)] * 3
+    assert not any("refusal" in each or each["at_origin"] for each in found)
     rows = await db.fetch_all(
         "SELECT m::text FROM {{tables.messages}} m WHERE project_id = $1", project_id
     )
@@ -93,8 +102,53 @@ async def test_log_exchange_at_level_none_logs_the_call_only(
         logged = (await client.post(LOG_EXCHANGE, json=EXCHANGE)).json()
         assert logged["conversation_id"]
         assert logged["message_id"]
+        assert logged["content_kept"] is False
+        again = EXCHANGE | {"conversation_id": logged["conversation_id"]}
+        repeated = (await client.post(LOG_EXCHANGE, json=again)).json()
+        assert repeated["conversation_id"] == logged["conversation_id"]
+        assert repeated["warnings"] == []
         assert (await client.get(CONVERSATIONS)).json() == []
-    assert (await Ring(db).usage.stats(project_id)).summary.total_requests == 1
+    assert (await Ring(db).usage.stats(project_id)).summary.total_requests == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "level"),
+    [
+        ({"content": "Hi"}, "", "metadata"),
+        ({"parts": [{"text": "Hi"}]}, "", "metadata"),
+        ({"content": "", "tool_results": [1]}, "", "metadata"),
+        ({"content": ""}, "", "full"),
+        ({"content": []}, [], "full"),
+        ({}, None, "full"),
+    ],
+)
+async def test_content_kept_is_false_only_if_something_was_left_out(
+    db: AsyncDatabaseManager,
+    key: str,
+    fields: dict[str, Any],
+    content: Any,
+    level: ContentLevel,
+) -> None:
+    async with client_of(db, key, auth="open", conversation_content="metadata") as client:
+        path = await create_conversation(client)
+        await client.post(f"{path}/messages", json={"role": "user", **fields})
+        [message] = (await client.get(f"{path}/messages")).json()
+    assert (message["content"], message["content_kept"]) == (content, level == "full")
+
+
+async def test_content_kept_is_known_of_messages_of_earlier_versions(
+    owner: AsyncDatabaseManager, ring: Ring, project_id: ProjectId
+) -> None:
+    """Their rows have no such column, but a hash if there was content."""
+    id = (await ring.conversations.create(project_id)).id
+    messages = [NewMessage(role="user", content=content) for content in ("Hi", "Hi", None)]
+    await ring.conversations.append(project_id, id, messages[:1])
+    await ring.conversations.append(project_id, id, messages[1:], "metadata")
+    update = "UPDATE {{tables.messages}} SET content_kept = NULL WHERE conversation_id = $1"
+    await owner.execute(update, id)
+    found = await ring.conversations.messages(project_id, id)
+    contents = [(message.content, message.content_kept) for message in found]
+    assert contents == [("Hi", True), ("", False), (None, True)]
 
 
 @pytest.fixture
@@ -157,9 +211,7 @@ async def test_delete_old_messages_needs_an_admin_and_affects_one_project(
     assert len(await maintainer.conversations.list(other.project_id)) == 2
 
 
-async def test_only_development_environments_store_content_by_default(
-    url: str, tmp_path: Path
-) -> None:
-    for name, level in (("dev", "full"), ("prod", "metadata")):
+async def test_every_environment_stores_content_by_default(url: str, tmp_path: Path) -> None:
+    for name in ("dev", "prod"):
         with open_environment(name, tmp_path, {"LLMRING_DATABASE_URL": url}) as environment:
-            assert environment.settings.conversation_content == level
+            assert environment.settings.conversation_content == "full"

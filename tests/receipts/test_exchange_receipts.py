@@ -39,6 +39,38 @@ async def test_a_logged_exchange_has_one_receipt(client: httpx.AsyncClient) -> N
     assert result["receipt"]["total_cost"] == 0.5
 
 
+async def test_the_reply_of_an_exchange_tells_its_receipt(client: httpx.AsyncClient) -> None:
+    logged = (await client.post("/api/v1/conversations/log", json=EXCHANGE)).json()
+    receipt_id = logged["receipt"]["receipt_id"]
+    # A later receipt for the whole conversation does not replace the one of the call.
+    await generate(client, conversation_id=logged["conversation_id"])
+    path = f"/api/v1/conversations/{logged['conversation_id']}"
+    for found in (
+        (await client.get(path)).json()["messages"],
+        (await client.get(f"{path}/messages")).json(),
+        (await client.get(f"{path}/messages?order=desc")).json()[::-1],
+    ):
+        *sent, reply = [message["receipt_id"] for message in found]
+        assert (set(sent), reply) == ({None}, receipt_id)
+    assert (await client.get(f"{PATH}/{receipt_id}")).json() == logged["receipt"]
+
+
+async def test_a_reply_tells_the_receipt_that_certifies_its_call_with_others(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId, db: AsyncDatabaseManager
+) -> None:
+    unsigned = Ring(db, Settings()).conversations
+    exchange = Exchange.model_validate(EXCHANGE)
+    results = [await unsigned.log(project_id, exchange) for _ in range(2)]
+    assert results[0].messages[-1].receipt_id is None
+    expected = (await generate(client, since_last_receipt=True))["receipt"]["receipt_id"]
+    for result in results:
+        found = await ring.conversations.messages(project_id, result.conversation_id)
+        assert found[-1].receipt_id == expected
+    issued = await client.post(f"{PATH}/issue", json={"log_id": str(results[0].messages[-1].id)})
+    found = await ring.conversations.messages(project_id, results[0].conversation_id)
+    assert found[-1].receipt_id == issued.json()["receipt_id"] != expected
+
+
 async def test_an_exchange_without_token_counts_has_a_receipt(client: httpx.AsyncClient) -> None:
     exchange = EXCHANGE | {"metadata": {"provider": "openai", "model": "gpt-4o-mini"}}
     response = await client.post("/api/v1/conversations/log", json=exchange)

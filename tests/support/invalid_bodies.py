@@ -90,7 +90,7 @@ INVALID = {
             "alias": 128,
             "profile": 64,
             "origin": 255,
-            "id_at_origin": 255,
+            "id_at_origin": 1024,
         }.items()
     },
     "empty model": without("model", '""'),

@@ -1,0 +1,272 @@
+"""Whatever of an exchange cannot be stored, its call is logged, and the answer names the rest."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from llmring_server import Ring, build
+from llmring_server.conversations import Exchange
+from llmring_server.core.identity import ProjectId
+from llmring_server.settings import Settings
+from tests.support.conversations import (
+    CONVERSATIONS,
+    EXCHANGE,
+    LOG_EXCHANGE,
+    METADATA,
+    create_conversation,
+    exchange,
+    log_exchange,
+)
+
+MIB = 1024**2
+HI = {"role": "user", "content": "Hi"}
+
+
+async def stored_messages(client: httpx.AsyncClient, logged: dict[str, Any]) -> list[Any]:
+    """Check that the call of an exchange is logged; return the messages that are stored."""
+    calls = (await client.get("/api/v1/logs")).json()
+    assert [call["id"] for call in calls] == [logged["log_id"]]
+    assert (calls[0]["input_tokens"], calls[0]["model"]) == (1000, "gpt-4o")
+    path = f"{CONVERSATIONS}/{logged['conversation_id']}"
+    messages: list[Any] = (await client.get(f"{path}/messages?limit=1000")).json()
+    # A page ends with a large message.
+    [reply] = (await client.get(f"{path}/messages?order=desc&limit=1")).json()
+    assert reply["id"] == logged["message_id"]
+    return messages if reply in messages else [*messages, reply]
+
+
+@pytest.mark.parametrize(
+    ("fields", "not_kept", "roles"),
+    [
+        ({"messages": {}}, ["messages"], ["assistant"]),
+        ({"messages": None}, ["messages"], ["assistant"]),
+        ({"messages": "Hi"}, ["messages"], ["assistant"]),
+        ({"messages": ["Hi", HI, None, []]}, ["messages.0", "messages.2", "messages.3"], None),
+        ({"messages": [{"content": 123}]}, ["messages.0.content"], None),
+        ({"messages": [{"role": "x" * 51}]}, ["messages.0.role"], None),
+        ({"messages": [{"role": 5, "content": "Hi"}]}, ["messages.0.role"], None),
+        ({"messages": [HI, HI | {"tool_calls": {}}]}, ["messages.1.tool_calls"], ["user"] * 2),
+        ({"messages": [HI | {"tool_call_id": 7}]}, ["messages.0.tool_call_id"], None),
+        ({"messages": [HI | {"tool_call_id": "x" * 20_000}]}, ["messages.0.tool_call_id"], None),
+        ({"messages": [HI | {"metadata": []}]}, ["messages.0.metadata"], None),
+        ({"messages": [HI | {"metadata": {"a": "x" * 65_536}}]}, ["messages.0.metadata"], None),
+        ({"messages": [HI | {"input_tokens": -1}]}, ["messages.0.input_tokens"], None),
+        ({"messages": [HI | {"cost": "much"}]}, ["messages.0.cost"], None),
+        ({"response": None}, ["response"], ["developer", "user", "assistant"]),
+        ({"response": "Hello"}, ["response"], ["developer", "user", "assistant"]),
+        ({"response": {"content": 5, "refusal": "No"}}, ["response.content"], None),
+        ({"response": {"usage": {"a": "x" * 65_536}}}, ["response.usage"], None),
+        ({"response": {"usage": 5, "content": "Hi"}}, ["response.usage"], None),
+        ({"response": {"model": ["a"], "content": "Hi"}}, ["response.model"], None),
+        ({"response": {"finish_reason": 1, "content": "Hi"}}, ["response.finish_reason"], None),
+        ({"response": {"role": " ", "content": "Hi"}}, ["response.role"], None),
+        ({"conversation_id": "x"}, ["conversation_id"], None),
+        ({"conversation_id": 5}, ["conversation_id"], None),
+        ({"conversation_id": str(uuid4())}, ["conversation_id"], None),
+        (
+            {"messages": [HI | {"content": 1}], "response": 1, "conversation_id": ""},
+            ["messages.0.content", "response", "conversation_id"],
+            None,
+        ),
+    ],
+    ids=lambda fields: json.dumps(fields)[:60],
+)
+async def test_what_is_invalid_is_not_kept_and_named(
+    client: httpx.AsyncClient,
+    fields: dict[str, Any],
+    not_kept: list[str],
+    roles: list[str] | None,
+) -> None:
+    logged = await log_exchange(client, **fields)
+    assert [warning["field"] for warning in logged["warnings"]] == not_kept
+    for warning in logged["warnings"]:
+        assert warning["code"] == "not_kept"
+        assert warning["detail"].startswith("Not kept: ")
+    messages = await stored_messages(client, logged)
+    if roles is not None:
+        assert [message["role"] for message in messages][: len(roles)] == roles
+
+
+NUL, SURROGATE = r"\u0000", r"\ud83d"
+
+
+@pytest.mark.parametrize("character", [NUL, SURROGATE])
+@pytest.mark.parametrize(
+    ("fields", "warnings"),
+    [
+        ({"messages": [{"role": "<>"}]}, {"messages.0.role": "not_kept"}),
+        ({"messages": [HI | {"tool_call_id": "<>"}]}, {"messages.0.tool_call_id": "not_kept"}),
+        ({"messages": [HI | {"<>": 1}]}, {"messages.0.\0": "not_kept"}),
+        ({"messages": [HI | {"parts": [{"<>": 1}]}]}, {"messages.0.parts": "not_kept"}),
+        ({"messages": [HI | {"content": {"<>": 1}}]}, {"messages.0.content": "not_kept"}),
+        ({"response": {"model": "<>", "content": "Hi"}}, {"response.model": "not_kept"}),
+        ({"conversation_id": "<>"}, {"conversation_id": "not_kept"}),
+        ({"messages": [HI | {"content": "<>"}]}, {"messages.0.content": "replaced_characters"}),
+        (
+            {"messages": [HI, HI | {"parts": [{"text": "<>"}]}]},
+            {"messages.1.parts.0.text": "replaced_characters"},
+        ),
+        ({"response": {"content": "<>"}}, {"response.content": "replaced_characters"}),
+        ({"response": {"refusal": "<>"}}, {"response.refusal": "replaced_characters"}),
+        (
+            {"messages": [{"role": "<>", "content": ["<>", "a"]}], "response": {"name": "<>"}},
+            {
+                "messages.0.role": "not_kept",
+                "messages.0.content.0": "replaced_characters",
+                "response.name": "replaced_characters",
+            },
+        ),
+    ],
+    ids=lambda fields: json.dumps(fields)[:60],
+)
+async def test_characters_that_cannot_be_stored_cost_no_call(
+    client: httpx.AsyncClient, character: str, fields: dict[str, Any], warnings: dict[str, str]
+) -> None:
+    content = json.dumps(EXCHANGE | fields).replace("<>", character)
+    headers = {"Content-Type": "application/json"}
+    response = await client.post(LOG_EXCHANGE, content=content, headers=headers)
+    assert response.status_code == 200
+    logged = response.json()
+    assert {each["field"]: each["code"] for each in logged["warnings"]} == warnings
+    messages = await stored_messages(client, logged)
+    assert ("\ufffd" in str(messages)) == ("replaced_characters" in warnings.values())
+
+
+@pytest.mark.parametrize(("depth", "is_kept"), [(33, True), (128, True), (129, False)])
+async def test_depth_costs_no_call(client: httpx.AsyncClient, depth: int, *, is_kept: bool) -> None:
+    deep = json.loads("[" * depth + "]" * depth)
+    logged = await log_exchange(client, messages=[HI | {"content": deep, "parts": deep}])
+    fields = [warning["field"] for warning in logged["warnings"]]
+    assert fields == ([] if is_kept else ["messages.0.content", "messages.0.parts"])
+    message, _ = await stored_messages(client, logged)
+    assert (message["content"], message.get("parts")) == ((deep, deep) if is_kept else (None, None))
+
+
+async def test_the_rest_of_an_invalid_message_is_kept(client: httpx.AsyncClient) -> None:
+    sent = HI | {"tool_calls": 5, "name": "Bob", "tool_call_id": "call-1", "metadata": {"a": 1}}
+    logged = await log_exchange(client, messages=[sent])
+    message, _ = await stored_messages(client, logged)
+    kept = {name: member for name, member in sent.items() if name != "tool_calls"}
+    assert {name: message[name] for name in kept} == kept
+    assert message["tool_calls"] is None
+
+
+@pytest.mark.parametrize(("number", "dropped"), [(10_000, 0), (10_001, 1), (10_300, 300)])
+async def test_of_too_many_messages_the_last_are_kept(
+    client: httpx.AsyncClient, number: int, dropped: int
+) -> None:
+    messages = [{"content": f"text {index}"} for index in range(number)]
+    logged = await log_exchange(client, messages=messages)
+    fields = [warning["field"] for warning in logged["warnings"]]
+    assert fields == ([f"messages.0 to messages.{dropped - 1}"] if dropped else [])
+    path = f"{CONVERSATIONS}/{logged['conversation_id']}"
+    assert (await client.get(path)).json()["message_count"] == 10_001
+    [first] = (await client.get(f"{path}/messages?limit=1")).json()
+    assert first["content"] == f"text {dropped}"
+
+
+async def test_the_number_of_warnings_is_limited(client: httpx.AsyncClient) -> None:
+    logged = await log_exchange(client, messages=[{"x" * 300: 1, "content": 5}] * 1000)
+    assert len(logged["warnings"]) == 100
+    assert "900 more" in logged["warnings"][-1]["detail"]
+    path = f"{CONVERSATIONS}/{logged['conversation_id']}"
+    assert (await client.get(path)).json()["message_count"] == 1001
+
+
+async def test_an_unknown_conversation_becomes_a_new_one(client: httpx.AsyncClient) -> None:
+    unknown = str(uuid4())
+    headers = {"Idempotency-Key": "one"}
+    body = EXCHANGE | {"conversation_id": unknown}
+    first = await client.post(LOG_EXCHANGE, json=body, headers=headers)
+    again = await client.post(LOG_EXCHANGE, json=body, headers=headers)
+    assert again.json() == first.json()
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert first.json()["conversation_id"] != unknown
+    assert len(await stored_messages(client, first.json())) == 3
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert call["conversation_id"] == first.json()["conversation_id"]
+
+
+async def test_a_deleted_conversation_becomes_a_new_one(client: httpx.AsyncClient) -> None:
+    path = await create_conversation(client)
+    await client.delete(path)
+    logged = await log_exchange(client, conversation_id=path.rpartition("/")[2])
+    assert [warning["field"] for warning in logged["warnings"]] == ["conversation_id"]
+    assert len(await stored_messages(client, logged)) == 3
+
+
+async def test_a_conversation_of_another_project_is_unknown(
+    client: httpx.AsyncClient, ring: Ring
+) -> None:
+    other = await ring.conversations.create(ProjectId(uuid4()))
+    logged = await log_exchange(client, conversation_id=str(other.id))
+    assert logged["conversation_id"] != str(other.id)
+    assert len(await stored_messages(client, logged)) == 3
+    assert (await ring.conversations.get(other.project_id, other.id)).message_count == 0
+
+
+async def test_an_unknown_conversation_in_a_caller_s_transaction(
+    ring: Ring, project_id: ProjectId
+) -> None:
+    async with ring.db.transaction() as transaction:
+        inside = ring.within(transaction).conversations
+        result = await inside.log(project_id, exchange(conversation_id=str(uuid4())))
+    assert [warning["field"] for warning in result.warnings] == ["conversation_id"]
+    assert len(await ring.conversations.messages(project_id, result.conversation_id)) == 3
+    assert len(await ring.usage.logs(project_id)) == 1
+
+
+def test_a_program_that_embeds_the_server_gets_an_error() -> None:
+    for fields in ({"messages": [{"content": 5}]}, {"response": 5}, {"conversation_id": "x"}):
+        with pytest.raises(ValidationError):
+            Exchange.model_validate(EXCHANGE | fields)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"provider": " "}, {"model": None}, {"input_tokens": -1}, {"alias": "x" * 129}, {"cost": -1}],
+    ids=str,
+)
+async def test_a_call_that_cannot_be_logged_is_refused(
+    client: httpx.AsyncClient, metadata: dict[str, Any]
+) -> None:
+    response = await client.post(LOG_EXCHANGE, json=EXCHANGE | {"metadata": METADATA | metadata})
+    assert response.status_code == 422
+    assert (await client.get(CONVERSATIONS)).json() == []
+    assert (await client.get("/api/v1/logs")).json() == []
+
+
+def image(size: int) -> list[dict[str, Any]]:
+    """Return a message with an image as a data URL of about this size."""
+    url = "data:image/png;base64," + "A" * size
+    return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]
+
+
+async def test_an_exchange_may_have_large_images(client: httpx.AsyncClient) -> None:
+    for size, status in ((20 * MIB, 200), (33 * MIB, 413)):
+        response = await client.post(LOG_EXCHANGE, json=EXCHANGE | {"messages": image(size)})
+        assert response.status_code == status
+        if status == 200:
+            [message, _] = await stored_messages(client, response.json())
+            assert message["content"] == image(size)[0]["content"]
+
+
+async def test_the_limit_of_messages_is_a_setting(ring: Ring, key: str) -> None:
+    settings = Settings(auth="open", max_messages_bytes=MIB)
+    transport = httpx.ASGITransport(app=build(ring.db, settings))
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers={"X-API-Key": key}
+    ) as client:
+        path = await create_conversation(client)
+        for size, status in ((MIB - 1000, 200), (MIB, 413)):
+            [message] = image(size)
+            for url, body in (
+                (LOG_EXCHANGE, EXCHANGE | {"messages": [message]}),
+                (f"{path}/messages", message),
+                (f"{path}/messages/batch", {"messages": [message]}),
+            ):
+                assert (await client.post(url, json=body)).status_code == status
