@@ -201,7 +201,7 @@ def refuse_unknown_params(params: Collection[str], known: Collection[str]) -> No
             {"type": "unknown_parameter", "loc": ["query", name], "msg": "No such parameter"}
             for name in unknown
         ]
-        known_names = f"known are {', '.join(sorted(known))}" if known else "there are none here"
+        known_names = f"known are: {', '.join(sorted(known))}" if known else "this path has none"
         raise InvalidRequest(
             f"query: unknown parameters: {', '.join(unknown)}; {known_names}", errors=errors
         )

@@ -204,7 +204,8 @@ class Intruder:
         method, path = name.split(" ")
         target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
         target = target.replace("{log_id}", str(log_id))
-        target += QUERIES.get(path, "")
+        if method == "GET":
+            target += QUERIES.get(path, "")
         return await self.send(
             method, target, orjson.dumps(BODIES[name]) if name in BODIES else b""
         )
