@@ -3,6 +3,7 @@
 import io
 import json
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmring_verify import CannotVerify, NotVerified, check_export, parse, read_keys, verify_receipt
+from llmring_verify import (
+    CannotVerify,
+    NotVerified,
+    canonical_json,
+    check_export,
+    parse,
+    read_keys,
+    verify_receipt,
+)
 from llmring_verify.export_check import ExportIndex
+from llmring_verify.receipt import call_from_export
 from tests.support.verify_cli import KEYS, run
 from tests.vectors.generate.files import FOLDER
 from tests.vectors.generate.good import CALLS, LEGACY, UNPRICED, legacy
@@ -204,3 +214,26 @@ def test_any_line_is_read_or_rejected(name: str, value: str) -> None:
 def test_the_earliest_time_is_accepted(export: Export) -> None:
     first = CALLS[0] | {"logged_at": "0001-01-01T00:00:00.000000Z"}
     assert export.check([first], [ACTIVE.envelope(batch(90, [first]))])[0] == 0
+
+
+def details_of_export(number: str) -> object:
+    line = export_line(CALLS[2] | {"details": {"audio_seconds": 1}})
+    for separator in (":", ": "):
+        line = line.replace(f'"audio_seconds"{separator}1}}', f'"audio_seconds": {number}}}')
+    return call_from_export(canonical_json.parse(line.encode(), Decimal))["details"][
+        "audio_seconds"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "certified"),
+    [("12", 12), ("12.0", 12), ("12.50", "12.5"), ("1e-6", "0.000001"), ("1.5E1", 15)],
+)
+def test_a_detail_with_a_fraction_is_certified_as_text(number: str, certified: object) -> None:
+    assert details_of_export(number) == certified
+
+
+@pytest.mark.parametrize("number", ["1e999999", "1.5e999999", "1e-999999", "-12.5e30", "[]"])
+def test_a_detail_out_of_range_is_refused(number: str) -> None:
+    with pytest.raises(NotVerified):
+        details_of_export(number)
