@@ -22,6 +22,7 @@ from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
+from llmring_server.web.request_limits import may_lose_framing
 from llmring_server.web.router import RouteGroup, Router
 
 CORS_REQUEST_HEADERS = (
@@ -39,6 +40,16 @@ CORS_RESPONSE_HEADERS = (
     "ETag",
     "X-Registry-Stale",
 )
+
+
+class _Cors(CORSMiddleware):
+    """Cross-origin resource sharing, except for responses that must close their connection."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and may_lose_framing(scope):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class MigrateOnFirstRequest:
@@ -136,7 +147,7 @@ class ASGIFactory:
             return []
         return [
             Middleware(
-                CORSMiddleware,
+                _Cors,
                 allow_origins=self.settings.cors_origins,
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=[*CORS_REQUEST_HEADERS],

@@ -39,6 +39,7 @@ Code = Literal[
     "overloaded",
     "lock_timeout",
     "not_migrated",
+    "http_version_not_supported",
     "postgres_not_found",
     "postgres_start_failed",
 ]
@@ -250,6 +251,14 @@ class LockTimeout(Overloaded):
 
     code: Code = "lock_timeout"
     detail = "The resource is locked by another request; retry later."
+
+
+class HttpVersionNotSupported(RingError):
+    """The request is in a version of HTTP that this server does not speak."""
+
+    status = 505
+    code: Code = "http_version_not_supported"
+    detail = "Send the request as HTTP/1.1."
 
 
 class NotMigrated(RingError):

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from llmring_server.errors import (
     BadRequest,
     HeadersTooLarge,
+    HttpVersionNotSupported,
     Overloaded,
     RequestTimeout,
     RingError,
@@ -35,6 +36,7 @@ from llmring_server.web.problems import problem
 from llmring_server.web.request_limits import (
     BODY_GRACE_SECONDS,
     BOUNDED,
+    HTTP_VERSIONS,
     KIB,
     MAX_HEADER_BYTES,
     MAX_HEADER_FIELDS,
@@ -60,6 +62,9 @@ MAX_PIPELINED = 100
 MAX_UNREAD_BODY_BYTES = 64 * KIB
 
 _EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
+
+# The header fields that tell where a request ends, and whether another one may follow.
+_FRAMING = {b"connection", b"content-length", b"transfer-encoding"}
 
 # A write that starts and ends like this is a head without a body.
 _HEAD_START = b"HTTP/1.1 "
@@ -116,6 +121,33 @@ class CoalescingTransport:
         return getattr(self._transport, name)
 
 
+class _HeadSkipper:
+    """Passes the callbacks of a parser on to a protocol, except for those of the first head."""
+
+    def __init__(self, protocol: HttpToolsProtocol) -> None:
+        self._protocol = protocol
+        self._is_first_head = True
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if not self._is_first_head:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_first_head:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._is_first_head:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if not self._is_first_head:
+            self._protocol.on_headers_complete()
+        self._is_first_head = False
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     # The type of `transport` is narrower in uvicorn than in asyncio; ours has all that it calls.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -148,15 +180,36 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             part = data[start : start + MAX_HEADER_BYTES]
             self._overhead_bytes += len(part)
             try:
-                self.parser.feed_data(part)
-            except httptools.HttpParserUpgrade:
-                pass  # an upgrade is optional; the request is served without it
+                self._parse(part)
             except httptools.HttpParserError as exc:
                 cause = exc.__context__
                 self._reject(cause if isinstance(cause, RingError) else BadRequest())
                 return
             if self._overhead_bytes > MAX_HEADER_BYTES:
                 self._reject(self._size_error())
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                self._decline_upgrade()
+                data = data[exc.args[0] :]
+            else:
+                return
+
+    def _decline_upgrade(self) -> None:
+        """Go on behind the head of a request that offers another protocol (RFC 9110, 7.8).
+
+        The parser takes what follows such a head for the other protocol. We serve the request
+        without it, so what follows is the body of the request, and then the next request. A new
+        parser reads it, which is first given the fields of the head that frame the body.
+        """
+        lines = [b"POST / HTTP/%b" % self.scope["http_version"].encode()]
+        lines += [b"%b: %b" % field for field in self.scope["headers"] if field[0] in _FRAMING]
+        self.parser = httptools.HttpRequestParser(_HeadSkipper(self))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def _begin_request(self) -> None:
         if not self._is_receiving:
@@ -169,6 +222,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return UriTooLong() if len(self.url) > MAX_TARGET_BYTES else HeadersTooLarge()
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() not in HTTP_VERSIONS:
+            raise HttpVersionNotSupported
         if self.url[:1] != b"/" and not _is_own_url(self.url, self.headers):
             raise BadRequest("The request target is for another host.")
         if self._overhead_bytes > MAX_TARGET_BYTES or len(self.headers) > MAX_HEADER_FIELDS:
@@ -193,6 +248,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 self.transport.close()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # its body has not been read: see `_decline_upgrade`
         super().on_message_complete()
         self._is_receiving = self._is_in_body = False
         self._request_bytes = self._overhead_bytes = 0

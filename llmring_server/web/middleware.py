@@ -5,6 +5,7 @@ For every HTTP request it
 - removes a trailing slash from the path;
 - rejects heads that are too large or ambiguous, and gives a slow body a deadline;
 - adds the default headers to the response;
+- closes the connection where the server may misread what follows;
 - turns exceptions into problem documents, and logs those that are bugs or failures of ours.
 """
 
@@ -23,7 +24,7 @@ _logger = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
 
 DEFAULT_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
-_DEFAULT_NAMES = {*dict(DEFAULT_HEADERS), b"x-request-id"}
+_DEFAULT_NAMES = {*dict(DEFAULT_HEADERS), b"x-request-id", b"connection"}
 
 
 class ResponseAbortedError(Exception):
@@ -40,6 +41,8 @@ class RequestMiddleware:
             return
         request_id = str(uuid_utils.uuid7())
         headers = [*DEFAULT_HEADERS, (b"x-request-id", request_id.encode())]
+        if request_limits.may_lose_framing(scope):
+            headers.append((b"connection", b"close"))
         started = complete = failed = False
 
         async def send_with_headers(message: Message) -> None:

@@ -18,6 +18,7 @@ from llmring_server.errors import (
     BadRequest,
     BodyTooLarge,
     HeadersTooLarge,
+    HttpVersionNotSupported,
     Overloaded,
     RequestTimeout,
     UnsupportedMediaType,
@@ -28,6 +29,10 @@ Headers = list[tuple[bytes, bytes]]
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# A server that also speaks HTTP/2 and 3 calls them `2` and `3`; `2.0` and `0.9` are text that a
+# client sent as HTTP/1.
+HTTP_VERSIONS = {"1.0", "1.1", "2", "3"}
 
 MAX_TARGET_BYTES = 8 * KIB
 MAX_HEADER_FIELDS = 100
@@ -79,6 +84,8 @@ class _PartialBodies:
 def check_head(scope: Scope) -> dict[bytes, bytes]:
     """Reject a head that is too large or ambiguous; return its headers by name."""
     headers: Headers = scope["headers"]
+    if scope["http_version"] not in HTTP_VERSIONS:
+        raise HttpVersionNotSupported
     if BOUNDED not in scope.get("extensions", ()):
         check_size(headers, scope.get("raw_path") or b"", scope["query_string"])
     by_name = _reject_duplicates(headers)
@@ -121,6 +128,19 @@ def _check_framing(headers: Mapping[bytes, bytes], http_version: str) -> None:
     is_chunked = headers[b"transfer-encoding"].lower() == b"chunked"
     if not is_chunked or b"content-length" in headers or http_version == "1.0":
         raise BadRequest("Send either Content-Length or `Transfer-Encoding: chunked`.")
+
+
+def may_lose_framing(scope: Scope) -> bool:
+    """Tell if a server may misread what follows the head of this request.
+
+    uvicorn's parser takes what follows an offer of another protocol for that protocol: it drops
+    the rest of the packet, and reads the next packet as a request, even if it is the body of this
+    one. A client could choose a request for whoever shares its connection. The response must close
+    the connection. Our own server reads on correctly.
+    """
+    if BOUNDED in scope.get("extensions", ()) or not scope["http_version"].startswith("1"):
+        return False
+    return b"upgrade" in dict(scope["headers"])
 
 
 def receive_with_deadline(scope: Scope, receive: Receive) -> Receive:
@@ -169,6 +189,11 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes:
         return await _read_parts(data, receive, max_bytes)
     if len(data) > max_bytes:
         raise BodyTooLarge
+    if not data and length != b"0" and b"upgrade" in headers:
+        raise BadRequest(
+            "The web server drops the body of a request that has the header field Upgrade:"
+            " send the request without it, as HTTP/1.1."
+        )
     return data
 
 

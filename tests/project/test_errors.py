@@ -19,6 +19,7 @@ CODES = {
     "DecryptionFailed": (503, "decryption_failed"),
     "Forbidden": (403, "forbidden"),
     "HeadersTooLarge": (431, "headers_too_large"),
+    "HttpVersionNotSupported": (505, "http_version_not_supported"),
     "InvalidRequest": (422, "validation_error"),
     "LockTimeout": (503, "lock_timeout"),
     "MethodNotAllowed": (405, "method_not_allowed"),

@@ -197,9 +197,9 @@ def inherited_names() -> set[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
     ]
     names = {node.attr for node in attributes} - vars(BoundedHttpProtocol).keys()
-    # Attributes that it sets itself, except for the headers, are not uvicorn's.
-    own = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)} - {"headers"}
-    return names - own
+    # Attributes that it sets itself are not uvicorn's, except for these two.
+    own = {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
+    return names - (own - {"headers", "parser"})
 
 
 def test_the_private_names_of_uvicorn_are_those_that_are_documented() -> None:

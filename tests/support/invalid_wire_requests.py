@@ -130,5 +130,9 @@ SERVED: dict[str, tuple[int, bytes]] = {
     "unknown method": (400, get(method=b"__init__")),
     "lower case method": (400, get(method=b"get")),
     "HTTP/2": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP/2.0 as text": (505, head(b"GET /api/v1/logs HTTP/2.0", b"Host: test", KEY)),
+    "HTTP/1.2": (400, head(b"GET /api/v1/logs HTTP/1.2", b"Host: test", KEY)),
+    "HTTP/0.9": (505, head(b"GET /api/v1/logs HTTP/0.9", KEY)),
+    "HTTP/0.9 without a version": (505, b"GET /api/v1/logs\r\n\r\n"),
     "TLS": (400, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
 }

@@ -343,6 +343,7 @@ CODES = [
     "decryption_failed",
     "forbidden",
     "headers_too_large",
+    "http_version_not_supported",
     "idempotency_key_reused",
     "internal_error",
     "invalid_template",

@@ -124,6 +124,35 @@ async def test_unusual_but_valid_requests_are_served(served: Served, data: bytes
     assert statuses(await ask(served.port, data))[-1] == 200
 
 
+# As the HttpClient of the JDK sends every request, in two segments.
+JDK_OFFER = [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAA"]
+
+
+@pytest.mark.parametrize("data", [sized(GOOD, *JDK_OFFER), chunked(GOOD, b"X-Trailer: a")])
+async def test_a_body_in_a_second_segment_belongs_to_its_request(
+    served: Served, data: bytes
+) -> None:
+    end = data.index(b"\r\n\r\n") + 4
+    data = data.replace(b"Connection: close\r\n", b"", 1)
+    end -= len(b"Connection: close\r\n")
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+    writer.write(data[:end])
+    await writer.drain()
+    # The server reads this before the body: its response is that of another connection.
+    assert statuses(await ask(served.port, get(target=b"/health/live"))) == [200]
+    writer.write(data[end:] + get(target=b"/health/live"))
+    assert statuses(await reader.read()) == [200, 200]
+    writer.close()
+
+
+async def test_another_web_server_closes_after_an_offer_of_a_protocol(plain: int) -> None:
+    offer = get(*JDK_OFFER, target=b"/health/live").replace(b"Connection: close\r\n", b"", 1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", plain)
+    writer.write(offer)
+    assert statuses(await reader.read()) == [200]
+    writer.close()
+
+
 async def test_a_trailer_is_never_a_header(served: Served) -> None:
     key, other = uuid4().hex.encode(), uuid4().hex.encode()
     anonymous = head(
