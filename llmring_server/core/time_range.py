@@ -1,6 +1,7 @@
 """Time ranges: `start_date` to `end_date`, dates or instants, both included, in UTC by default."""
 
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
@@ -17,10 +18,23 @@ MAX_YEAR = 9998
 
 
 def _parse_date(value: object) -> object:
-    """Parse a bare date; leave everything else to pydantic, which would read it as a midnight."""
+    """Parse a bare date; leave everything else to pydantic, which would read it as a midnight.
+
+    It would also read a number, even as text, as seconds since 1970.
+    """
     if isinstance(value, str) and len(value) == len("2026-11-21"):
         return date.fromisoformat(value)
+    if isinstance(value, int | float | Decimal) or (isinstance(value, str) and _is_number(value)):
+        raise ValueError("must be a date or a time")
     return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_year(value: datetime | date) -> datetime | date:

@@ -1,6 +1,6 @@
 """Models of receipts: requests for receipts, receipts as stored and as returned, lists of calls."""
 
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Annotated, Any, Literal, NamedTuple, Self, cast
@@ -11,7 +11,6 @@ import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     Field,
     StrictBool,
     model_validator,
@@ -38,14 +37,6 @@ NO_CALLS = "No logs found matching the criteria"
 # Requests.
 
 
-def _reject_number(value: object) -> object:
-    # Pydantic would read a number as seconds since 1970.
-    if value is not None and not isinstance(value, str | date):
-        raise ValueError("must be a date or a time")
-    return value
-
-
-DateOrTime = Annotated[Instant, BeforeValidator(_reject_number)]
 Tag = Annotated[str, Field(max_length=100), AfterValidator(check_json)]
 Selection = Literal["conversation", "period", "ids", "uncertified"]
 
@@ -59,8 +50,8 @@ class ReceiptRequest(TimeRange):
     """
 
     conversation_id: UUID | None = None
-    start_date: DateOrTime | None = None
-    end_date: DateOrTime | None = None
+    start_date: Instant | None = None
+    end_date: Instant | None = None
     log_ids: Annotated[list[UUID], Field(max_length=10_000)] | None = None
     since_last_receipt: StrictBool = False
     description: Annotated[str, Field(max_length=1000), AfterValidator(check_json)] | None = None

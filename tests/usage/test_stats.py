@@ -175,6 +175,10 @@ async def test_usage_stats_include_both_ends_of_the_range(client: httpx.AsyncCli
     [
         "start_date=zzz",
         "start_date=2026-02-30",
+        "start_date=0.5",
+        "start_date=1764000000.5",
+        "end_date=20261129",
+        "end_date=1e9",
         "start_date=2026-01-01T00:00:00+02:00",  # a plus that was not encoded is a space
         "end_date=9999-12-31T23:59:59-23:59",
         "start_date=0001-01-01T00:00%2B14:00",
