@@ -269,8 +269,8 @@ async def test_a_key_that_is_a_uuid_is_found_unless_a_project_has_this_id(ring: 
 @pytest.mark.parametrize(
     ("project", "reason"),
     [
-        (str(uuid4()), "No project has this id"),
-        (f"llmr_pk_{uuid4().hex}", "must not begin with llmr_"),
+        ("00000000-0000-4000-8000-00000000000a", "No project has this id"),
+        ("llmr_pk_" + "0" * 32, "must not begin with llmr_"),
     ],
 )
 def test_no_key_is_issued_for_a_mistyped_id_or_key(

@@ -66,7 +66,7 @@ async def stored_messages(client: httpx.AsyncClient, logged: dict[str, Any]) -> 
         ({"response": {"role": " ", "content": "Hi"}}, ["response.role"], None),
         ({"conversation_id": "x"}, ["conversation_id"], None),
         ({"conversation_id": 5}, ["conversation_id"], None),
-        ({"conversation_id": str(uuid4())}, ["conversation_id"], None),
+        ({"conversation_id": "00000000-0000-4000-8000-00000000000a"}, ["conversation_id"], None),
         (
             {"messages": [HI | {"content": 1}], "response": 1, "conversation_id": ""},
             ["messages.0.content", "response", "conversation_id"],
