@@ -69,6 +69,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     ),
     "groq": ("groq_cloud",),
     "huggingface": ("hf", "huggingface_hub"),
+    "litellm": ("litellm_proxy",),
     "meta": ("meta_ai", "meta_llama"),
     "minimax": ("minimax_ai",),
     "mistral": ("mistral_ai",),
@@ -150,3 +151,8 @@ def normal_provider(name: str) -> str:
         if normal:
             return normal
     return folded
+
+
+def is_known_provider(normal_name: str) -> bool:
+    """Tell whether this is the normal name of a provider that has one here."""
+    return normal_name in _SPELLINGS
