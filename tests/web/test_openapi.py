@@ -217,7 +217,6 @@ COMPONENTS = {
     "ConsideredSource",
     "Conversation",
     "ConversationWithMessages",
-    "ConsideredSource",
     "CostExplanation",
     "CostLine",
     "DeletedAlias",
