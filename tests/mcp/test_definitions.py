@@ -96,10 +96,10 @@ async def test_numbers_of_a_definition_are_answered_as_they_were_written(
     headers = {"Content-Type": "application/json"}
     response = await client.post(f"{path}/refresh", content=body, headers=headers)
     assert response.status_code == 200, response.text
-    digits = numbers.replace(b" ", b"").replace(b"1e300", b"1E+300")
+    digits = numbers.replace(b" ", b"").replace(b"1e300", b"1e+300")
     digits = digits.replace(b"-9e18", b"-9000000000000000000")
     for answer in (response, await client.get(f"{MCP}/tools")):
-        assert answer.content.count(digits) == 2, answer.text
+        assert answer.content.lower().count(digits) == 2, answer.text
 
 
 @pytest.mark.parametrize("levels", [3, 33, 63, 65, 127])
