@@ -176,7 +176,13 @@ async def test_totals_are_exact_under_concurrency(ring: Ring, project_id: Projec
 
 @pytest.mark.parametrize(
     ("costs", "total"),
-    [([60, 60], 120), (["60", 1], 1), ([-1, None], 0), ([1e-10, 0.1], Decimal("0.1000000001"))],
+    [
+        ([60, 60], 120),
+        (["60", 1], 61),
+        (["many", 1], 1),
+        ([-1, None], 0),
+        ([1e-10, 0.1], Decimal("0.1000000001")),
+    ],
 )
 async def test_a_cost_in_metadata_counts_if_it_is_an_amount(
     client: httpx.AsyncClient, costs: list[Any], total: Any

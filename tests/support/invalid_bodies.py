@@ -75,11 +75,11 @@ INVALID = {
             "9007199254740992",
             "1" + "0" * 30,
             "true",
-            '"12"',
+            '"12 x"',
             "1.5",
         )
     },
-    "cost as text": body(cost='"0.1"'),
+    "cost as text": body(cost='"0.1 x"'),
     "cost over the limit": body(cost="1000000001"),
     "latency over int4": body(latency_ms="2147483648"),
     **{

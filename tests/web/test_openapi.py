@@ -47,8 +47,12 @@ async def test_openapi_describes_what_is_read(client: httpx.AsyncClient) -> None
         for kind, other in (("input", "prompt_tokens"), ("output", "completion_tokens"))
     ]
     cost, _null = described["properties"]["cost"]["anyOf"]
-    assert cost == {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9}
-    for amount, status in ((0, 200), (10**9, 422), (999_999_999.99, 200), ("1", 422)):
+    # The bounds are for numbers, the pattern for text.
+    pattern = r"^[0-9]{1,9}(\.[0-9]{1,20})?$"
+    types = ["number", "string"]
+    bounds = {"minimum": 0, "exclusiveMaximum": 10**9}
+    assert cost == {"type": types, "pattern": pattern, **bounds}
+    for amount, status in ((0, 200), (10**9, 422), (999_999_999.99, 200), ("1", 200), ("-1", 422)):
         response = await client.post("/api/v1/log", json=CALL | {"cost": amount})
         assert response.status_code == status
 
