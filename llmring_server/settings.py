@@ -113,7 +113,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     mcp_urls: Literal["any", "public"] = "any"
     sealing_keys: SealingKeys = Field((), repr=False)
     # A body that is larger than what all bodies may occupy would never be read.
-    max_messages_bytes: int = Field(32 * 1024**2, ge=1024**2, le=128 * 1024**2)
+    max_messages_bytes: int = Field(32 * 1024**2, ge=1024**2, le=96 * 1024**2)
     conversation_content: Literal["none", "metadata", "full"] = "full"
     receipt_issuer: str = Field("llmring-server", min_length=1, max_length=255)
     receipt_key_file: Path | None = None

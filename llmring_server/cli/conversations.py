@@ -148,13 +148,18 @@ def _cost(conversation: Conversation) -> str:
 
 
 def _message_text(message: Message) -> str:
-    """Return the text of a message, and its tool calls and other parts as JSON."""
+    """Return the text of a message, and its tool calls and other members as JSON."""
     lines = [_content_text(message.content)] if message.content else []
     lines += [f"tool call {brief(call, MAX_JSON_CHARACTERS)}" for call in message.tool_calls or ()]
     lines += [
         f"tool result {brief(result, MAX_JSON_CHARACTERS)}" for result in message.tool_results or ()
     ]
-    return "\n".join(lines) or "(content not stored)"
+    lines += [
+        f"{name} {brief(member, MAX_JSON_CHARACTERS)}" for name, member in message.members.items()
+    ]
+    if not message.content_kept:
+        lines.append("(content not stored)")
+    return "\n".join(lines) or "(no content)"
 
 
 def _content_text(content: Any) -> str:

@@ -45,7 +45,7 @@ MIN_BYTES_PER_SECOND = 16 * KIB
 
 # What all bodies that arrive in several parts may occupy together, each from its first part until
 # its request is done.
-MAX_PARTIAL_BODY_BYTES = 128 * MIB
+MAX_PARTIAL_BODY_BYTES = 96 * MIB
 
 # To parse and to store a body takes several times its size. Larger ones take turns.
 LARGE_BODY_BYTES = 8 * MIB

@@ -62,6 +62,23 @@ async def test_a_conversation_is_shown_as_a_chat(
     assert "bold" not in last
 
 
+async def test_members_of_a_provider_are_shown_and_exported(
+    chat: tuple[str, str], ring: Ring, prod: dict[str, str]
+) -> None:
+    project, id = chat
+    project_id = await ring.projects.find(project)
+    parts = NewMessage.model_validate({"role": "model", "parts": [{"text": "A cat"}]})
+    await ring.conversations.append(project_id, UUID(id), [parts])
+    await ring.conversations.append(project_id, UUID(id), [parts], "metadata")
+    where = (id, "--project", project, *PROD)
+    shown = check_output("conversations", "show", *where, **prod)
+    lines = [line.strip() for line in shown.splitlines()]
+    assert 'parts [{"text":"A cat"}]' in lines
+    assert "(content not stored)" in lines
+    exported = check_output("conversations", "export", *where, **prod).splitlines()
+    assert json.loads(exported[-2])["parts"] == [{"text": "A cat"}]
+
+
 async def test_a_conversation_is_exported(chat: tuple[str, str], prod: dict[str, str]) -> None:
     project, id = chat
     export = ("conversations", "export", id, "--project", project)

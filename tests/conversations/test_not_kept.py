@@ -1,6 +1,8 @@
 """Whatever of an exchange cannot be stored, its call is logged, and the answer names the rest."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +14,7 @@ from llmring_server import Ring, build
 from llmring_server.conversations import Exchange
 from llmring_server.core.identity import ProjectId
 from llmring_server.settings import Settings
+from llmring_server.web import request_limits
 from tests.support.conversations import (
     CONVERSATIONS,
     EXCHANGE,
@@ -253,6 +256,49 @@ async def test_an_exchange_may_have_large_images(client: httpx.AsyncClient) -> N
         if status == 200:
             [message, _] = await stored_messages(client, response.json())
             assert message["content"] == image(size)[0]["content"]
+
+
+async def test_a_body_in_parts_occupies_memory_until_its_request_is_done(
+    client: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await create_conversation(client)
+    body = json.dumps(HI).encode()
+    left = len(body) * 2 - 1
+    monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
+
+    is_sent = asyncio.Event()
+
+    async def add() -> int:
+        async def in_parts() -> AsyncIterator[bytes]:
+            yield body[:5]
+            yield body[5:]
+            is_sent.set()
+
+        headers = {"Content-Type": "application/json"}
+        url = f"{path}/messages"
+        return (await client.post(url, content=in_parts(), headers=headers)).status_code
+
+    async with ring.db.transaction() as transaction:
+        lock = "SELECT FROM {{tables.conversations}} WHERE id = $1::text::uuid FOR UPDATE"
+        await transaction.fetch_all(lock, path.rpartition("/")[2])
+        first = asyncio.create_task(add())
+        await is_sent.wait()
+        assert await add() == 503
+    assert await first == 200
+    assert request_limits._PartialBodies.bytes_left == left
+    assert await add() == 200
+
+
+async def test_large_bodies_take_turns(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_limits, "LARGE_BODY_BYTES", 100)
+    path = await create_conversation(client)
+    messages = [*[HI | {"name": "x" * 200}] * 5, {"role": 5, "name": "x" * 200}]
+    sent = [client.post(f"{path}/messages", json=message) for message in messages]
+    statuses = [response.status_code for response in await asyncio.gather(*sent)]
+    assert statuses == [200] * 5 + [422]
+    assert (await client.get(path)).json()["message_count"] == 5
 
 
 async def test_the_limit_of_messages_is_a_setting(ring: Ring, key: str) -> None:
