@@ -131,6 +131,8 @@ class CostExplanation:
         """Explain a call by the price that it was rated with, whatever the price book says now."""
         tokens = tokens_of_row(row)
         reading, assumptions = tokens.reading(), tokens.reasons()
+        if not row["usage_known"]:
+            assumptions = ["The usage of the call is unknown, so no price can be applied."]
         price = PriceDetail.of_row(row) if row["price_id"] else None
         lines = []
         if price:

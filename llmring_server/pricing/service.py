@@ -146,7 +146,7 @@ class Pricing(Repository):
         return CostExplanation.of_row(row, await self._considered_sources(row))
 
     async def _considered_sources(self, row: asyncpg.Record) -> list[ConsideredSource]:
-        if row["cost_source"] == "client":
+        if row["cost_source"] == "client" or not row["usage_known"]:
             return []
         try:
             usage = normalize_usage(tokens_of_row(row))

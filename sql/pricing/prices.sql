@@ -34,7 +34,8 @@ WHERE NOT EXISTS (SELECT FROM <<tables.prices>> AS stored WHERE stored.id = new.
 -- name: call_with_price
 -- A call, the price that it is rated with, and the history of its cost.
 SELECT
-    call.id, logged_at, call.provider, call.model, input_tokens, output_tokens, cached_input_tokens,
+    call.id, logged_at, call.provider, call.model, input_tokens IS NOT NULL AS usage_known,
+    coalesce(input_tokens, 0) AS input_tokens, coalesce(output_tokens, 0) AS output_tokens, cached_input_tokens,
     details::text AS details, details ->> 'service_tier' AS reported_tier, coalesce(cost, 0) AS cost, cost_source, adjustment,
     price.id AS price_id, price.provider AS price_provider, price.model AS price_model,
     price.service_tier, price.source, price.version, price.valid_from, price.rates::text AS rates,

@@ -123,4 +123,4 @@ async def test_labels_are_not_interpreted_as_markup(ring: Ring, prod: dict[str, 
 
 def test_missing_proxy_secret_is_reported(prod: dict[str, str]) -> None:
     wrong = run("keys", "list", *PROD, **prod, LLMRING_AUTH="proxy")
-    assert (wrong.returncode, "proxy_secrets" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, "LLMRING_PROXY_SECRETS" in wrong.stderr) == (2, True)

@@ -100,7 +100,7 @@ BAD: dict[str, tuple[Callable[[str], bytes], str]] = {
         lambda _: http_response(b'{"models": {' + b'"openai:x":{},' * 10**6),
         "too large",
     ),
-    "20,000 models": (changed_file(many(20_000)), "more than 10000 keys"),
+    "20,000 models": (changed_file(many(20_000)), "at most 10,000 keys"),
     "not JSON": (lambda _: http_response(b"{"), "not strict JSON"),
     "not UTF-8": (lambda _: http_response(b'{"\xff": 1}'), "not strict JSON"),
     "a list": (lambda _: http_response(b"[]"), "not a registry file of"),

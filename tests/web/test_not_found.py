@@ -82,17 +82,6 @@ async def test_what_cannot_be_an_id_identifies_nothing(route: Route, caller: Int
         ("GET", "/api/v1/aliases/" + "a" * 65, None, "Alias"),
         ("POST", "/api/v1/receipts/issue", {"log_id": str(uuid4())}, "Call"),
         ("POST", f"{MCP}/tools", {"server_id": str(uuid4()), "name": "t"}, "Server"),
-        (
-            "POST",
-            "/api/v1/conversations/log",
-            {
-                "conversation_id": str(uuid4()),
-                "messages": [],
-                "response": {"content": "x"},
-                "metadata": {"provider": "openai", "model": "gpt-4o"},
-            },
-            "Conversation",
-        ),
     ],
 )
 async def test_404_names_what_the_body_or_the_path_refers_to(
