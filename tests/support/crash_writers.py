@@ -96,7 +96,7 @@ def sums(rows: list[dict[str, Any]], label: str) -> dict[str, LabelTotals]:
 def totals(rows: list[dict[str, Any]]) -> LabelTotals:
     errors = sum(row["status"] != "ok" for row in rows)
     added = {name: sum(row[name] for row in rows) for name in COUNTS}
-    return LabelTotals(requests=len(rows), errors=errors, **added)
+    return LabelTotals(requests=len(rows), errors=errors, unknown_usage_requests=0, **added)
 
 
 def writers(url: str, ledger: Path, seconds: float) -> subprocess.Popen[bytes]:

@@ -122,6 +122,12 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
     }
     for kind, id in (await mcp_of(alone, key.project_id)).items():
         variables[f"LLMRING_TEST_{kind.upper()}"] = str(id)
+    deleted = await mcp_of(alone, key.project_id)
+    variables["LLMRING_TEST_DELETED_SERVER"] = str(deleted["servers"])
+    reviewed = (await mcp_of(alone, key.project_id))["tools"]
+    tool = await alone.mcp.capabilities.get(key.project_id, "tool", reviewed)
+    variables["LLMRING_TEST_REVIEWED_TOOL"] = str(reviewed)
+    variables["LLMRING_TEST_DEFINITION"] = str(tool.definition_sha256)
     config = configured(tmp_path / "schemathesis.toml", variables)
     environment = os.environ | variables | {"PYTHONPATH": str(HERE.parents[1])}
     async with (
