@@ -196,6 +196,13 @@ class ApiKeys(Repository):
         revoked_at: datetime = row["revoked_at"]
         return revoked_at
 
+    def cached_caller(self, key: str) -> Caller | None:
+        """Return the owner of a key that was found valid a moment ago; None for any other key."""
+        if self._database.in_caller_transaction:
+            return None
+        valid = self._valid.get(key_digest(key))
+        return valid.caller if valid and valid.expires > time.monotonic() else None
+
     async def caller(
         self, key: str, before_lookup: Callable[[], None] | None = None
     ) -> Caller | None:

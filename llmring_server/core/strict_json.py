@@ -7,9 +7,10 @@ have, from the request to the stored text and back.
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
@@ -66,6 +67,15 @@ _MAX_DECIMAL = Decimal(MAX_NUMBER)
 _EXACT = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN)
 
 
+_parse = partial(
+    jiter.from_json,
+    allow_inf_nan=False,
+    float_mode="decimal",
+    catch_duplicate_keys=True,
+    cache_mode="keys",  # values are seldom repeated
+)
+
+
 class ParsedJson(NamedTuple):
     """A parsed text, and whether strings in it may contain U+0000.
 
@@ -104,16 +114,6 @@ def parse_request_json(data: bytes, line: int = 1, column: int = 1) -> ParsedJso
         return ParsedJson(_parse(repaired), may_have_nul=True)
     except ValueError as exc:
         raise _not_strict(exc, line, column) from exc
-
-
-def _parse(data: bytes) -> Any:
-    return jiter.from_json(
-        data,
-        allow_inf_nan=False,
-        float_mode="decimal",
-        catch_duplicate_keys=True,
-        cache_mode="keys",  # values are seldom repeated
-    )
 
 
 def _mark_unpaired_surrogates(data: bytes) -> bytes:
@@ -187,26 +187,46 @@ def _is_storable(value: Any, max_depth: int) -> bool:
     if isinstance(value, str):
         return is_storable_text(value)
     storable = True
-    pending = [(value, 1)]
+    pending = [(value, 1)] if isinstance(value, dict | list | tuple) else []
     while pending:
         item, depth = pending.pop()
-        members: Any = item
-        if isinstance(item, dict):
-            _check_keys(item)
-            members = item.values()
-        elif not isinstance(item, list | tuple):
-            continue
         if depth > max_depth:
             raise PydanticCustomError("too_deep", f"must be nested at most {max_depth} deep")
-        # Most members are text, which is checked here without being queued.
-        for member in members:
+        for member in _checked_members(item):
+            # Most members are ASCII text, which passes here without a call for each.
             if isinstance(member, str):
-                storable = storable and is_storable_text(member)
+                if "\0" in member or not (member.isascii() or is_storable_text(member)):
+                    storable = False
             elif isinstance(member, dict | list | tuple):
                 pending.append((member, depth + 1))
             elif isinstance(member, int | Decimal) and not _is_in_range(member):
                 raise PydanticCustomError("number_too_large", "must not have numbers over 1.8e308")
     return storable
+
+
+def _checked_members(item: Any) -> Iterable[Any]:
+    """Return the members of a list, or those of an object, whose keys are checked."""
+    if not isinstance(item, dict):
+        return item  # type: ignore[no-any-return]
+    if len(item) > MAX_KEYS:
+        raise PydanticCustomError("too_many_keys", f"must have at most {MAX_KEYS:,} keys")
+    for key in item:
+        # Nearly all keys pass here.
+        is_plain = isinstance(key, str) and key.isascii() and "\0" not in key
+        if not is_plain or len(key) > MAX_KEY_LENGTH:
+            _check_key(key)
+    return item.values()
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, str):
+        raise PydanticCustomError("key_type", "must have keys that are text")
+    if len(key) > MAX_KEY_LENGTH:
+        raise PydanticCustomError(
+            "key_too_long", f"must have keys of at most {MAX_KEY_LENGTH:,} characters"
+        )
+    if not is_storable_text(key):
+        raise PydanticCustomError("unstorable_text", UNSTORABLE_KEY)
 
 
 def _is_in_range(number: int | Decimal) -> bool:
@@ -233,20 +253,6 @@ def _replaced(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_replaced(member) for member in value]
     return value
-
-
-def _check_keys(members: dict[Any, Any]) -> None:
-    if len(members) > MAX_KEYS:
-        raise PydanticCustomError("too_many_keys", f"must have at most {MAX_KEYS:,} keys")
-    for key in members:
-        if not isinstance(key, str):
-            raise PydanticCustomError("key_type", "must have keys that are text")
-        if len(key) > MAX_KEY_LENGTH:
-            raise PydanticCustomError(
-                "key_too_long", f"must have keys of at most {MAX_KEY_LENGTH:,} characters"
-            )
-        if not is_storable_text(key):
-            raise PydanticCustomError("unstorable_text", UNSTORABLE_KEY)
 
 
 # A JSON object of the caller's own making.

@@ -225,7 +225,7 @@ class PriceBook:
         self, provider: str, model: str, tier: str | None, when: datetime
     ) -> "Sequence[tuple[Price, _Limits]]":
         found = [history.at(when) for history in self.histories(provider, model, tier)]
-        return self._cached_comparison(tuple(price for price in found if price))
+        return self._cached_comparison(tuple(filter(None, found)))
 
     def _find_histories(
         self, provider: str, model: str, tier: str | None

@@ -76,6 +76,12 @@ class Pricing(Repository):
         self._audit = audit
         self._cache = _BookCache()
 
+    def cached_book(self) -> PriceBook | None:
+        """Return the price book if it was loaded less than `CACHE_TTL` seconds ago."""
+        if self._database.in_caller_transaction or time.monotonic() >= self._cache.expires:
+            return None
+        return self._cache.book
+
     async def book(self) -> PriceBook:
         """Return the price book, at most `CACHE_TTL` seconds old."""
         if self._database.in_caller_transaction:
@@ -107,6 +113,10 @@ class Pricing(Repository):
             return cache.book
         snapshot = cache.snapshot or await self._registry.snapshot()
         return await asyncio.to_thread(_make_book, overrides, snapshot)
+
+    def is_stored(self, price: Price) -> bool:
+        """Tell if a price is known to be in the database."""
+        return price.id in self._cache.stored_prices
 
     async def insert_prices(self, prices: Iterable[Price]) -> None:
         """Store the prices that calls will refer to, unless they are stored."""

@@ -76,7 +76,8 @@ def log_response(result: LogResult, warnings: list[RequestWarning]) -> LoggedCal
 
 async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LoggedCall:
     """Log a call; exactly once if the request has an Idempotency-Key."""
-    request.refuse_unknown_fields(body.unknown_fields)
+    if request.is_strict:
+        request.refuse_unknown_fields(body.unknown_fields)
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
         request.response_headers = REPLAYED

@@ -61,8 +61,9 @@ def prepare_call(  # noqa: PLR0913, PLR0917, they are all of it
     """
     id, logged_at = id_and_time or _id_and_time(call)
     details = call.details()
-    quote = _price(call, book, details, logged_at)
-    row = _row(call, details, quote)
+    usage_known = is_usage_known(call, details)
+    quote = _price(call, book, details, logged_at, usage_known=usage_known)
+    row = _row(call, details, quote, usage_known=usage_known)
     row.update(project_id=project_id, id=id, logged_at=logged_at)
     try:
         idempotency_key = None
@@ -106,15 +107,19 @@ def _id_and_time(call: NewCall) -> tuple[UUID, datetime]:
 
 
 def _price(
-    call: NewCall, book: PriceBook, details: dict[str, Any], logged_at: datetime
+    call: NewCall,
+    book: PriceBook,
+    details: dict[str, Any],
+    logged_at: datetime,
+    *,
+    usage_known: bool,
 ) -> PricedCall:
     """Price a call. A cost that the client reports is used unchanged, but its usage is checked."""
-    known = is_usage_known(call, details)
     if call.cost is not None:
-        if details and known:
+        if details and usage_known:
             _usage(call, details)
         return PricedCall(call.cost.quantize(COST_QUANTUM), None)
-    if not known:
+    if not usage_known:
         return UNPRICED
     usage = _usage(call, details)
     return book.quote(call.provider, call.model, call.service_tier, usage, logged_at)
@@ -149,7 +154,9 @@ def _usage(call: NewCall, details: dict[str, Any]) -> TokenUsage:
         raise InvalidRequest(f"tokens: {exc}") from exc
 
 
-def _row(call: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str, Any]:
+def _row(
+    call: NewCall, details: dict[str, Any], quote: PricedCall, *, usage_known: bool
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         # As text: for a Decimal orjson would call `json_default`; PostgreSQL reads either.
         "cost": None if quote.cost is None else str(quote.cost),
@@ -167,7 +174,7 @@ def _row(call: NewCall, details: dict[str, Any], quote: PricedCall) -> dict[str,
         "latency_ms": call.latency_ms,
         "metadata": _metadata(call),
     }
-    if not is_usage_known(call, details):
+    if not usage_known:
         row.update(input_tokens=None, output_tokens=None)
     normal_name = normal_provider(call.provider)
     if normal_name != call.provider:

@@ -191,7 +191,8 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     @property
     def unknown_fields(self) -> list[str]:
         """The members that were not understood, by path: `usage.foo`. Nothing of them is stored."""
-        if not self.model_extra and self.usage is None:
+        # Most calls have none; a property of pydantic's would take longer than the rest.
+        if not self.__pydantic_extra__ and self.usage is None:
             return []
         unknown = [name for name in self.model_extra or () if name not in IGNORED_FIELDS]
         if isinstance(self.usage, ProviderUsage):

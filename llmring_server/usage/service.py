@@ -68,10 +68,14 @@ class Usage(Repository):
         before, RequestInProgress while its first use is undecided. With the setting
         `strict_fields`, InvalidRequest also if the call has unknown fields.
         """
-        warnings = self._unknown_fields(call)
-        book = EMPTY_PRICE_BOOK if call.cost is not None else await self._prices.book()
+        unknown_fields = call.unknown_fields
+        warnings = self._warnings(unknown_fields) if unknown_fields else []
+        if call.cost is not None:
+            book = EMPTY_PRICE_BOOK
+        else:
+            book = self._prices.cached_book() or await self._prices.book()
         record = prepare_call(project_id, call, book, key or call.idempotency_key)
-        if record.quote.price:
+        if record.quote.price and not self._prices.is_stored(record.quote.price):
             await self._prices.insert_prices([record.quote.price])
         if self._database.in_caller_transaction:
             result = _raise_first_error(await self._insert_records([record]))[0]
@@ -83,7 +87,7 @@ class Usage(Repository):
         self, project_id: ProjectId, calls: Sequence[NewCall], key: str | None = None
     ) -> list[LogResult]:
         """Store all calls in one commit, or none; a `key` is that of the batch as a whole."""
-        warnings = [self._unknown_fields(call, index) for index, call in enumerate(calls)]
+        warnings = [self._warnings(call.unknown_fields, index) for index, call in enumerate(calls)]
         records = list(prepare_calls(project_id, calls, await self._book_for(calls), key))
         await self._keep_prices(records)
         results = await self._retry(lambda: self._insert_in_one_transaction(records))
@@ -169,12 +173,13 @@ class Usage(Repository):
         """Wait until all calls that wait for a commit are stored."""
         await self._group_commit.drain()
 
-    def _unknown_fields(self, call: NewCall, index: int | None = None) -> list[RequestWarning]:
+    def _warnings(
+        self, unknown_fields: Sequence[str], index: int | None = None
+    ) -> list[RequestWarning]:
         """Return warnings of a call's unknown fields; raise InvalidRequest if these are refused."""
-        unknown = call.unknown_fields
-        if unknown and self._strict_fields:
-            raise unknown_fields_error(unknown, index)
-        return unknown_field_warnings(unknown) if unknown else []
+        if unknown_fields and self._strict_fields:
+            raise unknown_fields_error(unknown_fields, index)
+        return unknown_field_warnings(unknown_fields) if unknown_fields else []
 
     async def _book_for(self, calls: Iterable[NewCall]) -> PriceBook:
         if all(call.cost is not None for call in calls):

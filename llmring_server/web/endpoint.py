@@ -105,7 +105,18 @@ class Endpoint:
             limit = getattr(scope["app"].ring.settings, limit)
         request = Request(scope, receive, limit)
         try:
-            result = await self._result(request)
+            if self.required_scopes:
+                authenticate = request.app.authenticator.authenticate
+                request.caller = await authenticate(request, self.required_scopes)
+            arguments = self._arguments(request)
+            if self.body_type:
+                started = time.monotonic()
+                arguments["body"] = await self._read_body(request)
+                duration = time.monotonic() - started
+                if self.required_scopes and duration > REAUTHENTICATE_AFTER_SECONDS:
+                    reauthenticate = request.app.authenticator.reauthenticate
+                    request.caller = await reauthenticate(request, self.required_scopes)
+            result = await self.handler(request, **arguments)
         finally:
             request.release_body()
         if isinstance(result, Response):
@@ -115,20 +126,6 @@ class Endpoint:
                 header = {b"x-warnings": warnings_header(request.warnings)}
                 request.response_headers = {**request.response_headers, **header}
             await _send_json(render(result), request.response_headers, send)
-
-    async def _result(self, request: Request) -> Any:
-        if self.required_scopes:
-            authenticate = request.app.authenticator.authenticate
-            request.caller = await authenticate(request, self.required_scopes)
-        arguments = self._arguments(request)
-        if self.body_type:
-            started = time.monotonic()
-            arguments["body"] = await self._read_body(request)
-            duration = time.monotonic() - started
-            if self.required_scopes and duration > REAUTHENTICATE_AFTER_SECONDS:
-                reauthenticate = request.app.authenticator.reauthenticate
-                request.caller = await reauthenticate(request, self.required_scopes)
-        return await self.handler(request, **arguments)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -106,6 +105,10 @@ class Request:
     caller: Caller
     # Response headers in addition to those that every response has.
     response_headers: Mapping[bytes, bytes] = MappingProxyType({})
+    # What the body occupies of the memory for bodies in several parts.
+    _reserved_bytes = 0
+    # Whether this is the request with a large body whose turn it is.
+    _has_turn = False
 
     def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
         self.scope = scope
@@ -118,8 +121,7 @@ class Request:
         # Whether unknown fields are refused: by the setting, or by the request itself.
         self.is_strict = self.ring.settings.strict_fields
         self._max_body_bytes = max_body_bytes
-        self._body: request_limits.Body | None = None
-        self._has_turn = False
+        self._body: bytes | None = None
 
     @property
     def project_id(self) -> ProjectId:
@@ -138,17 +140,20 @@ class Request:
         """Read the body, once; raise BodyTooLarge beyond the limit of the route."""
         if self._body is None:
             limit = self._max_body_bytes
-            self._body = await request_limits.read_body(self.headers, self.receive, limit)
-            if len(self._body.data) > request_limits.LARGE_BODY_BYTES:
+            self._body, self._reserved_bytes = await request_limits.read_body(
+                self.headers, self.receive, limit
+            )
+            if len(self._body) > request_limits.LARGE_BODY_BYTES:
                 await self.app.large_bodies.acquire()
                 self._has_turn = True
-        return self._body.data
+        return self._body
 
     def release_body(self) -> None:
         """Return the memory of the body, and the turn of a large one, once the request is done."""
-        if self._body:
-            self._body.release()
-            self._body = None
+        self._body = None
+        if self._reserved_bytes:
+            request_limits.release_memory(self._reserved_bytes)
+            self._reserved_bytes = 0
         if self._has_turn:
             self.app.large_bodies.release()
             self._has_turn = False
@@ -232,7 +237,10 @@ def read_model(
         if lenient_fields and isinstance(body, dict):
             body = {name: value for name, value in body.items() if name not in lenient_fields}
         warnings += replace_in_free_text(model, body)
-    return validated(partial(model.model_validate, context=warnings), parsed.value)
+    try:
+        return model.model_validate(parsed.value, context=warnings)
+    except ValidationError as exc:
+        raise _invalid_request(exc) from exc
 
 
 def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
@@ -243,7 +251,11 @@ def validated(validate: Callable[[Any], Valid], value: Any) -> Valid:
     try:
         return validate(value)
     except ValidationError as exc:
-        raise InvalidRequest(lines_of(exc)[0], errors=errors_of(exc)) from exc
+        raise _invalid_request(exc) from exc
+
+
+def _invalid_request(exc: ValidationError) -> InvalidRequest:
+    return InvalidRequest(lines_of(exc)[0], errors=errors_of(exc))
 
 
 def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple, Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
@@ -185,31 +184,22 @@ def media_type(headers: Mapping[bytes, bytes], *supported: str) -> str:
     return media.strip()
 
 
-class Body(NamedTuple):
-    """A body, and how much of the memory for bodies in several parts it occupies."""
+async def read_body(
+    headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int
+) -> tuple[bytes, int]:
+    """Read a body of at most `max_bytes`; reject a longer one before it is in memory.
 
-    data: bytes
-    reserved_bytes: int = 0
-
-    @classmethod
-    def of_parts(cls, data: bytes) -> Self:
-        """Occupy the memory for a body that came in several parts."""
-        _PartialBodies.bytes_left -= len(data)
-        return cls(data, len(data))
-
-    def release(self) -> None:
-        """Return the memory, once the request is done."""
-        _PartialBodies.bytes_left += self.reserved_bytes
-
-
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int) -> Body:
-    """Read a body of at most `max_bytes`; reject a longer one before it is in memory."""
+    Return also how many bytes it occupies of the memory for bodies in several parts. The caller
+    returns them with `release_memory` once the request is done.
+    """
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > max_bytes:
         raise BodyTooLarge
     data, has_more = _body_part(await receive())
     if has_more:
-        return Body.of_parts(await _read_parts(data, receive, max_bytes))
+        data = await _read_parts(data, receive, max_bytes)
+        _PartialBodies.bytes_left -= len(data)
+        return data, len(data)
     if len(data) > max_bytes:
         raise BodyTooLarge
     if not data and length != b"0" and b"upgrade" in headers:
@@ -217,7 +207,12 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes:
             "The web server drops the body of a request that has the header field Upgrade:"
             " send the request without it, as HTTP/1.1."
         )
-    return Body(data)
+    return data, 0
+
+
+def release_memory(reserved_bytes: int) -> None:
+    """Return memory that a body occupied."""
+    _PartialBodies.bytes_left += reserved_bytes
 
 
 async def _read_parts(part: bytes, receive: Receive, max_bytes: int) -> bytes:
