@@ -1,6 +1,7 @@
 """Exchange: a request to a model and the model's reply, as clients report both in one request."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 from uuid import UUID
@@ -239,22 +240,30 @@ class Exchange(BaseModel, strict=True):
     def new_call(self, conversation_id: UUID) -> NewCall:
         """Return the call of this exchange, as the usage log takes it."""
         metadata = self.metadata
-        return NewCall(
-            provider=metadata.provider,
-            model=metadata.model,
-            alias=metadata.alias,
-            profile=metadata.profile,
-            origin=metadata.origin,
-            id_at_origin=str(conversation_id),
-            input_tokens=metadata.input_tokens,
-            output_tokens=metadata.output_tokens,
-            cached_input_tokens=metadata.cached_tokens,
-            cost=metadata.reported_cost(),
-            metadata={
+        call: dict[str, Any] = {
+            "provider": metadata.provider,
+            "model": metadata.model,
+            "alias": metadata.alias,
+            "profile": metadata.profile,
+            "origin": metadata.origin,
+            "id_at_origin": str(conversation_id),
+            "cost": metadata.reported_cost(),
+            "metadata": {
                 "model_alias": f"{metadata.provider}:{metadata.model}",
                 "finish_reason": self.response.finish_reason,
                 "conversation_id": str(conversation_id),
             },
+        }
+        if metadata.input_tokens is None and metadata.output_tokens is None and self.response.usage:
+            # A usage object that is not understood leaves the usage unknown, and is no reason to
+            # lose the call.
+            with suppress(ValidationError):
+                return NewCall(**call, usage=self.response.usage)
+        return NewCall(
+            **call,
+            input_tokens=metadata.input_tokens,
+            output_tokens=metadata.output_tokens,
+            cached_input_tokens=metadata.cached_tokens,
         )
 
     def new_messages(self, cost: Decimal | None) -> Sequence[NewMessage]:

@@ -158,3 +158,28 @@ async def test_an_exchange_is_part_of_the_callers_transaction(
     assert (await ring.usage.stats(project_id)).summary.total_requests == 1
     [conversation] = await ring.conversations.list(project_id)
     assert (conversation.message_count, conversation.total_cost) == (3, Decimal("0.0045"))
+
+
+ANTHROPIC_USAGE = {"input_tokens": 100, "cache_read_input_tokens": 50_000, "output_tokens": 10}
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "cost"),
+    [
+        (ANTHROPIC_USAGE, (100, 10), "0.01545"),
+        ({"prompt_tokens": 100, "completion_tokens": 10}, (100, 10), "0.00045"),
+        ({"tokens": 5}, None, None),
+        ({"input_tokens": -1}, None, None),
+        ({}, None, None),
+    ],
+)
+async def test_the_usage_of_the_response_is_that_of_the_call_if_no_other_is_reported(
+    client: httpx.AsyncClient, usage: Any, tokens: tuple[int, int] | None, cost: str | None
+) -> None:
+    metadata = {"provider": "anthropic", "model": "claude-sonnet-4-5"}
+    await log_exchange(client, metadata=metadata, response={"content": "Hello", "usage": usage})
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert call["usage_known"] == (tokens is not None)
+    assert (call["input_tokens"], call["output_tokens"]) == (tokens or (0, 0))
+    assert Decimal(str(call["cost"])) == Decimal(cost or 0)
+    assert call["cost_source"] == ("offline" if cost else "unpriced")
