@@ -25,7 +25,14 @@ import llmring_server
 from llmring_server import Ring, Server, Settings
 from llmring_server.cli import main
 from llmring_server.usage.provider_usage import SHAPES
-from tests.support.fake_provider import CONTENT, INPUT_TOKENS, OUTPUT_TOKENS, fake_provider
+from tests.support.fake_provider import (
+    CONTENT,
+    INPUT_TOKENS,
+    ONE_HOUR_CACHE_TOKENS,
+    OUTPUT_TOKENS,
+    WEB_SEARCHES,
+    fake_provider,
+)
 from tests.support.postgres import database
 
 ROOT = Path(llmring_server.__file__).parents[1]
@@ -143,6 +150,9 @@ async def test_a_program_with_a_client_library_logs_its_call(
         [call] = (await client.get("/api/v1/logs")).json()
     assert (call["input_tokens"], call["output_tokens"]) == (INPUT_TOKENS, OUTPUT_TOKENS)
     assert call["cost"] > 0
+    if heading == "Anthropic SDK":
+        assert call["details"]["cache_creation_1h_input_tokens"] == ONE_HOUR_CACHE_TOKENS
+        assert call["details"]["web_searches"] == WEB_SEARCHES
     printed = output.decode().splitlines()
     if heading == "llmring client":
         assert printed[0] == CONTENT

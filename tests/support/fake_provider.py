@@ -9,6 +9,7 @@ from typing import Any
 
 CONTENT = "In Japan, yes."
 INPUT_TOKENS, OUTPUT_TOKENS = 1200, 300
+ONE_HOUR_CACHE_TOKENS, WEB_SEARCHES = 200, 2
 
 
 def chat_completion(request: dict[str, Any]) -> dict[str, Any]:
@@ -25,8 +26,9 @@ def chat_completion(request: dict[str, Any]) -> dict[str, Any]:
             "prompt_tokens": INPUT_TOKENS,
             "completion_tokens": OUTPUT_TOKENS,
             "total_tokens": INPUT_TOKENS + OUTPUT_TOKENS,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
+            # As compatible servers do, which have no such details.
+            "prompt_tokens_details": None,
+            "completion_tokens_details": None,
         },
     }
 
@@ -43,8 +45,13 @@ def message(request: dict[str, Any]) -> dict[str, Any]:
         "usage": {
             "input_tokens": INPUT_TOKENS,
             "output_tokens": OUTPUT_TOKENS,
-            "cache_creation_input_tokens": 0,
+            "cache_creation_input_tokens": ONE_HOUR_CACHE_TOKENS,
+            "cache_creation": {
+                "ephemeral_5m_input_tokens": 0,
+                "ephemeral_1h_input_tokens": ONE_HOUR_CACHE_TOKENS,
+            },
             "cache_read_input_tokens": 0,
+            "server_tool_use": {"web_search_requests": WEB_SEARCHES},
             "service_tier": "standard",
         },
     }
