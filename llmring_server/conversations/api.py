@@ -94,7 +94,7 @@ async def list_conversations(
 async def get_conversation(
     request: Request, id: ConversationId, query: MessageWindow
 ) -> ConversationWithMessages:
-    """Get a conversation with its last messages."""
+    """Get a conversation with its newest messages."""
     conversation = await request.ring.conversations.get(request.project_id, id)
     messages: list[Message] = []
     if query.include_messages:

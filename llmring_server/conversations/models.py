@@ -424,7 +424,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class ConversationWithMessages(Conversation):
-    """A conversation with its last messages, oldest first."""
+    """A conversation with its newest messages, oldest first."""
 
     messages: list[MessageResponse] = field(default_factory=list)
 

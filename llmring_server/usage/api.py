@@ -274,8 +274,7 @@ async def export_calls(
 ) -> Annotated[Response, {CSV_MEDIA_TYPE: str, JSONL_MEDIA_TYPE: ExportedCall}]:
     """Export calls, newest first, as a stream of CSV or JSON lines.
 
-    Unlike in a list of calls, the cost of an unpriced call is null, or empty in CSV, and so are the
-    tokens of a call whose usage is unknown.
+    Unlike in a list of calls, unpriced costs and unknown token counts are null (empty in CSV).
     """
     calls = request.ring.usage.export(request.project_id, query)
     if query.format == "jsonl":
