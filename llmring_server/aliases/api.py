@@ -54,7 +54,7 @@ class BoundAliases(TypedDict):
 
 
 class DeletedAlias(TypedDict):
-    """Confirmation that an alias is not bound any more."""
+    """Confirmation that an alias is no longer bound."""
 
     deleted: bool
 

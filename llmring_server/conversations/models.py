@@ -126,8 +126,8 @@ def check_members(members: dict[str, Any] | None) -> None:
 class NewMessage(BaseModel, strict=True, extra="allow"):
     """A message to store. `content` is text or a provider's parts; any `role` is accepted.
 
-    All other members that the message has at its provider (`parts`, `refusal`, `audio`,
-    `reasoning_content`, `name`, ...) are kept as they are sent.
+    All other members that the provider gave it (`parts`, `refusal`, `audio`, `reasoning_content`,
+    `name`, ...) are kept as they are sent.
     """
 
     role: Role
@@ -184,9 +184,9 @@ class MessageResponse(TypedDict):
     """A message, with the members that only its provider knows, as they were sent.
 
     `content_kept` is false if the server stores less than was sent: then `content` is an empty
-    text. `receipt_id` is the receipt of the call that the message is the reply of. `at_origin` has
-    the members that were sent under names which mean something else here, such as the provider's
-    `id` of the message.
+    text. `receipt_id` is the receipt of the call that returned the message. `at_origin` has the
+    members that were sent under names which mean something else here, such as the provider's `id`
+    of the message.
     """
 
     id: UUID
@@ -209,7 +209,7 @@ class MessageResponse(TypedDict):
 
 @with_config(extra="allow")
 class AddedMessage(MessageResponse):
-    """A message that was added. `warnings` says what of it is not stored as it was sent."""
+    """A message that was added. `warnings`: its parts that are not stored as they were sent."""
 
     warnings: list[RequestWarning]
 

@@ -69,7 +69,7 @@ class PromptArguments(RootModel[JsonObject]):
 
 @dataclass(slots=True)
 class AddedMcpTool(McpTool):
-    """A tool that was added. `warnings`: what of it is not stored as it was sent."""
+    """A tool that was added. `warnings`: its parts that are not stored as they were sent."""
 
     warnings: list[RequestWarning]
 
@@ -105,7 +105,7 @@ class McpPromptOfServer(McpPrompt):
 
 
 class ResourceContent(ContentSource):
-    """A resource and its content. `warnings`: what of a content is not stored as it was sent."""
+    """A resource and its content. `warnings`: parts that are not stored as they were sent."""
 
     resource: McpResourceOfServer
     content: Any
@@ -115,7 +115,7 @@ class ResourceContent(ContentSource):
 class PromptContent(ContentSource):
     """A prompt and its content, before rendering.
 
-    `warnings`: what of a content is not stored as it was sent.
+    `warnings`: parts that are not stored as they were sent.
     """
 
     prompt: McpPromptOfServer
@@ -339,7 +339,7 @@ async def render_prompt(request: Request, id: PromptId, body: PromptArguments) -
 
 @dataclass(slots=True)
 class RecordedToolExecution(ToolExecution):
-    """An execution that was recorded. `warnings`: what of it is not stored as it was sent."""
+    """An execution that was recorded. `warnings`: parts that are not stored as they were sent."""
 
     warnings: list[RequestWarning]
 

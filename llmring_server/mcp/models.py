@@ -343,7 +343,7 @@ OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 class CapabilityRefresh(BaseModel, strict=True):
     """All capabilities of a server. Those that are missing here are no longer offered.
 
-    Templates of resources, as MCP lists them apart, count as resources.
+    Resource templates, which MCP lists separately, count as resources.
     """
 
     tools: Annotated[list[OfferedTool], Field(max_length=MAX_CAPABILITIES)] | None = None
@@ -558,7 +558,7 @@ class CapabilityNames:
 class CapabilityRefreshResult:
     """A server's capabilities after a refresh, and what it changed.
 
-    `warnings`: what of the request is not stored as it was sent.
+    `warnings`: the parts of the request that are not stored as they were sent.
     """
 
     server: McpServer

@@ -108,8 +108,8 @@ class ConsideredSource:
 class CostExplanation:
     """The cost of a call in USD, and its lines, which are added and then rounded half-even.
 
-    `assumptions` say how the reported tokens were read, and why. `sources` are the sources of
-    prices as they are today; `price` is the one that was applied, whatever they say now.
+    `assumptions` say how the reported tokens were read, and why. `sources` are today's sources of
+    prices; `price` is the one that was applied, even if it has changed since.
     """
 
     log_id: UUID

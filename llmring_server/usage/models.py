@@ -121,17 +121,17 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
 
     If neither input nor output tokens are known, nor another quantity, the usage of the call is
-    unknown, and the call is unpriced unless it brings its cost. A call with status `error` used
-    nothing then.
+    unknown, and the call is unpriced unless its cost is sent. A call with the status `error` then
+    counts as one that used nothing.
 
     Token counts overlap as in OpenTelemetry's `gen_ai.usage`: audio tokens are part of input
     tokens, cached audio tokens of both audio and cached tokens, reasoning tokens of output tokens,
     and one-hour cache writes of all cache writes. Instead of counts, `usage` may be the usage
     object of a provider. Whether input tokens include cached ones, and output tokens reasoning,
-    depends on the model's API; `cache_tokens_included` and `reasoning_tokens_included` say it.
-    `requests` is how many requests the call was: one by default. Seconds are rounded to six places,
-    `latency_ms` to an integer. `logged_at` lies at most 400 days in the past and 10 minutes in the
-    future. `metadata` is at most 64 KiB of JSON.
+    depends on the model's API; to state it, send `cache_tokens_included` and
+    `reasoning_tokens_included`. `requests` is the number of requests in the call: one by default.
+    Seconds are rounded to six places, `latency_ms` to an integer. `logged_at` lies at most 400 days
+    in the past and 10 minutes in the future. `metadata` is at most 64 KiB of JSON.
     """
 
     provider: Annotated[str, Field(max_length=50, pattern=NOT_BLANK)]
@@ -321,9 +321,9 @@ class Call:
 
 @dataclass(slots=True)
 class ExportedCall(Call):
-    """One stored call, as exports have it: like `Call`, but what is unknown is null.
+    """One stored call, as exports have it: like `Call`, with null for what is unknown.
 
-    That is the `cost` of an unpriced call, and the tokens of a call whose usage is unknown.
+    The `cost` of an unpriced call is unknown, and so are the tokens if the usage is unknown.
     """
 
     input_tokens: int | None  # type: ignore[assignment]
