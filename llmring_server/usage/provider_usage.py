@@ -319,6 +319,7 @@ SHAPES = (
             "cache_audio_read_tokens",
             "input_audio_tokens",
             "output_audio_tokens",
+            "details.",
         ),
         cache_tokens_included=True,
         reasoning_tokens_included=None,
@@ -690,6 +691,9 @@ def _complete(
     for cached, whole in _CACHED_MODALITIES.items():
         if fields.get(cached, 0) > fields.get(whole, 0):
             fields[whole] = fields[cached]
+    cached_tokens = sum(fields.get(cached, 0) for cached in _CACHED_MODALITIES)
+    if cached_tokens > fields.get("cached_input_tokens", 0):
+        fields["cached_input_tokens"] = cached_tokens
     _complete_cost(members, fields)
     # Servers leave out what is 0. If there is no count at all, the usage is unknown.
     if not fields.keys() - {"cost", "service_tier"}:

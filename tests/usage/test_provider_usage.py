@@ -686,6 +686,24 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             **INSIDE,
         },
     ),
+    "Gemini with modalities of the cache, but not its size": (
+        {
+            "promptTokenCount": 1_000,
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 200}],
+        },
+        {
+            "input_tokens": 1_000,
+            "output_tokens": 0,
+            "cached_input_tokens": 200,
+            "audio_input_tokens": 200,
+            "cached_audio_input_tokens": 200,
+            **INSIDE,
+        },
+    ),
+    "Pydantic AI without a cache": (
+        {"input_tokens": 10, "output_tokens": 5, "details": {"reasoning_tokens": 3}, "requests": 1},
+        {"input_tokens": 10, "output_tokens": 5, "reasoning_output_tokens": 3, "requests": 1},
+    ),
     "Gemini with modalities in lower case": (
         {
             "promptTokenCount": 1_000,
