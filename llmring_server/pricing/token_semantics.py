@@ -76,6 +76,11 @@ def _reasoning_of_family(provider: str, model: str) -> _Assumption:
     return _inside("most APIs count reasoning in the output, as OpenAI's does")
 
 
+def counts_reasoning_beside(provider: str, model: str) -> bool:
+    """Tell whether the API of a model counts reasoning beside the output."""
+    return not _reasoning_of_family(provider, model).included
+
+
 class ReportedTokens(NamedTuple):
     """The tokens that a call reports, before it is known what they include."""
 

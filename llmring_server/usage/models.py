@@ -159,8 +159,9 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     reasoning_tokens_included: bool | None = None
     usage: Annotated[dict[str, Any] | None, SkipValidation, JsonRules(free_text=True)] = Field(
         None,
-        description="The usage object of OpenAI (Chat Completions or Responses), Anthropic, Gemini"
-        " or Bedrock Converse, or attributes of OpenTelemetry (`gen_ai.usage.*`), as it is.",
+        description="The usage object of OpenAI (Chat Completions or Responses), Anthropic, Gemini,"
+        " Bedrock Converse, the Vercel AI SDK or Pydantic AI, or attributes of OpenTelemetry"
+        " (`gen_ai.usage.*`), as it is.",
     )
     service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     cost: Money | None = None

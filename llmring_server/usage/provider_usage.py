@@ -5,12 +5,15 @@ member that is not in its row is reported by its path and changes nothing.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from llmring_server.core.numbers import MAX_COUNT, whole_number
+from llmring_server.pricing.service_tiers import normal_tier
+from llmring_server.pricing.token_semantics import counts_reasoning_beside
 
 # What a member of a usage object says: the field of a call that it is another name of; or what each
 # unit that it counts adds to fields; or nothing that other members do not say.
@@ -39,8 +42,10 @@ class UsageShape(NamedTuple):
 # The members of an item of a list that tell it from the others.
 LIST_LABELS = ("modality", "ttl", "type")
 
-# The part of cache writes that is kept for five minutes, which is not a field of a call.
+# What is not a field of a call: the part of cache writes that is kept for five minutes, and a cost
+# in 10^-10 USD.
 _CACHE_WRITES_5M = "cache_creation_5m_input_tokens"
+_COST_TICKS = "cost_in_usd_ticks"
 
 
 def _below(path: str, members: Members) -> dict[str, Meaning]:
@@ -79,6 +84,8 @@ _OPENAI_INPUT_DETAILS: Members = {
     # LangChain
     "cache_read": "cached_input_tokens",
     "cache_creation": "cache_creation_input_tokens",
+    "ephemeral_5m_input_tokens": _CACHE_WRITES_5M,
+    "ephemeral_1h_input_tokens": "cache_creation_1h_input_tokens",
     "audio": "audio_input_tokens",
 }
 
@@ -106,6 +113,12 @@ _GATEWAYS: Members = {
     # Perplexity, in USD
     "cost.total_cost": "cost",
     "cost.*": None,
+    # xAI: https://docs.x.ai/developers/cost-tracking. The cost includes that of its tools.
+    "cost_in_usd_ticks": _COST_TICKS,
+    "num_sources_used": None,
+    "num_server_side_tools_used": None,
+    "server_side_tool_usage_details.*": None,
+    "context_details.*": None,
 }
 
 _OPENAI_COMMON: Members = {
@@ -136,7 +149,7 @@ _GEMINI: Members = {
     "candidatesTokenCount": {"output_tokens": 1},
     # The Live API
     "responseTokenCount": {"output_tokens": 1},
-    "thoughtsTokenCount": {"output_tokens": 1, "reasoning_output_tokens": 1},
+    "thoughtsTokenCount": {"reasoning_output_tokens": 1},
     "totalTokenCount": None,
     "trafficType": "service_tier",
     "serviceTier": "service_tier",
@@ -216,7 +229,7 @@ SHAPES = (
             "total_token_count",
         ),
         cache_tokens_included=True,
-        reasoning_tokens_included=True,
+        reasoning_tokens_included=False,
         members=_GEMINI,
         spellings=_GEMINI_SPELLINGS,
     ),
@@ -231,6 +244,31 @@ SHAPES = (
             **_OPENAI_COMMON,
             **_below("prompt_tokens_details", _OPENAI_INPUT_DETAILS),
             **_below("completion_tokens_details", _OPENAI_OUTPUT_DETAILS),
+        },
+    ),
+    UsageShape(
+        name="Vercel AI SDK",
+        recognised_by=(
+            "cachedInputTokens",
+            "reasoningTokens",
+            "inputTokenDetails.",
+            "outputTokenDetails.",
+        ),
+        cache_tokens_included=True,
+        reasoning_tokens_included=None,
+        members={
+            "inputTokens": "input_tokens",
+            "outputTokens": "output_tokens",
+            "totalTokens": None,
+            "cachedInputTokens": "cached_input_tokens",
+            "reasoningTokens": "reasoning_output_tokens",
+            "inputTokenDetails.noCacheTokens": None,
+            "inputTokenDetails.cacheReadTokens": "cached_input_tokens",
+            "inputTokenDetails.cacheWriteTokens": "cache_creation_input_tokens",
+            "outputTokenDetails.textTokens": None,
+            "outputTokenDetails.reasoningTokens": "reasoning_output_tokens",
+            # The object of the provider, which says the same again
+            "raw.*": None,
         },
     ),
     UsageShape(
@@ -255,6 +293,7 @@ SHAPES = (
         # The names without `s` are those of the Realtime API and of LangChain.
         recognised_by=(
             "seconds",
+            "cost_in_usd_ticks",
             "input_tokens_details.",
             "input_token_details.",
             "output_tokens_details.",
@@ -270,6 +309,33 @@ SHAPES = (
             **_below("input_token_details", _OPENAI_INPUT_DETAILS),
             **_below("output_tokens_details", _OPENAI_OUTPUT_DETAILS),
             **_below("output_token_details", _OPENAI_OUTPUT_DETAILS),
+        },
+    ),
+    UsageShape(
+        name="Pydantic AI",
+        recognised_by=(
+            "cache_read_tokens",
+            "cache_write_tokens",
+            "cache_audio_read_tokens",
+            "input_audio_tokens",
+            "output_audio_tokens",
+            "details.",
+        ),
+        cache_tokens_included=True,
+        reasoning_tokens_included=None,
+        members={
+            "input_tokens": "input_tokens",
+            "output_tokens": "output_tokens",
+            "cache_read_tokens": "cached_input_tokens",
+            "cache_write_tokens": "cache_creation_input_tokens",
+            "input_audio_tokens": "audio_input_tokens",
+            "cache_audio_read_tokens": "cached_audio_input_tokens",
+            "output_audio_tokens": "audio_output_tokens",
+            "requests": "requests",
+            "tool_calls": None,
+            "details.reasoning_tokens": "reasoning_output_tokens",
+            # Counts of the provider, which are in the others
+            "details.*": None,
         },
     ),
     UsageShape(
@@ -304,11 +370,15 @@ ORDINARY_VALUES = {
     "trafficType": {"TRAFFIC_TYPE_UNSPECIFIED"},
 }
 
+# Values that name a service tier, whatever `service_tier` says beside them.
+TIER_VALUES = {"speed": {"fast"}}
+
 # Other names of single fields of a call, beside `usage`.
 FIELD_ALIASES = {
     "prompt_tokens": "input_tokens",
     "completion_tokens": "output_tokens",
     "cache_read_input_tokens": "cached_input_tokens",
+    "cache_read_tokens": "cached_input_tokens",
     "cached_tokens": "cached_input_tokens",
     "cache_write_input_tokens": "cache_creation_input_tokens",
     "cache_write_tokens": "cache_creation_input_tokens",
@@ -323,9 +393,25 @@ def aliases_of(field: str) -> list[str]:
 
 _TOTALS = ("input_tokens", "output_tokens")
 _CACHE_FIELDS = ("cached_input_tokens", "cache_creation_input_tokens")
+# What tells how a total counts.
+_FLAGS = {
+    "input_tokens": "cache_tokens_included",
+    "output_tokens": "reasoning_tokens_included",
+}
+# The part of a modality that was read from a cache, and the whole.
+_CACHED_MODALITIES = {
+    "cached_audio_input_tokens": "audio_input_tokens",
+    "cached_image_input_tokens": "image_input_tokens",
+}
 _DECIMALS = {"cost", "audio_seconds"}
-_KEPT_ZEROS = {*_TOTALS, "cost", "cache_tokens_included"}
-_TOTAL_OF_ALL = ("total_tokens", "gen_ai.usage.total_tokens")
+_KEPT_ZEROS = {*_TOTALS, *_FLAGS.values(), "cost"}
+_TOTAL_OF_ALL = (
+    "total_tokens",
+    "totalTokens",
+    "totalTokenCount",
+    "gen_ai.usage.total_tokens",
+)
+_WRITTEN_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 class UsageError(ValueError):
@@ -349,11 +435,16 @@ class ProviderUsage(dict[str, Any]):
 
 
 class _Reading(NamedTuple):
-    """The fields of a call in a usage object, the member that each comes from, and the rest."""
+    """The fields of a call in a usage object, the member that each comes from, and the rest.
+
+    `also` are other values that a field may have beside the usage object without a contradiction:
+    those of single members, and of a total with or without a part of it.
+    """
 
     fields: dict[str, Any]
     sources: dict[str, str]
     unknown: tuple[str, ...]
+    also: dict[str, set[Any]]
 
 
 class _Member(NamedTuple):
@@ -377,12 +468,15 @@ def with_canonical_fields(call: Mapping[str, Any]) -> dict[str, Any]:
             _merge(fields, field, None if count is None else _count(count, alias), alias)
     if usage is not None:
         sent = _as_dict(usage)
-        reading = _read(sent)
+        reading = _read(sent, reasoning_beside=_counts_reasoning_beside(fields))
         if not reading.fields and sent and not fields.keys() >= {*_TOTALS}:
             names = ", ".join(shape.name for shape in SHAPES)
             raise UsageError("usage", f"must be a usage object of one of: {names}")
         before = {field for field, value in fields.items() if value is not None}
         for field, value in reading.fields.items():
+            if _is_one_of(field, fields.get(field), reading.also.get(field, ())):
+                # What the caller says of such a count is not true of the one that replaces it.
+                fields |= {field: None, **({_FLAGS[field]: None} if field in _FLAGS else {})}
             source = reading.sources.get(field)
             _merge(fields, field, value, f"usage.{source}" if source else "usage")
         filled = reading.fields.keys() - before
@@ -400,34 +494,59 @@ def _merge(fields: dict[str, Any], field: str, value: Any, path: str) -> None:
     present = fields.get(field)
     if present is None:
         fields[field] = value
-    elif value is not None and value != present:
+    elif value is not None and _comparable(field, value) != _comparable(field, present):
         raise UsageError(path, f"contradicts {field}; give one of them")
 
 
+def _is_one_of(field: str, value: Any, others: Iterable[Any]) -> bool:
+    return any(_comparable(field, value) == _comparable(field, other) for other in others)
+
+
+def _comparable(field: str, value: Any) -> Any:
+    """Return a value of a field such that two spellings of it are equal."""
+    if field == "service_tier" and isinstance(value, str):
+        return normal_tier(value)
+    # 0.1 is a tenth, and so is "0.1".
+    if isinstance(value, float) or (isinstance(value, str) and _WRITTEN_NUMBER.fullmatch(value)):
+        return Decimal(str(value))
+    return value
+
+
+def _counts_reasoning_beside(call: Mapping[str, Any]) -> bool:
+    provider, model = call.get("provider"), call.get("model")
+    if not isinstance(provider, str) or not isinstance(model, str):
+        return False
+    return counts_reasoning_beside(provider, model)
+
+
 def _as_dict(usage: object) -> dict[str, Any]:
-    """Return a usage object as a dictionary; objects of the providers' SDKs are pydantic models."""
+    """Return a usage object as a dictionary; those of SDKs are pydantic models or dataclasses."""
     dump = getattr(usage, "model_dump", None)
     if callable(dump):
         usage = dump()
+    elif is_dataclass(usage) and not isinstance(usage, type):
+        usage = asdict(usage)
     if not isinstance(usage, Mapping):
         raise UsageError("usage", "must be an object")
     return dict(usage)
 
 
-def _read(usage: Mapping[str, Any]) -> _Reading:
+def _read(usage: Mapping[str, Any], *, reasoning_beside: bool) -> _Reading:
+    """Read a usage object of an API that counts reasoning in the output or beside it."""
     found = _by_path(_members(usage))
     members = {path: value for path, value in found.items() if value is not None}
     shape = _shape_of(members) or _shape_of(found)
     if shape is None:
-        return _Reading({}, {}, tuple(dict.fromkeys(path.partition(".")[0] for path in members)))
+        unknown = dict.fromkeys(path.partition(".")[0] for path in members)
+        return _Reading({}, {}, tuple(unknown), {})
     if shape.spellings:
         members = _by_path(
             _Member(_respelled(path, shape.spellings), value, in_list=False)
             for path, value in members.items()
         )
-    fields, sources, unknown = _fields(shape, members)
-    _complete(shape, members, fields)
-    return _Reading(fields, sources, unknown)
+    reading = _fields(shape, members)
+    _complete(shape, members, reading, reasoning_beside=reasoning_beside)
+    return reading
 
 
 def _members(value: Any, path: str = "", *, in_list: bool = False) -> Iterator[_Member]:
@@ -441,7 +560,8 @@ def _members(value: Any, path: str = "", *, in_list: bool = False) -> Iterator[_
             label = _label(item)
             rest = {name: member for name, member in item.items() if name != label}
             # By concatenation: a label of an enumeration would be formatted as its name.
-            yield from _members(rest, path + "." + item[label], in_list=True)
+            name = item[label].upper() if label == "modality" else item[label]
+            yield from _members(rest, path + "." + name, in_list=True)
     else:
         yield _Member(path, value, in_list)
 
@@ -477,31 +597,43 @@ def _shape_of(members: Mapping[str, Any]) -> UsageShape | None:
     return None
 
 
-def _fields(
-    shape: UsageShape, members: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+def _fields(shape: UsageShape, members: Mapping[str, Any]) -> _Reading:
     fields: dict[str, Any] = {}
     sources: dict[str, str] = {}
     added: dict[str, int] = {}
     unknown: dict[str, None] = {}
+    also: dict[str, set[Any]] = {}
+    tiers = []
     for path, value in members.items():
-        if isinstance(value, str) and value in ORDINARY_VALUES.get(path, ()):
+        if _has_value_of(ORDINARY_VALUES, path, value):
+            continue
+        if _has_value_of(TIER_VALUES, path, value):
+            tiers.append(value)
             continue
         known, meaning = _meaning(shape.members, path)
         if not known:
             unknown[_unknown_part(shape.members, path)] = None
         elif isinstance(meaning, str):
             read = _value(meaning, value, f"usage.{path}")
-            if fields.setdefault(meaning, read) != read:
+            present = fields.setdefault(meaning, read)
+            if _comparable(meaning, present) != _comparable(meaning, read):
                 raise UsageError(f"usage.{path}", f"contradicts usage.{sources[meaning]}")
             sources.setdefault(meaning, path)
+            also.setdefault(meaning, set()).add(read)
         elif meaning:
+            count = _count(value, f"usage.{path}")
             for field, sign in meaning.items():
-                added[field] = added.get(field, 0) + sign * _count(value, f"usage.{path}")
+                added[field] = added.get(field, 0) + sign * count
                 sources.setdefault(field, path)
+                also.setdefault(field, set()).add(count)
     for field, count in added.items():
         fields[field] = max(fields.get(field, 0) + count, 0)
-    return fields, sources, tuple(unknown)
+    fields.update(("service_tier", tier) for tier in tiers)
+    return _Reading(fields, sources, tuple(unknown), also)
+
+
+def _has_value_of(values: Mapping[str, Container[str]], path: str, value: Any) -> bool:
+    return isinstance(value, str) and value in values.get(path, ())
 
 
 def _meaning(members: Members, path: str) -> tuple[bool, Meaning]:
@@ -546,41 +678,80 @@ def _count(value: Any, path: str) -> int:
     return count
 
 
-def _complete(shape: UsageShape, members: Mapping[str, Any], fields: dict[str, Any]) -> None:
+def _complete(
+    shape: UsageShape, members: Mapping[str, Any], reading: _Reading, *, reasoning_beside: bool
+) -> None:
     """Add what follows from several members together."""
-    writes_5m = fields.pop(_CACHE_WRITES_5M, 0)
-    writes_1h = fields.get("cache_creation_1h_input_tokens", 0)
-    if writes_5m or writes_1h:
-        fields.setdefault("cache_creation_input_tokens", writes_5m + writes_1h)
-    if members.get("is_byok") is True and "cost" in fields:
-        # Then `cost` is only the fee of OpenRouter.
-        upstream = members.get("cost_details.upstream_inference_cost", 0)
-        fields["cost"] += _value("cost", upstream, "usage.cost_details.upstream_inference_cost")
+    fields = reading.fields
+    # Some objects have 0 for the whole beside its parts; the whole is at least their sum.
+    cache_writes = fields.pop(_CACHE_WRITES_5M, 0) + fields.get("cache_creation_1h_input_tokens", 0)
+    if cache_writes > fields.get("cache_creation_input_tokens", 0):
+        fields["cache_creation_input_tokens"] = cache_writes
+    # The same holds for a modality, which may have no count but the cached one.
+    for cached, whole in _CACHED_MODALITIES.items():
+        if fields.get(cached, 0) > fields.get(whole, 0):
+            fields[whole] = fields[cached]
+    cached_tokens = sum(fields.get(cached, 0) for cached in _CACHED_MODALITIES)
+    if cached_tokens > fields.get("cached_input_tokens", 0):
+        fields["cached_input_tokens"] = cached_tokens
+    _complete_cost(members, fields)
     # Servers leave out what is 0. If there is no count at all, the usage is unknown.
-    missing = 0 if fields.keys() - {"cost", "service_tier"} else None
+    if not fields.keys() - {"cost", "service_tier"}:
+        fields.update(dict.fromkeys(_TOTALS))
+        return
     for total in _TOTALS:
-        fields.setdefault(total, missing)
-    _complete_reasoning(shape, members, fields)
+        fields.setdefault(total, 0)
     cache_tokens = sum(fields.get(field, 0) for field in _CACHE_FIELDS)
     # Cache tokens that are more than the input cannot be part of it, whatever the shape says.
     if cache_tokens and not (shape.cache_tokens_included and cache_tokens > fields["input_tokens"]):
         fields["cache_tokens_included"] = shape.cache_tokens_included
+    _complete_reasoning(shape, members, fields, beside=reasoning_beside)
+    reasoning = fields.get("reasoning_output_tokens", 0)
+    for total, part in (("input_tokens", cache_tokens), ("output_tokens", reasoning)):
+        count = fields[total]
+        reading.also.setdefault(total, set()).update({count + part, count - part})
+    for field, values in reading.also.items():
+        values.discard(fields.get(field))
+
+
+def _complete_cost(members: Mapping[str, Any], fields: dict[str, Any]) -> None:
+    ticks = fields.pop(_COST_TICKS, None)
+    if ticks is not None:
+        fields.setdefault("cost", Decimal(ticks).scaleb(-10))
+    if members.get("is_byok") is True and "cost" in fields:
+        # Then `cost` is only the fee of OpenRouter.
+        upstream = members.get("cost_details.upstream_inference_cost")
+        if upstream is None:
+            del fields["cost"]
+        else:
+            path = "usage.cost_details.upstream_inference_cost"
+            fields["cost"] += _value("cost", upstream, path)
 
 
 def _complete_reasoning(
-    shape: UsageShape, members: Mapping[str, Any], fields: dict[str, Any]
+    shape: UsageShape, members: Mapping[str, Any], fields: dict[str, Any], *, beside: bool
 ) -> None:
-    reasoning = fields.get("reasoning_output_tokens")
-    if not reasoning:
-        return
     included = shape.reasoning_tokens_included
-    if included is None:
-        total = next((members[path] for path in _TOTAL_OF_ALL if path in members), None)
-        without = fields["input_tokens"] + fields["output_tokens"]
-        if total == without + reasoning:
-            fields["output_tokens"] += reasoning
-            included = True
-        elif total == without:
-            included = True
-    if included:
-        fields["reasoning_tokens_included"] = True
+    total = _total_of_all(members)
+    without = fields["input_tokens"] + fields["output_tokens"]
+    if fields.get("cache_tokens_included") is False:
+        without += sum(fields.get(field, 0) for field in _CACHE_FIELDS)
+    reasoning = fields.get("reasoning_output_tokens", 0)
+    if not reasoning:
+        # Gemini's OpenAI-compatible API shows reasoning in nothing but the total.
+        if total is None or total <= without or not (beside or included is False):
+            return
+        reasoning = fields["reasoning_output_tokens"] = total - without
+        included = False
+    elif included is None and total is not None:
+        included = {without: True, without + reasoning: False}.get(total)
+    if included is not None:
+        fields["reasoning_tokens_included"] = included
+
+
+def _total_of_all(members: Mapping[str, Any]) -> int | None:
+    total = next((members[path] for path in _TOTAL_OF_ALL if path in members), None)
+    try:
+        return None if total is None else whole_number(total)
+    except ValueError:
+        return None

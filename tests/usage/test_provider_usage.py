@@ -1,5 +1,6 @@
 """The usage objects of providers: what each says of a call, and what it costs."""
 
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +18,7 @@ NAME = {"provider": "openai", "model": "gpt-4o-mini"}
 INSIDE = {"cache_tokens_included": True}
 OUTSIDE = {"cache_tokens_included": False}
 REASONING_INSIDE = {"reasoning_tokens_included": True}
+REASONING_BESIDE = {"reasoning_tokens_included": False}
 
 
 def call(**fields: Any) -> NewCall:
@@ -183,9 +185,9 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {
             "input_tokens": 32,
-            "output_tokens": 103,
+            "output_tokens": 9,
             "reasoning_output_tokens": 94,
-            **REASONING_INSIDE,
+            **REASONING_BESIDE,
         },
     ),
     "without a total, the provider decides about reasoning": (
@@ -369,7 +371,7 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {
             "input_tokens": 1_030,
-            "output_tokens": 200,
+            "output_tokens": 50,
             "cached_input_tokens": 400,
             "reasoning_output_tokens": 150,
             "audio_input_tokens": 300,
@@ -379,7 +381,7 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "image_output_tokens": 40,
             "service_tier": "standard",
             **INSIDE,
-            **REASONING_INSIDE,
+            **REASONING_BESIDE,
         },
     ),
     "Gemini as its Python SDK writes it": (
@@ -398,13 +400,13 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {
             "input_tokens": 10,
-            "output_tokens": 12,
+            "output_tokens": 5,
             "cached_input_tokens": 4,
             "reasoning_output_tokens": 7,
             "audio_input_tokens": 10,
             "cached_audio_input_tokens": 2,
             **INSIDE,
-            **REASONING_INSIDE,
+            **REASONING_BESIDE,
         },
     ),
     "Gemini on Vertex AI": (
@@ -495,6 +497,336 @@ USAGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"input_tokens": 100, "output_tokens": 20, "cached_input_tokens": 5_000},
     ),
+    "LangChain with Anthropic, whose 0 is not all cache writes": (
+        {
+            "input_tokens": 53_100,
+            "output_tokens": 10,
+            "total_tokens": 53_110,
+            "input_token_details": {
+                "cache_creation": 0,
+                "ephemeral_5m_input_tokens": 1_000,
+                "ephemeral_1h_input_tokens": 2_000,
+                "cache_read": 50_000,
+            },
+        },
+        {
+            "input_tokens": 53_100,
+            "output_tokens": 10,
+            "cached_input_tokens": 50_000,
+            "cache_creation_input_tokens": 3_000,
+            "cache_creation_1h_input_tokens": 2_000,
+            **INSIDE,
+        },
+    ),
+    "Anthropic with fewer cache writes than their parts": (
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 1_000},
+        },
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 1_000,
+            **OUTSIDE,
+        },
+    ),
+    "Anthropic with more cache writes than their parts": (
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 500,
+            "cache_creation": {"ephemeral_1h_input_tokens": 100},
+        },
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 500,
+            "cache_creation_1h_input_tokens": 100,
+            **OUTSIDE,
+        },
+    ),
+    "LiteLLM with fewer cache writes than their parts": (
+        {
+            "prompt_tokens": 2_000,
+            "completion_tokens": 10,
+            "cache_creation_input_tokens": 500,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 500,
+                "cache_creation_token_details": {
+                    "ephemeral_5m_input_tokens": 1_000,
+                    "ephemeral_1h_input_tokens": 200,
+                },
+            },
+        },
+        {
+            "input_tokens": 2_000,
+            "output_tokens": 10,
+            "cache_creation_input_tokens": 1_200,
+            "cache_creation_1h_input_tokens": 200,
+            **INSIDE,
+        },
+    ),
+    "Bedrock with fewer cache writes than their parts": (
+        {
+            "inputTokens": 1,
+            "outputTokens": 2,
+            "cacheWriteInputTokens": 0,
+            "cacheDetails": [{"ttl": "1h", "inputTokens": 100}],
+        },
+        {
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_creation_input_tokens": 100,
+            "cache_creation_1h_input_tokens": 100,
+            **OUTSIDE,
+        },
+    ),
+    "Anthropic in fast mode": (
+        {"input_tokens": 1, "output_tokens": 2, "service_tier": "standard", "speed": "fast"},
+        {"input_tokens": 1, "output_tokens": 2, "service_tier": "fast"},
+    ),
+    "xAI Chat Completions": (
+        {
+            "prompt_tokens": 32,
+            "completion_tokens": 9,
+            "total_tokens": 135,
+            "prompt_tokens_details": {
+                "text_tokens": 32,
+                "audio_tokens": 0,
+                "image_tokens": 0,
+                "cached_tokens": 6,
+            },
+            "completion_tokens_details": {
+                "reasoning_tokens": 94,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+            "num_sources_used": 2,
+            "cost_in_usd_ticks": 37_756_000,
+        },
+        {
+            "input_tokens": 32,
+            "output_tokens": 9,
+            "cached_input_tokens": 6,
+            "reasoning_output_tokens": 94,
+            "cost": Decimal("0.0037756"),
+            **INSIDE,
+            **REASONING_BESIDE,
+        },
+    ),
+    "xAI Responses with tools": (
+        {
+            "input_tokens": 9_000,
+            "input_tokens_details": {"cached_tokens": 3_000},
+            "output_tokens": 3_400,
+            "output_tokens_details": {"reasoning_tokens": 400},
+            "total_tokens": 12_400,
+            "num_sources_used": 0,
+            "num_server_side_tools_used": 3,
+            "cost_in_usd_ticks": 1,
+            "server_side_tool_usage_details": {"web_search_calls": 0, "x_search_calls": 3},
+            "context_details": {"input_tokens": 9_000, "parts": [1]},
+        },
+        {
+            "input_tokens": 9_000,
+            "output_tokens": 3_400,
+            "cached_input_tokens": 3_000,
+            "reasoning_output_tokens": 400,
+            "cost": Decimal("1e-10"),
+            **INSIDE,
+            **REASONING_INSIDE,
+        },
+    ),
+    "xAI images": ({"cost_in_usd_ticks": 200_000_000}, {"cost": Decimal("0.02")}),
+    "OpenRouter with one's own key: without the upstream cost, the cost is unknown": (
+        {
+            "prompt_tokens": 194,
+            "completion_tokens": 2,
+            "cost": 0,
+            "is_byok": True,
+            "cost_details": {"upstream_inference_cost": None},
+        },
+        {"input_tokens": 194, "output_tokens": 2},
+    ),
+    "OpenRouter with one's own key: a fee without details": (
+        {"prompt_tokens": 194, "completion_tokens": 2, "cost": Decimal("0.1"), "is_byok": True},
+        {"input_tokens": 194, "output_tokens": 2},
+    ),
+    "OpenRouter with one's own key: the upstream cost is 0": (
+        {
+            "prompt_tokens": 194,
+            "completion_tokens": 2,
+            "cost": Decimal("0.1"),
+            "is_byok": True,
+            "cost_details": {"upstream_inference_cost": 0},
+        },
+        {"input_tokens": 194, "output_tokens": 2, "cost": Decimal("0.1")},
+    ),
+    "Gemini with modalities of the cache only": (
+        {
+            "promptTokenCount": 1_000,
+            "cachedContentTokenCount": 400,
+            "cacheTokensDetails": [
+                {"modality": "AUDIO", "tokenCount": 200},
+                {"modality": "IMAGE", "tokenCount": 50},
+                {"modality": "VIDEO", "tokenCount": 50},
+            ],
+        },
+        {
+            "input_tokens": 1_000,
+            "output_tokens": 0,
+            "cached_input_tokens": 400,
+            "audio_input_tokens": 200,
+            "image_input_tokens": 50,
+            "cached_audio_input_tokens": 200,
+            "cached_image_input_tokens": 50,
+            **INSIDE,
+        },
+    ),
+    "Gemini with modalities of the cache, but not its size": (
+        {
+            "promptTokenCount": 1_000,
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 200}],
+        },
+        {
+            "input_tokens": 1_000,
+            "output_tokens": 0,
+            "cached_input_tokens": 200,
+            "audio_input_tokens": 200,
+            "cached_audio_input_tokens": 200,
+            **INSIDE,
+        },
+    ),
+    "Pydantic AI without a cache": (
+        {"input_tokens": 10, "output_tokens": 5, "details": {"reasoning_tokens": 3}, "requests": 1},
+        {"input_tokens": 10, "output_tokens": 5, "reasoning_output_tokens": 3, "requests": 1},
+    ),
+    "Gemini with modalities in lower case": (
+        {
+            "promptTokenCount": 1_000,
+            "promptTokensDetails": [
+                {"modality": "audio", "tokenCount": 200},
+                {"modality": "Image", "tokenCount": 10},
+                {"modality": "text", "tokenCount": 790},
+            ],
+        },
+        {
+            "input_tokens": 1_000,
+            "output_tokens": 0,
+            "audio_input_tokens": 200,
+            "image_input_tokens": 10,
+        },
+    ),
+    "Gemini with thoughts in the total only": (
+        {"promptTokenCount": 20, "candidatesTokenCount": 424, "totalTokenCount": 1_016},
+        {
+            "input_tokens": 20,
+            "output_tokens": 424,
+            "reasoning_output_tokens": 572,
+            **REASONING_BESIDE,
+        },
+    ),
+    "cached audio without other audio": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 1,
+            "prompt_tokens_details": {
+                "cached_tokens": 8,
+                "cached_tokens_details": {"audio_tokens": 8},
+            },
+        },
+        {
+            "input_tokens": 10,
+            "output_tokens": 1,
+            "cached_input_tokens": 8,
+            "audio_input_tokens": 8,
+            "cached_audio_input_tokens": 8,
+            **INSIDE,
+        },
+    ),
+    "Vercel AI SDK": (
+        {
+            "inputTokens": 2_000,
+            "outputTokens": 300,
+            "totalTokens": 2_300,
+            "reasoningTokens": 128,
+            "cachedInputTokens": 1_920,
+        },
+        {
+            "input_tokens": 2_000,
+            "output_tokens": 300,
+            "cached_input_tokens": 1_920,
+            "reasoning_output_tokens": 128,
+            **INSIDE,
+            **REASONING_INSIDE,
+        },
+    ),
+    "Vercel AI SDK with thoughts of Gemini": (
+        {
+            "inputTokens": 20,
+            "outputTokens": 424,
+            "totalTokens": 1_016,
+            "reasoningTokens": 572,
+        },
+        {
+            "input_tokens": 20,
+            "output_tokens": 424,
+            "reasoning_output_tokens": 572,
+            **REASONING_BESIDE,
+        },
+    ),
+    "Vercel AI SDK with details": (
+        {
+            "inputTokens": 2_000,
+            "inputTokenDetails": {
+                "noCacheTokens": 500,
+                "cacheReadTokens": 1_000,
+                "cacheWriteTokens": 500,
+            },
+            "outputTokens": 300,
+            "outputTokenDetails": {"textTokens": 172, "reasoningTokens": 128},
+            "totalTokens": 2_300,
+            "raw": {"input_tokens": 500, "cache_creation": {"ephemeral_5m_input_tokens": 500}},
+        },
+        {
+            "input_tokens": 2_000,
+            "output_tokens": 300,
+            "cached_input_tokens": 1_000,
+            "cache_creation_input_tokens": 500,
+            "reasoning_output_tokens": 128,
+            **INSIDE,
+            **REASONING_INSIDE,
+        },
+    ),
+    "Pydantic AI": (
+        {
+            "input_tokens": 2_000,
+            "cache_write_tokens": 500,
+            "cache_read_tokens": 1_000,
+            "input_audio_tokens": 10,
+            "cache_audio_read_tokens": 5,
+            "output_tokens": 300,
+            "output_audio_tokens": 7,
+            "details": {"reasoning_tokens": 128, "input_tokens": 500},
+            "requests": 2,
+            "tool_calls": 1,
+        },
+        {
+            "input_tokens": 2_000,
+            "output_tokens": 300,
+            "cached_input_tokens": 1_000,
+            "cache_creation_input_tokens": 500,
+            "audio_input_tokens": 10,
+            "cached_audio_input_tokens": 5,
+            "audio_output_tokens": 7,
+            "reasoning_output_tokens": 128,
+            "requests": 2,
+            **INSIDE,
+        },
+    ),
     "numbers with a fraction of zero": (
         {"input_tokens": 100.0, "output_tokens": Decimal("1e2")},
         {"input_tokens": 100, "output_tokens": 100},
@@ -517,8 +849,152 @@ class SdkUsage(BaseModel):
     completion_tokens: int = 5
 
 
+@dataclass
+class SdkDataclass:
+    """A usage object as Pydantic AI returns it."""
+
+    input_tokens: int = 10
+    cache_read_tokens: int = 4
+    output_tokens: int = 5
+    details: dict[str, int] = field(default_factory=dict)
+
+
 def test_an_object_of_an_sdk() -> None:
     assert said(SdkUsage()) == {"input_tokens": 10, "output_tokens": 5}
+    assert said(SdkDataclass()) == {
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "cached_input_tokens": 4,
+        **INSIDE,
+    }
+
+
+GROK = {"provider": "xai", "model": "grok-3-mini"}
+GROK_USAGE = {
+    "prompt_tokens": 100,
+    "completion_tokens": 300,
+    "total_tokens": 600,
+    "completion_tokens_details": {"reasoning_tokens": 200},
+}
+GEMINI = {"provider": "google", "model": "gemini-2.5-flash"}
+GEMINI_USAGE = {
+    "promptTokenCount": 1_000,
+    "toolUsePromptTokenCount": 30,
+    "candidatesTokenCount": 50,
+    "thoughtsTokenCount": 150,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *(GROK | {"usage": GROK_USAGE, "output_tokens": count} for count in (300, 500, "300")),
+        GROK | {"usage": GROK_USAGE, "output_tokens": 300, "reasoning_tokens_included": False},
+        GROK | {"usage": GROK_USAGE, "output_tokens": 500, "reasoning_tokens_included": True},
+        GROK | {"usage": GROK_USAGE, "output_tokens": 500, "reasoning_tokens": 200},
+        *(GEMINI | {"usage": GEMINI_USAGE, "output_tokens": count} for count in (50, 200)),
+        *(GEMINI | {"usage": GEMINI_USAGE, "input_tokens": count} for count in (1_000, 1_030)),
+        *(
+            {
+                "usage": {
+                    "input_tokens": 100,
+                    "output_tokens": 10,
+                    "cache_read_input_tokens": 5_000,
+                    "iterations": [{"type": "compaction", "input_tokens": 7, "output_tokens": 8}],
+                },
+                "input_tokens": input_tokens,
+                "output_tokens": output_tokens,
+            }
+            for input_tokens in (100, 107, 5_107)
+            for output_tokens in (10, 18)
+        ),
+        {
+            "usage": {
+                "prompt_tokens": 100,
+                "completion_tokens": 1,
+                "prompt_tokens_details": {"cached_tokens": 60},
+            },
+            "input_tokens": 40,
+            "cache_tokens_included": False,
+        },
+        *(
+            {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": sent}, "cost": cost}
+            for sent, cost in ((0.5, "0.5"), (0.1, 0.1), (0.1, "0.10"), (1, 1.0), (1, "1"))
+        ),
+        *(
+            {"usage": {"input_tokens": 1, "output_tokens": 2, **sent}, "service_tier": tier}
+            for sent, tier in (
+                ({"service_tier": "standard"}, "default"),
+                ({"service_tier": "STANDARD"}, "standard"),
+                ({"service_tier": "priority"}, "Priority"),
+                ({"service_tier": "standard", "speed": "fast"}, "standard"),
+                ({"service_tier": "standard", "speed": "fast"}, "fast"),
+            )
+        ),
+        {"usage": {"prompt_tokens": 5}, "input_tokens": "5"},
+        {"usage": {"seconds": 12.5}, "audio_seconds": "12.5"},
+        {"input_tokens": "5", "prompt_tokens": 5, "output_tokens": 1},
+        {
+            "usage": {
+                "input_tokens": 1,
+                "output_tokens": 2,
+                "cache_creation_input_tokens": 0,
+                "cache_creation": {"ephemeral_5m_input_tokens": 10},
+            },
+            "cache_creation_input_tokens": 0,
+        },
+    ],
+)
+async def test_fields_beside_a_usage_object_that_say_the_same(
+    client: httpx.AsyncClient, fields: dict[str, Any]
+) -> None:
+    both = await client.post("/api/v1/log", json=NAME | fields)
+    assert both.status_code == 200, both.text
+    usage_alone = {name: fields[name] for name in ("provider", "model", "usage") if name in fields}
+    if "usage" not in fields or "cost" in fields["usage"]:
+        return
+    alone = await client.post("/api/v1/log", json=NAME | usage_alone)
+    assert both.json()["cost"] == alone.json()["cost"]
+    stored_alone, stored = (await client.get("/api/v1/logs")).json()
+    for name in ("input_tokens", "output_tokens", "cached_input_tokens"):
+        assert stored[name] == stored_alone[name]
+    assert both.json()["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "usage"),
+    [
+        (
+            GROK | {"input_tokens": 100, "output_tokens": 300, "reasoning_output_tokens": 200},
+            GROK_USAGE,
+        ),
+        (
+            GEMINI | {"input_tokens": 1_030, "output_tokens": 50, "reasoning_output_tokens": 150},
+            GEMINI_USAGE,
+        ),
+        (
+            NAME | {"input_tokens": 9, "output_tokens": 300, "reasoning_output_tokens": 200},
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 300,
+                "total_tokens": 309,
+                "completion_tokens_details": {"reasoning_tokens": 200},
+            },
+        ),
+    ],
+)
+async def test_a_call_is_stored_alike_from_fields_and_from_a_usage_object(
+    client: httpx.AsyncClient, fields: dict[str, Any], usage: dict[str, Any]
+) -> None:
+    name = {"provider": fields["provider"], "model": fields["model"]}
+    costs = [
+        (await client.post("/api/v1/log", json=sent)).json()["cost"]
+        for sent in (fields, name | {"usage": usage})
+    ]
+    assert costs[0] == costs[1] is not None
+    first, second = (await client.get("/api/v1/logs")).json()
+    for count in ("input_tokens", "output_tokens", "cached_input_tokens"):
+        assert first[count] == second[count] == fields.get(count, 0)
 
 
 @pytest.mark.parametrize(
@@ -530,7 +1006,7 @@ def test_an_object_of_an_sdk() -> None:
             ["usage.prompt_tokens_details.smell_tokens"],
         ),
         ({"prompt_tokens": 1, "list": [1, {"a": 2}], "empty": [], "none": None}, ["usage.list"]),
-        ({"input_tokens": 1, "output_tokens": 1, "speed": "fast"}, ["usage.speed"]),
+        ({"input_tokens": 1, "output_tokens": 1, "speed": "slow"}, ["usage.speed"]),
         ({"input_tokens": 1, "output_tokens": 1, "inference_geo": "us"}, ["usage.inference_geo"]),
         ({"promptTokenCount": 1, "smellTokenCount": 2}, ["usage.smellTokenCount"]),
         ({"gen_ai.usage.input_tokens": 1, "gen_ai.usage.smell": 2}, ["usage.gen_ai.usage.smell"]),
@@ -574,6 +1050,23 @@ def test_members_that_are_not_understood(usage: dict[str, Any], unknown: list[st
             ["usage.completion_tokens_details.reasoning_tokens", "reasoning_output_tokens"],
         ),
         ({"usage": {"prompt_tokens": 9, "cost": 1}, "cost": 2}, ["usage.cost", "cost"]),
+        ({"usage": {"prompt_tokens": 9, "cost": 1}, "cost": "1.01"}, ["usage.cost", "cost"]),
+        (
+            {"usage": {"prompt_tokens": 9, "service_tier": "flex"}, "service_tier": "default"},
+            ["usage.service_tier", "service_tier"],
+        ),
+        (
+            GROK | {"usage": GROK_USAGE, "output_tokens": 400},
+            ["usage.completion_tokens", "output_tokens"],
+        ),
+        (
+            GEMINI | {"usage": GEMINI_USAGE, "output_tokens": 100},
+            ["usage.candidatesTokenCount", "output_tokens"],
+        ),
+        (
+            {"usage": {"prompt_tokens": 1, "cost_in_usd_ticks": 0.5}},
+            ["usage.cost_in_usd_ticks", "integer"],
+        ),
         (
             {
                 "usage": {"input_tokens": 1, "cache_read_input_tokens": 2},
@@ -653,6 +1146,7 @@ async def test_a_usage_that_cannot_be_right_is_refused(
         ("prompt_tokens", "input_tokens"),
         ("completion_tokens", "output_tokens"),
         ("cache_read_input_tokens", "cached_input_tokens"),
+        ("cache_read_tokens", "cached_input_tokens"),
         ("cached_tokens", "cached_input_tokens"),
         ("cache_write_input_tokens", "cache_creation_input_tokens"),
         ("cache_write_tokens", "cache_creation_input_tokens"),
@@ -672,6 +1166,8 @@ def test_other_names_of_fields(alias: str, field: str) -> None:
 
 ANTHROPIC = {"provider": "anthropic", "model": "claude-sonnet-4-5"}
 ANTHROPIC_USAGE = {"input_tokens": 100, "cache_read_input_tokens": 50_000, "output_tokens": 10}
+OPUS = {"provider": "anthropic", "model": "claude-opus-4-8"}
+OPUS_USAGE = {"input_tokens": 100_000, "output_tokens": 1_000}
 CONVERSE = {"inputTokens": 100, "cacheReadInputTokens": 50_000, "outputTokens": 10}
 LITELLM = {"prompt_tokens": 50_100, "completion_tokens": 10, "cache_read_input_tokens": 50_000}
 
@@ -772,6 +1268,100 @@ LITELLM = {"prompt_tokens": 50_100, "completion_tokens": 10, "cache_read_input_t
             "0.000885",
         ),
         (NAME | {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.5}}, "0.5"),
+        # 100,000 at 10, 1,000 at 50: twice the standard price.
+        (
+            OPUS | {"usage": OPUS_USAGE | {"service_tier": "standard", "speed": "fast"}},
+            "1.05",
+        ),
+        (OPUS | {"usage": OPUS_USAGE, "service_tier": "fast"}, "1.05"),
+        (OPUS | {"usage": OPUS_USAGE | {"speed": "standard"}}, "0.525"),
+        # 100 at 3, 50,000 at 0.3, 1,000 at 3.75, 2,000 at 6, 10 at 15.
+        (
+            ANTHROPIC
+            | {
+                "usage": {
+                    "input_tokens": 53_100,
+                    "output_tokens": 10,
+                    "input_token_details": {
+                        "cache_creation": 0,
+                        "ephemeral_5m_input_tokens": 1_000,
+                        "ephemeral_1h_input_tokens": 2_000,
+                        "cache_read": 50_000,
+                    },
+                }
+            },
+            "0.0312",
+        ),
+        # 20 at 0.3, 996 at 2.5.
+        *(
+            (GEMINI | {"usage": usage}, "0.002496")
+            for usage in (
+                {"prompt_tokens": 20, "completion_tokens": 424, "total_tokens": 1_016},
+                {"input_tokens": 20, "output_tokens": 424, "total_tokens": 1_016},
+                {"inputTokens": 20, "outputTokens": 424, "totalTokens": 1_016},
+                {"promptTokenCount": 20, "candidatesTokenCount": 424, "totalTokenCount": 1_016},
+                {"gen_ai.usage.input_tokens": 20, "gen_ai.usage.total_tokens": 1_016},
+            )
+        ),
+        # 100 at 0.3, 300 at 2.5.
+        (GEMINI | {"usage": {"prompt_tokens": 100, "total_tokens": 400}}, "0.00078"),
+        # 100 at 0.3, 500 at 0.5.
+        (
+            GROK | {"usage": {"prompt_tokens": 100, "completion_tokens": 300, "total_tokens": 600}},
+            "0.00028",
+        ),
+        (GROK | {"usage": GROK_USAGE | {"cost_in_usd_ticks": 2_500_001}}, "0.0002500001"),
+        # Others count reasoning in the output: the rest of the total is not guessed.
+        (NAME | {"usage": {"prompt_tokens": 100, "total_tokens": 400}}, "0.000015"),
+        # The fee for one's own key is not the cost.
+        (
+            {
+                "provider": "openrouter",
+                "model": "openai/gpt-4o-mini",
+                "usage": {
+                    "prompt_tokens": 1_000,
+                    "completion_tokens": 100,
+                    "cost": 0,
+                    "is_byok": True,
+                    "cost_details": {"upstream_inference_cost": None},
+                },
+            },
+            "0.00021",
+        ),
+        # 600 at 0.3, 200 of cached text at 0.03, 200 of cached audio at 0.1.
+        (
+            GEMINI
+            | {
+                "usage": {
+                    "promptTokenCount": 1_000,
+                    "cachedContentTokenCount": 400,
+                    "cacheTokensDetails": [
+                        {"modality": "AUDIO", "tokenCount": 200},
+                        {"modality": "TEXT", "tokenCount": 200},
+                    ],
+                }
+            },
+            "0.000206",
+        ),
+        # 80 at 0.15, 1,920 at 0.075, 300 at 0.6.
+        (
+            NAME
+            | {"usage": {"inputTokens": 2_000, "outputTokens": 300, "cachedInputTokens": 1_920}},
+            "0.000336",
+        ),
+        # 500 at 3, 1,000 at 0.3, 500 at 3.75, 300 at 15.
+        (
+            ANTHROPIC
+            | {
+                "usage": {
+                    "input_tokens": 2_000,
+                    "output_tokens": 300,
+                    "cache_read_tokens": 1_000,
+                    "cache_write_tokens": 500,
+                }
+            },
+            "0.008175",
+        ),
     ],
 )
 async def test_what_a_call_with_a_usage_object_costs(
@@ -783,6 +1373,14 @@ async def test_what_a_call_with_a_usage_object_costs(
     assert [Decimal(str(each["cost"])) for each in (single, batch)] == [Decimal(cost)] * 2
     assert library.cost == Decimal(cost)
     assert (single["warnings"], batch["warnings"], library.warnings) == ([], [], ())
+
+
+async def test_fast_mode_of_a_model_without_a_price_for_it_is_unpriced(
+    client: httpx.AsyncClient,
+) -> None:
+    usage = ANTHROPIC_USAGE | {"service_tier": "standard", "speed": "fast"}
+    logged = (await client.post("/api/v1/log", json=ANTHROPIC | {"usage": usage})).json()
+    assert (logged["cost"], logged["cost_source"]) == (0, "unpriced")
 
 
 def test_fingerprint_of_a_call_with_a_usage_object() -> None:
