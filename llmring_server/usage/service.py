@@ -67,9 +67,13 @@ class Usage(Repository):
         """Store a call once: committed on return, or with the caller's transaction.
 
         A repeated `key` returns the first result. InvalidRequest if the key came with another call
-        before, RequestInProgress while its first use is undecided. With the setting
-        `strict_fields`, InvalidRequest also if the call has unknown fields.
+        before, or if the call has another key; RequestInProgress while its first use is undecided.
+        With the setting `strict_fields`, InvalidRequest also if the call has unknown fields.
         """
+        if key and call.idempotency_key and key != call.idempotency_key:
+            raise InvalidRequest(
+                "idempotency_key: the call and the request have different keys; give one, not both"
+            )
         unknown_fields = call.unknown_fields
         warnings = self._warnings(unknown_fields) if unknown_fields else []
         if call.cost is not None:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -203,6 +204,36 @@ def test_a_damaged_file_is_reported_in_one_sentence(prod: dict[str, str], tmp_pa
     ran = run("import", str(path), "--project", f"p {uuid4().hex}", *PROD, **prod)
     assert ran.returncode == 1
     assert "damaged or not complete" in ran.stderr
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "csv"])
+def test_the_complete_lines_of_a_damaged_file_are_stored(
+    prod: dict[str, str], tmp_path: Path, file_format: str
+) -> None:
+    path = tmp_path / "calls"
+    calls = [old_line(NOW) for _ in range(1500)]
+    text = io.StringIO(newline="")
+    if file_format == "jsonl":
+        text.writelines(json.dumps(call) + "\n" for call in calls)
+    else:
+        writer = csv.DictWriter(text, calls[0].keys())
+        writer.writeheader()
+        writer.writerows(calls)
+    compressed = gzip.compress(text.getvalue().encode())
+    damaged = compressed[: len(compressed) * 4 // 5]
+    path.write_bytes(damaged)
+    complete = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(damaged).count(b"\n")
+    complete -= file_format == "csv"
+    assert 1000 < complete < 1500
+    project = f"p {uuid4().hex}"
+    ran = run("import", str(path), "--project", project, *PROD, **prod)
+    assert ran.returncode == 1
+    assert f"\nstored: {complete:,}\n" in ran.stdout
+    assert "rejected: 0\n" in ran.stdout
+    assert "Only the lines before that were read." in ran.stderr
+    path.write_bytes(compressed)
+    again = check_output("import", str(path), "--project", project, *PROD, **prod)
+    assert f"stored: {1500 - complete:,}\nstored before: {complete:,}\n" in again
 
 
 async def test_moved_sums_and_an_import_add_up(
