@@ -23,7 +23,13 @@ from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
 from llmring_server.usage.export import CSV_HEADER, encode_csv, encode_in_chunks, encode_jsonl
 from llmring_server.usage.models import CallFilter, ExportedCall
-from llmring_server.usage.transfer import ExportFormat, ImportReport, read_export, with_peek
+from llmring_server.usage.transfer import (
+    ExportFormat,
+    ExportLine,
+    ImportReport,
+    read_export,
+    with_peek,
+)
 
 PROGRESS_SECONDS = 2.0
 
@@ -152,6 +158,15 @@ def import_calls(  # noqa: PLR0913, they are the options
     The project is created if it does not exist.
     """
     progress = _Progress()
+    damaged = False
+
+    def until_damage(lines: Iterator[ExportLine]) -> Iterator[ExportLine]:
+        """Yield the lines before the damage, so that they are stored."""
+        nonlocal damaged
+        try:
+            yield from lines
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            damaged = True
 
     async def store(ring: Ring) -> ImportReport:
         with _read(file) as opened:
@@ -159,7 +174,7 @@ def import_calls(  # noqa: PLR0913, they are the options
             project_id = await _project_to_fill(ring, project, dry_run=dry_run)
             return await ring.call_import.run(
                 project_id,
-                lines,
+                until_damage(lines),
                 actor=environment.operator(),
                 dry_run=dry_run,
                 progress=lambda report: progress.show(f"{report.lines:,} lines read"),
@@ -167,6 +182,10 @@ def import_calls(  # noqa: PLR0913, they are the options
 
     report = environment.with_ring(env, data_dir, store, writes=not dry_run)
     _print_report(report, dry_run=dry_run)
+    if damaged:
+        raise click.ClickException(
+            "The compressed file is damaged or not complete. Only the lines before that were read."
+        )
     if report.rejected:
         raise SystemExit(1)
 
@@ -184,7 +203,7 @@ def _read(file: str) -> Iterator[BinaryIO]:
                 yield cast("BinaryIO", decompressed)
         except (EOFError, gzip.BadGzipFile, zlib.error) as exc:
             raise click.ClickException(
-                "The compressed file is damaged or not complete. Calls before that are stored."
+                "The compressed file is damaged or not complete. Nothing of it could be read."
             ) from exc
 
 

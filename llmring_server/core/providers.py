@@ -19,10 +19,15 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "anthropic": ("anthropic_ai", "anthropic_text", "claude"),
     "arcee": ("arcee_ai",),
     "azure": (
+        # Of the SDKs for Azure, before OpenTelemetry had other names.
+        "az_ai_inference",
+        "az_ai_openai",
         "azure_ai",
         "azure_ai_foundry",
         "azure_ai_inference",
         "azure_ai_openai",
+        "azure_ai_services",
+        "azure_ai_studio",
         "azure_anthropic",
         "azure_foundry",
         "azure_openai",
@@ -38,7 +43,9 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
         "anthropic_bedrock",
         "aws",
         "aws_bedrock",
+        "aws_bedrock_agent_runtime",
         "aws_bedrock_converse",
+        "aws_bedrock_invoke",
         "aws_bedrock_runtime",
         "bedrock_anthropic",
         "bedrock_converse",
@@ -123,6 +130,34 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "zhipuai": ("bigmodel", "zhipu"),
 }
 
+# What names contain that are in no list, such as `bedrock-eu` or `my-anthropic`; the first counts.
+# Gateways and clouds come before makers, since Anthropic does not send the bill of
+# `anthropic-vertex-eu`.
+_PARTS = {
+    "openrouter": "openrouter",
+    "bedrock": "bedrock",
+    "amazon": "bedrock",
+    "vertex": "vertex_ai",
+    "googlecloud": "vertex_ai",
+    "copilot": "github_copilot",
+    "databricks": "databricks",
+    "cloudflare": "cloudflare",
+    "cerebras": "cerebras",
+    "baseten": "baseten",
+    "modal": "modal",
+    "anthropic": "anthropic",
+    "google": "google",
+    "gemini": "google",
+    "openai": "openai",
+    "mistral": "mistral",
+    "cohere": "cohere",
+    "moonshot": "moonshotai",
+    "elevenlabs": "elevenlabs",
+    "voyage": "voyageai",
+    "arcee": "arcee",
+    "typesafe": "typesafe",
+}
+
 _SEPARATORS = re.compile(r"[-_./\s]+")
 # The Vercel AI SDK appends the API: `openai.responses`, `azure.chat`, `anthropic.messages`.
 _API = re.compile(
@@ -151,6 +186,20 @@ def normal_provider(name: str) -> str:
         if normal:
             return normal
     return folded
+
+
+@lru_cache(CACHE_SIZE)
+def recognized_provider(name: str) -> str:
+    """Return the normal name of the provider that a name stands for, or else contains.
+
+    For prices and for the meaning of token counts, which must not differ. Sums keep the normal name
+    of an unknown provider: `my-anthropic` and `anthropic` are two accounts.
+    """
+    normal = normal_provider(name)
+    if is_known_provider(normal):
+        return normal
+    joined = _without_separators(normal)
+    return next((provider for part, provider in _PARTS.items() if part in joined), normal)
 
 
 def is_known_provider(normal_name: str) -> bool:

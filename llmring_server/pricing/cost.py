@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import asyncpg
 import orjson
 
+from llmring_server.core.numbers import MAX_COUNT
 from llmring_server.pricing.token_semantics import ReportedTokens, TokenReading
 from llmring_server.registry.price_fields import PRICE_FIELDS
 
@@ -60,6 +61,8 @@ USAGE_FIELDS: dict[str, dict[str, int]] = {
 
 # Fields that may have a fraction.
 DECIMAL_FIELDS = ("audio_seconds", "video_seconds")
+# Fields that say how to read others.
+FLAGS = ("cache_tokens_included", "reasoning_tokens_included")
 
 # The field that counts a kind together with its special kinds.
 TOTAL_FIELDS = {
@@ -164,12 +167,19 @@ def _excess(units: Mapping[str, Quantity], parts: Mapping[str, Any]) -> str:
 
 
 def tokens_of_row(row: asyncpg.Record) -> ReportedTokens:
-    """Return the tokens that a stored call reports."""
-    details = orjson.loads(row["details"] or "{}")
-    for field in DECIMAL_FIELDS:
-        if field in details:
+    """Return the tokens that a stored call reports.
+
+    ValueError if its details are none: earlier versions imported them without looking at them.
+    """
+    details = orjson.loads(row["details"] or "{}") or {}
+    if not isinstance(details, dict):
+        raise ValueError("details must be an object")  # noqa: TRY004, like other bad details
+    for field, value in details.items():
+        if field in DECIMAL_FIELDS and type(value) in {int, float}:
             # The shortest text of a float has the digits that were stored, since they are few.
-            details[field] = Decimal(str(details[field]))
+            details[field] = Decimal(str(value))
+        if not _is_detail(field, details[field]):
+            raise ValueError(f"{field} is not valid")
     return ReportedTokens(
         row["provider"],
         row["model"],
@@ -178,6 +188,16 @@ def tokens_of_row(row: asyncpg.Record) -> ReportedTokens:
         row["cached_input_tokens"],
         details,
     )
+
+
+def _is_detail(field: str, value: object) -> bool:
+    """Tell whether a member of stored details is one that a call can have, or of no importance."""
+    if field in FLAGS:
+        return isinstance(value, bool)
+    if field in USAGE_FIELDS:
+        expected = Decimal if field in DECIMAL_FIELDS else int
+        return type(value) is expected and 0 <= value <= MAX_COUNT
+    return True
 
 
 def priced_units(rates: Rates, usage: TokenUsage) -> list[tuple[str, Quantity, int, Decimal]]:

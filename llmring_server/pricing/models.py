@@ -129,16 +129,20 @@ class CostExplanation:
     @classmethod
     def of_row(cls, row: asyncpg.Record, sources: list[ConsideredSource]) -> Self:
         """Explain a call by the price that it was rated with, whatever the price book says now."""
-        tokens = tokens_of_row(row)
-        reading, assumptions = tokens.reading(), tokens.reasons()
-        if not row["usage_known"]:
-            assumptions = ["The usage of the call is unknown, so no price can be applied."]
         price = PriceDetail.of_row(row) if row["price_id"] else None
-        lines = []
-        if price:
-            rates = rates_from_json(price.rates)
-            usage, reading, assumptions = _usage_that_was_priced(rates, tokens, row["cost"])
-            lines = cost_lines(rates, usage)
+        lines: list[CostLine] = []
+        try:
+            tokens = tokens_of_row(row)
+        except ValueError as exc:
+            reading = TokenReading(cache_included=True, reasoning_included=True)
+            assumptions = [f"The cost cannot be explained: among the details of the call, {exc}."]
+        else:
+            reading, assumptions = tokens.reading(), tokens.reasons()
+            if not row["usage_known"]:
+                assumptions = ["The usage of the call is unknown, so no price can be applied."]
+            if price:
+                rates = rates_from_json(price.rates)
+                lines, reading, assumptions = _lines_of_cost(rates, tokens, row["cost"])
         return cls(
             log_id=row["id"],
             logged_at=row["logged_at"],
@@ -156,24 +160,24 @@ class CostExplanation:
         )
 
 
-def _usage_that_was_priced(
+def _lines_of_cost(
     rates: Rates, tokens: ReportedTokens, stored_cost: Decimal
-) -> tuple[TokenUsage, TokenReading, list[str]]:
+) -> tuple[list[CostLine], TokenReading, list[str]]:
     """Find out how the tokens of a stored call were read: as now, or by an earlier rule.
 
     Of the few ways to read them, it is the one that gives the stored cost, so that the explanation
-    adds up to it.
+    adds up to it. There are no lines if the tokens cannot be read, or have no price.
     """
     reading = tokens.reading()
     usual = _usage_and_cost(rates, tokens, reading)
     if usual and usual[1] == stored_cost:
-        return usual[0], reading, tokens.reasons()
+        return cost_lines(rates, usual[0]), reading, tokens.reasons()
     for included in product((True, False), repeat=2):
         other = TokenReading(*included)
         found = _usage_and_cost(rates, tokens, other)
         if found and found[1] == stored_cost:
-            return found[0], other, [_earlier_rule(other)]
-    return normalize_usage(tokens, reading), reading, tokens.reasons()
+            return cost_lines(rates, found[0]), other, [_earlier_rule(other)]
+    return cost_lines(rates, usual[0]) if usual else [], reading, tokens.reasons()
 
 
 def _usage_and_cost(

@@ -15,7 +15,7 @@ import orjson
 from pydantic import Field
 
 from llmring_server.core.money import decimal_text
-from llmring_server.core.providers import normal_provider
+from llmring_server.core.providers import normal_provider, recognized_provider
 from llmring_server.pricing.cost import MAX_COST, MissingRate, Rate, Rates, TokenUsage, cost
 from llmring_server.pricing.model_names import names_of, undated
 from llmring_server.pricing.service_tiers import PREPAID_TIER, normal_tier
@@ -234,6 +234,10 @@ class PriceBook:
 
     def _search(self, provider: str, model: str, tier: str | None) -> Iterator[PriceHistory]:
         names = names_of(provider, model)
+        # Prices under its own name, such as an override, come before those of the one it contains.
+        recognized = recognized_provider(provider)
+        if recognized != provider:
+            names += names_of(recognized, model)
         for source in self._sources:
             history = _first_history(source, names, tier)
             if history:

@@ -164,7 +164,7 @@ def cost_changes(book: PriceBook, rows: Iterable[asyncpg.Record]) -> list[CostCh
         try:
             usage = normalize_usage(tokens_of_row(row))
         except ValueError:
-            # By an earlier rule its counts made sense: it keeps its cost.
+            # It keeps its cost. Its counts made sense by an earlier rule, or its details do not.
             continue
         quote = book.quote(
             row["provider"], row["model"], row["service_tier"], usage, row["logged_at"]

@@ -213,6 +213,12 @@ def genai_providers() -> "list[Provider]":
     return providers
 
 
+@cache
+def _genai_sellers() -> "dict[str, Provider]":
+    """Return the providers of genai-prices by their ids."""
+    return {provider.id: provider for provider in genai_providers()}
+
+
 # What genai-prices calls the providers that it has another name for. It has one price list for
 # Google: that of the Gemini API, which is Vertex AI's, too, and Claude's at Vertex AI.
 _GENAI_IDS = {
@@ -256,10 +262,10 @@ class GenaiPrices:
 
     @staticmethod
     def _find(provider: str, model: str) -> "tuple[Provider, ModelInfo] | None":
-        from genai_prices.data_snapshot import find_provider_by_id  # noqa: PLC0415, likewise
-
+        # genai-prices itself would take a name for any that it contains, but what tokens mean would
+        # not follow: see `recognized_provider`.
+        seller = _genai_sellers().get(_GENAI_IDS.get(provider, provider))
         providers = genai_providers()
-        seller = find_provider_by_id(providers, _GENAI_IDS.get(provider, provider))
         info = seller and seller.find_model(model, all_providers=providers)
         return (seller, info) if seller and info else None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llmring_server.core.providers import normal_provider
+from llmring_server.core.providers import recognized_provider
 
 CACHE_SIZE = 4096
 
@@ -47,7 +47,7 @@ def _beside(reason: str) -> _Assumption:
 # Clients choose the names, so the number of cached ones is limited.
 @lru_cache(CACHE_SIZE)
 def _cache_of_family(provider: str, model: str) -> _Assumption:
-    seller = normal_provider(provider)
+    seller = recognized_provider(provider)
     # https://platform.claude.com/docs/en/build-with-claude/prompt-caching (Tracking cache
     # performance): input_tokens are those after the last cache breakpoint.
     if seller == "anthropic" or (seller in _SELL_CLAUDE and _CLAUDE.search(model)):
@@ -62,7 +62,7 @@ def _cache_of_family(provider: str, model: str) -> _Assumption:
 
 @lru_cache(CACHE_SIZE)
 def _reasoning_of_family(provider: str, model: str) -> _Assumption:
-    seller = normal_provider(provider)
+    seller = recognized_provider(provider)
     # https://ai.google.dev/api/generate-content#UsageMetadata: thoughtsTokenCount is not part of
     # candidatesTokenCount.
     if (seller == "google" and not _CLAUDE.search(model)) or (

@@ -22,6 +22,7 @@ from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
+from llmring_server.usage.call_record import TWO_KEYS
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
 from llmring_server.usage.models import (
@@ -224,6 +225,8 @@ async def _log_one(request: Request, entry: Entry, key: str | None) -> LoggedEnt
     try:
         call = read_model(NewCall, entry, warnings)
         request.refuse_unknown_fields(call.unknown_fields)
+        if key and call.idempotency_key:
+            raise InvalidRequest(TWO_KEYS)
         result = await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc

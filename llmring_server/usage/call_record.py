@@ -32,6 +32,8 @@ MAX_METADATA_BYTES = 64 * 1024
 # Quantities of calls that are not counted in tokens.
 OTHER_QUANTITIES = frozenset({"audio_seconds", "characters", "images", "requests", "video_seconds"})
 
+TWO_KEYS = "idempotency_key: give a key for the batch or for its calls, not both"
+
 UNPRICED = PricedCall(None, None, "the usage of the call is unknown")
 
 
@@ -91,7 +93,7 @@ def prepare_calls(
         for call in calls:
             yield prepare_call(project_id, call, book, call.idempotency_key)
     elif any(call.idempotency_key for call in calls):
-        raise InvalidRequest("idempotency_key: give a key for the batch or for its calls, not both")
+        raise InvalidRequest(TWO_KEYS)
     else:
         for index, call in enumerate(calls):
             yield prepare_call(project_id, call, book, batch_item_key(key, index), len(calls))

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     SkipValidation,
     ValidationError,
+    create_model,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -32,7 +33,7 @@ from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import NOT_BLANK, FreeJsonObject, JsonRules, load_json
 from llmring_server.core.time_range import TimeRange
 from llmring_server.core.warnings import IGNORED_FIELDS, RequestWarning
-from llmring_server.pricing.cost import USAGE_FIELDS
+from llmring_server.pricing.cost import FLAGS, USAGE_FIELDS
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage.provider_usage import (
     FIELD_ALIASES,
@@ -210,12 +211,26 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
 
 DETAILS = {
     *USAGE_FIELDS,
+    *FLAGS,
     "service_tier",
-    "cache_tokens_included",
-    "reasoning_tokens_included",
 }
 
 _OTHER_NAMES = frozenset({*FIELD_ALIASES, "usage"})
+
+
+class StoredDetails(BaseModel, strict=True):
+    """What `NewCall.details` returned, as an export has it."""
+
+    def stored(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True)
+
+
+# With the types and bounds that they have in a new call.
+CallDetails = create_model(
+    "CallDetails",
+    __base__=StoredDetails,
+    **{name: (NewCall.model_fields[name].annotation, None) for name in sorted(DETAILS)},  # type: ignore[call-overload]
+)
 
 
 class CallFilter(TimeRange):

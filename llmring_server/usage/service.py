@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
+import asyncpg
+
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Position
 from llmring_server.core.warnings import (
@@ -33,7 +35,7 @@ from llmring_server.usage.models import (
     LogResult,
     NewCall,
 )
-from llmring_server.usage.stats import StatsQuery, UsageStats, mark_partial_periods
+from llmring_server.usage.stats import StatsQuery, StatsWindow, UsageStats, mark_partial_periods
 
 
 class Usage(Repository):
@@ -65,9 +67,13 @@ class Usage(Repository):
         """Store a call once: committed on return, or with the caller's transaction.
 
         A repeated `key` returns the first result. InvalidRequest if the key came with another call
-        before, RequestInProgress while its first use is undecided. With the setting
-        `strict_fields`, InvalidRequest also if the call has unknown fields.
+        before, or if the call has another key; RequestInProgress while its first use is undecided.
+        With the setting `strict_fields`, InvalidRequest also if the call has unknown fields.
         """
+        if key and call.idempotency_key and key != call.idempotency_key:
+            raise InvalidRequest(
+                "idempotency_key: the call and the request have different keys; give one, not both"
+            )
         unknown_fields = call.unknown_fields
         warnings = self._warnings(unknown_fields) if unknown_fields else []
         if call.cost is not None:
@@ -146,28 +152,43 @@ class Usage(Repository):
     async def stats(self, project_id: ProjectId, query: StatsQuery | None = None) -> UsageStats:
         """Report on a time range: by default the last 30 days, by UTC day.
 
-        Of months whose calls maintenance has dropped, only whole UTC days are left. A day that the
-        range cuts there is not counted; hours and days of other time zones raise InvalidRequest.
+        Of months whose calls maintenance has dropped, only whole UTC days are left. There, a range
+        that ends in the last second of a day contains the day. InvalidRequest if the range cuts
+        another one, or asks for hours or days of other time zones.
         """
         query = query or StatsQuery()
         window = query.window()
-        row = await self._fetch_one(
-            "stats",
-            project_id=project_id,
-            group_by=query.group_by,
-            offset_changes=[change.since for change in window.offsets],
-            utc_offsets=[change.utc_offset for change in window.offsets],
-            **window.segments._asdict(),
-        )
+        row = await self._fetch_stats(project_id, query, window)
+        if row["cuts_daily_only"]:
+            window = query.window(complete_days=True)
+            row = await self._fetch_stats(project_id, query, window)
         daily_only_until = row["daily_only_until"]
         if daily_only_until and not window.by_utc_day:
             raise InvalidRequest(
                 f"Only daily UTC totals are kept before {daily_only_until:%Y-%m-%d}:"
                 " use a later start_date, or tz=UTC without group_by=hour."
             )
+        if row["cuts_daily_only"]:
+            raise InvalidRequest(
+                f"Only daily UTC totals are kept before {daily_only_until:%Y-%m-%d}:"
+                " use a later start_date, or whole days (dates without a time)."
+            )
         stats = UsageStats.model_validate_json(row["stats"])
         mark_partial_periods(stats.by_day, query, window, datetime.now(UTC))
         return stats
+
+    async def _fetch_stats(
+        self, project_id: ProjectId, query: StatsQuery, window: StatsWindow
+    ) -> asyncpg.Record:
+        return await self._fetch_one(
+            "stats",
+            project_id=project_id,
+            group_by=query.group_by,
+            offset_changes=[change.since for change in window.offsets],
+            utc_offsets=[change.utc_offset for change in window.offsets],
+            cut_days=window.cut_days,
+            **window.segments._asdict(),
+        )
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""

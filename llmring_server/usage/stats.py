@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, PlainSerializer, model_validator
 from llmring_server.core.time_range import QUARTER_HOUR, TimeRange, ceil, first_instant, floor
 from llmring_server.core.time_zones import OffsetChange, TimeZoneName, utc_offsets
 
+SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
@@ -35,9 +36,17 @@ class StatsQuery(TimeRange):
             raise ValueError("the time range must be at most 31 days long when grouped by hour")
         return self
 
-    def window(self) -> "StatsWindow":
-        """Return what a statement needs to know about the time range, at this moment."""
+    def window(self, *, complete_days: bool = False) -> "StatsWindow":
+        """Return what a statement needs to know about the time range, at this moment.
+
+        With `complete_days`, an end in the last second of a UTC day, as people write the end of a
+        day, is the end of that day, and a start that was not given is the start of its day.
+        """
         since, until = self.bounds()
+        if complete_days and ceil(until, DAY) - until < SECOND:
+            until = ceil(until, DAY)
+        if complete_days and self.start_date is None:
+            since = floor(since, DAY)
         # A quarter hour counts from its start, which may lie before the range. No call lies more
         # than minutes ahead.
         offsets = utc_offsets(
@@ -57,6 +66,12 @@ class StatsWindow(NamedTuple):
     segments: "WindowSegments"
     offsets: list[OffsetChange]
     by_utc_day: bool
+
+    @property
+    def cut_days(self) -> list[datetime]:
+        """Return the UTC days, at most two, of which the range contains only a part."""
+        ends = {self.segments.since, self.segments.until}
+        return sorted({floor(end, DAY) for end in ends if floor(end, DAY) != end})
 
 
 class WindowSegments(NamedTuple):

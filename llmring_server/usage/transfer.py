@@ -27,7 +27,6 @@ from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     NOT_BLANK,
     JsonObject,
-    SmallJsonObject,
     dump_bounded_json,
     json_default,
     parse_json,
@@ -39,7 +38,7 @@ from llmring_server.pricing.price_book import PricedCall
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.usage.call_record import MAX_METADATA_BYTES, CallRecord
 from llmring_server.usage.csv_text import unquote_formula
-from llmring_server.usage.models import MAX_CLOCK_SKEW, Label, Status
+from llmring_server.usage.models import DETAILS, MAX_CLOCK_SKEW, CallDetails, Label, Status
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
 
@@ -92,7 +91,7 @@ class ImportedCall(BaseModel, strict=True):
     adjustment: Amount | None = None
     first_cost: Annotated[Amount, Field(ge=0)] | None = None
     first_cost_source: Source | None = None
-    details: SmallJsonObject | None = None
+    details: CallDetails | None = None
     metadata: JsonObject | None = None
     usage_known: bool | None = None
 
@@ -166,8 +165,8 @@ class ImportedCall(BaseModel, strict=True):
         normal_name = normal_provider(self.provider)
         if normal_name != self.provider:
             row["normal_provider"] = normal_name
-        if self.details:
-            row["details"] = self.details
+        if self.details and (details := self.details.stored()):
+            row["details"] = details
         return row
 
     def adjustment_row(self) -> dict[str, Any] | None:
@@ -338,15 +337,24 @@ def _line(number: int, parse: Callable[[], Mapping[str, Any]]) -> ExportLine:
         return ExportLine(number, None, error)
     except ValidationError as exc:
         return ExportLine(number, None, _first_error(exc))
+    return ExportLine(number, call, unknown=_unknown(members))
+
+
+def _unknown(members: Mapping[str, Any]) -> list[str]:
+    """Return the names of members that are not stored, those within the details by path."""
     unknown = [] if members.keys() <= _KNOWN else sorted(members.keys() - _KNOWN)
-    return ExportLine(number, call, unknown=unknown)
+    details = members.get("details") or {}
+    if details.keys() <= DETAILS:
+        return unknown
+    return unknown + [f"details.{name}" for name in sorted(details.keys() - DETAILS)]
 
 
 def _first_error(exc: ValidationError) -> str:
     """Return the first reason why a line is no call, without its values."""
     error = exc.errors(include_url=False, include_context=False, include_input=False)[0]
     message = error["msg"].removeprefix("Value error, ")
-    return ": ".join([*(str(part) for part in error["loc"][:1]), message])
+    path = ".".join(map(str, error["loc"]))
+    return f"{path}: {message}" if path else message
 
 
 # Storing.

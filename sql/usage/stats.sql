@@ -3,7 +3,8 @@
 -- name: stats
 -- Reads daily sums in the middle of the time range, quarter-hour sums towards its ends, and calls
 -- only in the partial quarter hours at both ends: exact, at a cost that does not grow with the
--- number of calls. Before `daily_only_until`, maintenance has left only daily sums.
+-- number of calls. Before `daily_only_until`, maintenance has left only daily sums, and
+-- `cuts_daily_only` tells whether one of `cut_days`, of which the range contains a part, is such a day.
 -- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones. The time
 -- zone of the report comes as its offsets from UTC, each valid from an instant on.
 WITH edge_calls AS (
@@ -109,14 +110,16 @@ by_label AS (
     GROUP BY label_kind
 ),
 daily_only AS (
-    SELECT max(bucket) + interval '24 hours' AS until
+    SELECT max(bucket) + interval '24 hours' AS until, bool_or(bucket = ANY(@cut_days::timestamptz[])) AS cut
     FROM <<tables.usage_rollups>>
     WHERE project_id = @project_id AND minutes = 1440 AND bucket >= @since - interval '24 hours'
       AND bucket < @until AND bucket <= coalesce((
           SELECT min(bucket) FROM <<tables.usage_rollups>> WHERE project_id = @project_id AND minutes = 15
       ), 'infinity') - interval '24 hours'
 )
-SELECT (SELECT until FROM daily_only) AS daily_only_until, json_build_object(
+SELECT
+    (SELECT until FROM daily_only) AS daily_only_until,
+    (SELECT coalesce(cut, false) FROM daily_only) AS cuts_daily_only, json_build_object(
     'summary', (SELECT json_build_object(
         'total_requests', coalesce(max(requests), 0),
         'total_errors', coalesce(max(errors), 0),

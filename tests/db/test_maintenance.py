@@ -58,6 +58,66 @@ async def test_daily_totals_are_not_reported_for_days_of_another_time_zone(alone
     assert await requests(alone) == 3
 
 
+def day_and_time(days: int, time: str) -> str:
+    return f"{NOW - timedelta(days=days):%Y-%m-%d}T{time}Z"
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        # The whole day, and how people write its end.
+        ((200, "00:00:00"), (198, "00:00:00"), 3),
+        ((200, "00:00:00"), (200, "23:59:59"), 2),
+        ((200, "00:00:00"), (200, "23:59:59.999"), 2),
+        ((200, "00:00:00"), (200, "23:59:59.999999"), 2),
+        ((210, "00:00:00"), (195, "23:59:59"), 3),
+        # A part of it; an end at midnight is part of the day that begins then.
+        ((200, "00:00:00"), (199, "00:00:00"), None),
+        ((200, "00:00:00"), (200, "23:59:58.999998"), None),
+        ((200, "00:00:00"), (200, "12:00:00"), None),
+        ((200, "00:00:01"), (195, "23:59:59"), None),
+        ((200, "00:15:00"), (100, "00:00:00"), None),
+        # A part of a day without calls.
+        ((205, "12:00:00"), (198, "12:00:00"), 3),
+        ((198, "12:00:00"), (195, "12:00:00"), 0),
+        # A part of a day whose calls are stored.
+        ((210, "00:00:00"), (1, "00:00:00.5"), 4),
+        ((1, "00:00:00"), (1, "23:59:58"), 2),
+    ],
+)
+async def test_a_day_of_which_only_the_total_is_kept_is_not_cut(
+    alone: Ring, start: tuple[int, str], end: tuple[int, str], expected: int | None
+) -> None:
+    moments = [
+        *((200, "03:00:00"), (200, "21:00:00"), (199, "00:00:00")),
+        *((1, "00:00:00"), (1, "10:00:00"), (1, "23:59:59.5")),
+    ]
+    calls = [
+        NewCall.model_validate(CALL | {"logged_at": day_and_time(*moment)}) for moment in moments
+    ]
+    await alone.usage.log_many(PROJECT_ID, calls)
+    window = {"start_date": day_and_time(*start), "end_date": day_and_time(*end)}
+    whole = await requests(alone, **window)
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    if expected is None:
+        with pytest.raises(
+            InvalidRequest, match=r"Only daily UTC totals are kept before .* whole days"
+        ):
+            await requests(alone, **window)
+    else:
+        assert await requests(alone, **window) == expected == whole
+
+
+async def test_the_default_range_begins_with_a_whole_day_where_only_totals_are_kept(
+    alone: Ring,
+) -> None:
+    await alone.usage.log_many(PROJECT_ID, [ago(days) for days in (0, 180)])
+    end = NOW - timedelta(days=150)
+    await maintain(alone.db, retain=timedelta(days=60), actor=LIBRARY)
+    stats = await alone.usage.stats(PROJECT_ID, StatsQuery(end_date=end))
+    assert stats.summary.total_requests == 1
+
+
 def zone_with_clock_change(day: datetime) -> str:
     """Return a POSIX time zone whose clocks go back on `day`, at 01:00 UTC."""
     end = day.timetuple().tm_yday - 1

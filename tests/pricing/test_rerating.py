@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import uuid_utils
+from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
 from llmring_server.core.identity import LIBRARY, ProjectId
@@ -141,3 +142,48 @@ async def test_price_changes_are_audited(ring: Ring, model: str) -> None:
     await ring.prices.withdraw("acme", model, actor=LIBRARY)
     done = [event.action for event in await ring.audit.events(NOW) if model in event.target]
     assert done == ["price.withdraw", "price.rerate", "price.override"]
+
+
+# Of calls that an earlier version imported without looking at their details.
+BAD_DETAILS = [
+    '{"audio_input_tokens": "many"}',
+    '{"audio_input_tokens": {}}',
+    '{"audio_input_tokens": [1]}',
+    '{"audio_input_tokens": null}',
+    '{"reasoning_output_tokens": -1}',
+    '{"cache_creation_input_tokens": "1"}',
+    '{"images": 1e400}',
+    '{"images": 100000000000000000000000000000000000000}',
+    '{"characters": 1.5}',
+    '{"web_searches": true}',
+    '{"audio_seconds": "x"}',
+    '{"audio_seconds": true}',
+    '{"video_seconds": 1e300}',
+    '{"cache_tokens_included": "no"}',
+    '{"audio_input_tokens": 20}',
+    "[1]",
+    '"x"',
+    "5",
+]
+
+
+@pytest.mark.parametrize("details", BAD_DETAILS)
+async def test_a_call_with_bad_details_keeps_its_cost_and_does_not_stop_re_rating(
+    ring: Ring, owner: AsyncDatabaseManager, project_id: ProjectId, model: str, details: str
+) -> None:
+    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    bad = await ring.usage.log(project_id, call(model))
+    good = await ring.usage.log(project_id, call(model))
+    await owner.execute(
+        "UPDATE {{tables.usage_logs}} SET details = $1 WHERE project_id = $2 AND id = $3",
+        details,
+        project_id,
+        bad.log_id,
+    )
+    await ring.prices.override(override(model, 3), actor=LIBRARY)
+    assert [change.id for change in await rerate(ring, model)] == [good.log_id]
+    explanation = await ring.prices.explain(project_id, bad.log_id)
+    assert explanation.cost == 2
+    assert explanation.lines == []
+    assert (await ring.prices.explain(project_id, good.log_id)).cost == 3
+    await ring.prices.withdraw("acme", model, actor=LIBRARY)

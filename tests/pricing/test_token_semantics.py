@@ -30,6 +30,19 @@ CACHED = [
     *OPENAI,
     ("anthropic", "claude-sonnet-4-5", (100, 10, 50000), "0.01545"),
     ("anthropic.messages", "claude-sonnet-4-5", (5000, 1000, 3000), "0.0309"),
+    *[
+        (provider, "claude-sonnet-4-5", (5000, 1000, 3000), "0.0309")
+        for provider in (
+            "google-cloud",
+            "claude-vertex",
+            "anthropic-custom",
+            "my-anthropic",
+            "Anthropic (EU)",
+            "anthropic/claude",
+        )
+    ],
+    ("bedrock-eu", CLAUDE_ON_BEDROCK, (5000, 1000, 3000), "0.03399"),
+    ("bedrock-eu", f"converse/{CLAUDE_ON_BEDROCK}", (5000, 1000, 3000), "0.03399"),
     # OpenRouter translates to the usage of OpenAI: 2000 x 3 + 3000 x 0.3 + 1000 x 15.
     ("openrouter", "anthropic/claude-sonnet-4.5", (5000, 1000, 3000), "0.0219"),
     # 5000 x 0.8 + 3000 x 0.2 + 1000 x 3.2: Bedrock's Converse API.
@@ -67,6 +80,10 @@ async def test_cached_tokens_are_counted_as_the_api_of_the_model_means_them(
 
 
 REASONING = [
+    # 1000 x 0.3 + 700 x 2.5.
+    ("my-google", "gemini-2.5-flash", (1000, 500, 200), "0.00205"),
+    ("gemini-api", "gemini-2.5-flash", (1000, 500, 200), "0.00205"),
+    ("google-cloud", "gemini-2.5-flash", (1000, 500, 200), "0.00205"),
     # 100 x 0.3 + 500 x 0.5.
     ("xai", "grok-3-mini", (100, 300, 200), "0.00028"),
     ("x_ai", "grok-3-mini", (100, 300, 200), "0.00028"),

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
@@ -222,3 +223,30 @@ async def test_a_callers_transaction_has_its_own_sums(ring: Ring, project_id: Pr
         await ring.usage.log(project_id, call())
     assert await ring.db.fetch_value(transactions, project_id) == 2
     assert await count(ring, project_id) == 6
+
+
+@pytest.mark.parametrize(
+    ("header", "in_body", "status"),
+    [("a", "b", 422), ('"a"', "b", 422), ("a", "a", 200), ('"a"', "a", 200), ("a", None, 200)],
+)
+async def test_two_keys_of_a_call_must_be_the_same(
+    client: httpx.AsyncClient, header: str, in_body: str | None, status: int
+) -> None:
+    body = CALL | {"idempotency_key": in_body}
+    response = await client.post("/api/v1/log", json=body, headers={"Idempotency-Key": header})
+    assert response.status_code == status
+    assert len((await client.get("/api/v1/logs")).json()) == (status == 200)
+    if status == 422:
+        assert "different keys" in response.text
+
+
+async def test_a_batch_in_parts_has_a_key_or_its_calls_have(client: httpx.AsyncClient) -> None:
+    response = await client.post(
+        "/api/v1/logs/batch?partial=true",
+        json=[CALL, CALL | {"idempotency_key": "b"}, CALL | {"idempotency_key": "a"}],
+        headers={"Idempotency-Key": "a"},
+    )
+    report = response.json()
+    assert [logged["index"] for logged in report["logged"]] == [0]
+    assert [(each["index"], each["status"]) for each in report["rejected"]] == [(1, 422), (2, 422)]
+    assert "not both" in report["rejected"][0]["detail"]
