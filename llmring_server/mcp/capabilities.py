@@ -102,7 +102,9 @@ class McpCapabilities(Repository):
                 server_id=server_id,
                 capabilities=capabilities,
             )
-        return _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+        result = _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+        result.warnings = request.not_kept()
+        return result
 
     async def add_tool(self, project_id: ProjectId, new: NewTool) -> McpTool:
         """Add a tool to a server; Conflict if its name is taken or the server has too many."""
