@@ -1,6 +1,7 @@
 """Definitions of MCP capabilities: every member is kept, answered and compared."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -471,3 +472,69 @@ def test_digest_of_version_1_covers_no_other_members(
 ) -> None:
     assert definition_digest(offered, version=1) == definition_digest(version_1)
     assert definition_digest(offered) != definition_digest(version_1)
+
+
+# Numbers that a 64-bit float rounds are different definitions.
+
+DIFFERENT_NUMBERS = [
+    ("9007199254740992", "9007199254740993"),
+    ("-9007199254740992", "-9007199254740993"),
+    ("1180591620717411303424", "1180591620717411303425"),
+    (f"{10**40}", f"{10**40 + 1}"),
+    (f"{10**300}", f"{10**300 + 1}"),
+    ("0.1", "0.1000000000000000055511151231257827"),
+    ("1e-400", "2e-400"),
+    ("1e-400", "0"),
+    ("[9007199254740992, 9007199254740993]", "[9007199254740993, 9007199254740992]"),
+    ("9007199254740993", '"9007199254740993"'),
+]
+
+
+@pytest.mark.parametrize("place", ["inputSchema", "annotations"])
+@pytest.mark.parametrize(("one", "other"), DIFFERENT_NUMBERS)
+async def test_numbers_that_differ_are_a_changed_definition(
+    client: httpx.AsyncClient, place: str, one: str, other: str
+) -> None:
+    path = await register(client)
+
+    async def send(number: str) -> Json:
+        body = f'{{"tools": [{{"name": "t", "{place}": {{"maximum": {number}}}}}]}}'
+        headers = {"Content-Type": "application/json"}
+        response = await client.post(f"{path}/refresh", content=body, headers=headers)
+        assert response.status_code == 200, response.text
+        result: Json = response.json()
+        return result
+
+    await send(one)
+    assert (await send(one))["changed"]["tools"] == []
+    assert (await send(other))["changed"]["tools"] == ["t"]
+    assert (await send(one))["tools"][0]["definition_changed_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (9007199254740993, Decimal("9007199254740993.0")),
+        (2**70, Decimal(2**70).scaleb(0)),
+        (10**22, Decimal("1e22")),
+        (10**22 + 1, Decimal("10000000000000000000001.00")),
+        (1, Decimal("1.0")),
+        (0, Decimal("-0.0")),
+    ],
+)
+def test_spellings_of_a_number_are_one_definition(one: int, other: Decimal) -> None:
+    digests = {definition_digest(OfferedTool(name="t", annotations={"n": n})) for n in (one, other)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, -1, 2**53 - 1, 2**53, 1.5, 1e300, 1e-7, True, False, None, "\U0001f600\u20ac"),
+        {"\ue000": 1, "\U0001f600": 2, "a": [{}, [], {"b": None}], "": "\x7f\n"},
+        [Decimal("0.1"), Decimal("1e21"), 10**22],
+    ],
+)
+def test_other_definitions_have_the_digest_of_canonical_json(value: Any) -> None:
+    tool = OfferedTool(name="t", inputSchema={"value": value})
+    assert definition_digest(tool) == definition_digest(tool, version=1)
