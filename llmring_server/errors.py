@@ -230,7 +230,11 @@ class DecryptionFailed(RingError):
 
     status = 503
     code: Code = "decryption_failed"
-    detail = "The secret cannot be decrypted: its key is missing from LLMRING_SEALING_KEYS."
+    detail = (
+        "The secret cannot be decrypted: its key is missing from LLMRING_SEALING_KEYS. If it was"
+        " stored by a development server, its key is in the file sealing.key of that server's data"
+        " directory: add it as the last key of LLMRING_SEALING_KEYS."
+    )
 
 
 class RegistryStale(RingError):

@@ -65,11 +65,12 @@ class Projects(Repository):
         self.services: Sequence[Repository] = ()
 
     async def create(self, name: str, *, actor: Actor) -> ProjectId:
-        """Create a project; Conflict if the name is taken."""
+        """Create a project; Conflict if the name is taken, or is a key of mode `open` with data."""
         project_id = ProjectId(new_id())
         name = project_name(name)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
+            await inside._check_no_data_of_key(name, project_id)
             if not await inside._fetch_all("create", project_id=project_id, project=name):
                 raise Conflict("A project with this name already exists.")
             await inside._audit.record(actor, "project.create", str(project_id), project_id)
@@ -83,6 +84,11 @@ class Projects(Repository):
         """Return one project; NotFound if it was not created and has no data."""
         await self._require_known(project_id)
         return Project(**await self._fetch_one("get", project_id=project_id))
+
+    async def count_calls(self, project_id: ProjectId) -> int:
+        """Return how many calls of a project were logged."""
+        calls: int = (await self._fetch_one("count_calls", project_id=project_id))["calls"]
+        return calls
 
     async def find(self, name: str) -> ProjectId:
         """Return the project with this name or id, or with data under this key of mode `open`.
@@ -121,11 +127,12 @@ class Projects(Repository):
                 await inside._audit.record(actor, "project.create", str(project_id), project_id)
 
     async def rename(self, project_id: ProjectId, name: str, *, actor: Actor) -> None:
-        """Give a project a name; Conflict if the name is taken."""
+        """Give a project a name; Conflict if the name is taken, or is the key of another one."""
         name = project_name(name)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._require_known(project_id)
+            await inside._check_no_data_of_key(name, project_id)
             await inside._fetch_one("rename", project_id=project_id, project=name)
             await inside._audit.record(actor, "project.rename", str(project_id), project_id)
 
@@ -138,6 +145,19 @@ class Projects(Repository):
             await inside._require_known(project_id)
             await inside._fetch_one("set_retention", project_id=project_id, days=days)
             await inside._audit.record(actor, "project.retain", str(project_id), project_id)
+
+    async def _check_no_data_of_key(self, name: str, project_id: ProjectId) -> None:
+        """Raise Conflict if the name, as a key of mode `open`, has data of another project.
+
+        Nobody could say afterwards by this name which of both is meant.
+        """
+        of_key = project_of_key(name)
+        if of_key != project_id and await self._is_known(of_key):
+            raise Conflict(
+                "Data was stored under this name as a key of mode open: it is the project"
+                f" {of_key}. To use that project, issue a key for it or rename it; for a separate"
+                " project, choose another name."
+            )
 
     async def _is_known(self, project_id: ProjectId) -> bool:
         """Tell if a project was created or has data."""

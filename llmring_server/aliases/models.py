@@ -103,7 +103,7 @@ class AliasBinding:
     updated_at: datetime
 
     @classmethod
-    def from_row(cls, row: asyncpg.Record) -> Self:
+    def from_row(cls, row: asyncpg.Record | dict[str, Any]) -> Self:
         fields = dict(row)
         if fields["metadata"] is not None:
             fields["metadata"] = load_json(fields["metadata"])

@@ -10,8 +10,10 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest
 
-# How many aliases a new binding may lead through.
+# How many other aliases a new binding, or one that leads to it, may lead through.
 MAX_ALIASES_IN_A_ROW = 16
+# Requests that bind at once may make a longer chain, or a circle.
+MAX_ALIASES_TO_RESOLVE = 1000
 
 
 class Aliases(Repository):
@@ -31,7 +33,8 @@ class Aliases(Repository):
     ) -> list[AliasBinding]:
         """Bind aliases, all or none; the last of those with the same alias and profile wins.
 
-        InvalidRequest if one would lead back to itself.
+        InvalidRequest if one that changes, or another alias through it, would lead back to itself
+        or through too many aliases.
         """
         distinct = {(binding.profile, binding.alias): binding.model_dump() for binding in bindings}
         params = {
@@ -41,14 +44,25 @@ class Aliases(Repository):
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             rows = await inside._fetch_all("bind", **params)
-            if any(":" not in binding.model for binding in bindings) and await inside._fetch_all(
-                "endless", max_aliases=MAX_ALIASES_IN_A_ROW, **params
+            changed = [
+                {"profile": row["profile"], "alias": row["alias"]}
+                for row in rows
+                if row["is_changed"] and ":" not in row["model"]
+            ]
+            if changed and await inside._fetch_all(
+                "endless",
+                project_id=project_id,
+                bindings=dump_json(changed, "bindings").decode(),
+                max_aliases=MAX_ALIASES_IN_A_ROW,
             ):
                 raise InvalidRequest(
-                    "model: the alias leads back to itself, or through more than"
-                    f" {MAX_ALIASES_IN_A_ROW} other aliases; bind it to a provider:model"
+                    "model: the alias leads back to itself, or makes a chain of more than"
+                    f" {MAX_ALIASES_IN_A_ROW + 1} aliases; bind it to a provider:model"
                 )
-        return [AliasBinding.from_row(row) for row in rows]
+        bound = [dict(row) for row in rows]
+        for fields in bound:
+            del fields["is_changed"]
+        return [AliasBinding.from_row(fields) for fields in bound]
 
     async def get(
         self, project_id: ProjectId, alias: str, profile: str = DEFAULT_PROFILE
@@ -63,11 +77,20 @@ class Aliases(Repository):
 
         If it is bound to other aliases, these are resolved, too.
         """
-        row = await self._fetch_one("resolve", project_id=project_id, alias=alias, profile=profile)
+        row = await self._fetch_one(
+            "resolve",
+            project_id=project_id,
+            alias=alias,
+            profile=profile,
+            max_aliases=MAX_ALIASES_TO_RESOLVE,
+        )
         model: str | None = row["model"]
-        # Binding refuses this, unless two requests make the two halves of a circle at once.
+        # Binding refuses this, unless requests make the parts of a circle or a chain at once.
         if model is None and row["is_bound"]:
-            raise InvalidRequest("alias: it leads back to itself; bind it to a provider:model")
+            raise InvalidRequest(
+                "alias: it leads back to itself, or through more than"
+                f" {MAX_ALIASES_TO_RESOLVE:,} other aliases; bind it to a provider:model"
+            )
         return model
 
     async def delete(

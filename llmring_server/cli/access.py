@@ -81,23 +81,45 @@ def issue_key(  # noqa: PLR0913, PLR0917, they are the options
     options = KeyOptions(label, scopes, expires_at)
     actor = environment.operator()
 
-    async def work(ring: Ring) -> tuple[IssuedKey, str | None]:
+    async def work(ring: Ring) -> tuple[IssuedKey, Project, str]:
         try:
             project_id = await ring.projects.find(project)
         except NotFound:
-            return await ring.keys.issue(project, options, actor=actor), project
+            issued = await ring.keys.issue(project, options, actor=actor)
+            created = await ring.projects.get(issued.project_id)
+            return issued, created, _created(created, ring.settings.auth)
         await ring.projects.register(project_id, actor=actor)
         issued = await ring.keys.issue_for(project_id, options, actor=actor)
-        return issued, (await ring.projects.get(project_id)).name
+        existing = await ring.projects.get(project_id)
+        calls = await ring.projects.count_calls(project_id)
+        return issued, existing, _existing(existing, calls)
 
-    issued, name = environment.with_ring(env, data_dir, work, writes=True)
-    _print_issued(issued, name)
-    if name is None:
+    issued, found, about = environment.with_ring(env, data_dir, work, writes=True)
+    _print_issued(issued, found.name)
+    click.echo(about, err=True)
+    if found.name is None:
         click.echo(
             "The project has no name yet. To give it one:"
             f" llmring-server projects rename {issued.project_id} NAME",
             err=True,
         )
+
+
+def _created(project: Project, mode: str) -> str:
+    text = f"Created the project {project.name} (no data yet)."
+    if mode == "open":
+        text += (
+            " What is logged under this name as a key of mode open is not in it, but in another"
+            " project: log with the issued key."
+        )
+    return text
+
+
+def _existing(project: Project, calls: int) -> str:
+    last = f", last {project.last_call}" if project.last_call else ""
+    return (
+        f"Issued a key for the existing project {project.name or NO_NAME} ({calls:,} calls{last})."
+    )
 
 
 def _print_issued(issued: IssuedKey, name: str | None) -> None:

@@ -23,6 +23,7 @@ from llmring_server.mcp import (
     ToolStats,
 )
 from llmring_server.mcp.models import Capability, CapabilityKind
+from llmring_server.mcp.secrets import LOCAL_KEY_NAME
 from llmring_server.ring import Ring
 
 PAGE_SIZE = 1000
@@ -124,7 +125,20 @@ def reencrypt_secrets(env: str, data_dir: Path) -> None:
     )
     click.echo(f"Encrypted again: {reencrypted:,}")
     if undecryptable:
-        raise click.ClickException(f"No key decrypts {undecryptable:,} others.")
+        raise click.ClickException(
+            f"No key decrypts {undecryptable:,} others. {_where_keys_are(data_dir)}"
+        )
+
+
+def _where_keys_are(data_dir: Path) -> str:
+    """Say where the key of a secret may be that a development server stored."""
+    path = data_dir / LOCAL_KEY_NAME
+    if path.exists():
+        return f"Their key may be the one in {path}: add it to LLMRING_SEALING_KEYS."
+    return (
+        f"A development server keeps its key in the file {LOCAL_KEY_NAME} of its data directory;"
+        f" there is none in {data_dir}."
+    )
 
 
 def _facts(server: McpServer) -> Iterator[str]:

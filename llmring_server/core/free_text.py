@@ -35,10 +35,14 @@ class _Found(NamedTuple):
 
 
 class _Declared(NamedTuple):
-    """Whether a model declares free text on a path, and the length of the part that it declares."""
+    """Whether a model declares free text on a path, and the length of the part that it declares.
+
+    `labelled` is the innermost model on the path that errors name, and where its object begins.
+    """
 
     free_text: bool
     length: int
+    labelled: tuple[type[BaseModel], int] | None = None
 
 
 def replace_in_free_text(model: type[BaseModel], body: Any, at: Path = ()) -> list[RequestWarning]:
@@ -55,6 +59,8 @@ def replace_in_free_text(model: type[BaseModel], body: Any, at: Path = ()) -> li
             # Without the rest of the path, which are the caller's own names.
             location = at + path[: declared.length]
             message = UNSTORABLE_KEY if is_key else UNSTORABLE
+            if label := _label(declared, path, body):
+                message += f" ({label})"
             raise InvalidRequest(
                 f"{_text(location) or 'body'}: {message}",
                 errors=[{"type": "unstorable_text", "loc": location, "msg": message}],
@@ -65,6 +71,17 @@ def replace_in_free_text(model: type[BaseModel], body: Any, at: Path = ()) -> li
     if len(found) > MAX_WARNINGS:
         warnings[-1]["detail"] += f" So are {len(found) - MAX_WARNINGS:,} more texts."
     return warnings
+
+
+def _label(declared: _Declared, path: Path, body: Any) -> str | None:
+    """Return how errors name the object on the path, if its model says."""
+    if declared.labelled is None:
+        return None
+    model, length = declared.labelled
+    for part in path[:length]:
+        body = body[part]
+    label: str | None = model.label_in_errors(body)  # type: ignore[attr-defined]
+    return label
 
 
 def _find(body: Any) -> Iterator[_Found]:
@@ -113,19 +130,28 @@ def _declared(kind: Any, metadata: tuple[Any, ...], path: Path, at: int) -> _Dec
         return _declared(arguments[0], arguments[1:], path, at)
     if origin in {Union, UnionType}:
         # Text that one kind refuses may be free text in another.
-        return max(_declared(argument, (), path, at) for argument in arguments)
-    if at < len(path):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return _declared_by_model(kind, path, at)
-        if origin in {list, dict}:
-            return _declared(arguments[-1], (), path, at + 1)
+        by_kind = [_declared(argument, (), path, at) for argument in arguments]
+        return max(by_kind, key=lambda each: (each.free_text, each.length))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return _declared_by_model(kind, path, at)
+    if at < len(path) and origin in {list, dict}:
+        return _declared(arguments[-1], (), path, at + 1)
     return _Declared(free_text=False, length=at)
 
 
 def _declared_by_model(model: type[BaseModel], path: Path, at: int) -> _Declared:
+    declared = _declared_by_field(model, path, at)
+    if declared.labelled is None and hasattr(model, "label_in_errors"):
+        return declared._replace(labelled=(model, at))
+    return declared
+
+
+def _declared_by_field(model: type[BaseModel], path: Path, at: int) -> _Declared:
     if issubclass(model, RootModel):
         root = model.model_fields["root"]
         return _declared(root.annotation, tuple(root.metadata), path, at)
+    if at == len(path):
+        return _Declared(free_text=False, length=at)
     for name, field in model.model_fields.items():
         if path[at] in _names(name, field):
             return _declared(field.annotation, tuple(field.metadata), path, at + 1)

@@ -212,6 +212,7 @@ async def refresh_mcp_server(
 ) -> CapabilityRefreshResult:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
     result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    request.warnings += result.warnings
     result.warnings = request.warnings
     return cast("CapabilityRefreshResult", result.to_response())
 
@@ -254,6 +255,7 @@ async def list_prompts(
 async def add_tool(request: Request, body: NewTool) -> Annotated[AddedMcpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
     tool = await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    request.warnings += body.not_kept()
     return cast("AddedMcpTool", tool.to_response() | {"warnings": request.warnings})
 
 

@@ -102,7 +102,9 @@ class McpCapabilities(Repository):
                 server_id=server_id,
                 capabilities=capabilities,
             )
-        return _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+        result = _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+        result.warnings = request.not_kept()
+        return result
 
     async def add_tool(self, project_id: ProjectId, new: NewTool) -> McpTool:
         """Add a tool to a server; Conflict if its name is taken or the server has too many."""
@@ -249,15 +251,15 @@ def _stored_row(capability: OfferedCapability) -> dict[str, Any]:
 def definition_digest(capability: OfferedCapability, version: Literal[1, 2] = 2) -> bytes:
     """Return the SHA-256 of a definition, without its content, as canonical JSON (RFC 8785).
 
-    Version 1 covers the fields that this server interprets, version 2 also all other members.
-    Without any, both are the same.
+    Version 1 covers the fields that this server interprets, version 2 also all other members, and
+    all digits of numbers. For definitions without such, both are the same.
     """
     # Clients store this digest, which covers the names of the fields: they must not change.
     names = type(capability).model_fields.keys() - {"content", "server_id"}
     definition = {name: getattr(capability, name) for name in names}
-    if version > 1:
-        definition |= capability.members
-    return sha256(rfc8785.dumps(_interoperable(definition))).digest()
+    if version == 1:
+        return sha256(rfc8785.dumps(_interoperable(definition))).digest()
+    return sha256(_canonical(definition | capability.members)).digest()
 
 
 def _interoperable(value: Any) -> Any:
@@ -271,6 +273,24 @@ def _interoperable(value: Any) -> Any:
     if type(value) is int and abs(value) >= _MAX_EXACT_INTEGER:
         return float(value)
     return value
+
+
+def _canonical(value: Any) -> bytes:
+    """Write canonical JSON (RFC 8785), and numbers that it would round with all their digits."""
+    if isinstance(value, dict):
+        # In the order of UTF-16, as RFC 8785 has it.
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be"))
+        return b"{%b}" % b",".join(
+            rfc8785.dumps(key) + b":" + _canonical(value[key]) for key in keys
+        )
+    if isinstance(value, list | tuple):
+        return b"[%b]" % b",".join(map(_canonical, value))
+    if isinstance(value, Decimal) or (type(value) is int and abs(value) >= _MAX_EXACT_INTEGER):
+        exact = Decimal(value)
+        # RFC 8785 writes the shortest digits that a reader takes for the same float.
+        if Decimal(repr(float(value))) != exact:
+            return encode_json(exact)
+    return rfc8785.dumps(_interoperable(value))
 
 
 def _refresh_result(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from uuid import UUID
 
 import asyncpg
@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     ModelWrapValidatorHandler,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -28,6 +29,7 @@ from llmring_server.core.strict_json import (
     JsonObject,
     JsonRules,
     check_json,
+    encode_json,
     load_json,
 )
 from llmring_server.core.warnings import RequestWarning
@@ -93,9 +95,10 @@ DeclaredArguments = Annotated[
 
 # A member of a capability that this server does not interpret.
 Member = Annotated[Any, JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)]
-# Members that have two names, in MCP and in this API, by the name here.
-MCP_NAMES = {"input_schema": "inputSchema", "mime_type": "mimeType"}
 MAX_NAME_IN_ERROR = 100
+
+# A SHA-256, in hexadecimal digits.
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 # What a tool was given, and what it returned.
 Payload = Annotated[dict[str, Any], JsonRules(free_text=True, max_depth=MAX_DOCUMENT_DEPTH)]
@@ -209,6 +212,10 @@ class OfferedCapabilityBase(BaseModel, strict=True, extra="allow"):
     """What all capabilities have in common: members beyond their own are kept as they are."""
 
     kind: ClassVar[CapabilityKind]
+    # The members by which errors name it: the first that is a text.
+    names_in_errors: ClassVar[tuple[str, ...]] = ("name",)
+    # Fields that have another name in MCP, which is not a member beside them.
+    mcp_names: ClassVar[dict[str, str]] = {}
     __pydantic_extra__: dict[str, Member] = Field(init=False)
 
     @model_validator(mode="wrap")
@@ -217,33 +224,54 @@ class OfferedCapabilityBase(BaseModel, strict=True, extra="allow"):
         try:
             capability = handler(value)
         except ValidationError as exc:
-            name = value.get("name") or value.get("uri") if isinstance(value, dict) else None
-            if not isinstance(name, str):
+            label = cls.label_in_errors(value)
+            if label is None:
                 raise
-            label = label_of(cls.kind, name)
             raise ValidationError.from_exception_data(
                 cls.__name__, [_labelled(error, label) for error in exc.errors()]
             ) from exc
         capability._reject_ambiguity()
         return capability
 
+    @classmethod
+    def label_in_errors(cls, value: Any) -> str | None:
+        """Return how errors name the capability that `value` describes, if it has a name."""
+        if isinstance(value, dict):
+            for member in cls.names_in_errors:
+                if isinstance(name := value.get(member), str):
+                    return label_of(cls.kind, name)
+        return None
+
     def _reject_ambiguity(self) -> None:
         """Raise ValueError if a member is there under both of its names, with two values."""
         extra = self.model_extra or {}
-        for name, mcp_name in MCP_NAMES.items():
+        for name, mcp_name in self.mcp_names.items():
             for other in {name, mcp_name} & extra.keys():
-                if extra[other] not in (None, getattr(self, name, None)):
+                if extra[other] not in (None, getattr(self, name)):
                     label = label_of(self.kind, self.to_row().name)
                     raise ValueError(f"{mcp_name} and {name} differ: send one ({label})")
 
     @property
     def members(self) -> dict[str, Any]:
         """The members beyond those that have a field. Null says the same as no member."""
+        own = {*self.mcp_names, *self.mcp_names.values(), *ANSWERED_MEMBERS[self.kind]}
         return {
             name: value
             for name, value in (self.model_extra or {}).items()
-            if value is not None and name not in NOT_MEMBERS
+            if value is not None and name not in own
         }
+
+    def not_kept(self, at: str = "") -> list[RequestWarning]:
+        """Warn of members that have the name of one of ours, and are not what we answered.
+
+        `at` is the path of the capability in the request.
+        """
+        answered = ANSWERED_MEMBERS[self.kind]
+        return [
+            {"code": "not_kept", "field": f"{at}{name}", "detail": NOT_A_MEMBER}
+            for name, value in (self.model_extra or {}).items()
+            if name in answered and value is not None and not _is_answer(answered[name], value)
+        ]
 
     def to_row(self) -> CapabilityRow:
         raise NotImplementedError
@@ -266,6 +294,7 @@ class OfferedTool(OfferedCapabilityBase, strict=True):
     """A tool that a server offers, with any other members that MCP has or will have for it."""
 
     kind: ClassVar[CapabilityKind] = "tool"
+    mcp_names: ClassVar = {"input_schema": "inputSchema"}
     name: Name
     description: Description | None = None
     input_schema: InputSchema = Field(
@@ -291,6 +320,8 @@ class OfferedResource(OfferedCapabilityBase, strict=True):
     """
 
     kind: ClassVar[CapabilityKind] = "resource"
+    names_in_errors: ClassVar = ("uri", "uriTemplate", "name")
+    mcp_names: ClassVar = {"mime_type": "mimeType"}
     uri: ResourceUri
     name: ShortText | None = None
     description: Description | None = None
@@ -359,6 +390,15 @@ class CapabilityRefresh(BaseModel, strict=True):
             raise ValueError(f"resources and their templates must be at most {MAX_CAPABILITIES:,}")
         return self
 
+    def not_kept(self) -> list[RequestWarning]:
+        """Warn of members that have the name of one of ours, and are not what we answered."""
+        return [
+            warning
+            for name in ("tools", "resources", "resource_templates", "prompts")
+            for index, capability in enumerate(getattr(self, name) or ())
+            for warning in capability.not_kept(f"{name}.{index}.")
+        ][:MAX_WARNINGS]
+
     def capabilities(self) -> list[OfferedCapability]:
         resources = [*(self.resources or ()), *(self.resource_templates or ())]
         return [*(self.tools or ()), *resources, *(self.prompts or ())]
@@ -380,7 +420,7 @@ class NewContent(BaseModel, strict=True):
 class Acknowledgement(BaseModel, strict=True):
     """The definition that was reviewed."""
 
-    definition_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    definition_sha256: Digest
 
 
 class CapabilityPage(ActiveFilter):
@@ -489,15 +529,42 @@ class McpPrompt(CapabilityBase):
 
 Capability = McpTool | McpResource | McpPrompt
 
-# Members of responses. A client that reports what it read sends them back.
-NOT_MEMBERS = {
-    *MCP_NAMES,
-    *MCP_NAMES.values(),
-    *(field.name for kind in (McpTool, McpResource, McpPrompt) for field in fields(kind)),
-    "server_name",
-    "server_url",
-    "warnings",
+
+def _answered_members(kind: type[Capability], *, others: dict[str, Any]) -> dict[str, Any]:
+    """Return a validator for each member of a response that is none of the capability's own."""
+    offered = OFFERED_KINDS[kind.kind].model_fields.keys() | {"members"}
+    types = get_type_hints(kind, include_extras=True) | others
+    return {name: TypeAdapter(types[name]) for name in types if name not in offered | {"kind"}}
+
+
+OFFERED_KINDS: dict[CapabilityKind, type[OfferedCapabilityBase]] = {
+    "tool": OfferedTool,
+    "resource": OfferedResource,
+    "prompt": OfferedPrompt,
 }
+
+# Members of responses, by kind. A client that reports what it read sends them back: then they are
+# ignored. A member of another name is the capability's own.
+_OF_SERVER: dict[str, Any] = {"server_name": str, "server_url": str}
+ANSWERED_MEMBERS: dict[CapabilityKind, dict[str, TypeAdapter[Any]]] = {
+    "tool": _answered_members(
+        McpTool, others={"definition_sha256": Digest, "warnings": list[RequestWarning]}
+    ),
+    "resource": _answered_members(McpResource, others=_OF_SERVER),
+    "prompt": _answered_members(McpPrompt, others=_OF_SERVER),
+}
+NOT_A_MEMBER = "Responses have a member of this name with another meaning: it is ignored."
+# Of one request: more members are ignored, but not reported one by one.
+MAX_WARNINGS = 100
+
+
+def _is_answer(validator: TypeAdapter[Any], value: Any) -> bool:
+    """Return whether a response may have had this value."""
+    try:
+        validator.validate_json(encode_json(value), strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def capability_from_row(

@@ -72,6 +72,17 @@ SELECT (
     OR EXISTS (SELECT FROM <<mcp.servers>> WHERE project_id = @project_id)
 ) AS known;
 
+-- name: count_calls
+-- Every call has a model. Sums of days, and of the latest minutes, are few rows.
+SELECT
+    coalesce((
+        SELECT sum(requests) FROM <<tables.usage_rollups>>
+        WHERE project_id = @project_id AND minutes = 1440 AND label_kind = 'model'
+    ), 0)::bigint
+    + coalesce((
+        SELECT sum(requests) FROM <<tables.usage_recent>> WHERE project_id = @project_id
+    ), 0)::bigint AS calls;
+
 -- name: project_by_name
 SELECT project_id FROM <<tables.projects>> WHERE name = @project;
 

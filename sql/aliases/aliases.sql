@@ -2,22 +2,46 @@
 
 -- name: bind
 -- Ordered by key, so that concurrent requests for the same aliases do not deadlock.
-INSERT INTO <<tables.alias_bindings>> (project_id, profile, alias, model, metadata)
-SELECT @project_id, profile, alias, model, metadata
-FROM json_to_recordset(@bindings::text::json) AS binding (
-    profile text, alias text, model text, metadata json
+WITH previous AS (
+    SELECT profile, alias, stored.model
+    FROM json_to_recordset(@bindings::text::json) AS binding (profile text, alias text)
+    JOIN <<tables.alias_bindings>> AS stored USING (profile, alias)
+    WHERE stored.project_id = @project_id
+),
+bound AS (
+    INSERT INTO <<tables.alias_bindings>> (project_id, profile, alias, model, metadata)
+    SELECT @project_id, profile, alias, model, metadata
+    FROM json_to_recordset(@bindings::text::json) AS binding (
+        profile text, alias text, model text, metadata json
+    )
+    ORDER BY profile, alias
+    ON CONFLICT (project_id, profile, alias)
+    DO UPDATE SET model = excluded.model, metadata = excluded.metadata, updated_at = now()
+    RETURNING
+        project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at
 )
-ORDER BY profile, alias
-ON CONFLICT (project_id, profile, alias)
-DO UPDATE SET model = excluded.model, metadata = excluded.metadata, updated_at = now()
-RETURNING
-    project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at;
+SELECT bound.*, previous.model IS DISTINCT FROM bound.model AS is_changed
+FROM bound
+LEFT JOIN previous USING (profile, alias)
+ORDER BY profile, alias;
 
 -- name: endless
--- Of the aliases in @bindings, one that leads through more than @max_aliases others, or back to itself.
-WITH RECURSIVE chain (start, profile, model, aliases) AS (
-    SELECT bound.alias, bound.profile, bound.model, 0
+-- Of the aliases in @bindings and those that lead to them, one that leads through more than @max_aliases
+-- others, or back to itself.
+WITH RECURSIVE upstream (profile, alias, distance) AS (
+    SELECT profile, alias, 0
     FROM json_to_recordset(@bindings::text::json) AS binding (profile text, alias text)
+    UNION
+    SELECT previous.profile, previous.alias, distance + 1
+    FROM upstream
+    JOIN <<tables.alias_bindings>> AS previous
+        ON previous.profile = upstream.profile AND previous.model = upstream.alias
+    WHERE previous.project_id = @project_id
+      AND strpos(upstream.alias, ':') = 0 AND distance <= @max_aliases
+),
+chain (start, profile, model, aliases) AS (
+    SELECT bound.alias, bound.profile, bound.model, 0
+    FROM (SELECT DISTINCT profile, alias FROM upstream) AS start
     JOIN <<tables.alias_bindings>> AS bound USING (profile, alias)
     WHERE bound.project_id = @project_id
     UNION ALL
@@ -31,22 +55,27 @@ SELECT start FROM chain WHERE aliases > @max_aliases LIMIT 1;
 
 -- name: resolve
 -- The model at the end of a chain of aliases. There is none if the alias is not bound, or if the chain is a
--- circle, which UNION ends.
-WITH RECURSIVE chain (alias, model) AS (
-    SELECT alias, model FROM <<tables.alias_bindings>>
+-- circle or leads through more than @max_aliases others.
+WITH RECURSIVE chain (model, aliases) AS (
+    SELECT model, 0 FROM <<tables.alias_bindings>>
     WHERE project_id = @project_id AND profile = @profile AND alias = @alias
-    UNION
-    SELECT next.alias, next.model
+    UNION ALL
+    SELECT next.model, aliases + 1
     FROM chain
     JOIN <<tables.alias_bindings>> AS next ON next.alias = chain.model
     WHERE next.project_id = @project_id AND next.profile = @profile AND strpos(chain.model, ':') = 0
+      AND aliases < @max_aliases
 )
 SELECT
     EXISTS (SELECT FROM chain) AS is_bound,
     (
         SELECT model FROM chain
         WHERE strpos(model, ':') > 0
-           OR NOT EXISTS (SELECT FROM chain AS next WHERE next.alias = chain.model)
+           OR NOT EXISTS (
+               SELECT FROM <<tables.alias_bindings>> AS next
+               WHERE next.project_id = @project_id AND next.profile = @profile
+                 AND next.alias = chain.model
+           )
     ) AS model;
 
 -- name: get

@@ -181,6 +181,78 @@ async def test_an_alias_cannot_lead_back_to_itself(
     assert (await client.get(ALIASES)).json() == before
 
 
+def _chain(length: int) -> list[dict[str, str]]:
+    return [{"alias": f"a{n}", "model": f"a{n + 1}"} for n in range(length)]
+
+
+@pytest.mark.parametrize("direction", ["front to back", "back to front", "from the middle"])
+async def test_a_chain_is_as_long_in_whatever_order_it_is_bound(
+    client: httpx.AsyncClient, direction: str
+) -> None:
+    chain = _chain(18)
+    if direction == "back to front":
+        chain.reverse()
+    elif direction == "from the middle":
+        chain = chain[9:] + chain[:9]
+    for binding in chain[:-1]:
+        await bind(client, **binding)
+    response = await client.post(f"{ALIASES}/bind", json=chain[-1])
+    assert response.status_code == 422
+    assert "more than 17 aliases" in response.json()["detail"]
+    # Elsewhere it is none of the chain.
+    await bind(client, **{**chain[-1], "profile": "other"})
+    last = max(chain[:-1], key=lambda binding: int(binding["model"][1:]))
+    await bind(client, alias=last["alias"], model=MODEL)
+    await bind(client, alias=last["model"], model="b", profile="other")
+
+
+async def test_a_tail_joins_no_head_that_makes_it_too_long(client: httpx.AsyncClient) -> None:
+    url = f"{ALIASES}/bulk_upsert"
+    assert (await client.post(url, json=_chain(9))).status_code == 200
+    tail = [{"alias": f"a{n}", "model": f"a{n + 1}"} for n in range(10, 18)]
+    assert (await client.post(url, json=tail)).status_code == 200
+    join = {"alias": "a9", "model": "a10"}
+    assert (await client.post(f"{ALIASES}/bind", json=join)).status_code == 422
+    assert (await client.post(url, json=[join, {**join, "alias": "x"}])).status_code == 422
+    assert await resolve(client, alias="a0") == "a9"
+    await bind(client, alias="a9", model="a11")
+    assert await resolve(client, alias="a0") == "a18"
+
+
+@pytest.mark.parametrize("length", [30, 380])
+async def test_an_unchanged_binding_is_not_refused(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId, length: int
+) -> None:
+    await bind(client, alias="a0", model="a1")
+    # Longer than may be bound: of several requests at once, or from before.
+    await owner.execute(
+        "INSERT INTO {{tables.alias_bindings}} (project_id, profile, alias, model)"
+        " SELECT $1, 'default', 'a' || n, 'a' || (n + 1) FROM generate_series(1, $2::integer) AS n",
+        project_id,
+        length,
+    )
+    for binding in (_chain(1)[0], {"alias": "a9", "model": "a10"}):
+        await bind(client, **binding, metadata={"a": 1})
+    assert await resolve(client, alias="a0") == f"a{length + 1}"
+    await bind(client, alias="a9", model=MODEL)
+    assert await resolve(client, alias="a0") == MODEL
+
+
+async def test_resolving_ends(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    await bind(client, alias="a0", model="a1")
+    await owner.execute(
+        "INSERT INTO {{tables.alias_bindings}} (project_id, profile, alias, model)"
+        " SELECT $1, 'default', 'a' || n, 'a' || (n + 1) FROM generate_series(1, 2000) AS n",
+        project_id,
+    )
+    response = await client.get(f"{ALIASES}/resolve?alias=a0")
+    assert response.status_code == 422
+    assert "1,000 other aliases" in response.json()["detail"]
+    assert await resolve(client, alias="a1500") == "a2001"
+
+
 async def test_a_circle_that_two_requests_made_together_is_reported(
     ring: Ring, client: httpx.AsyncClient, owner: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:

@@ -1,5 +1,6 @@
 """`llmring-server mcp`: list and show servers, show a tool's history, re-encrypt secrets."""
 
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -107,8 +108,13 @@ async def test_history_shows_executions_and_statistics(
     assert '{"a":1}' not in last
 
 
+def _words(text: str) -> str:
+    """Return a message of the command line without its box."""
+    return " ".join(text.replace("│", " ").split())
+
+
 async def test_reseal_encrypts_secrets_with_the_first_key(
-    db: AsyncDatabaseManager, project: Project, prod: dict[str, str]
+    db: AsyncDatabaseManager, project: Project, prod: dict[str, str], tmp_path: Path
 ) -> None:
     old, new = "d" * 64, "e" * 64
     _, project_id = project
@@ -120,6 +126,14 @@ async def test_reseal_encrypts_secrets_with_the_first_key(
     run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS=f"{new},{old}")
     ring = Ring(db, Settings.model_validate({"sealing_keys": [new]}))
     assert await ring.mcp.servers.read_secret(project_id, server.id, actor=LIBRARY) == secret
+    # It says where the key of a development server is.
+    data_dir = ("--data-dir", str(tmp_path))
+    other_key = run("mcp", "reseal", *PROD, *data_dir, **prod, LLMRING_SEALING_KEYS="f" * 64)
+    assert other_key.returncode == 1
+    assert "in the file sealing.key of its data directory" in _words(other_key.stderr)
+    (tmp_path / "sealing.key").write_text(f"{new}\n")
+    other_key = run("mcp", "reseal", *PROD, *data_dir, **prod, LLMRING_SEALING_KEYS="f" * 64)
+    assert "Their key may be the one in" in _words(other_key.stderr)
     without_key = run("mcp", "reseal", *PROD, **prod)
     assert "LLMRING_SEALING_KEYS" in without_key.stderr
     invalid_key = run("mcp", "reseal", *PROD, **prod, LLMRING_SEALING_KEYS="canary")

@@ -249,6 +249,51 @@ async def test_a_name_that_is_also_an_open_key_with_data_is_refused(
         assert caller.project_id == project_id
 
 
+@pytest.mark.parametrize("store", [store_calls, store_alias, store_conversation])
+async def test_no_project_gets_a_name_that_is_an_open_key_with_data(
+    ring: Ring, prod: dict[str, str], open_key: str, store: Callable[..., Any]
+) -> None:
+    of_key = project_of_key(open_key)
+    await store(ring, of_key)
+    other = f"other-{uuid4().hex}"
+    check_output("projects", "create", other, *PROD, **prod)
+    for command in (("create", open_key), ("rename", other, open_key)):
+        refused = run("projects", *command, *PROD, **prod)
+        assert refused.returncode == 1
+        message = " ".join(refused.stderr.replace("│", " ").split())
+        assert f"as a key of mode open: it is the project {of_key}" in message
+        assert "issue a key for it" in message
+    assert await ring.projects.find(open_key) == of_key
+    # What the error says to do works.
+    check_output("projects", "rename", str(of_key), open_key, *PROD, **prod)
+    issued = run("keys", "issue", "--project", open_key, *PROD, **prod)
+    assert issued.returncode == 0
+    assert str(of_key) in issued.stderr
+
+
+async def test_issuing_a_key_says_whether_the_project_is_new(
+    ring: Ring, prod: dict[str, str], open_key: str
+) -> None:
+    def issue(project: str, mode: str = "keys") -> str:
+        issued = run("keys", "issue", "--project", project, *PROD, **prod, LLMRING_AUTH=mode)
+        assert issued.returncode == 0, issued.stderr
+        return " ".join(issued.stderr.split())
+
+    said = issue(open_key)
+    assert f"Created the project {open_key} (no data yet)." in said
+    assert "mode open" not in said
+    said = issue(open_key)
+    assert f"Issued a key for the existing project {open_key} (0 calls)." in said
+    project_id = await ring.projects.find(open_key)
+    await store_moved_sums(ring, project_id)
+    await store_calls(ring, project_id)
+    last = (await ring.projects.get(project_id)).last_call
+    assert f"existing project {open_key} (2 calls, last {last})." in issue(open_key)
+    said = issue(f"{open_key}-typo", "open")
+    assert "no data yet" in said
+    assert "as a key of mode open is not in it, but in another project" in said
+
+
 async def test_the_name_of_the_project_of_the_same_key_is_not_ambiguous(
     ring: Ring, open_key: str
 ) -> None:

@@ -1,6 +1,7 @@
 """Definitions of MCP capabilities: every member is kept, answered and compared."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -189,6 +190,84 @@ async def test_added_tool_keeps_its_members(client: httpx.AsyncClient) -> None:
     assert (await refresh(client, path, tools=[TOOL]))["tools"] == [added]
 
 
+# Names that are not ours are members; those of our own responses are ignored.
+
+EVIL: Json = {"evil": 1}
+OTHER_NAMES = {
+    "tools": (
+        *("uri", "arguments", "mime_type", "mimeType", "members", "server_name", "server_url"),
+        *("content", "size", "recorded_at", "kind", "digest"),
+    ),
+    "resources": (
+        *("inputSchema", "input_schema", "arguments", "members", "warnings", "kind"),
+        *("definition_sha256", "definition_version", "definition_changed_at"),
+    ),
+    "prompts": (
+        *("uri", "inputSchema", "input_schema", "mime_type", "mimeType", "members", "warnings"),
+        *("definition_sha256", "definition_version", "definition_changed_at"),
+    ),
+}
+COMMON = ("id", "server_id", "server", "is_active", "created_at", "project_id", "api_key_id")
+OUR_NAMES = {
+    "tools": (
+        *COMMON,
+        *("definition_sha256", "definition_version", "definition_changed_at", "warnings"),
+    ),
+    "resources": (*COMMON, "server_name", "server_url"),
+    "prompts": (*COMMON, "server_name", "server_url"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in OTHER_NAMES.items() for name in names]
+)
+async def test_a_name_that_only_other_kinds_have_is_a_member(
+    client: httpx.AsyncClient, kind: str, name: str
+) -> None:
+    path = await register(client)
+    plain = {"uri": "u"} if kind == "resources" else {"name": "n"}
+    await refresh(client, path, **{kind: [plain]})
+    result = await refresh(client, path, **{kind: [plain | {name: EVIL}]})
+    assert result["changed"][kind] == [*plain.values()]
+    assert result["warnings"] == []
+    [capability] = result[kind]
+    assert capability[name] == EVIL
+    read = await list_capabilities(client, kind)
+    assert read == [capability]
+    again = await refresh(client, path, **{kind: read})
+    assert (again[kind], again["changed"][kind]) == ([capability], [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, names in OUR_NAMES.items() for name in names]
+)
+@pytest.mark.parametrize("value", [EVIL, [1], "evil", 7])
+async def test_a_value_that_is_no_answer_of_ours_is_reported(
+    client: httpx.AsyncClient, kind: str, name: str, value: Any
+) -> None:
+    if name in {"server_name", "server_url"} and value == "evil":
+        return
+    path = await register(client)
+    plain = {"uri": "u"} if kind == "resources" else {"name": "n"}
+    [before] = (await refresh(client, path, **{kind: [plain]}))[kind]
+    result = await refresh(client, path, **{kind: [plain | {name: value}]})
+    assert result[kind] == [before]
+    [warning] = result["warnings"]
+    assert (warning["code"], warning["field"]) == ("not_kept", f"{kind}.0.{name}")
+
+
+async def test_added_tool_reports_what_is_not_kept(client: httpx.AsyncClient) -> None:
+    path = await register(client)
+    new = {"name": "t", "server_id": path.rpartition("/")[2], "is_active": EVIL, "uri": EVIL}
+    added = (await client.post(f"{MCP}/tools", json=new)).json()
+    [warning] = added["warnings"]
+    assert (warning["code"], warning["field"]) == ("not_kept", "is_active")
+    assert (added["is_active"], added["uri"]) == (True, EVIL)
+    # It may be sent back as it was answered.
+    result = await refresh(client, path, tools=[added])
+    assert (result["warnings"], result["changed"]["tools"]) == ([], [])
+
+
 # What is refused names the capability.
 
 LARGE = {"a": "x" * 70_000}
@@ -210,6 +289,18 @@ LARGE = {"a": "x" * 70_000}
         ({"tools": [{"name": "ü" * 300}]}, f'tool "{"ü" * 100}"'),
         ({"resources": [{"uri": "file:///bad", "mimeType": 1}]}, 'resource "file:///bad"'),
         ({"prompts": [{"name": "bad", "arguments": "x"}]}, 'prompt "bad"'),
+        ({"tools": [{"name": "bad", "inputSchema": {"a\0": 1}}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "annotations": {"a": [{"\0": 1}]}}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad", "x\0": 1}]}, 'tool "bad"'),
+        ({"tools": [{"name": "bad\0"}]}, 'tool "bad\\x00"'),
+        ({"resources": [{"uri": "file:///bad", "name": 5}]}, 'resource "file:///bad"'),
+        ({"resources": [{"uri": "file:///bad", "name": "a\0"}]}, 'resource "file:///bad"'),
+        ({"resources": [{"uri": "file:///bad", "name": "n", "size": {"\0": 1}}]}, '"file:///bad"'),
+        ({"resourceTemplates": [{"uriTemplate": "bad:{x}", "name": []}]}, 'resource "bad:{x}"'),
+        ({"resourceTemplates": [{"uriTemplate": "bad:{x}", "_meta": {"\0": 1}}]}, '"bad:{x}"'),
+        ({"resources": [{"uri": 5, "name": "bad"}]}, 'resource "bad"'),
+        ({"prompts": [{"name": "bad", "arguments": [{"\0": "x"}]}]}, 'prompt "bad"'),
+        ({"prompts": [{"name": "bad", "content": {"a": {"\0": "x"}}}]}, 'prompt "bad"'),
     ],
 )
 async def test_what_is_refused_names_the_capability(
@@ -381,3 +472,69 @@ def test_digest_of_version_1_covers_no_other_members(
 ) -> None:
     assert definition_digest(offered, version=1) == definition_digest(version_1)
     assert definition_digest(offered) != definition_digest(version_1)
+
+
+# Numbers that a 64-bit float rounds are different definitions.
+
+DIFFERENT_NUMBERS = [
+    ("9007199254740992", "9007199254740993"),
+    ("-9007199254740992", "-9007199254740993"),
+    ("1180591620717411303424", "1180591620717411303425"),
+    (f"{10**40}", f"{10**40 + 1}"),
+    (f"{10**300}", f"{10**300 + 1}"),
+    ("0.1", "0.1000000000000000055511151231257827"),
+    ("1e-400", "2e-400"),
+    ("1e-400", "0"),
+    ("[9007199254740992, 9007199254740993]", "[9007199254740993, 9007199254740992]"),
+    ("9007199254740993", '"9007199254740993"'),
+]
+
+
+@pytest.mark.parametrize("place", ["inputSchema", "annotations"])
+@pytest.mark.parametrize(("one", "other"), DIFFERENT_NUMBERS)
+async def test_numbers_that_differ_are_a_changed_definition(
+    client: httpx.AsyncClient, place: str, one: str, other: str
+) -> None:
+    path = await register(client)
+
+    async def send(number: str) -> Json:
+        body = f'{{"tools": [{{"name": "t", "{place}": {{"maximum": {number}}}}}]}}'
+        headers = {"Content-Type": "application/json"}
+        response = await client.post(f"{path}/refresh", content=body, headers=headers)
+        assert response.status_code == 200, response.text
+        result: Json = response.json()
+        return result
+
+    await send(one)
+    assert (await send(one))["changed"]["tools"] == []
+    assert (await send(other))["changed"]["tools"] == ["t"]
+    assert (await send(one))["tools"][0]["definition_changed_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (9007199254740993, Decimal("9007199254740993.0")),
+        (2**70, Decimal(2**70).scaleb(0)),
+        (10**22, Decimal("1e22")),
+        (10**22 + 1, Decimal("10000000000000000000001.00")),
+        (1, Decimal("1.0")),
+        (0, Decimal("-0.0")),
+    ],
+)
+def test_spellings_of_a_number_are_one_definition(one: int, other: Decimal) -> None:
+    digests = {definition_digest(OfferedTool(name="t", annotations={"n": n})) for n in (one, other)}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, -1, 2**53 - 1, 2**53, 1.5, 1e300, 1e-7, True, False, None, "\U0001f600\u20ac"),
+        {"\ue000": 1, "\U0001f600": 2, "a": [{}, [], {"b": None}], "": "\x7f\n"},
+        [Decimal("0.1"), Decimal("1e21"), 10**22],
+    ],
+)
+def test_other_definitions_have_the_digest_of_canonical_json(value: Any) -> None:
+    tool = OfferedTool(name="t", inputSchema={"value": value})
+    assert definition_digest(tool) == definition_digest(tool, version=1)

@@ -12,6 +12,7 @@ from llmring_server.access.keys import KeyOptions
 from llmring_server.core.identity import DEFAULT_SCOPES, LIBRARY, ProjectId, project_of_key
 from llmring_server.errors import DecryptionFailed
 from llmring_server.mcp import McpServerUpdate, NewMcpServer
+from llmring_server.mcp.secrets import LOCAL_KEY_NAME
 from tests.support.mcp import MCP, NEW_SERVER, SERVER, SERVERS, register
 
 KEYS = [digit * 64 for digit in "abc"]
@@ -102,6 +103,7 @@ async def test_a_secret_is_bound_to_its_project_and_server(
         await ring.mcp.servers.read_secret(project_id, two.id, actor=LIBRARY)
     with pytest.raises(DecryptionFailed):
         await ring_with_keys(db, KEYS[1]).mcp.servers.read_secret(project_id, one.id, actor=LIBRARY)
+    assert LOCAL_KEY_NAME in DecryptionFailed.detail
     other = ProjectId(uuid4())
     await owner.execute(f"UPDATE {table} SET project_id = $1 WHERE id = $2", other, one.id)  # noqa: S608, our own
     with pytest.raises(DecryptionFailed):
