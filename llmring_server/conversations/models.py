@@ -1,5 +1,6 @@
 """Conversation models: conversations, their messages, and pages of both."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     model_validator,
@@ -52,24 +54,34 @@ MAX_BATCH_MESSAGES = 1000
 # Some providers put the signature of a thought into the id of a tool call.
 MAX_TOOL_CALL_ID = 16 * 1024
 
-# The members that hold text, in the messages and parts of all providers. Their other strings are
-# names, ids, signatures, addresses and encoded data.
-TEXT_MEMBERS = frozenset(
+# The members whose strings are no text, in the messages and parts of all providers: beside ids, the
+# kinds of things, addresses, and encoded data.
+NOT_TEXT = frozenset(
     {
-        "text",
-        "content",
-        "parts",
-        "refusal",
-        "reasoning",
-        "reasoning_content",
-        "thinking",
-        "summary",
-        "transcript",
-        "cited_text",
+        "bytes",
+        "data",
+        "encryptedContent",
+        "encrypted_content",
+        "file_data",
+        "format",
+        "mediaType",
+        "media_type",
+        "mimeType",
+        "mime_type",
+        "object",
+        "role",
+        "signature",
+        "status",
+        "thoughtSignature",
+        "thought_signature",
+        "type",
+        "uri",
+        "url",
     }
 )
-# Of a message itself, every other string counts as text, but for these.
-NOT_TEXT = frozenset({"id", "type", "object", "status", "signature", "thought_signature"})
+_ID = re.compile(r"(.*_)?ids?|.*[a-z]I[dD]s?|(file|image)_?ur[il]|fileUri")
+# Data that is encoded in base64, or contained in an address.
+_ENCODED = re.compile(r"data:.*|[A-Za-z0-9+/_=\r\n-]{512,}", re.DOTALL)
 
 # Only the first part of a long message can be searched: more might not fit into a tsvector.
 MAX_SEARCHABLE_CHARACTERS = 100_000
@@ -123,7 +135,22 @@ def check_members(members: dict[str, Any] | None) -> None:
         members.update(_MEMBERS.check(members))
 
 
-class NewMessage(BaseModel, strict=True, extra="allow"):
+class SentContent(BaseModel, strict=True, extra="allow"):
+    """What has content that may have been sent in a form that cannot be stored."""
+
+    _content_is_lost: bool = PrivateAttr(default=False)
+
+    @property
+    def content_is_lost(self) -> bool:
+        """Whether content was sent that cannot be stored."""
+        return self._content_is_lost
+
+    @content_is_lost.setter
+    def content_is_lost(self, value: bool) -> None:
+        self._content_is_lost = value
+
+
+class NewMessage(SentContent):
     """A message to store. `content` is text or a provider's parts; any `role` is accepted.
 
     All other members that the provider gave it (`parts`, `refusal`, `audio`, `reasoning_content`,
@@ -184,9 +211,9 @@ class MessageResponse(TypedDict):
     """A message, with the members that only its provider knows, as they were sent.
 
     `content_kept` is false if the server stores less than was sent: then `content` is an empty
-    text. `receipt_id` is the receipt of the call that returned the message. `at_origin` has the
-    members that were sent under names which mean something else here, such as the provider's `id`
-    of the message.
+    text. It is also empty if the message was sent without content, or with null. `receipt_id` is
+    the receipt of the call that returned the message. `at_origin` has the members that were sent
+    under names which mean something else here, such as the provider's `id` of the message.
     """
 
     id: UUID
@@ -222,8 +249,8 @@ _OWN_NAMES = frozenset(AddedMessage.__annotations__)
 class Message:
     """A stored message. `members` are those that only its provider knows.
 
-    `content_kept` is false if the level of the server or of the request kept `content`,
-    `tool_results` or `members` from being stored: then `content` is empty.
+    `content_kept` is false if the content was invalid, or if the level of the server or of the
+    request kept `content`, `tool_results` or `members` from being stored: then `content` is empty.
     """
 
     id: UUID
@@ -250,7 +277,7 @@ class Message:
             if fields[name] is not None:
                 fields[name] = load_json(fields[name])
         fields["members"] = fields["members"] or {}
-        if not fields["content_kept"]:
+        if not fields["content_kept"] or fields["content"] is None:
             fields["content"] = ""
         return cls(**fields)
 
@@ -275,8 +302,8 @@ class Message:
             input_tokens=message.input_tokens,
             output_tokens=message.output_tokens,
             cost=message.reported_cost(),
-            content=message.content if is_kept else "",
-            content_kept=is_kept,
+            content=message.content if is_kept and message.content is not None else "",
+            content_kept=is_kept and not message.content_is_lost,
             tool_calls=message.tool_calls,
             tool_results=message.tool_results if is_kept else None,
             metadata=message.metadata,
@@ -316,12 +343,14 @@ def with_consecutive_ids(
     ]
 
 
-def message_rows(messages: Sequence[Message]) -> str:
+def message_rows(messages: Sequence[Message], level: ContentLevel) -> str:
     """Return messages as the JSON array that the statement `append` takes."""
-    return f"[{b','.join(_message_row(message) for message in messages).decode()}]"
+    is_searchable = level == "full"
+    rows = [_message_row(message, is_searchable=is_searchable) for message in messages]
+    return f"[{b','.join(rows).decode()}]"
 
 
-def _message_row(message: Message) -> bytes:
+def _message_row(message: Message, *, is_searchable: bool) -> bytes:
     json_columns = {
         "content": dump_json(message.content if message.content_kept else None, "message"),
         "tool_calls": dump_json(message.tool_calls, "message"),
@@ -341,7 +370,7 @@ def _message_row(message: Message) -> bytes:
         "content_kept": message.content_kept,
         "size_bytes": sum(len(text) for text in json_columns.values())
         + len(message.tool_call_id or ""),
-        "searchable_text": _searchable_text(message.content, message.members),
+        "searchable_text": _searchable_text(message) if is_searchable else None,
     }
     for name, text in json_columns.items():
         row[name] = orjson.Fragment(text)
@@ -355,27 +384,54 @@ def _content_hash(content: Any) -> str | None:
     return sha256(text).hexdigest()
 
 
-def _searchable_text(content: Any, members: dict[str, Any]) -> str | None:
-    texts = [*_texts(content)]
-    for name, member in members.items():
-        if isinstance(member, str) and name not in NOT_TEXT:
-            texts.append(member)
-        else:
-            texts += _texts({name: member})
+def _searchable_text(message: Message) -> str | None:
+    texts = []
+    length = 0
+    values = [message.content, message.tool_calls, message.tool_results, message.members]
+    for text in _texts(values):
+        # Arguments in JSON may contain U+0000 in escaped form, which PostgreSQL cannot store.
+        texts.append(text[:MAX_SEARCHABLE_CHARACTERS].replace("\0", " "))
+        length += len(texts[-1]) + 1
+        if length > MAX_SEARCHABLE_CHARACTERS:
+            break
     return "\n".join(texts)[:MAX_SEARCHABLE_CHARACTERS] or None
 
 
-def _texts(content: Any) -> Iterator[str]:
-    """Yield the texts in a message's content, whichever provider's parts it is made of."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in content:
-            yield from _texts(part)
-    elif isinstance(content, dict):
-        for name, member in content.items():
-            if name in TEXT_MEMBERS or isinstance(member, dict | list):
-                yield from _texts(member)
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in a value, in order, whichever provider's message it is part of."""
+    # Without recursion: the arguments of a tool may be JSON in JSON, of any depth.
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            if not _ENCODED.fullmatch(value):
+                yield value
+        elif isinstance(value, list):
+            pending += reversed(value)
+        elif isinstance(value, dict):
+            pending += [
+                _parsed(member) if name == "arguments" else member
+                for name, member in reversed(value.items())
+                if not isinstance(member, str) or _is_text(name, value)
+            ]
+
+
+def _is_text(name: str, parent: dict[str, Any]) -> bool:
+    """Tell whether the string of this name in a part of a message is text."""
+    if name == "data":
+        # A document of Anthropic; all other data is encoded.
+        return parent.get("type") == "text"
+    return name not in NOT_TEXT and not _ID.fullmatch(name)
+
+
+def _parsed(arguments: Any) -> Any:
+    """Return the arguments of a tool, which most providers write as JSON in a string."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return orjson.loads(arguments)
+    except orjson.JSONDecodeError:
+        return arguments
 
 
 class NewConversation(BaseModel, strict=True):

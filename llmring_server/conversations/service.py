@@ -1,6 +1,7 @@
 """Conversations service: stores and reads conversations and messages, and keeps totals exact."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -27,7 +28,7 @@ from llmring_server.core.warnings import RequestWarning
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.errors import NotFound
+from llmring_server.errors import InvalidRequest, NotFound
 from llmring_server.receipts.service import Receipts
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 from llmring_server.usage.service import Usage
@@ -165,7 +166,7 @@ class Conversations(Repository):
                     # Raise NotFound unless the conversation exists.
                     await inside.get(project_id, id)
                 elif not replayed:
-                    await inside._append(project_id, id, stored)
+                    await inside._append(project_id, id, stored, level)
                 return AppendResult(id, stored, replayed)
 
         return await self._retry(attempt)
@@ -189,7 +190,7 @@ class Conversations(Repository):
             result = await self._log(project_id, exchange, None, key)
         if requested_id in {None, result.conversation_id}:
             return result
-        return result._replace(warnings=[NO_SUCH_CONVERSATION])
+        return result._replace(warnings=[NO_SUCH_CONVERSATION, *result.warnings])
 
     async def _log(
         self,
@@ -201,10 +202,15 @@ class Conversations(Repository):
         new_conversation_id = existing_id or new_id()
         new_first_id, now = new_id_and_time()
         reply_id = UUID(int=new_first_id.int + exchange.reply_index)
-        call = await self._usage.price_call(
-            project_id, exchange.new_call(new_conversation_id), reply_id, now
-        )
-        messages = exchange.new_messages(call.quote.cost)
+        *calls, without_usage = exchange.new_calls(new_conversation_id)
+        for reported in calls:
+            with suppress(InvalidRequest):
+                call = await self._usage.price_call(project_id, reported.call, reply_id, now)
+                break
+        else:
+            reported = without_usage
+            call = await self._usage.price_call(project_id, reported.call, reply_id, now)
+        messages = exchange.new_messages(reported.call, call.quote.cost)
         idempotency_key = IdempotencyKey.of(key, fingerprint("exchange", exchange))
 
         async def attempt() -> AppendResult:
@@ -222,7 +228,7 @@ class Conversations(Repository):
                         if existing_id is None:
                             columns = exchange.new_conversation()
                             await inside._create(project_id, conversation_id, now, columns)
-                        await inside._append(project_id, conversation_id, stored)
+                        await inside._append(project_id, conversation_id, stored, self._level)
                     if exchange.logs_call:
                         await inside._usage.insert(call)
                 receipt = None
@@ -230,7 +236,7 @@ class Conversations(Repository):
                     receipt = await inside._receipts.receipt_for_call(project_id, stored[-1].id)
                 if receipt:
                     stored[-1].receipt_id = receipt["receipt_id"]
-                return AppendResult(conversation_id, stored, replayed, receipt)
+                return AppendResult(conversation_id, stored, replayed, receipt, reported.warnings)
 
         return await self._retry(attempt)
 
@@ -283,9 +289,11 @@ class Conversations(Repository):
         row = await self._fetch_one("create", project_id=project_id, id=id, now=now, **columns)
         return Conversation.from_row(row)
 
-    async def _append(self, project_id: ProjectId, id: UUID, messages: Sequence[Message]) -> None:
+    async def _append(
+        self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
+    ) -> None:
         """Insert messages; raise NotFound if the conversation does not exist."""
-        rows = message_rows(messages)
+        rows = message_rows(messages, level)
         await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
 
     async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:

@@ -26,14 +26,14 @@ class UsageShape(NamedTuple):
 
     An object has the first shape with a member that begins as one of `recognised_by` does.
     `cache_tokens_included`: input tokens include those that were read from a cache or written to
-    it. `reasoning_tokens_included`: output tokens include reasoning; None if the total decides,
-    since servers differ. A path that ends with `.*` stands for everything below it. `spellings`
-    are other names of parts of paths.
+    it; None if the model's API decides. `reasoning_tokens_included`: output tokens include
+    reasoning; None if the total decides, since servers differ. A path that ends with `.*` stands
+    for everything below it. `spellings` are other names of parts of paths.
     """
 
     name: str
     recognised_by: tuple[str, ...]
-    cache_tokens_included: bool
+    cache_tokens_included: bool | None
     reasoning_tokens_included: bool | None
     members: Members
     spellings: Mapping[str, str] = MappingProxyType({})
@@ -119,6 +119,8 @@ _GATEWAYS: Members = {
     "num_server_side_tools_used": None,
     "server_side_tool_usage_details.*": None,
     "context_details.*": None,
+    # The published client
+    "cost_breakdown.*": None,
 }
 
 _OPENAI_COMMON: Members = {
@@ -232,6 +234,25 @@ SHAPES = (
         reasoning_tokens_included=False,
         members=_GEMINI,
         spellings=_GEMINI_SPELLINGS,
+    ),
+    UsageShape(
+        # The published client, of Anthropic's usage: OpenAI's names, but input without cache.
+        name="llmring",
+        recognised_by=(
+            "cache_creation_tokens",
+            "cache_creation_5m_tokens",
+            "cache_creation_1h_tokens",
+        ),
+        cache_tokens_included=None,
+        reasoning_tokens_included=None,
+        members={
+            "prompt_tokens": "input_tokens",
+            "completion_tokens": "output_tokens",
+            "cache_creation_tokens": "cache_creation_input_tokens",
+            "cache_creation_5m_tokens": _CACHE_WRITES_5M,
+            "cache_creation_1h_tokens": "cache_creation_1h_input_tokens",
+            **_OPENAI_COMMON,
+        },
     ),
     UsageShape(
         name="OpenAI Chat Completions",
@@ -703,8 +724,10 @@ def _complete(
         fields.setdefault(total, 0)
     cache_tokens = sum(fields.get(field, 0) for field in _CACHE_FIELDS)
     # Cache tokens that are more than the input cannot be part of it, whatever the shape says.
-    if cache_tokens and not (shape.cache_tokens_included and cache_tokens > fields["input_tokens"]):
-        fields["cache_tokens_included"] = shape.cache_tokens_included
+    included = shape.cache_tokens_included
+    is_impossible = included and cache_tokens > fields["input_tokens"]
+    if cache_tokens and included is not None and not is_impossible:
+        fields["cache_tokens_included"] = included
     _complete_reasoning(shape, members, fields, beside=reasoning_beside)
     reasoning = fields.get("reasoning_output_tokens", 0)
     for total, part in (("input_tokens", cache_tokens), ("output_tokens", reasoning)):

@@ -8,6 +8,8 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from anthropic.types import Message as AnthropicMessage
+from anthropic.types import TextBlock, Usage
 from llmring.logging import decorators  # type: ignore[import-untyped]
 from llmring.mcp.client.conversation_manager_async import (  # type: ignore[import-untyped]
     AsyncConversationManager,
@@ -23,7 +25,7 @@ from llmring.services.logging_service import LoggingService  # type: ignore[impo
 from openai.types.chat import ChatCompletionChunk
 
 from llmring_server import Ring, Server
-from llmring_server.conversations.models import Conversation
+from llmring_server.conversations.models import Conversation, NewMessage
 from llmring_server.core.identity import ProjectId
 from tests.client.test_usage import OPENAI, decorated, only_log, remote, server
 
@@ -82,6 +84,18 @@ async def test_conversation_manager_loads_a_conversation(session: LLMRingSession
     assert await other.load_conversation(id)
     assert [each["role"] for each in other.get_history()] == ["system", "user", "assistant"]
     assert not await other.load_conversation(uuid4())
+
+
+async def test_conversation_manager_loads_messages_without_content(
+    session: LLMRingSession, ring: Ring, project_id: ProjectId
+) -> None:
+    conversation = await ring.conversations.create(project_id)
+    calls = NewMessage(role="assistant", content=None, tool_calls=[{"id": "call-1"}])
+    gemini = NewMessage.model_validate({"role": "model", "parts": [{"text": "Hi"}]})
+    await ring.conversations.append(project_id, conversation.id, [calls, gemini])
+    manager = ConversationManager(session)
+    assert await manager.load_conversation(conversation.id)
+    assert [each["content"] for each in manager.get_history()] == ["", ""]
 
 
 async def test_async_conversation_manager_adds_and_reads(server: Server, key: str) -> None:
@@ -147,6 +161,26 @@ async def test_log_llm_call_stores_the_exchange_and_counts_the_call(
         ("user", PARTS),
         ("assistant", "Hello"),
     ]
+
+
+async def test_log_llm_call_counts_cache_writes_of_anthropic(
+    decorated: dict[str, Any], ring: Ring, project_id: ProjectId
+) -> None:
+    usage = {"input_tokens": 100, "output_tokens": 10, "cache_creation_input_tokens": 50_000}
+    response = AnthropicMessage.construct(
+        model="claude-sonnet-4-5",
+        content=[TextBlock(type="text", text="Hello")],
+        stop_reason="end_turn",
+        usage=Usage.construct(**usage, cache_read_input_tokens=0),
+    )
+
+    async def call_model(_: str) -> object:
+        return response
+
+    logging = decorators.log_llm_call(**decorated, provider="anthropic", log_conversations=True)
+    await logging(call_model)("Hi")
+    call = await only_log(ring, project_id)
+    assert (call.input_tokens, call.output_tokens, call.cost) == (100, 10, Decimal("0.18795"))
 
 
 async def test_log_llm_stream_stores_the_exchange(

@@ -183,3 +183,125 @@ async def test_the_usage_of_the_response_is_that_of_the_call_if_no_other_is_repo
     assert (call["input_tokens"], call["output_tokens"]) == (tokens or (0, 0))
     assert Decimal(str(call["cost"])) == Decimal(cost or 0)
     assert call["cost_source"] == ("offline" if cost else "unpriced")
+    path = f"{CONVERSATIONS}/{call['conversation_id']}"
+    conversation = (await client.get(path)).json()
+    assert conversation["total_input_tokens"] == (tokens or (0, 0))[0]
+
+
+WRITES = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+FLAT = {"input_tokens": 100, "output_tokens": 10, "cached_tokens": 0}
+CLAUDE = {"provider": "anthropic", "model": "claude-sonnet-4-5"}
+GPT = {"provider": "openai", "model": "gpt-4o"}
+GEMINI = {"promptTokenCount": 100, "candidatesTokenCount": 6, "thoughtsTokenCount": 4}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "response", "cost", "warnings"),
+    [
+        # As the published client's decorators send it
+        (CLAUDE | FLAT, {"usage": WRITES | {"cache_creation_tokens": 50_000}}, "0.18795", []),
+        (CLAUDE | FLAT, {"usage": WRITES | {"cache_creation_tokens": None}}, "0.00045", []),
+        (
+            CLAUDE | FLAT | {"cached_tokens": 50},
+            {"usage": WRITES | {"cache_creation_tokens": 0, "cached_tokens": 50}},
+            "0.000465",
+            [],
+        ),
+        (
+            CLAUDE | FLAT | {"cached_tokens": 50},
+            {"usage": WRITES | {"cached_tokens": 50}},
+            "0.000465",
+            [],
+        ),
+        (
+            GPT | FLAT | {"cached_tokens": 50},
+            {"usage": WRITES | {"cached_tokens": 50}},
+            "0.0002875",
+            [],
+        ),
+        # As its providers return usage
+        (CLAUDE | FLAT, {"usage": WRITES | {"cache_read_input_tokens": 50}}, "0.000465", []),
+        (
+            CLAUDE | FLAT,
+            {
+                "usage": WRITES
+                | {
+                    "cache_creation_input_tokens": 3000,
+                    "cache_creation_5m_tokens": 1000,
+                    "cache_creation_1h_tokens": 2000,
+                    "cost_breakdown": {"input": 0.1},
+                }
+            },
+            "0.0162",
+            [],
+        ),
+        # As providers do
+        (CLAUDE | FLAT, {"usage": ANTHROPIC_USAGE}, "0.01545", []),
+        (CLAUDE | FLAT | {"usage": ANTHROPIC_USAGE}, {"usage": {}}, "0.01545", []),
+        (
+            GPT | FLAT,
+            {"usage": WRITES | {"prompt_tokens_details": {"cached_tokens": 50}}},
+            "0.0002875",
+            [],
+        ),
+        (
+            {"provider": "google", "model": "gemini-2.5-flash"},
+            {"usageMetadata": GEMINI},
+            "0.000055",
+            [],
+        ),
+        (GPT | FLAT, {"usage": WRITES | {"foo": 1}}, "0.00035", ["response.usage.foo"]),
+        (GPT | FLAT, {"usage": WRITES | {"cost": 0.5}}, "0.5", []),
+        (GPT | FLAT | {"cost": 0.25}, {"usage": WRITES | {"cost": 0.5}}, "0.25", []),
+        # Contradictions, and what is not understood
+        (GPT | FLAT, {"usage": WRITES | {"prompt_tokens": 7}}, "0.00035", ["response.usage"]),
+        (
+            GPT | FLAT,
+            {"usage": WRITES | {"completion_tokens": -1}},
+            "0.00035",
+            ["response.usage.completion_tokens"],
+        ),
+        (GPT | FLAT, {"usage": WRITES | {"service_tier": "x" * 33}}, "0.00035", ["response.usage"]),
+        (
+            GPT | FLAT,
+            {"usage": WRITES | {"prompt_tokens_details": {"audio_tokens": 900}}},
+            "0.00035",
+            ["response.usage"],
+        ),
+        (GPT | FLAT, {"usage": {"tokens": 5}}, "0.00035", ["response.usage"]),
+        (GPT | FLAT, {"usageMetadata": [5]}, "0.00035", ["response.usageMetadata"]),
+        # Fields of a call
+        (CLAUDE | FLAT | {"cache_creation_input_tokens": 50_000}, {}, "0.18795", []),
+        (CLAUDE | FLAT | {"cached_input_tokens": 50}, {}, "0.000465", []),
+        (CLAUDE | FLAT | {"foo": 1}, {}, "0.00045", ["metadata.foo"]),
+    ],
+    ids=str,
+)
+async def test_the_call_has_the_details_of_the_usage_object(
+    client: httpx.AsyncClient,
+    metadata: dict[str, Any],
+    response: dict[str, Any],
+    cost: str | None,
+    warnings: list[str],
+) -> None:
+    logged = await log_exchange(client, metadata=metadata, response={"content": "Hi"} | response)
+    assert [warning["field"] for warning in logged["warnings"]] == warnings
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert (call["input_tokens"], call["output_tokens"]) == (100, 10)
+    assert Decimal(str(call["cost"])) == Decimal(cost or 0)
+
+
+async def test_an_exchange_takes_the_other_fields_of_a_call(client: httpx.AsyncClient) -> None:
+    fields = {
+        "status": "error",
+        "latency_ms": 250,
+        "service_tier": "priority",
+        "reasoning_output_tokens": 20,
+        "id_at_origin": "run-7",
+    }
+    logged = await log_exchange(client, metadata=METADATA | fields)
+    assert logged["warnings"] == []
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert (call["status"], call["latency_ms"], call["id_at_origin"]) == ("error", 250, "run-7")
+    assert call["details"] == {"service_tier": "priority", "reasoning_output_tokens": 20}
+    assert call["conversation_id"] == logged["conversation_id"]

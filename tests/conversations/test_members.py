@@ -1,5 +1,6 @@
 """Messages keep the members that only their provider knows, as they were sent."""
 
+import json
 from typing import Any
 
 import httpx
@@ -84,7 +85,9 @@ async def test_a_message_comes_back_as_it_was_sent(
     if way == "response" and "tool_call_id" in sent:
         return  # no model replies with the result of a tool
     message = await sent_in_one_way(client, way, sent)
-    assert {name: message.get(name) for name in sent} == sent
+    # Clients that load a conversation expect text.
+    returned = sent | {"content": ""} if sent.get("content") is None else sent
+    assert {name: message.get(name) for name in returned} == returned
     assert sent.keys() <= message.keys()
     assert (message["content_kept"], message["at_origin"]) == (True, None)
 
@@ -153,6 +156,12 @@ async def test_fields_of_a_response_that_mean_something_else_come_back_apart(
     assert (message["input_tokens"], message["metadata"]["provider"]) == (1000, "openai")
 
 
+FOUND = ("needle", "straw")
+NEEDLE = {"text": "needle"}
+ENCODED = {"type": "base64", "media_type": "application/pdf", "data": "straw"}
+BEDROCK = {"json": {"rows": [{"cell": "needle"}]}}
+
+
 @pytest.mark.parametrize(
     ("message", "found", "not_found"),
     [
@@ -170,6 +179,24 @@ async def test_fields_of_a_response_that_mean_something_else_come_back_apart(
         ({"choices": [{"message": {"content": "needle"}, "id": "straw"}]}, "needle", "straw"),
         ({"content": "needle", "image_url": {"url": "straw"}}, "needle", "straw"),
         ({"content": "needle", "parts": [{"text": "haystack"}]}, "needle haystack", "straw"),
+        (
+            {"parts": [{"functionResponse": {"id": "straw", "response": {"result": "needle"}}}]},
+            *FOUND,
+        ),
+        (
+            {"parts": [{"codeExecutionResult": {"outcome": "OUTCOME_OK", "output": "needle"}}]},
+            *FOUND,
+        ),
+        ({"parts": [{"fileData": {"fileUri": "straw", "mimeType": "straw"}}, NEEDLE]}, *FOUND),
+        ({"content": [{"type": "document", "title": "needle", "source": ENCODED}]}, *FOUND),
+        ({"content": [{"type": "document", "source": {"type": "text", "data": "needle"}}]}, *FOUND),
+        ({"content": [{"type": "search_result", "title": "needle", "id": "straw"}]}, *FOUND),
+        ({"content": [{"type": "tool_use", "id": "straw", "input": {"a": ["needle"]}}]}, *FOUND),
+        ({"content": [{"type": "redacted_thinking", "data": "straw"}, NEEDLE]}, *FOUND),
+        ({"content": [{"toolResult": {"toolUseId": "straw", "content": [BEDROCK]}}]}, *FOUND),
+        ({"content": [{"image": {"source": {"bytes": "straw"}}}, NEEDLE]}, *FOUND),
+        ({"content": "needle", "image_url": "data:image/png;base64,straw"}, *FOUND),
+        ({"content": "needle", "encoded": "straw/" * 100}, *FOUND),
     ],
 )
 @pytest.mark.parametrize("way", ["single", "response"])
@@ -180,6 +207,47 @@ async def test_text_in_members_is_searched(
     for query, number in ((found, 1), (not_found, 0)):
         response = await client.get(CONVERSATIONS, params={"q": query})
         assert len(response.json()) == number, query
+
+
+def function(arguments: object) -> dict[str, Any]:
+    """Return an assistant's message that calls a function."""
+    call = {"id": "straw", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "tool", "tool_results": [{"tool_call_id": "straw", "content": "needle"}]},
+        {"role": "tool", "tool_results": ["needle"]},
+        function('{"line": "one\\nneedle", "id": "straw"}'),
+        function('{"a": "\\u006eeedle"}'),
+        function('{"a": "\\u0000needle", "b": "\\u0000"}'),
+        function("needle, not JSON"),
+        function('{"a": "needle", "b": "\\ud83d"}'),
+        function({"a": "needle"}),
+        function(json.dumps({"arguments": json.dumps({"arguments": '["needle"]'})})),
+        function('{"a": "needle", "b": ' + "[" * 900 + "]" * 900 + "}"),
+        function("[" * 10_000 + " needle"),
+    ],
+    ids=lambda message: json.dumps(message)[:80],
+)
+async def test_the_texts_of_tools_are_searched(
+    client: httpx.AsyncClient, message: dict[str, Any]
+) -> None:
+    await sent_in_one_way(client, "single", message)
+    for query, number in (("needle", 1), ("straw", 0)):
+        response = await client.get(CONVERSATIONS, params={"q": query})
+        assert len(response.json()) == number, query
+
+
+async def test_the_published_client_can_load_a_message_without_content(
+    client: httpx.AsyncClient,
+) -> None:
+    for sent in ({"role": "model", "parts": [{"text": "Hi"}]}, {"role": "user", "content": None}):
+        message = await sent_in_one_way(client, "single", sent)
+        assert (message["content"], message["content_kept"]) == ("", True)
+        assert message["content_hash"] is None
 
 
 @pytest.mark.parametrize(

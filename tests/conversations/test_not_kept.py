@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -146,7 +147,9 @@ async def test_depth_costs_no_call(client: httpx.AsyncClient, depth: int, *, is_
     fields = [warning["field"] for warning in logged["warnings"]]
     assert fields == ([] if is_kept else ["messages.0.content", "messages.0.parts"])
     message, _ = await stored_messages(client, logged)
-    assert (message["content"], message.get("parts")) == ((deep, deep) if is_kept else (None, None))
+    kept = (deep, deep, True) if is_kept else ("", None, False)
+    assert (message["content"], message.get("parts"), message["content_kept"]) == kept
+    assert logged["content_kept"] == is_kept
 
 
 async def test_the_rest_of_an_invalid_message_is_kept(client: httpx.AsyncClient) -> None:
@@ -230,8 +233,121 @@ def test_a_program_that_embeds_the_server_gets_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "lost"),
+    [
+        ({"messages": [HI | {"content": 5}]}, [True, False]),
+        ({"messages": [HI | {"content": 5, "name": "Bob", "tool_results": [1]}]}, [True, False]),
+        ({"messages": [HI | {"content": None, "tool_calls": 1}]}, [False, False]),
+        ({"messages": [HI | {"tool_calls": 1}]}, [False, False]),
+        ({"response": {"content": 5, "refusal": "No"}}, [False, False, True]),
+        ({"response": "Hello"}, [False, False, True]),
+        ({"response": None}, [False, False, False]),
+    ],
+    ids=lambda fields: json.dumps(fields)[:60],
+)
+async def test_content_that_is_not_kept_is_said_to_be_lost(
+    client: httpx.AsyncClient, fields: dict[str, Any], lost: list[bool]
+) -> None:
+    logged = await log_exchange(client, **fields)
+    assert logged["content_kept"] == (True not in lost)
+    messages = await stored_messages(client, logged)
+    assert [not message["content_kept"] for message in messages] == lost
+    assert [message["content"] for message in messages if not message["content_kept"]] == [
+        ""
+    ] * sum(lost)
+    for name in ("name", "tool_results"):
+        for sent, stored in zip(fields.get("messages", []), messages, strict=False):
+            assert stored.get(name) == sent.get(name)
+
+
+@pytest.mark.parametrize("missing", ["messages", "response"])
+async def test_a_missing_member_is_null(client: httpx.AsyncClient, missing: str) -> None:
+    body = {name: value for name, value in EXCHANGE.items() if name != missing}
+    response = await client.post(LOG_EXCHANGE, json=body)
+    assert response.status_code == 200, response.text
+    logged = response.json()
+    assert [warning["field"] for warning in logged["warnings"]] == [missing]
+    assert len(await stored_messages(client, logged)) == (1 if missing == "messages" else 3)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "not_kept", "cost"),
+    [
+        ({"alias": "x" * 129}, ["metadata.alias"], "0.0045"),
+        ({"alias": "a\0"}, ["metadata.alias"], "0.0045"),
+        ({"alias": 5, "origin": "x" * 256}, ["metadata.alias", "metadata.origin"], "0.0045"),
+        ({"origin": "\ud83d"}, ["metadata.origin"], "0.0045"),
+        ({"cost": -1}, ["metadata.cost"], "0.0045"),
+        ({"cost": "much", "output_cost": 0.25}, ["metadata.cost"], "0.25"),
+        ({"input_cost": 999_999_999, "output_cost": 9}, ["metadata.cost"], "0.0045"),
+        ({"input_tokens": -1}, ["metadata.input_tokens"], None),
+        ({"input_tokens": -1, "cost": 0.5}, ["metadata.input_tokens"], "0.5"),
+        ({"cached_tokens": -1}, ["metadata.cached_tokens"], None),
+        (
+            {"cached_tokens": -1, "usage": {"prompt_tokens": 1000, "completion_tokens": 200}},
+            ["metadata.cached_tokens"],
+            "0.0045",
+        ),
+        (
+            {"input_tokens": 1.5, "output_tokens": "x"},
+            ["metadata.input_tokens", "metadata.output_tokens"],
+            None,
+        ),
+        ({"audio_input_tokens": 2000}, ["metadata"], None),
+        ({"audio_input_tokens": 2000, "cost": 0.5}, ["metadata"], "0.5"),
+        (
+            {"service_tier": "", "latency_ms": -1},
+            ["metadata.service_tier", "metadata.latency_ms"],
+            "0.0045",
+        ),
+        ({"status": "odd", "usage": 5}, ["metadata.status", "metadata.usage"], "0.0045"),
+    ],
+    ids=lambda fields: json.dumps(fields)[:60],
+)
+async def test_invalid_labels_and_numbers_cost_no_call(
+    client: httpx.AsyncClient, metadata: dict[str, Any], not_kept: list[str], cost: str | None
+) -> None:
+    content = json.dumps(EXCHANGE | {"metadata": METADATA | metadata})
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "one"}
+    response = await client.post(LOG_EXCHANGE, content=content, headers=headers)
+    assert response.status_code == 200, response.text
+    logged = response.json()
+    again = await client.post(LOG_EXCHANGE, content=content, headers=headers)
+    assert again.json() == logged
+    assert [warning["field"] for warning in logged["warnings"]] == not_kept
+    assert {warning["code"] for warning in logged["warnings"]} == {"not_kept"}
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert call["id"] == logged["log_id"]
+    assert (call["cost_source"] == "unpriced") == (cost is None)
+    assert Decimal(str(call["cost"])) == Decimal(cost or 0)
+
+
+@pytest.mark.parametrize("profile", ["x" * 65, 5, "a\0"])
+async def test_an_invalid_profile_still_says_that_the_call_is_reported(
+    client: httpx.AsyncClient, profile: object
+) -> None:
+    logged = await log_exchange(client, metadata=METADATA | {"profile": profile})
+    assert [warning["field"] for warning in logged["warnings"]] == ["metadata.profile"]
+    assert logged["log_id"] is None
+    assert (await client.get("/api/v1/logs")).json() == []
+
+
+async def test_reasons_are_in_the_words_of_json(client: httpx.AsyncClient) -> None:
+    logged = await log_exchange(
+        client,
+        messages=[HI | {"tool_calls": 1, "metadata": [], "tool_call_id": "a\0", "cost": []}],
+        response={"usage": 5},
+        metadata=METADATA | {"input_tokens": 1.5, "cost": "x"},
+    )
+    assert len(logged["warnings"]) == 7
+    for warning in logged["warnings"]:
+        for word in ("Value error", "dictionary", "list", "Decimal"):
+            assert word not in warning["detail"]
+
+
+@pytest.mark.parametrize(
     "metadata",
-    [{"provider": " "}, {"model": None}, {"input_tokens": -1}, {"alias": "x" * 129}, {"cost": -1}],
+    [{"provider": " "}, {"provider": "a\0"}, {"model": None}, {"model": "x" * 256}],
     ids=str,
 )
 async def test_a_call_that_cannot_be_logged_is_refused(
