@@ -51,6 +51,12 @@ data_dir = click.option(
 )
 
 
+def is_default(option: str) -> bool:
+    """Tell whether an option of the command that runs was left out."""
+    context = click.get_current_context(silent=True)
+    return context is not None and (context.get_parameter_source(option) is ParameterSource.DEFAULT)
+
+
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --env and --data-dir to a command."""
     env = click.option(
@@ -208,11 +214,7 @@ def _data_dir_of_server(data_dir: Path) -> Path:
 
     A second database, which may be empty, must not be taken for that of the server.
     """
-    context = click.get_current_context(silent=True)
-    is_named = not context or (
-        context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
-    )
-    servers = [] if is_named else running_servers()
+    servers = running_servers() if is_default("data_dir") else []
     data_dirs = {server.data_dir for server in servers}
     if not data_dirs:
         return data_dir
