@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,6 +31,22 @@ NAMES = ("dev", "test", "prod")
 
 # Settings for a server on a developer's machine.
 LOCAL_DEFAULTS = {"auth": "open"}
+
+
+SETTING_VARIABLES = {PREFIX + name.upper() for name in Settings.model_fields}
+
+# Variables that are no settings: of the embedded PostgreSQL, and of the client `llmring`.
+OTHER_VARIABLES = {
+    "LLMRING_DATA_DIR", "LLMRING_PG_OS_USER",
+    "LLMRING_ALLOWED_CONTENT_TYPES", "LLMRING_ALLOWED_HOSTS", "LLMRING_ALLOW_REMOTE_URLS",
+    "LLMRING_API_KEY", "LLMRING_CONNECT_TIMEOUT_S", "LLMRING_INLINE_REMOTE_IMAGES",
+    "LLMRING_LOCKFILE_PATH", "LLMRING_MAX_DOWNLOAD_SIZE_BYTES", "LLMRING_PREFER_SAAS",
+    "LLMRING_PROFILE", "LLMRING_PROVIDER_TIMEOUT_S", "LLMRING_READ_TIMEOUT_S",
+    "LLMRING_RETRY_ATTEMPTS", "LLMRING_RETRY_BASE_S", "LLMRING_RETRY_MAX_S", "LLMRING_SERVER_URL",
+    "LLMRING_TOTAL_TIMEOUT_S",
+}  # fmt: skip
+# Of tests.
+OTHER_PREFIX = "LLMRING_TEST_"
 
 
 class Environment(NamedTuple):
@@ -67,6 +84,17 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Environment; see llmring-server --help.",
     )
     return env(data_dir(command))
+
+
+def warn_of_unknown_variables(environ: Mapping[str, str] = os.environ) -> None:
+    """Name the variables on stderr that look like settings and are none: one may be misspelled."""
+    known = SETTING_VARIABLES | OTHER_VARIABLES
+    for name in sorted(environ.keys() - known):
+        if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX):
+            continue
+        alike = get_close_matches(name, SETTING_VARIABLES, 1, cutoff=0.8)
+        hint = f" Did you mean {alike[0]}?" if alike else ""
+        click.echo(f"Warning: {name} is not a setting and has no effect.{hint}", err=True)
 
 
 def read(environ: Mapping[str, str], **defaults: str) -> Settings:
