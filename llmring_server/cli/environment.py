@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,14 +59,33 @@ class Environment(NamedTuple):
     location: str
 
 
+# Where the options of the command that runs are kept, as they were given.
+_GIVEN = "llmring_server.given_options"
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+        context.meta.setdefault(_GIVEN, []).append(
+            f" {parameter.opts[0]} {shlex.quote(f'{value}')}"
+        )
+    return value
+
+
+def in_words_of_command_line(text: str, context: click.Context) -> str:
+    """Return an error whose commands work on the database of the command that failed."""
+    given = "".join(context.meta.get(_GIVEN, ()))
+    text = text.replace(", or call `await migrate(db)`", "")
+    return re.sub("`(llmring-server db (create|migrate))`", rf"`\1{given}`", text)
+
+
 data_dir = click.option(
     "--data-dir",
+    callback=_remember,
     envvar="LLMRING_DATA_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
-    show_default="~/.local/share/llmring-server; for root /var/lib/llmring-server",
-    help="Data directory of the embedded PostgreSQL; default of commands: that of the server"
-    " that is running.",
+    help="Data directory of the embedded PostgreSQL. Default: the data of your running server, else"
+    " ~/.local/share/llmring-server; for root /var/lib/llmring-server.",
 )
 
 
@@ -78,6 +99,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --env and --data-dir to a command."""
     env = click.option(
         "--env",
+        callback=_remember,
         type=click.Choice(NAMES),
         default="dev",
         show_default=True,
@@ -106,9 +128,16 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
         lines = []
         for error in errors_of(exc):
             # An error about several settings has no location, and its text names them.
-            names = [f"{PREFIX}{str(name).upper()}: " for name in error["loc"][:1]]
+            names = [f"{_variable(str(name), environ)}: " for name in error["loc"][:1]]
             lines.append("".join((*names, error["msg"])))
         raise click.UsageError("\n".join(lines)) from exc
+
+
+def _variable(setting: str, environ: Mapping[str, str]) -> str:
+    """Return the variable that a setting was read from."""
+    variable = PREFIX + setting.upper()
+    is_fallback = variable == PREFIX + "DATABASE_URL" and not environ.get(variable)
+    return "DATABASE_URL" if is_fallback else variable
 
 
 def read_settings(env: str, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -249,12 +278,22 @@ def _data_dir_of_server(data_dir: Path) -> Path:
     [first, *others] = data_dirs
     if first and not others:
         return first
-    lines = [f"  process {server.pid} uses {server.database}" for server in servers]
-    raise click.UsageError(
-        "\n".join(("This command does not know which database to use. Running servers:", *lines))
-        + "\nSet LLMRING_DATABASE_URL to the database of a server, or name its data directory with"
-        f" --data-dir; the default would be --data-dir {data_dir}."
+    lines = [
+        f"  --data-dir {shlex.quote(str(server.data_dir))} (process {server.pid})"
+        if server.data_dir
+        else f"  process {server.pid} uses {server.database}"
+        for server in servers
+    ]
+    heading = (
+        "Several servers are running; choose one with --data-dir:"
+        if len(servers) > 1
+        else "The running server has a database that this command does not know:"
     )
+    if None in data_dirs:
+        lines.append("For a database that LLMRING_DATABASE_URL names, set it here too.")
+    if data_dir not in data_dirs:
+        lines.append(f"For the data that no server uses now, write --data-dir {data_dir}.")
+    raise click.UsageError("\n".join((heading, *lines)))
 
 
 @contextmanager
