@@ -133,8 +133,10 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
     @model_validator(mode="after")
     def _has_proxy_secrets_in_mode_proxy(self) -> Self:
-        if (self.auth == "proxy") != bool(self.proxy_secrets):
-            raise ValueError("LLMRING_AUTH=proxy and LLMRING_PROXY_SECRETS belong together")
+        if self.auth == "proxy" and not self.proxy_secrets:
+            raise ValueError("LLMRING_AUTH=proxy needs LLMRING_PROXY_SECRETS")
+        if self.proxy_secrets and self.auth != "proxy":
+            raise ValueError("LLMRING_PROXY_SECRETS needs LLMRING_AUTH=proxy")
         return self
 
     @model_validator(mode="after")

@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import re
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -32,6 +35,22 @@ NAMES = ("dev", "test", "prod")
 LOCAL_DEFAULTS = {"auth": "open"}
 
 
+SETTING_VARIABLES = {PREFIX + name.upper() for name in Settings.model_fields}
+
+# Variables that are no settings: of the embedded PostgreSQL, and of the client `llmring`.
+OTHER_VARIABLES = {
+    "LLMRING_DATA_DIR", "LLMRING_PG_OS_USER",
+    "LLMRING_ALLOWED_CONTENT_TYPES", "LLMRING_ALLOWED_HOSTS", "LLMRING_ALLOW_REMOTE_URLS",
+    "LLMRING_API_KEY", "LLMRING_CONNECT_TIMEOUT_S", "LLMRING_INLINE_REMOTE_IMAGES",
+    "LLMRING_LOCKFILE_PATH", "LLMRING_MAX_DOWNLOAD_SIZE_BYTES", "LLMRING_PREFER_SAAS",
+    "LLMRING_PROFILE", "LLMRING_PROVIDER_TIMEOUT_S", "LLMRING_READ_TIMEOUT_S",
+    "LLMRING_RETRY_ATTEMPTS", "LLMRING_RETRY_BASE_S", "LLMRING_RETRY_MAX_S", "LLMRING_SERVER_URL",
+    "LLMRING_TOTAL_TIMEOUT_S",
+}  # fmt: skip
+# Of tests.
+OTHER_PREFIX = "LLMRING_TEST_"
+
+
 class Environment(NamedTuple):
     """The settings of an environment, and where its data is stored, in words."""
 
@@ -40,27 +59,64 @@ class Environment(NamedTuple):
     location: str
 
 
+# Where the options of the command that runs are kept, as they were given.
+_GIVEN = "llmring_server.given_options"
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE:
+        context.meta.setdefault(_GIVEN, []).append(
+            f" {parameter.opts[0]} {shlex.quote(f'{value}')}"
+        )
+    return value
+
+
+def in_words_of_command_line(text: str, context: click.Context) -> str:
+    """Return an error whose commands work on the database of the command that failed."""
+    given = "".join(context.meta.get(_GIVEN, ()))
+    text = text.replace(", or call `await migrate(db)`", "")
+    return re.sub("`(llmring-server db (create|migrate))`", rf"`\1{given}`", text)
+
+
 data_dir = click.option(
     "--data-dir",
+    callback=_remember,
     envvar="LLMRING_DATA_DIR",
     type=click.Path(file_okay=False, path_type=Path),
     default=default_data_dir,
-    show_default="~/.local/share/llmring-server; for root /var/lib/llmring-server",
-    help="Data directory of the embedded PostgreSQL; default of commands: that of the server"
-    " that is running.",
+    help="Data directory of the embedded PostgreSQL. Default: the data of your running server, else"
+    " ~/.local/share/llmring-server; for root /var/lib/llmring-server.",
 )
+
+
+def is_default(option: str) -> bool:
+    """Tell whether an option of the command that runs was left out."""
+    context = click.get_current_context(silent=True)
+    return context is not None and (context.get_parameter_source(option) is ParameterSource.DEFAULT)
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --env and --data-dir to a command."""
     env = click.option(
         "--env",
+        callback=_remember,
         type=click.Choice(NAMES),
         default="dev",
         show_default=True,
         help="Environment; see llmring-server --help.",
     )
     return env(data_dir(command))
+
+
+def warn_of_unknown_variables(environ: Mapping[str, str] = os.environ) -> None:
+    """Name the variables on stderr that look like settings and are none: one may be misspelled."""
+    known = SETTING_VARIABLES | OTHER_VARIABLES
+    for name in sorted(environ.keys() - known):
+        if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX):
+            continue
+        alike = get_close_matches(name, SETTING_VARIABLES, 1, cutoff=0.8)
+        hint = f" Did you mean {alike[0]}?" if alike else ""
+        click.echo(f"Warning: {name} is not a setting and has no effect.{hint}", err=True)
 
 
 def read(environ: Mapping[str, str], **defaults: str) -> Settings:
@@ -72,9 +128,16 @@ def read(environ: Mapping[str, str], **defaults: str) -> Settings:
         lines = []
         for error in errors_of(exc):
             # An error about several settings has no location, and its text names them.
-            names = [f"{PREFIX}{str(name).upper()}: " for name in error["loc"][:1]]
+            names = [f"{_variable(str(name), environ)}: " for name in error["loc"][:1]]
             lines.append("".join((*names, error["msg"])))
         raise click.UsageError("\n".join(lines)) from exc
+
+
+def _variable(setting: str, environ: Mapping[str, str]) -> str:
+    """Return the variable that a setting was read from."""
+    variable = PREFIX + setting.upper()
+    is_fallback = variable == PREFIX + "DATABASE_URL" and not environ.get(variable)
+    return "DATABASE_URL" if is_fallback else variable
 
 
 def read_settings(env: str, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -208,23 +271,29 @@ def _data_dir_of_server(data_dir: Path) -> Path:
 
     A second database, which may be empty, must not be taken for that of the server.
     """
-    context = click.get_current_context(silent=True)
-    is_named = not context or (
-        context.get_parameter_source("data_dir") is not ParameterSource.DEFAULT
-    )
-    servers = [] if is_named else running_servers()
+    servers = running_servers() if is_default("data_dir") else []
     data_dirs = {server.data_dir for server in servers}
     if not data_dirs:
         return data_dir
     [first, *others] = data_dirs
     if first and not others:
         return first
-    lines = [f"  process {server.pid} uses {server.database}" for server in servers]
-    raise click.UsageError(
-        "\n".join(("This command does not know which database to use. Running servers:", *lines))
-        + "\nSet LLMRING_DATABASE_URL to the database of a server, or name its data directory with"
-        f" --data-dir; the default would be --data-dir {data_dir}."
+    lines = [
+        f"  --data-dir {shlex.quote(str(server.data_dir))} (process {server.pid})"
+        if server.data_dir
+        else f"  process {server.pid} uses {server.database}"
+        for server in servers
+    ]
+    heading = (
+        "Several servers are running; choose one with --data-dir:"
+        if len(servers) > 1
+        else "The running server has a database that this command does not know:"
     )
+    if None in data_dirs:
+        lines.append("For a database that LLMRING_DATABASE_URL names, set it here too.")
+    if data_dir not in data_dirs:
+        lines.append(f"For the data that no server uses now, write --data-dir {data_dir}.")
+    raise click.UsageError("\n".join((heading, *lines)))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from rich.table import Table
 from llmring_server.cli import environment
 from llmring_server.cli.dates import DATE, in_utc, tz_option
 from llmring_server.cli.output import CONSOLE
+from llmring_server.core.identity import Actor
 from llmring_server.core.money import decimal_text
+from llmring_server.core.providers import normal_provider
 from llmring_server.core.time_range import first_instant
 from llmring_server.core.time_zones import zone_of
 from llmring_server.core.validation import lines_of
 from llmring_server.pricing.cost import UNITS_PER_PRICE
 from llmring_server.pricing.models import PriceDetail, PriceQuery
+from llmring_server.pricing.price_book import EPOCH
 from llmring_server.pricing.rerating import (
     CostChange,
     CostDelta,
@@ -26,17 +30,21 @@ from llmring_server.pricing.rerating import (
     RerateFilter,
     add_changes,
 )
-from llmring_server.pricing.sources import OVERRIDES, PriceOverride
+from llmring_server.pricing.service_tiers import normal_tier
+from llmring_server.pricing.sources import MAX_OVERRIDE_USD, OVERRIDES, PriceOverride
 from llmring_server.ring import Ring
 
 UNITS = {
     "web_search": "1,000 searches",
     "request": "1,000 requests",
-    "audio_second": "hour",
-    "video_second": "second",
+    "audio_second": "hour of audio",
+    "video_second": "second of video",
     "character": "1,000,000 characters",
     "image": "image",
 }
+
+# An option says its unit where the kind does not.
+OPTION_NAMES = {"audio_second": "audio-hour"}
 
 NO_MODEL = "A price needs a provider and a model, such as openai gpt-4o or openai:gpt-4o."
 
@@ -99,11 +107,29 @@ def _rate_text(rate: Any) -> str:
     return "; ".join([rate["base"], *tiers])
 
 
+class Amount(click.ParamType[str]):
+    """An amount of money, as it is written."""
+
+    name = "amount"
+
+    def convert(self, value: str, *context: Any) -> str:
+        try:
+            amount = Decimal(value)
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        if not amount.is_finite():
+            self.fail(f"{value} is not a number.", *context)
+        if not 0 <= amount <= MAX_OVERRIDE_USD:
+            self.fail(f"{value} is not between 0 and {MAX_OVERRIDE_USD:,}.", *context)
+        return value
+
+
 def _rate_options(command: Any) -> Any:
     """Add an option for the rate of each kind of usage."""
     for kind in reversed(UNITS_PER_PRICE):
+        name = OPTION_NAMES.get(kind, kind.replace("_", "-"))
         help = f"USD per {_unit(kind)}."
-        option = click.option(f"--{kind.replace('_', '-')}", metavar="USD", help=help)
+        option = click.option(f"--{name}", kind, type=Amount(), metavar="USD", help=help)
         command = option(command)
     return command
 
@@ -124,6 +150,9 @@ def _rate_options(command: Any) -> Any:
 @_rate_options
 def override(env: str, data_dir: Path, **options: Any) -> None:
     """Set prices of a model that take precedence; without arguments, list all overrides.
+
+    An override has all rates of its model, service tier and --valid-from: it replaces the earlier
+    one, also those of its rates that are not given now.
 
     --file reads a JSON list of {provider, model, service_tier, valid_from, rates}. A rate is an
     amount or, for longer prompts, {"base": "1.25", "above": {"200000": "2.50"}}.
@@ -148,9 +177,11 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
         click.echo(f"Removed: {count}")
     elif options["file"] or provider:
         prices = _parse_overrides(options)
-        environment.with_ring(
-            env, data_dir, lambda ring: ring.prices.override(prices, actor=actor), writes=True
+        changes = environment.with_ring(
+            env, data_dir, lambda ring: _override(ring, prices, actor), writes=True
         )
+        for change in changes:
+            _print_change(*change)
         click.echo(f"Set: {len(prices)}. Every process uses the new prices within 5 seconds.")
         click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
     elif any(value is not None for name, value in options.items() if name != "remove"):
@@ -160,16 +191,55 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
             _print_price(price, tz)
 
 
+async def _override(
+    ring: Ring, prices: list[PriceOverride], actor: Actor
+) -> list[tuple[PriceDetail | None, PriceDetail]]:
+    """Set prices; return the earlier price of each, if there was one, and the new one."""
+    before = {_key(price): price for price in await ring.prices.overrides()}
+    await ring.prices.override(prices, actor=actor)
+    after = {_key(price): price for price in await ring.prices.overrides()}
+    keys = dict.fromkeys(map(_key_of_override, prices))
+    return [(before.get(key), after[key]) for key in keys]
+
+
+def _key(price: PriceDetail) -> tuple[object, ...]:
+    """Return what two overrides have in common of which the newer one counts."""
+    provider = normal_provider(price.provider)
+    return provider, price.model, price.service_tier, price.valid_from
+
+
+def _key_of_override(price: PriceOverride) -> tuple[object, ...]:
+    valid_from = None if price.valid_from == EPOCH else price.valid_from
+    tier = price.service_tier and normal_tier(price.service_tier)
+    return normal_provider(price.provider), price.model, tier or None, valid_from
+
+
+def _print_change(before: PriceDetail | None, price: PriceDetail) -> None:
+    old, new = before.rates if before else {}, price.rates
+    tier = f", {price.service_tier}" if price.service_tier else ""
+    click.echo(f"{price.provider} {price.model}{tier}")
+    table = Table("kind", "USD before", "USD now", "per")
+    for kind in [kind for kind in UNITS_PER_PRICE if kind in old or kind in new]:
+        rates = [_rate_text(rates[kind]) if kind in rates else "none" for rates in (old, new)]
+        table.add_row(kind, *rates, _unit(kind))
+    CONSOLE.print(table)
+    if before:
+        click.echo("All earlier rates of this override are replaced.", err=True)
+
+
 def _parse_overrides(options: dict[str, Any]) -> list[PriceOverride]:
     """Return the overrides of the file, or the one that the options describe."""
     try:
         if options["file"]:
             return OVERRIDES.validate_json(options["file"].read_bytes())
+        rates = {kind: options[kind] for kind in UNITS_PER_PRICE if options[kind] is not None}
+        if not rates:
+            raise click.UsageError("Give at least one price, such as --input 2.")
         override = {
             "provider": options["provider"],
             "model": options["model"],
             "service_tier": options["tier"],
-            "rates": {kind: options[kind] for kind in UNITS_PER_PRICE if options[kind] is not None},
+            "rates": rates,
         }
         if options["valid_from"]:
             override["valid_from"] = options["valid_from"]

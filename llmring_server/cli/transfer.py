@@ -13,9 +13,10 @@ from typing import Any, BinaryIO, cast
 import rich_click as click
 from pydantic import TypeAdapter, ValidationError
 
+from llmring_server.access.projects import Project
 from llmring_server.cli import environment
 from llmring_server.cli.dates import tz_option
-from llmring_server.cli.environment import project_options, with_project
+from llmring_server.cli.environment import is_default, project_options
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.core.time_range import Instant
@@ -118,7 +119,9 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
                 exported += 1
                 yield call
 
-    async def write(ring: Ring, project_id: ProjectId) -> None:
+    async def write(ring: Ring) -> str:
+        exported_project = await _project_to_read(ring, project)
+        project_id = exported_project.project_id
         with _written(output) as file:
             if file_format == "csv":
                 file.write(CSV_HEADER)
@@ -126,9 +129,25 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
             async for chunk in encode_in_chunks(stream, encode):
                 file.write(chunk)
                 progress.show(f"{exported:,} calls exported")
+        return exported_project.name or str(project_id)
 
-    with_project(env, data_dir, project, write)
-    click.echo(f"{exported:,} calls exported.", err=True)
+    name = environment.with_ring(env, data_dir, write)
+    click.echo(f"{exported:,} calls of project {name} exported.", err=True)
+
+
+async def _project_to_read(ring: Ring, project: str) -> Project:
+    """Return the project that --project names. One that does not exist is an error."""
+    try:
+        return await ring.projects.get(await ring.projects.find(project))
+    except NotFound:
+        if not is_default("project"):
+            raise
+    names = [each.name or str(each.project_id) for each in await ring.projects.list()]
+    raise click.ClickException(
+        f"There is no project {project}. Choose one with --project: {', '.join(names)}"
+        if names
+        else f"There is no project {project}, and no other one: nothing has been logged yet."
+    )
 
 
 @click.command("import")
@@ -137,7 +156,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
     "--format",
     "file_format",
     type=click.Choice(["jsonl", "csv"]),
-    help="Format of the file; default: found out.",
+    help="Format of the file; default: detected.",
 )
 @click.option("--dry-run", is_flag=True, help="Check the file and change nothing.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
@@ -234,7 +253,7 @@ def _print_report(report: ImportReport, *, dry_run: bool) -> None:
     click.echo(f"lines: {report.lines:,}")
     click.echo(f"{'to be stored' if dry_run else 'stored'}: {report.stored:,}")
     click.echo(f"stored before: {report.known:,}")
-    click.echo(f"counted before: {report.counted:,}")
+    click.echo(f"skipped, already in daily totals: {report.counted:,}")
     click.echo(f"rejected: {report.rejected:,}")
 
 

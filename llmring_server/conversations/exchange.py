@@ -388,7 +388,9 @@ class Exchange(BaseModel, strict=True):
                 calls.append(
                     ExchangeCall(
                         NewCall(**unknown | fields | _without_nulls(labels)),
-                        unknown_field_warnings([f"{path}.{name}" for name in unknown_members]),
+                        unknown_field_warnings(
+                            [f"{path}.{name}" for name in unknown_members], frozenset()
+                        ),
                     )
                 )
                 _not_kept(warnings, path, "its numbers contradict each other")

@@ -270,6 +270,8 @@ def parse(url: str) -> ConnectionString:
     except ValueError:
         raise ValueError(FORM) from None
     scheme = parts.scheme.partition("+")[0]
+    if scheme not in SCHEMES and parts.netloc:
+        raise ValueError(f"not a PostgreSQL URL: {FORM}")
     # After a #, or a ? in a password, a part of the password could be taken for something else.
     if scheme not in SCHEMES or parts.fragment or (not at and "@" in parts.path):
         raise ValueError(FORM)
@@ -303,7 +305,9 @@ def _checked(name: str, value: str) -> str:
     elif name == "keepalives":
         value = SWITCHES.get(value.lower(), value)
     if value not in CHOICES.get(name, (value,)):
-        raise ValueError(f"{name}: write {', '.join(CHOICES[name])}")
+        alike = get_close_matches(value.lower(), CHOICES[name], 1)
+        hint = f"; did you mean {alike[0]}?" if alike else ""
+        raise ValueError(f"{name}: write {', '.join(CHOICES[name])}{hint}")
     if name in NUMBERS and not re.fullmatch(r"-?\d{1,9}", value):
         raise ValueError(f"{name}: write a whole number")
     return value

@@ -16,6 +16,8 @@ QUARTER_HOUR = timedelta(minutes=15)
 MIN_YEAR = 1970
 MAX_YEAR = 9998
 
+INSTANT_FORM = "write 2026-11-30 or 2026-11-30T08:00:00Z (in a URL, write + as %2B)"
+
 
 def _parse_date(value: object) -> object:
     """Parse a bare date; leave everything else to pydantic, which would read it as a midnight.
@@ -23,9 +25,13 @@ def _parse_date(value: object) -> object:
     It would also read a number, even as text, as seconds since 1970.
     """
     if isinstance(value, str) and len(value) == len("2026-11-21"):
-        return date.fromisoformat(value)
+        try:
+            return date.fromisoformat(value)
+        except ValueError:
+            # Python's text repeats the value.
+            raise ValueError(INSTANT_FORM) from None
     if isinstance(value, int | float | Decimal) or (isinstance(value, str) and _is_number(value)):
-        raise ValueError("must be a date or a time")
+        raise ValueError(INSTANT_FORM)
     return value
 
 

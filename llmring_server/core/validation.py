@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llmring_server.core.time_range import INSTANT_FORM
+
 # Pydantic names Python's types, which a caller of another language need not know.
 _PYTHON_TYPES = [
     (re.compile(pattern), text)
@@ -26,10 +28,45 @@ _PYTHON_TYPES = [
 ]
 
 
+# Pydantic also names which of several types it tried, and the functions that check a value:
+# start_date.datetime, arguments.dict[str,any], input.function-after[check(), decimal], TieredRate.
+# No field of ours has such a name.
+_TRIED_FUNCTION = re.compile(r"[a-z-]+\[")
+_TRIED_TYPE = re.compile(
+    "([A-Z][a-z]+){2,}|date|datetime|time|decimal|str|int|float|bool|none|any|constrained-str"
+)
+
+_INSTANT_ERRORS = {
+    "date_from_datetime_inexact", "date_from_datetime_parsing", "date_parsing", "date_type",
+    "datetime_from_date_parsing", "datetime_object_invalid", "datetime_parsing", "datetime_type",
+}  # fmt: skip
+
+
 def errors_of(exc: ValidationError) -> list[dict[str, Any]]:
     """Return pydantic's list of errors, to be shown to whoever sent the input."""
-    errors = exc.errors(include_url=False, include_context=False, include_input=False)
-    return [{**error, "msg": _text(error["msg"])} for error in errors]
+    errors: list[dict[str, Any]] = []
+    for error in exc.errors(include_url=False, include_context=False, include_input=False):
+        loc = tuple(part for part in error["loc"] if not _is_tried_type(part))
+        shown = {**error, "loc": loc, "msg": _message(error["type"], error["msg"])}
+        # A value that is neither a date nor a time has an error for each.
+        if not any(other["loc"] == loc and other["msg"] == shown["msg"] for other in errors):
+            errors.append(shown)
+    return errors
+
+
+def _is_tried_type(part: int | str) -> bool:
+    if isinstance(part, int):
+        return False
+    is_function = part.endswith("]") and _TRIED_FUNCTION.match(part)
+    return bool(is_function or _TRIED_TYPE.fullmatch(part))
+
+
+def _message(type: str, text: str) -> str:
+    if type in _INSTANT_ERRORS:
+        return INSTANT_FORM
+    if type == "timezone_aware":
+        return "add an offset, such as Z or +01:00"
+    return _text(text)
 
 
 def lines_of(exc: ValidationError, default: str = "request") -> list[str]:

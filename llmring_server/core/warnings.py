@@ -5,6 +5,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from llmring_server.core.suggestions import did_you_mean
 from llmring_server.errors import InvalidRequest
 
 # `unknown_field`: ignored, since no field has this name. `replaced_characters`: U+0000 and lone
@@ -28,15 +29,20 @@ MAX_NAMED_FIELDS = 20
 MAX_FIELD_LENGTH = 100
 
 
-def unknown_field_warnings(fields: Sequence[str]) -> list[RequestWarning]:
-    """Warn of fields that no model has: of the first ones by name, of the others by number."""
-    warnings = [_unknown_field(field, "No field has this name.") for field in _named(fields)]
+def unknown_field_warnings(fields: Sequence[str], known: frozenset[str]) -> list[RequestWarning]:
+    """Warn of fields that are not among the known: the first ones by name, others by number."""
+    warnings = [
+        _unknown_field(field, f"No field has this name.{did_you_mean(field, known)}")
+        for field in _named(fields)
+    ]
     if more := len(fields) - len(warnings):
         warnings.append(_unknown_field("*", f"{more} more fields are unknown."))
     return warnings
 
 
-def unknown_fields_error(fields: Sequence[str], index: int | None = None) -> InvalidRequest:
+def unknown_fields_error(
+    fields: Sequence[str], known: frozenset[str], index: int | None = None
+) -> InvalidRequest:
     """Return the error for unknown fields of a request, or of its item `index`, that is strict."""
     item = () if index is None else (index,)
     names = _named(fields)
@@ -44,11 +50,17 @@ def unknown_fields_error(fields: Sequence[str], index: int | None = None) -> Inv
     if more := len(fields) - len(names):
         listed += f" and {more} more"
     errors = [
-        {"type": "unknown_field", "loc": [*item, *name.split(".")], "msg": "No field has this name"}
+        {
+            "type": "unknown_field",
+            "loc": [*item, *name.split(".")],
+            "msg": f"No field has this name.{did_you_mean(name, known)}",
+        }
         for name in names
     ]
+    hint = next(filter(None, (did_you_mean(name, known) for name in names)), "")
+    listed += "." if hint else ""
     location = "".join(f"{part}: " for part in item)
-    return InvalidRequest(f"{location}unknown fields: {listed}", errors=errors)
+    return InvalidRequest(f"{location}unknown fields: {listed}{hint and '.'}{hint}", errors=errors)
 
 
 def shortened(field: str) -> str:

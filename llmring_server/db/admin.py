@@ -51,26 +51,31 @@ async def create_database(url: str, *, throwaway: bool = False) -> bool:
     if not throwaway and await _exists(url):
         return False
     name = _quote(database_name(url))
-    async with _connect(url) as connection:
-        try:
+    try:
+        async with _connect(url) as connection:
             await connection.execute(f"CREATE DATABASE {name}")
-        except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
-            return False
-        except asyncpg.InsufficientPrivilegeError as exc:
-            raise Conflict(
-                f"The database {name} does not exist, and this role may not create it: let an"
-                f" administrator run CREATE DATABASE {name} OWNER ..., with the name of the role."
-            ) from exc
-        except asyncpg.ReadOnlySQLTransactionError as exc:
-            raise Unavailable(f"The database {name} does not exist. {READ_ONLY}") from exc
-        if throwaway:
-            await connection.execute(f"COMMENT ON DATABASE {name} IS '{THROWAWAY_COMMENT}'")
+            if throwaway:
+                comment = f"COMMENT ON DATABASE {name} IS '{THROWAWAY_COMMENT}'"
+                await connection.execute(comment)
+    except (asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
+        return False
+    except (asyncpg.InsufficientPrivilegeError, Unavailable) as exc:
+        # A role may also lack the privilege to connect to any other database.
+        reason = exc.__cause__ if isinstance(exc, Unavailable) else exc
+        if not isinstance(reason, asyncpg.InsufficientPrivilegeError):
+            raise
+        raise Conflict(
+            f"The database {name} does not exist, and this role may not create it: let an"
+            f" administrator run CREATE DATABASE {name} OWNER ..., with the name of the role."
+        ) from exc
+    except asyncpg.ReadOnlySQLTransactionError as exc:
+        raise Unavailable(f"The database {name} does not exist. {READ_ONLY}") from exc
     return True
 
 
 async def _exists(url: str) -> bool:
     """Connect to the database itself; return False if the server has none of this name."""
-    with connecting_to("the database"):
+    with connecting_to("the database", url):
         try:
             connection = await connect(url)
         except asyncpg.InvalidCatalogNameError:
@@ -101,7 +106,7 @@ async def drop_database(url: str) -> None:
 @asynccontextmanager
 async def _connect(url: str) -> AsyncIterator[Connection]:
     """Yield a connection to a maintenance database of the server."""
-    with connecting_to("the server"):
+    with connecting_to("the server", url):
         try:
             connection = await connect(url, database=MAINTENANCE_DATABASES[0])
         except (asyncpg.InvalidCatalogNameError, asyncpg.InsufficientPrivilegeError):

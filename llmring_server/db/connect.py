@@ -1,6 +1,8 @@
 """Connecting: what a connection string and the settings say, in the terms of the driver."""
 
+import errno
 import logging
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -53,20 +55,31 @@ _SOCKET_OPTIONS = (
 )
 
 
+# What asyncio says of each address of a host, in one text.
+_REFUSED = re.compile(rf"\[Errno {errno.ECONNREFUSED}\] Connect call failed \('([^']+)', (\d+)")
+
+
 @contextmanager
-def connecting_to(target: str) -> Iterator[None]:
-    """Raise Unavailable with the reason if `target` cannot be reached."""
+def connecting_to(target: str, url: str) -> Iterator[None]:
+    """Raise Unavailable with the reason if `target`, which `url` names, cannot be reached."""
     try:
         yield
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
-        raise Unavailable(f"Cannot connect to {target}: {_reason(exc)}") from exc
+        raise Unavailable(f"Cannot connect to {target}: {_reason(exc, url)}") from exc
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: Exception, url: str) -> str:
     # These messages of the driver name a host, a user or a database, and never a password.
     reason = str(exc) or type(exc).__name__
     if isinstance(exc, TimeoutError):
         return "there was no answer in time."
+    if isinstance(exc, socket.gaierror):
+        return f"host {parse(url).host} not found."
+    if addresses := _REFUSED.findall(reason):
+        places = [
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses
+        ]
+        return f"nothing listens on {' or '.join(places)}."
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
         return f"{reason}. Create it with `llmring-server db create`."
     if "unsupported startup parameter" in reason:

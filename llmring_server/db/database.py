@@ -79,7 +79,7 @@ async def _open_pool(settings: Settings) -> Pool:
     async def open_pool() -> Pool:
         return await _pool(settings)
 
-    with connect.connecting_to("the database"):
+    with connect.connecting_to("the database", settings.database_url):
         return await connect.when_started(open_pool)
 
 

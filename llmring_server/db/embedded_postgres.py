@@ -213,7 +213,8 @@ def prepare_folder(directory: DataDirectory) -> None:
     """Create the folder, or take an empty one, so that PostgreSQL's user can enter it."""
     folder = directory.path
     user = postgres_user()
-    if not folder.exists():
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    if created:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711 if user else 0o700)
     if user is None or (directory.data / "postmaster.pid").exists():
@@ -226,6 +227,9 @@ def prepare_folder(directory: DataDirectory) -> None:
             folder.chmod(0o711)
         closed = inaccessible_ancestor(directory.data)
     if closed:
+        for each in created:
+            with suppress(OSError):
+                each.rmdir()
         raise PostgresStartFailed(_how_to_open(directory, closed, user.pw_name))
 
 

@@ -97,7 +97,12 @@ def postgres_user() -> pwd.struct_passwd | None:
     """Return the user to run PostgreSQL as; None: the current one. PostgreSQL rejects root."""
     if os.geteuid() != 0:
         return None
-    for name in (os.environ.get("LLMRING_PG_OS_USER", ""), "postgres", "nobody"):
+    if named := os.environ.get("LLMRING_PG_OS_USER"):
+        try:
+            return pwd.getpwnam(named)
+        except KeyError:
+            raise PermissionError("LLMRING_PG_OS_USER names no user of this system") from None
+    for name in ("postgres", "nobody"):
         with suppress(KeyError):
             return pwd.getpwnam(name)
     raise PermissionError("PostgreSQL cannot run as root: name a user with LLMRING_PG_OS_USER")

@@ -380,7 +380,9 @@ def _open_directory(path: Path) -> Iterator[int]:
 
 
 def _unreadable(exc: OSError) -> SigningKeyError:
-    return SigningKeyError(f"the key file of receipts cannot be read: {exc.strerror}")
+    return SigningKeyError(
+        f"the key file of receipts, LLMRING_RECEIPT_KEY_FILE, cannot be read: {exc.strerror}"
+    )
 
 
 # The sources of a server's keys.

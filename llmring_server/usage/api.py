@@ -26,6 +26,7 @@ from llmring_server.usage.call_record import TWO_KEYS
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
 from llmring_server.usage.idempotency import batch_item_key
 from llmring_server.usage.models import (
+    CALL_FIELDS,
     Call,
     CallFilter,
     CallPage,
@@ -78,7 +79,7 @@ def log_response(result: LogResult, warnings: list[RequestWarning]) -> LoggedCal
 async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -> LoggedCall:
     """Log a call; exactly once if the request has an Idempotency-Key."""
     if request.is_strict:
-        request.refuse_unknown_fields(body.unknown_fields)
+        request.refuse_unknown_fields(body.unknown_fields, CALL_FIELDS)
     result = await request.ring.usage.log(request.project_id, body, key)
     if result.replayed:
         request.response_headers = REPLAYED
@@ -202,7 +203,7 @@ async def _log_all(request: Request, entries: list[Entry], key: str | None) -> l
             warnings[index] += replace_in_free_text(NewCall, entry.value, (index,))
     calls = validated(_NEW_CALLS.validate_python, values)
     for index, call in enumerate(calls):
-        request.refuse_unknown_fields(call.unknown_fields, index)
+        request.refuse_unknown_fields(call.unknown_fields, CALL_FIELDS, index)
     results = await request.ring.usage.log_many(request.project_id, calls, key)
     return [*map(LoggedEntry, results, warnings)]
 
@@ -224,7 +225,7 @@ async def _log_one(request: Request, entry: Entry, key: str | None) -> LoggedEnt
     warnings: list[RequestWarning] = []
     try:
         call = read_model(NewCall, entry, warnings)
-        request.refuse_unknown_fields(call.unknown_fields)
+        request.refuse_unknown_fields(call.unknown_fields, CALL_FIELDS)
         if key and call.idempotency_key:
             raise InvalidRequest(TWO_KEYS)
         result = await request.ring.usage.log(request.project_id, call, key)

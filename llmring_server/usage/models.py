@@ -209,6 +209,9 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
         return self.model_dump(include=reported, exclude_none=True) if reported else {}
 
 
+# The names of the fields of a call, to suggest one of them for an unknown name.
+CALL_FIELDS = frozenset(NewCall.model_fields)
+
 DETAILS = {
     *USAGE_FIELDS,
     *FLAGS,

@@ -28,6 +28,7 @@ from llmring_server.usage.idempotency import (
     require_same_request,
 )
 from llmring_server.usage.models import (
+    CALL_FIELDS,
     Call,
     CallFilter,
     CallPage,
@@ -199,8 +200,8 @@ class Usage(Repository):
     ) -> list[RequestWarning]:
         """Return warnings of a call's unknown fields; raise InvalidRequest if these are refused."""
         if unknown_fields and self._strict_fields:
-            raise unknown_fields_error(unknown_fields, index)
-        return unknown_field_warnings(unknown_fields) if unknown_fields else []
+            raise unknown_fields_error(unknown_fields, CALL_FIELDS, index)
+        return unknown_field_warnings(unknown_fields, CALL_FIELDS) if unknown_fields else []
 
     async def _book_for(self, calls: Iterable[NewCall]) -> PriceBook:
         if all(call.cost is not None for call in calls):

@@ -24,6 +24,7 @@ from llmring_server.core.strict_json import (
     json_default,
     parse_request_json,
 )
+from llmring_server.core.suggestions import did_you_mean
 from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.core.warnings import (
     MAX_NAMED_FIELDS,
@@ -34,7 +35,7 @@ from llmring_server.core.warnings import (
 )
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
-from llmring_server.web.unknown_members import unknown_members
+from llmring_server.web.unknown_members import member_names, unknown_members
 
 if TYPE_CHECKING:
     from llmring_server.ring import Ring
@@ -164,14 +165,17 @@ class Request:
         parsed = parse_request_json(await self.body())
         body = read_model(model, parsed, self.warnings)
         if unknown := unknown_members(model, parsed.value):
-            self.refuse_unknown_fields(unknown)
-            self.warnings += unknown_field_warnings(unknown)
+            known = member_names(model)
+            self.refuse_unknown_fields(unknown, known)
+            self.warnings += unknown_field_warnings(unknown, known)
         return body
 
-    def refuse_unknown_fields(self, fields: Sequence[str], index: int | None = None) -> None:
+    def refuse_unknown_fields(
+        self, fields: Sequence[str], known: frozenset[str], index: int | None = None
+    ) -> None:
         """Raise InvalidRequest if a strict request has unknown fields, or its item `index` has."""
         if fields and self.is_strict:
-            raise unknown_fields_error(fields, index)
+            raise unknown_fields_error(fields, known, index)
 
     async def raw(self, *media: str) -> RawBody:
         """Read a body of one of these media types, unparsed."""
@@ -202,13 +206,20 @@ def refuse_unknown_params(params: Collection[str], known: Collection[str]) -> No
     """Raise InvalidRequest if one of `params` is not one of the `known` parameters of a route."""
     unknown = [shortened(name) for name in params if name not in known][:MAX_NAMED_FIELDS]
     if unknown:
+        hints = {name: did_you_mean(name, frozenset(known)) for name in unknown}
         errors = [
-            {"type": "unknown_parameter", "loc": ["query", name], "msg": "No such parameter"}
+            {
+                "type": "unknown_parameter",
+                "loc": ["query", name],
+                "msg": "No such parameter" + (f".{hints[name]}" if hints[name] else ""),
+            }
             for name in unknown
         ]
         known_names = f"known are: {', '.join(sorted(known))}" if known else "this path has none"
         raise InvalidRequest(
-            f"query: unknown parameters: {', '.join(unknown)}; {known_names}", errors=errors
+            f"query: unknown parameters: {', '.join(unknown)}; {known_names}"
+            + (f".{hint}" if (hint := next(filter(None, hints.values()), "")) else ""),
+            errors=errors,
         )
 
 

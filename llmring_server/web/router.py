@@ -7,6 +7,7 @@ costs the same for 100 routes as for one; patterns are tried in turn only after 
 import re
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from starlette.routing import compile_path
@@ -133,6 +134,10 @@ class Router:
             if route := self._any_route(similar):
                 sentences.append(f"Did you mean {root}{route.path_format}?")
                 break
+        else:
+            paths = {each.removeprefix("/api/v1"): each for each in sorted(self._exact)}
+            alike = get_close_matches(path, paths, 1, cutoff=0.8)
+            sentences += [f"Did you mean {root}{paths[similar]}?" for similar in alike]
         if "/openapi.json" in self._exact:
             sentences.append(f"GET {root}/openapi.json describes all paths.")
         return NotFound(" ".join(sentences))

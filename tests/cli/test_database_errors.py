@@ -1,6 +1,7 @@
 """Commands on databases that cannot be reached or used: each says why, without a traceback."""
 
 import asyncio
+import os
 import re
 import shutil
 import socket
@@ -217,10 +218,7 @@ def test_a_command_says_that_nothing_answers(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     said = refused(f"postgresql://ada:canary@127.0.0.1:{port}/shop{parameters}", command)
-    assert (
-        f"Cannot connect to the database: [Errno 111] Connect call failed ('127.0.0.1', {port})"
-        in said
-    )
+    assert f"Cannot connect to the database: nothing listens on 127.0.0.1:{port}." in said
 
 
 def test_a_command_gives_up_after_connect_timeout() -> None:
@@ -235,8 +233,11 @@ def test_a_command_gives_up_after_connect_timeout() -> None:
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
-        ({"TEST_DB_PORT": "1"}, "Cannot connect to the server: [Errno 111]"),
-        ({"TEST_DB_HOST": "nowhere.invalid"}, "Cannot connect to the server: [Errno -"),
+        ({"TEST_DB_PORT": "1"}, "Cannot connect to the server: nothing listens on 127.0.0.1:1."),
+        (
+            {"TEST_DB_HOST": "nowhere.invalid"},
+            "Cannot connect to the server: host nowhere.invalid not found.",
+        ),
     ],
 )
 @pytest.mark.parametrize(
@@ -256,3 +257,86 @@ def test_a_role_for_tests_needs_the_right_to_create_databases(server: EmbeddedPo
     ran = run("db", "create", "--env", "test", **ours)
     assert ran.returncode == 1
     assert "may not create it" in re.sub(r"[\s│]+", " ", ran.stderr)
+
+
+@pytest.mark.parametrize("command", ["db status", "db migrate", "keys list"])
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "LLMRING_DATABASE_URL"])
+def test_hints_repeat_the_options_of_the_command(
+    server: EmbeddedPostgres, command: str, variable: str
+) -> None:
+    options = ("--env", "prod", "--data-dir", "/tmp/my data")  # noqa: S108, not used
+    url = url_on(server, "owner", "nowhere")
+    for given, repeated in (
+        (options[:2], "--env prod"),
+        (options, "--env prod --data-dir '/tmp/my data'"),
+    ):
+        ran = run(*command.split(), *given, **{variable: url})
+        assert ran.returncode == 1
+        assert f"Create it with `llmring-server db create {repeated}`" in ran.stderr
+    ran = run("db", "maintain", *options[:2], **{variable: url_on(server, "owner", "owned")})
+    assert "run `llmring-server db migrate --env prod`" in ran.stderr
+    assert "await" not in ran.stderr
+
+
+MODES = "sslmode: write disable, allow, prefer, require, verify-ca, verify-full"
+
+
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "LLMRING_DATABASE_URL"])
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("mysql://ada:canary@h/x", "not a PostgreSQL URL: write postgresql://"),
+        ("https://h/canary", "not a PostgreSQL URL: write postgresql://"),
+        ("postgresql://h/x?sslmode=requird", MODES + "; did you mean require?"),
+        ("postgresql://h/x?sslmode=canary", MODES),
+    ],
+)
+def test_a_bad_url_is_blamed_on_the_variable_that_has_it(
+    variable: str, url: str, error: str
+) -> None:
+    ran = run("db", "status", "--env", "prod", **{variable: url})
+    assert ran.returncode == 2
+    assert f" {variable}: {error}" in re.sub(r"[\s│]+", " ", ran.stderr)
+    assert "canary" not in ran.stderr
+    both = run("db", "status", "--env", "prod", DATABASE_URL="x", LLMRING_DATABASE_URL=url)
+    assert " LLMRING_DATABASE_URL: " in re.sub(r"[\s│]+", " ", both.stderr)
+
+
+async def test_a_role_without_other_databases_learns_that_its_own_is_missing(
+    server: EmbeddedPostgres,
+) -> None:
+    await execute(server.url("template1"), "REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
+    said = await asyncio.to_thread(refused, url_on(server, "owner", "nowhere"), "db create")
+    assert 'The database "nowhere" does not exist, and this role may not create it' in said
+    await execute(server.url("template1"), "GRANT CONNECT ON DATABASE template1 TO PUBLIC")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"LLMRING_AUTH": "proxy"}, "LLMRING_AUTH=proxy needs LLMRING_PROXY_SECRETS"),
+        ({"LLMRING_PROXY_SECRETS": "s" * 32}, "LLMRING_PROXY_SECRETS needs LLMRING_AUTH=proxy"),
+    ],
+)
+def test_proxy_secrets_and_their_mode_need_each_other(settings: dict[str, str], error: str) -> None:
+    url = {"LLMRING_DATABASE_URL": "postgresql://h/x"}
+    assert error in run("db", "status", "--env", "prod", **url | settings).stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only for root is another user needed")
+def test_a_user_that_does_not_exist_is_named_by_its_variable(folder: Path) -> None:
+    new = folder / "new/data"
+    ran = run("db", "status", "--data-dir", str(new), LLMRING_PG_OS_USER="nosuch")
+    assert ran.returncode == 1
+    assert "LLMRING_PG_OS_USER names no user of this system" in ran.stderr
+    assert not new.parent.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL runs as another user only for root")
+def test_a_refused_data_directory_is_not_left_behind(folder: Path) -> None:
+    closed = folder / "closed"
+    closed.mkdir(0o700)
+    ran = run("db", "status", "--data-dir", str(closed / "one/two"))
+    assert ran.returncode == 1
+    assert f"cannot enter {closed}" in re.sub(r"[\s│]+", " ", ran.stderr)
+    assert list(closed.iterdir()) == []

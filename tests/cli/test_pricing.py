@@ -115,3 +115,54 @@ def test_an_override_without_a_model_is_refused_and_not_listed(arguments: list[s
     refused = run("prices", "override", *arguments)
     assert refused.returncode == 2
     assert "a provider and a model" in refused.stderr or "Give a model" in refused.stderr
+
+
+def override(model: str, *options: str, **settings: str) -> str:
+    ran = run("prices", "override", "acme", model, *options, *PROD, **settings)
+    assert ran.returncode == 0, ran.stderr
+    return re.sub(r"[\s│]+", " ", ran.stdout + ran.stderr)
+
+
+def test_an_override_shows_the_rates_that_it_replaces(prod: dict[str, str], model: str) -> None:
+    first = override(model, "--input", "2", "--output", "8", **prod)
+    assert "input none 2 1,000,000 tokens" in first
+    assert "replaced" not in first
+    second = override(model, "--input", "2.5", "--audio-hour", "1", **prod)
+    assert "input 2 2.5 1,000,000 tokens" in second
+    assert "output 8 none 1,000,000 tokens" in second
+    assert "audio_second none 1 hour of audio" in second
+    assert "All earlier rates of this override are replaced." in second
+    for other in (("--tier", "batch"), ("--valid-from", "2026-01-02")):
+        added = override(model, "--input", "3", *other, **prod)
+        assert "input none 3" in added
+        assert "replaced" not in added
+        assert "input 3 4" in override(model, "--input", "4", *other, **prod)
+
+
+def test_options_of_rates_say_their_unit(model: str) -> None:
+    text = re.sub(r"[\s│]+", " ", run("prices", "override", "--help").stdout)
+    for option, unit in (
+        ("--audio-hour", "hour of audio"),
+        ("--video-second", "second of video"),
+        ("--image", "image"),
+        ("--input", "1,000,000 tokens"),
+    ):
+        assert re.search(rf"{option} USD USD per {unit}\.", text)
+    assert run("prices", "override", "acme", model, "--audio-second", "1").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--input", "abc"), "'--input': abc is not a number."),
+        (("--input", "nan"), "'--input': nan is not a number."),
+        (("--audio-hour", "1e9999999"), "'--audio-hour': 1e9999999 is not "),
+        (("--output", "-1"), "'--output': -1 is not between 0 and 1,000,000."),
+        ((), "Give at least one price, such as --input 2."),
+        (("--tier", "batch"), "Give at least one price, such as --input 2."),
+    ],
+)
+def test_an_override_needs_amounts(options: tuple[str, ...], text: str) -> None:
+    refused = run("prices", "override", "acme", "big-1", *options)
+    assert refused.returncode == 2
+    assert text in re.sub(r"[\s│]+", " ", refused.stderr)

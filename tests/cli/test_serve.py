@@ -368,8 +368,8 @@ async def test_among_several_servers_the_data_directory_must_be_named(
             refused = await command("keys", "issue", **apart)
             assert refused.returncode == 2
             for server, folder in ((first, data_dir), (third, beside)):
-                assert f"process {server.process.pid} uses the data in {folder}" in refused.stderr
-            assert "--data-dir" in refused.stderr
+                assert f"  --data-dir {folder} (process {server.process.pid})" in refused.stderr
+            assert "Several servers are running; choose one with --data-dir:" in refused.stderr
             assert refused.stdout == ""
             named = await command("db", "url", "--data-dir", str(beside), **apart)
             assert str(beside) in named.stdout
@@ -388,7 +388,7 @@ async def test_commands_say_that_the_server_has_a_database_of_its_own(
         assert (
             f"process {pid} uses the database that its LLMRING_DATABASE_URL names" in refused.stderr
         )
-        assert "the default would be --data-dir /" in refused.stderr
+        assert "For the data that no server uses now, write --data-dir /" in refused.stderr
         [report] = reports(Path(apart["XDG_RUNTIME_DIR"]))
         assert "canary" not in report.read_text() + refused.stderr
         assert report.parent.stat().st_mode & 0o777 == 0o700

@@ -166,7 +166,11 @@ async def test_log_llm_call_stores_the_exchange_and_counts_the_call(
 async def test_log_llm_call_counts_cache_writes_of_anthropic(
     decorated: dict[str, Any], ring: Ring, project_id: ProjectId
 ) -> None:
-    usage = {"input_tokens": 100, "output_tokens": 10, "cache_creation_input_tokens": 50_000}
+    usage: dict[str, Any] = {
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "cache_creation_input_tokens": 50_000,
+    }
     response = AnthropicMessage.construct(
         model="claude-sonnet-4-5",
         content=[TextBlock(type="text", text="Hello")],

@@ -166,7 +166,7 @@ async def test_calls_come_back_as_they_were(
     export = ("export", "--project", str(project_id), "--format", file_format, "-o", path)
     ran = run(*export, *PROD, **prod)
     assert (ran.returncode, ran.stdout) == (0, "")
-    assert "18 calls exported" in ran.stderr
+    assert "18 calls of project " in ran.stderr
     assert not temporary.exists()
     for stored in (18, 0, 0):
         output = check_output("import", path, "--project", str(other_project), *PROD, **prod)
@@ -688,7 +688,8 @@ def test_the_command_names_bad_lines_and_fails(prod: dict[str, str], tmp_path: P
     assert "10 more lines were rejected." in ran.stderr
     assert "Not stored: the members region." in ran.stderr
     assert ran.stdout == (
-        "lines: 31\nstored: 1\nstored before: 0\ncounted before: 0\nrejected: 30\n"
+        "lines: 31\nstored: 1\nstored before: 0\n"
+        "skipped, already in daily totals: 0\nrejected: 30\n"
     )
 
 

@@ -1,14 +1,17 @@
 """The texts of errors: in the words of JSON, of the one who sent the request."""
 
-from typing import Any
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Any
 
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from llmring_server import Settings, create_app
 from llmring_server.core.validation import errors_of
+from llmring_server.pricing.sources import TieredRate
 from tests.conftest import CALL
 from tests.support.command_line import invoke
 
@@ -94,6 +97,113 @@ def test_commands_describe_invalid_input_without_words_of_python(
     assert not [word for word in FOREIGN if word in ran.stderr]
 
 
+INSTANT = "write 2026-11-30 or 2026-11-30T08:00:00Z (in a URL, write + as %2B)"
+# One that is not a date has the same text, whatever is wrong with it.
+NOT_DATES = [
+    "2026-11-30T08:00:00 01:00", "2026-11-30T08:00:00Zcanary", "20-canary", "canary", "2026-13-45",
+    "2026-canary", "1764489600", "1.5", "2026-11-30T25:00:00Z", "30.11.2026",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NOT_DATES)
+@pytest.mark.parametrize("name", ["start_date", "end_date"])
+async def test_a_date_that_is_none_is_described_by_the_form_of_one(
+    client: httpx.AsyncClient, name: str, value: str
+) -> None:
+    for path in ("/api/v1/stats", "/api/v1/logs", "/api/v1/logs/export"):
+        response = await client.get(path, params={name: value})
+        assert response.status_code == 422
+        problem = response.json()
+        assert problem["detail"] == f"{name}: {INSTANT}"
+        [error] = problem["errors"]
+        assert (error["loc"], error["msg"]) == ([name], INSTANT)
+        assert "canary" not in response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        (LOG, CALL | {"logged_at": "2026-11-30T08:00:00"}, "logged_at: add an offset, such as Z"),
+        (LOG, CALL | {"logged_at": "2026-11-30"}, "logged_at: add an offset, such as Z"),
+        (LOG, CALL | {"logged_at": "soon"}, "logged_at: write 2026-11-30"),
+        ("/api/v1/receipts/generate", {"start_date": "soon"}, f"start_date: {INSTANT}"),
+    ],
+)
+async def test_locations_name_fields_and_no_types(
+    client: httpx.AsyncClient, path: str, body: Any, detail: str
+) -> None:
+    response = await client.post(path, json=body)
+    assert response.status_code == 422
+    problem = response.json()
+    assert problem["detail"].startswith(detail)
+    for error in problem["errors"]:
+        assert error["loc"] == [detail.partition(":")[0]]
+
+
+class Several(BaseModel):
+    """Fields of types for which pydantic names what it tried."""
+
+    when: datetime | date | None = None
+    amount: int | TieredRate | dict[str, Decimal] | None = None
+    each: dict[str, int | list[str]] = {}
+    checked: Annotated[int, AfterValidator(abs)] | Annotated[list[int], AfterValidator(len)] = 0
+
+
+@pytest.mark.parametrize(
+    ("value", "locations"),
+    [
+        ({"when": "x"}, {("when",)}),
+        ({"amount": "x"}, {("amount",)}),
+        ({"checked": "x"}, {("checked",)}),
+        ({"each": {"one": {}}}, {("each", "one")}),
+        (
+            {"each": {"X-Key": {}, "Authorization": {}}},
+            {("each", "X-Key"), ("each", "Authorization")},
+        ),
+    ],
+)
+def test_types_that_were_tried_are_no_part_of_a_location(
+    value: dict[str, Any], locations: set[tuple[str, ...]]
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Several.model_validate(value)
+    errors = errors_of(raised.value)
+    assert {error["loc"] for error in errors} == locations
+    assert len({(error["loc"], error["msg"]) for error in errors}) == len(errors)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("orign", "origin"),
+        ("Model", "model"),
+        ("modle", "model"),
+        ("alais", "alias"),
+        ("zzz", None),
+    ],
+)
+async def test_an_unknown_name_suggests_a_similar_one(
+    client: httpx.AsyncClient, name: str, meant: str | None
+) -> None:
+    hint = f"Did you mean {meant}?" if meant else ""
+    refused = await client.get("/api/v1/logs", params={name: "canary"})
+    strict = await client.post(f"{LOG}?strict=true", json=CALL | {name: "canary"})
+    for response in (refused, strict):
+        assert response.status_code == 422
+        problem = response.json()
+        for text in (problem["detail"], problem["errors"][0]["msg"]):
+            assert text.endswith(hint)
+            assert "Did you mean" in text or not meant
+        assert "canary" not in response.text
+    logged = (await client.post(LOG, json=CALL | {name: "canary"})).json()
+    [warning] = logged["warnings"]
+    assert warning["detail"] == f"No field has this name. {hint}".strip()
+    created = await client.post(
+        "/api/v1/conversations?strict=true", json={"title": "x", "titel": "canary"}
+    )
+    assert "Did you mean title?" in created.json()["detail"]
+
+
 UNKNOWN = [
     ("/nowhere", None),
     ("/api/v1/nowhere", None),
@@ -107,6 +217,11 @@ UNKNOWN = [
     ("/api/v1/health", "/health"),
     ("/api/v1/registry.json", "/registry.json"),
     ("/API/V1/log", None),
+    ("/api/v1/stat", "/api/v1/stats"),
+    ("/stat", "/api/v1/stats"),
+    ("/api/v1/logs/bath", "/api/v1/logs/batch"),
+    ("/api/v1/mcp/server", "/api/v1/mcp/servers"),
+    ("/helth", "/health"),
 ]
 
 
