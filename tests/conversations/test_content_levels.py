@@ -119,7 +119,7 @@ async def test_log_exchange_at_level_none_logs_the_call_only(
         ({"content": "", "tool_results": [1]}, "", "metadata"),
         ({"content": ""}, "", "full"),
         ({"content": []}, [], "full"),
-        ({}, None, "full"),
+        ({}, "", "full"),
     ],
 )
 async def test_content_kept_is_false_only_if_something_was_left_out(
@@ -148,7 +148,7 @@ async def test_content_kept_is_known_of_messages_of_earlier_versions(
     await owner.execute(update, id)
     found = await ring.conversations.messages(project_id, id)
     contents = [(message.content, message.content_kept) for message in found]
-    assert contents == [("Hi", True), ("", False), (None, True)]
+    assert contents == [("Hi", True), ("", False), ("", True)]
 
 
 @pytest.fixture
