@@ -273,7 +273,7 @@ def test_hints_repeat_the_options_of_the_command(
         ran = run(*command.split(), *given, **{variable: url})
         assert ran.returncode == 1
         assert f"Create it with `llmring-server db create {repeated}`" in ran.stderr
-    ran = run("db", "maintain", *options[:2], **{variable: url_on(server, "owner", "owned")})
+    ran = run("db", "maintain", *options[:2], **{variable: url_on(server, "owner", "postgres")})
     assert "run `llmring-server db migrate --env prod`" in ran.stderr
     assert "await" not in ran.stderr
 
