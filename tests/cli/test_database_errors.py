@@ -29,7 +29,12 @@ CREATE ROLE nologin NOLOGIN;
 CREATE ROLE locked LOGIN PASSWORD 'right';
 REVOKE CONNECT ON DATABASE postgres FROM PUBLIC;
 """
-DATABASES = ("CREATE DATABASE shop", "CREATE DATABASE owned OWNER owner", "CREATE DATABASE closed")
+DATABASES = (
+    "CREATE DATABASE shop",
+    "CREATE DATABASE owned OWNER owner",
+    "CREATE DATABASE unmigrated OWNER owner",
+    "CREATE DATABASE closed",
+)
 CLOSE = "REVOKE CONNECT ON DATABASE closed FROM PUBLIC"
 
 ON_TABLES = ("db migrate", "db status", "db maintain", "keys list", "keys issue", "audit")
@@ -273,7 +278,7 @@ def test_hints_repeat_the_options_of_the_command(
         ran = run(*command.split(), *given, **{variable: url})
         assert ran.returncode == 1
         assert f"Create it with `llmring-server db create {repeated}`" in ran.stderr
-    ran = run("db", "maintain", *options[:2], **{variable: url_on(server, "owner", "postgres")})
+    ran = run("db", "maintain", *options[:2], **{variable: url_on(server, "owner", "unmigrated")})
     assert "run `llmring-server db migrate --env prod`" in ran.stderr
     assert "await" not in ran.stderr
 
