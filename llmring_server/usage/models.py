@@ -84,7 +84,8 @@ Money = Annotated[
 ]
 Seconds = Annotated[
     Decimal,
-    Field(ge=0, lt=10**9),
+    # Included, so that what is rounded up to it is still valid.
+    Field(ge=0, le=10**9),
     BeforeValidator(_exact_decimal),
     AfterValidator(_to_microseconds),
 ]

@@ -307,3 +307,12 @@ async def test_an_exchange_takes_the_other_fields_of_a_call(client: httpx.AsyncC
     assert (call["status"], call["latency_ms"], call["id_at_origin"]) == ("error", 250, "run-7")
     assert call["details"] == {"service_tier": "priority", "reasoning_output_tokens": 20}
     assert call["conversation_id"] == logged["conversation_id"]
+
+
+async def test_seconds_that_are_rounded_up_to_the_bound_are_stored(
+    client: httpx.AsyncClient,
+) -> None:
+    metadata = METADATA | {"video_seconds": 999_999_999.9999999}
+    assert (await log_exchange(client, metadata=metadata))["warnings"] == []
+    [call] = (await client.get("/api/v1/logs")).json()
+    assert call["details"] == {"video_seconds": 1_000_000_000}
