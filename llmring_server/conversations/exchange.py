@@ -35,7 +35,7 @@ from llmring_server.core.validation import errors_of
 from llmring_server.core.warnings import RequestWarning, unknown_field_warnings
 from llmring_server.errors import InvalidRequest
 from llmring_server.pricing.cost import MAX_COST
-from llmring_server.usage.models import DETAILS, Money, NewCall, Seconds, Status
+from llmring_server.usage.models import DETAILS, CallDetails, Money, NewCall, Status
 from llmring_server.usage.provider_usage import UsageError, with_canonical_fields
 
 # Of more messages, the last ones are kept.
@@ -207,7 +207,7 @@ class ExchangeResponse(SentContent):
 _COSTS = ("cost", "input_cost", "output_cost")
 
 
-class ExchangeMetadata(BaseModel, strict=True):
+class ExchangeMetadata(CallDetails, strict=True):
     """The model that was called, its token usage and its cost. All fields but two are optional.
 
     Those of `POST /api/v1/log` mean the same here; `cached_tokens` is `cached_input_tokens`.
@@ -223,7 +223,6 @@ class ExchangeMetadata(BaseModel, strict=True):
     id_at_origin: Annotated[str, Field(max_length=1024)] | None = None
     status: Status | None = None
     latency_ms: Milliseconds | None = None
-    service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     cost: Money | None = None
     input_cost: Money | None = None
     output_cost: Money | None = None
@@ -231,24 +230,6 @@ class ExchangeMetadata(BaseModel, strict=True):
     output_tokens: Count | None = None
     cached_tokens: Count | None = None
     cached_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-    cache_creation_1h_input_tokens: Count | None = None
-    audio_input_tokens: Count | None = None
-    image_input_tokens: Count | None = None
-    video_input_tokens: Count | None = None
-    cached_audio_input_tokens: Count | None = None
-    cached_image_input_tokens: Count | None = None
-    audio_output_tokens: Count | None = None
-    image_output_tokens: Count | None = None
-    reasoning_output_tokens: Count | None = None
-    web_searches: Count | None = None
-    audio_seconds: Seconds | None = None
-    video_seconds: Seconds | None = None
-    characters: Count | None = None
-    images: Count | None = None
-    requests: Count | None = None
-    cache_tokens_included: bool | None = None
-    reasoning_tokens_included: bool | None = None
     usage: SmallFreeJsonObject | None = Field(
         None, description="The usage object of the provider, if `response` does not have it."
     )

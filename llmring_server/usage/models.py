@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     SkipValidation,
     ValidationError,
-    create_model,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -33,7 +32,6 @@ from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import NOT_BLANK, FreeJsonObject, JsonRules, load_json
 from llmring_server.core.time_range import TimeRange
 from llmring_server.core.warnings import IGNORED_FIELDS, RequestWarning
-from llmring_server.pricing.cost import FLAGS, USAGE_FIELDS
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage.provider_usage import (
     FIELD_ALIASES,
@@ -118,8 +116,35 @@ def _describe_other_names(schema: dict[str, Any]) -> None:
     schema.pop("additionalProperties")
 
 
+class CallDetails(BaseModel, strict=True):
+    """What a call reports beyond its input, output and cached tokens."""
+
+    cache_creation_input_tokens: Count | None = None
+    cache_creation_1h_input_tokens: Count | None = None
+    audio_input_tokens: Count | None = None
+    image_input_tokens: Count | None = None
+    video_input_tokens: Count | None = None
+    cached_audio_input_tokens: Count | None = None
+    cached_image_input_tokens: Count | None = None
+    audio_output_tokens: Count | None = None
+    image_output_tokens: Count | None = None
+    reasoning_output_tokens: Count | None = None
+    web_searches: Count | None = None
+    audio_seconds: Seconds | None = None
+    video_seconds: Seconds | None = None
+    characters: Count | None = None
+    images: Count | None = None
+    requests: Count | None = None
+    cache_tokens_included: bool | None = None
+    reasoning_tokens_included: bool | None = None
+    service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
+
+
+DETAILS = frozenset(CallDetails.model_fields)
+
+
 # Unknown members are not stored, but reported.
-class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe_other_names):
+class NewCall(CallDetails, strict=True, extra="allow", json_schema_extra=_describe_other_names):
     """One LLM call, as its client reports it. Cost is in USD; a null count is 0.
 
     If neither input nor output tokens are known, nor another quantity, the usage of the call is
@@ -141,31 +166,12 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
     input_tokens: Count | None = _required_unless_in_usage()
     output_tokens: Count | None = _required_unless_in_usage()
     cached_input_tokens: Count | None = None
-    cache_creation_input_tokens: Count | None = None
-    cache_creation_1h_input_tokens: Count | None = None
-    audio_input_tokens: Count | None = None
-    image_input_tokens: Count | None = None
-    video_input_tokens: Count | None = None
-    cached_audio_input_tokens: Count | None = None
-    cached_image_input_tokens: Count | None = None
-    audio_output_tokens: Count | None = None
-    image_output_tokens: Count | None = None
-    reasoning_output_tokens: Count | None = None
-    web_searches: Count | None = None
-    audio_seconds: Seconds | None = None
-    video_seconds: Seconds | None = None
-    characters: Count | None = None
-    images: Count | None = None
-    requests: Count | None = None
-    cache_tokens_included: bool | None = None
-    reasoning_tokens_included: bool | None = None
     usage: Annotated[dict[str, Any] | None, SkipValidation, JsonRules(free_text=True)] = Field(
         None,
         description="The usage object of OpenAI (Chat Completions or Responses), Anthropic, Gemini,"
         " Bedrock Converse, the Vercel AI SDK or Pydantic AI, or attributes of OpenTelemetry"
         " (`gen_ai.usage.*`), as it is.",
     )
-    service_tier: Annotated[str, Field(min_length=1, max_length=32)] | None = None
     cost: Money | None = None
     status: Status = "ok"
     latency_ms: Milliseconds | None = None
@@ -213,28 +219,7 @@ class NewCall(BaseModel, strict=True, extra="allow", json_schema_extra=_describe
 # The names of the fields of a call, to suggest one of them for an unknown name.
 CALL_FIELDS = frozenset(NewCall.model_fields)
 
-DETAILS = {
-    *USAGE_FIELDS,
-    *FLAGS,
-    "service_tier",
-}
-
 _OTHER_NAMES = frozenset({*FIELD_ALIASES, "usage"})
-
-
-class StoredDetails(BaseModel, strict=True):
-    """What `NewCall.details` returned, as an export has it."""
-
-    def stored(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True)
-
-
-# With the types and bounds that they have in a new call.
-CallDetails = create_model(
-    "CallDetails",
-    __base__=StoredDetails,
-    **{name: (NewCall.model_fields[name].annotation, None) for name in sorted(DETAILS)},  # type: ignore[call-overload]
-)
 
 
 class CallFilter(TimeRange):

@@ -165,7 +165,7 @@ class ImportedCall(BaseModel, strict=True):
         normal_name = normal_provider(self.provider)
         if normal_name != self.provider:
             row["normal_provider"] = normal_name
-        if self.details and (details := self.details.stored()):
+        if self.details and (details := self.details.model_dump(exclude_none=True)):
             row["details"] = details
         return row
 
