@@ -212,7 +212,7 @@ def import_calls(  # noqa: PLR0913, they are the options
 @contextmanager
 def _read(file: str) -> Iterator[BinaryIO]:
     """Yield a file or standard input, decompressed if it is compressed."""
-    with nullcontext(sys.stdin.buffer) if file == "-" else open(file, "rb") as opened:  # noqa: PTH123
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as opened:
         buffered = with_peek(opened)
         if not buffered.peek(2).startswith(GZIP_MAGIC):
             yield buffered
