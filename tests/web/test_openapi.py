@@ -348,6 +348,7 @@ TAGS = [
 ERRORS = {
     "BadRequest",
     "BodyTooLarge",
+    "UriTooLong",
     "Conflict",
     "Forbidden",
     "InvalidRequest",
