@@ -130,7 +130,7 @@ BODIES: Mapping[str, Callable[[], Any]] = {
     "POST /api/v1/mcp/tools/{id}/execute": lambda: {"input": {"a": 1}, "result": {"b": 2}},
     "PUT /api/v1/mcp/resources/{id}/content": lambda: {"content": "Read me " * 500},
     "PUT /api/v1/mcp/prompts/{id}/content": lambda: {"content": "Hi {{ who }}"},
-    "POST /api/v1/mcp/prompts/{id}/render": lambda: {"arguments": {"who": "you"}},
+    "POST /api/v1/mcp/prompts/{id}/render": lambda: {"who": "you"},
 }
 QUERIES = {
     "GET /api/v1/prices": "?provider=openai&model=gpt-4o",
@@ -138,8 +138,9 @@ QUERIES = {
     "GET /api/v1/logs": "?limit=100",
     "GET /api/v1/logs/export": "?log_id=$logs&format=jsonl",
 }
-# These are never answered with 2xx here: there is no such receipt, version, scope or change.
+# These hardly ever succeed here: there is no such receipt, version, scope, change or proof.
 NEVER_SUCCEED = {
+    "GET /api/v1/receipts/{id}/proof/{log_id}",
     "POST /api/v1/receipts",
     "POST /api/v1/receipts/verify",
     "POST /api/v1/cli/register",
