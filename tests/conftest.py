@@ -1,4 +1,11 @@
-"""Fixtures: one database per worker, one fresh project per test, and both kinds of app."""
+"""Fixtures: one database per worker, one fresh project per test, and apps.
+
+`client` is for most tests. Its app is new, but its pool is that of all tests: opening one for each
+test takes longer than most tests do. `client_of_each_kind` runs a test twice, with an app that
+opens and closes its own database, and with one below a path of a parent, on the parent's pool: for
+what concerns paths, links, starting and stopping. tests/embedding/test_routes.py compares every
+route of the two.
+"""
 
 import os
 import re
@@ -17,6 +24,7 @@ from starlette.applications import Starlette
 from llmring_server import Ring, Settings, build, create_app, migrate
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.db import admin
+from llmring_server.db.database import open_database
 from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usage
 from llmring_server.pricing.token_semantics import ReportedTokens
 from tests.support.fake_registry import FakeRegistry, fake_registry
@@ -142,9 +150,7 @@ async def db(owner: AsyncDatabaseManager, role_url: str) -> AsyncIterator[AsyncD
         yield db
 
 
-@pytest.fixture
-def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
-    """Settings of a standalone server on the same schema."""
+def settings_of(role_url: str, db: AsyncDatabaseManager) -> Settings:
     return Settings(
         database_url=role_url,
         database_schema=db.schema or "public",
@@ -153,6 +159,19 @@ def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
         auth="open",
         conversation_content="full",
     )
+
+
+@pytest.fixture
+def settings(role_url: str, db: AsyncDatabaseManager) -> Settings:
+    """Settings of a standalone server on the same schema."""
+    return settings_of(role_url, db)
+
+
+@pytest.fixture(scope="session")
+async def server_db(role_url: str, db: AsyncDatabaseManager) -> AsyncIterator[AsyncDatabaseManager]:
+    """The manager of a standalone server on the same schema, with the sessions that it sets up."""
+    async with open_database(settings_of(role_url, db)) as server_db:
+        yield server_db
 
 
 @pytest.fixture
@@ -194,16 +213,9 @@ async def fake(owner: AsyncDatabaseManager) -> AsyncIterator[FakeRegistry]:
     await owner.execute(f"TRUNCATE {tables} RESTART IDENTITY")
 
 
-@pytest.fixture(params=["standalone", "mounted"])
-async def client(
-    request: pytest.FixtureRequest, db: AsyncDatabaseManager, settings: Settings, key: str
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app, with a key, under both kinds of owner."""
-    if request.param == "mounted":
-        app, prefix = Starlette(), "/llmring"
-        app.mount(prefix, build(db, settings))
-    else:
-        app, prefix = create_app(settings=settings), ""
+@asynccontextmanager
+async def client_of(app: Starlette, key: str, prefix: str = "") -> AsyncIterator[httpx.AsyncClient]:
+    """Start an app, and yield a client with a key."""
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(
@@ -212,6 +224,39 @@ async def client(
             headers={"X-API-Key": key},
         ) as client,
     ):
+        yield client
+
+
+@pytest.fixture
+async def client(
+    server_db: AsyncDatabaseManager, settings: Settings, key: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app, with a key."""
+    app = build(server_db, settings)
+    async with client_of(app, key) as client:
+        yield client
+    await app.state.ring.aclose()
+
+
+KINDS = ("standalone", "mounted")
+
+
+def app_of(kind: str, db: AsyncDatabaseManager, settings: Settings) -> tuple[Starlette, str]:
+    """Return an app that opens its own database, or one on a parent's, and the path of its root."""
+    if kind == "standalone":
+        return create_app(settings=settings), ""
+    app = Starlette()
+    app.mount("/llmring", build(db, settings))
+    return app, "/llmring"
+
+
+@pytest.fixture(params=KINDS)
+async def client_of_each_kind(
+    request: pytest.FixtureRequest, db: AsyncDatabaseManager, settings: Settings, key: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app, with a key, under both kinds of owner."""
+    app, prefix = app_of(request.param, db, settings)
+    async with client_of(app, key, prefix) as client:
         yield client
 
 

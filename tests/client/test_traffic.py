@@ -33,14 +33,14 @@ async def offered(client: httpx.AsyncClient, kind: str) -> str:
 
 
 async def test_every_recorded_request_succeeds(
-    client: httpx.AsyncClient, key: str, ring: Ring, project_id: ProjectId
+    client_of_each_kind: httpx.AsyncClient, key: str, ring: Ring, project_id: ProjectId
 ) -> None:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     for line in RECORDED:
         method, target, *body = line.split(maxsplit=2)
-        id = await thing(client, line) if "U" in target or '"U"' in line else ""
+        id = await thing(client_of_each_kind, line) if "U" in target or '"U"' in line else ""
         content = body[0].replace('"U"', f'"{id}"') if body else None
-        response = await client.request(
+        response = await client_of_each_kind.request(
             method, re.sub(r"\bU\b", id, target), content=content, headers=headers
         )
         assert response.status_code == 200, (line, response.text)

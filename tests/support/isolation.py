@@ -179,6 +179,17 @@ def route_name(route: Route) -> str:
     return f"{route.method} {route.path}"
 
 
+def request_of(route: Route, id: str, log_id: UUID | None = None) -> tuple[str, str, bytes]:
+    """Return the method, the target and the body of a request."""
+    name = route_name(route)
+    method, path = name.split(" ")
+    target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
+    target = target.replace("{log_id}", str(log_id))
+    if method == "GET":
+        target += QUERIES.get(path, "")
+    return method, target, orjson.dumps(BODIES[name]) if name in BODIES else b""
+
+
 @pytest.fixture(scope="module")
 async def victim(db: AsyncDatabaseManager) -> Victim:
     """One victim for all tests of a module: each test checks that its data is unchanged."""
@@ -200,15 +211,7 @@ class Intruder:
         self.client = httpx.AsyncClient(transport=transport, base_url="http://test")
 
     async def ask(self, route: Route, id: str = "", log_id: UUID | None = None) -> httpx.Response:
-        name = route_name(route)
-        method, path = name.split(" ")
-        target = path.replace("{id}", id).replace("{version}", "1").replace("{alias:path}", "fast")
-        target = target.replace("{log_id}", str(log_id))
-        if method == "GET":
-            target += QUERIES.get(path, "")
-        return await self.send(
-            method, target, orjson.dumps(BODIES[name]) if name in BODIES else b""
-        )
+        return await self.send(*request_of(route, id, log_id))
 
     async def send(self, method: str, target: str, body: bytes = b"") -> httpx.Response:
         headers = {"Content-Type": "application/json"}

@@ -21,23 +21,23 @@ CHROMIUM = (
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 
-async def test_a_program_gets_the_version_as_json(client: httpx.AsyncClient) -> None:
+async def test_a_program_gets_the_version_as_json(client_of_each_kind: httpx.AsyncClient) -> None:
     for accept in ("*/*", "application/json", "application/json, text/html", ""):
-        response = await client.get("/", headers={"X-API-Key": "", "Accept": accept})
+        response = await client_of_each_kind.get("/", headers={"X-API-Key": "", "Accept": accept})
         assert response.headers["Content-Type"] == "application/json"
         assert response.headers["Vary"] == "Accept"
         assert response.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
 
 
-async def test_browsers_get_a_page_with_valid_links(client: httpx.AsyncClient) -> None:
-    response = await client.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
+async def test_browsers_get_a_page_with_valid_links(client_of_each_kind: httpx.AsyncClient) -> None:
+    response = await client_of_each_kind.get("/", headers={"X-API-Key": "", "Accept": CHROMIUM})
     assert (response.status_code, response.headers["Vary"]) == (200, "Accept")
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert f"LLMRing Server <small>{version('llmring-server')}</small>" in response.text
     links = re.findall(r'<a href="([^"]+)"', response.text)
     assert {"openapi.json", "health"} < {*links}
     for link in links:
-        assert (await client.get(response.url.join(link))).status_code == 200
+        assert (await client_of_each_kind.get(response.url.join(link))).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -227,17 +227,16 @@ UNKNOWN = [
 
 @pytest.mark.parametrize(("path", "similar"), UNKNOWN)
 async def test_an_unknown_path_names_a_similar_one_and_the_description_of_all(
-    client: httpx.AsyncClient, path: str, similar: str | None
+    client_of_each_kind: httpx.AsyncClient, path: str, similar: str | None
 ) -> None:
-    root = client.base_url.path.rstrip("/")
+    root = client_of_each_kind.base_url.path.rstrip("/")
     meant = f"Did you mean {root}{similar}? " if similar else ""
     for method in ("GET", "POST"):
-        response = await client.request(method, path)
+        response = await client_of_each_kind.request(method, path)
         assert response.status_code == 404
         assert response.json()["code"] == "not_found"
         described = f"GET {root}/openapi.json describes all paths."
         assert response.json()["detail"] == f"No such path. {meant}{described}"
-    assert (await client.get("/openapi.json")).status_code == 200
 
 
 async def test_without_a_description_none_is_named(db: AsyncDatabaseManager) -> None:

@@ -27,15 +27,15 @@ def small(settings: Settings) -> Settings:
     return settings.model_copy(update={"database_pool_size": 1, "database_pool_overflow": 0})
 
 
-async def test_health_is_healthy(client: httpx.AsyncClient) -> None:
-    response = (await client.get("/health", headers={"X-API-Key": ""})).json()
+async def test_health_is_healthy(client_of_each_kind: httpx.AsyncClient) -> None:
+    response = (await client_of_each_kind.get("/health", headers={"X-API-Key": ""})).json()
     assert (response["status"], response["database"]) == ("healthy", "connected")
     assert response["version"] == version("llmring-server")
 
 
-async def test_live_and_ready_return_200(client: httpx.AsyncClient) -> None:
+async def test_live_and_ready_return_200(client_of_each_kind: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/health/ready"):
-        assert (await client.get(path)).status_code == 200
+        assert (await client_of_each_kind.get(path)).status_code == 200
 
 
 async def test_ready_reports_pending_migrations_without_their_names(

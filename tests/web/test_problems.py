@@ -38,10 +38,10 @@ CODES = {404: "not_found", 405: "method_not_allowed", 422: "validation_error"}
     ],
 )
 async def test_every_rejection_is_a_problem_document(
-    client: httpx.AsyncClient, method: str, path: str, status: int
+    client_of_each_kind: httpx.AsyncClient, method: str, path: str, status: int
 ) -> None:
-    prefix = str(client.base_url).removeprefix("http://test").rstrip("/")
-    response = await client.request(method, f"http://test{prefix}{path}")
+    prefix = str(client_of_each_kind.base_url).removeprefix("http://test").rstrip("/")
+    response = await client_of_each_kind.request(method, f"http://test{prefix}{path}")
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json()["status"] == status

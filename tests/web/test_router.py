@@ -119,7 +119,9 @@ def test_paths_are_below_the_mount_point(path: str, root_path: str, below: str) 
     assert path_below_root({"path": path, "root_path": root_path}) == below
 
 
-async def test_the_allow_header_has_all_methods_of_a_path(client: httpx.AsyncClient) -> None:
+async def test_the_allow_header_has_all_methods_of_a_path(
+    client_of_each_kind: httpx.AsyncClient,
+) -> None:
     for path, methods in (
         ("/api/v1/keys", "GET, HEAD, POST"),
         ("/api/v1/keys/x", "DELETE, GET, HEAD"),
@@ -127,21 +129,23 @@ async def test_the_allow_header_has_all_methods_of_a_path(client: httpx.AsyncCli
         ("/", "GET, HEAD"),
         ("/api/v1/conversations/log", "POST"),
     ):
-        response = await client.put(path)
+        response = await client_of_each_kind.put(path)
         assert (response.status_code, response.headers["Allow"]) == (405, methods)
         assert response.json()["code"] == "method_not_allowed"
 
 
-async def test_a_trailing_slash_makes_no_difference(client: httpx.AsyncClient) -> None:
-    logged = await client.post("/api/v1/log/", json=CALL)
+async def test_a_trailing_slash_makes_no_difference(client_of_each_kind: httpx.AsyncClient) -> None:
+    logged = await client_of_each_kind.post("/api/v1/log/", json=CALL)
     assert logged.status_code == 200
     for path in ("/api/v1/logs/", f"/api/v1/logs/{logged.json()['log_id']}/cost/"):
-        assert (await client.get(path)).json() == (await client.get(path[:-1])).json()
+        assert (await client_of_each_kind.get(path)).json() == (
+            await client_of_each_kind.get(path[:-1])
+        ).json()
 
 
-async def test_head_is_handled_as_get(client: httpx.AsyncClient) -> None:
+async def test_head_is_handled_as_get(client_of_each_kind: httpx.AsyncClient) -> None:
     for path in ("/", "/api/v1/logs", "/registry.json"):
-        response = await client.head(path)
+        response = await client_of_each_kind.head(path)
         assert (response.status_code, response.headers["Content-Type"]) == (200, "application/json")
 
 
