@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.usage.csv_text import quote_formula
 from llmring_server.usage.models import CALL_COLUMNS, ExportedCall
 from llmring_server.web.request import render
@@ -15,7 +16,9 @@ JSONL_MEDIA_TYPE = "application/jsonl"
 
 CSV_HEADER = ",".join(CALL_COLUMNS).encode() + b"\r\n"
 
-CHUNK_SIZE = 500
+CHUNK_BYTES = 256 * 1024
+# How many calls are encoded at a time.
+BATCH_SIZE = 10
 
 Encoder: TypeAlias = Callable[[Sequence[ExportedCall]], bytes]
 
@@ -39,18 +42,28 @@ def _csv_cell(value: Any) -> str:
 
 def encode_jsonl(calls: Sequence[ExportedCall]) -> bytes:
     """Write calls as JSON, one line each."""
-    return b"".join(render(call) + b"\n" for call in calls)
+    # Stored JSON that is passed through may contain line breaks, between its tokens only.
+    return b"".join(render(call).replace(b"\n", b" ") + b"\n" for call in calls)
 
 
 async def encode_in_chunks(
     calls: AsyncGenerator[ExportedCall], encode: Encoder
 ) -> AsyncGenerator[bytes]:
-    """Encode a stream of calls, CHUNK_SIZE at a time; the last chunk may be empty."""
-    chunk: list[ExportedCall] = []
+    """Encode a stream of calls in chunks of about CHUNK_BYTES; the last one may be empty."""
+    chunk: list[bytes] = []
+    batch: list[ExportedCall] = []
+    size = 0
+    slices = TimeSlices()
     async with aclosing(calls):
         async for call in calls:
-            chunk.append(call)
-            if len(chunk) == CHUNK_SIZE:
-                yield encode(chunk)
-                chunk = []
-    yield encode(chunk)
+            batch.append(call)
+            if len(batch) < BATCH_SIZE:
+                continue
+            chunk.append(encode(batch))
+            size += len(chunk[-1])
+            batch = []
+            if size >= CHUNK_BYTES:
+                yield b"".join(chunk)
+                chunk, size = [], 0
+            await slices.pause()
+    yield b"".join([*chunk, encode(batch)])
