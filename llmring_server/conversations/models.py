@@ -339,7 +339,7 @@ def stored_message_response(row: asyncpg.Record) -> MessageResponse:
     own["at_origin"] = None if at_origin is None else orjson.Fragment(at_origin)
     if others is not None:
         # The other members follow the last value, so that they need not be parsed.
-        own["at_origin"] = orjson.Fragment(b"%b,%b" % (at_origin or b"null", others[1:-1]))
+        own["at_origin"] = orjson.Fragment(b"%b,%b" % (at_origin or b"null", others))
     return cast("MessageResponse", own)
 
 

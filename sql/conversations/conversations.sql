@@ -179,10 +179,10 @@ FROM added
 WHERE project_id = @project_id AND id = @id AND messages > 0;
 
 -- name: messages_asc
--- Oldest first. A page ends with the row that reaches @max_bytes: of JSON, in which names, numbers and times
--- take up to a kilobyte. The reply of an exchange has the id of its call: the receipt is the first for this
--- call alone, or else the first that certifies it. With @own_names, members of these names are in
--- `at_origin`, except for nulls, and only the others in `members`.
+-- Oldest first. A page has up to @max_bytes, or one message: of JSON, in which names, numbers and times take
+-- up to a kilobyte. The reply of an exchange has the id of its call: the receipt is the first for this call
+-- alone, or else the first that certifies it. With @own_names, members of these names are in
+-- `at_origin`, except for nulls, and `members` are the others, without braces.
 SELECT
     id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
     input_tokens, output_tokens, cost, convert_to(content::text, 'UTF8') AS content,
@@ -190,14 +190,13 @@ SELECT
     convert_to(tool_calls::text, 'UTF8') AS tool_calls,
     convert_to(tool_results::text, 'UTF8') AS tool_results,
     convert_to(metadata::text, 'UTF8') AS metadata,
-    convert_to((CASE WHEN @own_names::text[] IS NULL THEN members ELSE others END)::text, 'UTF8') AS members,
-    receipt_id, convert_to(at_origin::text, 'UTF8') AS at_origin
+    convert_to(CASE WHEN @own_names::text[] IS NULL THEN members::text ELSE others END, 'UTF8') AS members,
+    receipt_id, convert_to(at_origin, 'UTF8') AS at_origin
 FROM (
-    SELECT
-        *, sum(1000 + size_bytes::bigint) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - size_bytes - 1000
-            AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.messages>>
+        SELECT *, 1000 + size_bytes + octet_length(to_json(concat(role, tool_call_id))::text) AS size
+        FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
           AND (@last_id::uuid IS NULL OR id > @last_id)
         ORDER BY id
@@ -215,12 +214,16 @@ LEFT JOIN LATERAL (
 ) AS receipt ON true
 LEFT JOIN LATERAL (
     SELECT
-        json_object_agg(key, value) FILTER (WHERE key <> ALL (@own_names::text[])) AS others,
-        json_object_agg(key, value)
-            FILTER (WHERE key = ANY (@own_names::text[]) AND json_typeof(value) <> 'null') AS at_origin
-    FROM json_each(members)
+        string_agg(member, ',') FILTER (WHERE NOT is_own) AS others,
+        '{' || string_agg(member, ',') FILTER (WHERE is_own AND NOT is_null) || '}' AS at_origin
+    FROM (
+        SELECT
+            to_json(key)::text || ':' || value::text AS member,
+            key = ANY (@own_names::text[]) AS is_own, json_typeof(value) = 'null' AS is_null
+        FROM json_each(members)
+    ) AS member
 ) AS split ON @own_names::text[] IS NOT NULL
-WHERE preceding_bytes < @max_bytes::bigint
+WHERE preceding_bytes = 0 OR preceding_bytes + size <= @max_bytes::bigint
 ORDER BY id;
 
 -- name: messages_desc
@@ -232,14 +235,13 @@ SELECT
     convert_to(tool_calls::text, 'UTF8') AS tool_calls,
     convert_to(tool_results::text, 'UTF8') AS tool_results,
     convert_to(metadata::text, 'UTF8') AS metadata,
-    convert_to((CASE WHEN @own_names::text[] IS NULL THEN members ELSE others END)::text, 'UTF8') AS members,
-    receipt_id, convert_to(at_origin::text, 'UTF8') AS at_origin
+    convert_to(CASE WHEN @own_names::text[] IS NULL THEN members::text ELSE others END, 'UTF8') AS members,
+    receipt_id, convert_to(at_origin, 'UTF8') AS at_origin
 FROM (
-    SELECT
-        *, sum(1000 + size_bytes::bigint) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - size_bytes - 1000
-            AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.messages>>
+        SELECT *, 1000 + size_bytes + octet_length(to_json(concat(role, tool_call_id))::text) AS size
+        FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
           AND (@last_id::uuid IS NULL OR id < @last_id)
         ORDER BY id DESC
@@ -257,12 +259,16 @@ LEFT JOIN LATERAL (
 ) AS receipt ON true
 LEFT JOIN LATERAL (
     SELECT
-        json_object_agg(key, value) FILTER (WHERE key <> ALL (@own_names::text[])) AS others,
-        json_object_agg(key, value)
-            FILTER (WHERE key = ANY (@own_names::text[]) AND json_typeof(value) <> 'null') AS at_origin
-    FROM json_each(members)
+        string_agg(member, ',') FILTER (WHERE NOT is_own) AS others,
+        '{' || string_agg(member, ',') FILTER (WHERE is_own AND NOT is_null) || '}' AS at_origin
+    FROM (
+        SELECT
+            to_json(key)::text || ':' || value::text AS member,
+            key = ANY (@own_names::text[]) AS is_own, json_typeof(value) = 'null' AS is_null
+        FROM json_each(members)
+    ) AS member
 ) AS split ON @own_names::text[] IS NOT NULL
-WHERE preceding_bytes < @max_bytes::bigint
+WHERE preceding_bytes = 0 OR preceding_bytes + size <= @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: delete_old_messages
