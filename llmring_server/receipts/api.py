@@ -58,7 +58,7 @@ class StoredReceiptResponse(TypedDict):
 
 async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[ReceiptList, "Link"]:
     """List receipts, newest first. A page has fewer than `limit` receipts if they are large."""
-    page = await request.ring.receipts.list(request.project_id, query)
+    page = await request.ring.receipts.with_unparsed_json().list(request.project_id, query)
     if page["next"]:
         request.response_headers = link(query, page["next"])
     return page
@@ -141,7 +141,7 @@ async def export_receipt(
     request: Request, id: ReceiptId
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: ExportedCall}]:
     """Export the calls that a receipt certifies, newest first, as JSON lines."""
-    calls = request.ring.receipts.export(request.project_id, id)
+    calls = request.ring.receipts.with_unparsed_json().export(request.project_id, id)
     return await jsonl_response(calls, "receipt.jsonl", request)
 
 

@@ -43,20 +43,23 @@ ORDER BY position
 LIMIT 1;
 
 -- name: list
--- Newest first, and at most @max_bytes.
+-- Newest first. A page ends with the receipt that reaches @max_bytes: of JSON, in which the description and
+-- the tags occur twice, and names, numbers and signatures take up to a kilobyte.
 SELECT id, position, kid, legacy_body, legacy_signature, signed, signature, summary
 FROM (
-    SELECT *, sum(length(legacy_body) + coalesce(length(signed), 0) + coalesce(length(summary), 0))
-        OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) AS size
+    SELECT *, sum(size) OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.receipts>>
+        SELECT
+            *, 1000 + length(legacy_body) + 2 * coalesce(length(signed), 0)
+            + coalesce(length(summary), 0) AS size
+        FROM <<tables.receipts>>
         WHERE project_id = @project_id
           AND (@last_id::uuid IS NULL OR position < @last_id)
         ORDER BY position DESC
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE size <= @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY position DESC;
 
 -- name: count
@@ -113,8 +116,12 @@ SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE project_id = @proje
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata,
-    input_tokens IS NOT NULL AS usage_known
+    adjustment, first_cost, first_cost_source,
+    convert_to(details::text, 'UTF8') AS details, convert_to(metadata::text, 'UTF8') AS metadata,
+    input_tokens IS NOT NULL AS usage_known,
+    substring(
+        metadata ->> 'conversation_id' FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    )::uuid AS conversation_id
 FROM (
     SELECT project_id, log_id AS id, logged_at FROM <<tables.receipt_calls>>
     WHERE project_id = @project_id AND receipt_id = @id
