@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.core.warnings import RequestWarning
-from llmring_server.errors import Conflict, NotFound
+from llmring_server.errors import Conflict, NotFound, QuotaExceeded
 from llmring_server.mcp.models import (
     Acknowledgement,
     Capability,
@@ -209,7 +209,7 @@ async def get_mcp_server_secret(request: Request, id: ServerId) -> McpServerSecr
 
 async def refresh_mcp_server(
     request: Request, id: ServerId, body: CapabilityRefresh
-) -> CapabilityRefreshResult:
+) -> Annotated[CapabilityRefreshResult, QuotaExceeded]:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
     result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
     request.warnings += result.warnings

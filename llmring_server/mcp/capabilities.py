@@ -24,9 +24,8 @@ from llmring_server.core.strict_json import dump_bounded_json, encode_json, load
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.errors import Conflict, InvalidRequest
+from llmring_server.errors import Conflict, InvalidRequest, QuotaExceeded
 from llmring_server.mcp.models import (
-    MAX_CAPABILITIES,
     CapabilityContent,
     CapabilityKind,
     CapabilityNames,
@@ -40,8 +39,10 @@ from llmring_server.mcp.models import (
     OfferedCapability,
     capability_from_row,
     label_of,
+    too_many,
 )
 from llmring_server.mcp.prompts import argument_spec, check_arguments, render_prompt
+from llmring_server.settings import Settings
 
 MAX_DEFINITION_BYTES = 64 * 1024
 # Icons may be in the definition itself, as data URLs.
@@ -70,16 +71,19 @@ class McpCapabilities(Repository):
         ),
     )
 
-    def __init__(self, database: Database, audit: AuditLog) -> None:
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._max_capabilities = settings.max_mcp_capabilities
+        self._max_definition_bytes = settings.max_mcp_definition_bytes
 
     async def refresh(
         self, project_id: ProjectId, server_id: UUID, request: CapabilityRefresh
     ) -> CapabilityRefreshResult:
         """Replace all capabilities of a server, or change nothing; those that stay keep their ids.
 
-        Refreshes of one server are applied one after the other.
+        Refreshes of one server are applied one after the other. QuotaExceeded if the server would
+        offer more than one server may, and more than it does now.
         """
         # Computing many digests takes seconds; in a thread, it does not block other requests.
         capabilities = await asyncio.to_thread(rows_as_json, request.capabilities())
@@ -89,6 +93,7 @@ class McpCapabilities(Repository):
             await inside._fetch_one(
                 "lock_server", "Server", project_id=project_id, server_id=server_id
             )
+            before = await inside._totals(project_id, server_id)
             server_row = await inside._fetch_one(
                 "mark_refreshed",
                 "Server",
@@ -102,18 +107,23 @@ class McpCapabilities(Repository):
                 server_id=server_id,
                 capabilities=capabilities,
             )
+            self._check_quota(before, await inside._totals(project_id, server_id))
         result = _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
         result.warnings = request.not_kept()
         return result
 
     async def add_tool(self, project_id: ProjectId, new: NewTool) -> McpTool:
-        """Add a tool to a server; Conflict if its name is taken or the server has too many."""
+        """Add a tool to a server; Conflict if its name is taken.
+
+        QuotaExceeded if the server then offers more than one server may.
+        """
         capabilities = rows_as_json([new])
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._fetch_one(
                 "lock_server", "Server", project_id=project_id, server_id=new.server_id
             )
+            before = await inside._totals(project_id, new.server_id)
             added = await inside._fetch_all(
                 "add_tool",
                 project_id=project_id,
@@ -122,15 +132,10 @@ class McpCapabilities(Repository):
             )
             if not added:
                 raise Conflict("The server already has a tool with this name.")
-            totals = await inside._fetch_one(
+            self._check_quota(before, await inside._totals(project_id, new.server_id))
+            await inside._fetch_one(
                 "update_counts", "Server", project_id=project_id, server_id=new.server_id
             )
-            # Clients refresh with the page that they read: a tool beyond it would be removed.
-            if totals["tools"] > MAX_CAPABILITIES or totals["size"] > MAX_PAGE_BYTES:
-                raise Conflict(
-                    "The tools of a server must fit on one page:"
-                    f" {MAX_CAPABILITIES:,} tools, {MAX_PAGE_BYTES // 2**20} MiB."
-                )
             tool: McpTool = await inside.get(project_id, "tool", added[0]["id"])
         return tool
 
@@ -213,6 +218,27 @@ class McpCapabilities(Repository):
                 raise Conflict("The definition changed since you read it; review it again.")
             await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), project_id)
         return tool
+
+    async def _totals(self, project_id: ProjectId, server_id: UUID) -> asyncpg.Record:
+        return await self._fetch_one("totals", project_id=project_id, server_id=server_id)
+
+    def _check_quota(self, before: asyncpg.Record, after: asyncpg.Record) -> None:
+        """Raise QuotaExceeded if a server offers more than one server may, and more than before.
+
+        Clients refresh with the lists that they read, so complete lists must fit in a response. A
+        server that offers more since before there was a quota, or before it was lowered, still can
+        be refreshed.
+        """
+        for kind in ("tools", "resources", "prompts"):
+            if after[kind] > max(self._max_capabilities, before[kind]):
+                raise too_many(kind, after[kind], self._max_capabilities)
+        if after["bytes"] > max(self._max_definition_bytes, before["bytes"]):
+            raise QuotaExceeded(
+                "The definitions of an MCP server's tools, resources and prompts must be at most"
+                f" {self._max_definition_bytes // 1024:,} KiB of JSON together, and these would be"
+                f" {-(-after['bytes'] // 1024):,} KiB: shorten them, remove some, or register"
+                " another server for some of them."
+            )
 
 
 def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:

@@ -33,12 +33,15 @@ from llmring_server.core.strict_json import (
     load_json,
 )
 from llmring_server.core.warnings import RequestWarning
+from llmring_server.errors import QuotaExceeded
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
 
-# Of each kind, in one refresh. A page of a list holds as many: clients refresh with what they read.
+# Of each kind, of one server. A page of a list holds as many: clients refresh with what they read.
 MAX_CAPABILITIES = 1000
 MAX_URI_BYTES = 2000
+# A response repeats it with each capability of the server.
+MAX_URL_JSON_BYTES = 2000
 
 Transport = Literal["stdio", "http", "websocket"]
 CapabilityKind = Literal["tool", "resource", "prompt"]
@@ -60,6 +63,20 @@ def _check_uri_length(uri: str) -> str:
     return uri
 
 
+def _check_url_length(url: str) -> str:
+    if len(encode_json(url)) > MAX_URL_JSON_BYTES:
+        raise ValueError(f"must be at most {MAX_URL_JSON_BYTES:,} bytes of JSON")
+    return url
+
+
+def too_many(kinds: str, count: int, maximum: int) -> QuotaExceeded:
+    """Return the error for a server with too many `tools`, `resources` or `prompts`."""
+    return QuotaExceeded(
+        f"An MCP server must have at most {maximum:,} {kinds}, and this one would have {count:,}:"
+        " remove some, or register another server for some of them."
+    )
+
+
 Name = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
 Description = Annotated[str, Field(max_length=50_000), JsonRules(free_text=True)]
@@ -69,6 +86,7 @@ ServerUrl = Annotated[
     str,
     Field(max_length=1000, json_schema_extra={"pattern": URL_PATTERN}),
     AfterValidator(check_url),
+    AfterValidator(_check_url_length),
 ]
 
 # No control characters: in a cursor, as JSON, each of them would take six bytes.
@@ -371,6 +389,14 @@ class OfferedPrompt(OfferedCapabilityBase, strict=True):
 OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 
 
+# The members of a refresh in which each kind of capability is.
+REFRESHED_MEMBERS = {
+    "tools": ("tools",),
+    "resources": ("resources", "resourceTemplates", "resource_templates"),
+    "prompts": ("prompts",),
+}
+
+
 class CapabilityRefresh(BaseModel, strict=True):
     """All capabilities of a server. Those that are missing here are no longer offered.
 
@@ -384,11 +410,16 @@ class CapabilityRefresh(BaseModel, strict=True):
     ) = Field(None, validation_alias=AliasChoices("resourceTemplates", "resource_templates"))
     prompts: Annotated[list[OfferedPrompt], Field(max_length=MAX_CAPABILITIES)] | None = None
 
-    @model_validator(mode="after")
-    def _resources_fit_on_one_page(self) -> Self:
-        if self.counts()["resources"] > MAX_CAPABILITIES:
-            raise ValueError(f"resources and their templates must be at most {MAX_CAPABILITIES:,}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _check_numbers(cls, value: Any) -> Any:
+        """Refuse more than any server may offer before they are validated, which takes long."""
+        if isinstance(value, dict):
+            for kinds, members in REFRESHED_MEMBERS.items():
+                lists = [value[name] for name in members if isinstance(value.get(name), list)]
+                if (count := sum(map(len, lists))) > MAX_CAPABILITIES:
+                    raise too_many(kinds, count, MAX_CAPABILITIES)
+        return value
 
     def not_kept(self) -> list[RequestWarning]:
         """Warn of members that have the name of one of ours, and are not what we answered."""

@@ -4,6 +4,18 @@
 -- Serializes changes of a server's capabilities.
 SELECT id FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @server_id FOR NO KEY UPDATE;
 
+-- name: totals
+-- How many capabilities the server offers, and what they take as JSON, without what responses add.
+SELECT
+    count(*) FILTER (WHERE kind = 'tool') AS tools,
+    count(*) FILTER (WHERE kind = 'resource') AS resources,
+    count(*) FILTER (WHERE kind = 'prompt') AS prompts,
+    coalesce(sum(
+        size + octet_length(concat(to_json(name), to_json(title), to_json(mime_type)))
+    ), 0)::bigint AS bytes
+FROM <<mcp.capabilities>>
+WHERE project_id = @project_id AND server_id = @server_id AND is_active;
+
 -- name: mark_refreshed
 UPDATE <<mcp.servers>> SET
     capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -124,12 +136,9 @@ WHERE NOT stored.is_active
 RETURNING id;
 
 -- name: update_counts
--- Returns the number of the server's tools, and the size of a list of them in bytes.
 UPDATE <<mcp.servers>> SET capabilities = counts, updated_at = now()
 FROM (
     SELECT
-        count(*) FILTER (WHERE kind = 'tool') AS tools,
-        sum(size) FILTER (WHERE kind = 'tool') AS size,
         json_build_object(
             'tools', count(*) FILTER (WHERE kind = 'tool'),
             'resources', count(*) FILTER (WHERE kind = 'resource'),
@@ -139,7 +148,7 @@ FROM (
     WHERE project_id = @project_id AND server_id = @server_id AND is_active
 ) AS offered
 WHERE project_id = @project_id AND id = @server_id
-RETURNING tools, size;
+RETURNING id;
 
 -- name: get
 -- Returns the content, which may be large, only on request.
