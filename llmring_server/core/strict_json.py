@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import jiter
@@ -59,7 +59,7 @@ _UNPAIRED_SURROGATE = re.compile(
 )
 
 # What every number with a fraction or an exponent contains. `[0-9]` is searched faster than `\d`.
-_FRACTION = re.compile(r"[0-9](?:\.[0-9]|[eE][-+0-9])")
+_FRACTION = re.compile(rb"[0-9](?:\.[0-9]|[eE][-+0-9])")
 
 _MAX_DECIMAL = Decimal(MAX_NUMBER)
 
@@ -296,12 +296,17 @@ def dump_json(value: Any, what: str) -> bytes:
         raise InvalidRequest(f"{what}: must be plain JSON") from exc
 
 
-def load_json(text: str) -> Any:
+def load_json(text: str | bytes) -> Any:
     """Read stored JSON. A number is a Decimal if a float would not hold it exactly."""
-    if _FRACTION.search(text):
-        return json.loads(text, parse_float=_exact_number)
+    data = text.encode() if isinstance(text, str) else text
+    if _FRACTION.search(data):
+        return json.loads(data, parse_float=_exact_number)
     # Integers of any size are exact, which orjson reads as floats.
-    return jiter.from_json(text.encode(), cache_mode="keys")
+    return jiter.from_json(data, cache_mode="keys")
+
+
+# How stored JSON is read: as a value, or for a response as the text that it is (a Fragment).
+JsonReader: TypeAlias = Callable[[bytes], Any]
 
 
 def _exact_number(text: str) -> float | Decimal:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import asyncpg
+import orjson
 from asyncpg.cursor import Cursor
 
 from llmring_server import errors
 from llmring_server.core.retry import RETRY_SECONDS, Outcome, retry_while_disconnected
+from llmring_server.core.strict_json import JsonReader, load_json
 from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
@@ -84,6 +86,9 @@ class Repository:
     # The statements that delete rows about calls before @oldest, whose months were dropped.
     delete_with_calls: ClassVar[tuple[str, ...]] = ()
 
+    # How it reads columns of JSON, which its statements select as bytes.
+    _read_json: JsonReader = staticmethod(load_json)
+
     def __init__(self, database: Database) -> None:
         self._database = database
         files = (self.sql,) if isinstance(self.sql, str) else self.sql
@@ -98,6 +103,15 @@ class Repository:
         for name, value in vars(self).items():
             if isinstance(value, Repository):
                 setattr(other, name, value.with_database(database))
+        return other
+
+    def with_unparsed_json(self) -> Self:
+        """Return a copy whose results contain stored JSON as it is: to be sent, and not parsed.
+
+        Where a result has a value of JSON, it has an `orjson.Fragment` then.
+        """
+        other = copy(self)
+        other._read_json = orjson.Fragment
         return other
 
     async def delete_batch(self, statement: str, **params: Any) -> int:

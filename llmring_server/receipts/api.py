@@ -141,7 +141,7 @@ async def export_receipt(
     request: Request, id: ReceiptId
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: ExportedCall}]:
     """Export the calls that a receipt certifies, newest first, as JSON lines."""
-    calls = request.ring.receipts.export(request.project_id, id)
+    calls = request.ring.receipts.with_unparsed_json().export(request.project_id, id)
     return await jsonl_response(calls, "receipt.jsonl", request)
 
 

@@ -258,7 +258,7 @@ class Receipts(Repository):
         """
         receipt = await self._get(project_id, id)
         rows = self._stream("export", project_id=project_id, id=receipt.id)
-        async with aclosing(ExportedCall.from_stream(rows)) as calls:
+        async with aclosing(ExportedCall.from_stream(rows, self._read_json)) as calls:
             async for call in calls:
                 yield call
 

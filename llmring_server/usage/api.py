@@ -255,9 +255,10 @@ def _batch_response(results: Sequence[LoggedEntry | RingError]) -> BatchResponse
 
 
 async def list_calls(request: Request, query: CallPage) -> Annotated[list[Call], "Link"]:
-    """List calls, newest first."""
-    calls = await request.ring.usage.logs(request.project_id, query)
-    if len(calls) == query.limit:
+    """List calls, newest first. A page of large calls ends early."""
+    usage = request.ring.usage.with_unparsed_json()
+    calls = await usage.logs(request.project_id, query)
+    if calls:
         request.response_headers = link(query, query.next(request.project_id, calls[-1]))
     return calls
 
@@ -280,7 +281,7 @@ async def export_calls(
 
     Unlike in a list of calls, unpriced costs and unknown token counts are null (empty in CSV).
     """
-    calls = request.ring.usage.export(request.project_id, query)
+    calls = request.ring.usage.with_unparsed_json().export(request.project_id, query)
     if query.format == "jsonl":
         return await jsonl_response(calls, "calls.jsonl", request)
     chunks = export.encode_in_chunks(calls, export.encode_csv)

@@ -7,7 +7,7 @@ from uuid import UUID
 import asyncpg
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.core.pagination import Position
+from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.warnings import (
     RequestWarning,
     unknown_field_warnings,
@@ -122,7 +122,10 @@ class Usage(Repository):
         _raise_first_error(await self._insert_records(records))
 
     async def logs(self, project_id: ProjectId, page: CallPage | None = None) -> list[Call]:
-        """Return a page of calls, newest first; `page.next` returns the cursor of the next page."""
+        """Return a page of calls, newest first; `page.next` returns the cursor of the next page.
+
+        It is shorter than its limit if the calls are large. Only an empty page is the last one.
+        """
         page = page or CallPage()
         rows = await self._fetch_all(
             "list_calls",
@@ -131,8 +134,9 @@ class Usage(Repository):
             **page.after(project_id)._asdict(),
             limit=page.limit,
             offset=page.offset,
+            max_bytes=MAX_PAGE_BYTES,
         )
-        return Call.from_rows(rows)
+        return Call.from_rows(rows, self._read_json)
 
     def export(
         self, project_id: ProjectId, calls: CallFilter | None = None
@@ -143,12 +147,8 @@ class Usage(Repository):
         unknown. The generator holds a transaction. Use `contextlib.aclosing` if you may stop early.
         """
         calls = calls or CallFilter()
-        start = Position(None, None)._asdict()
-        return ExportedCall.from_stream(
-            self._stream(
-                "list_calls", project_id=project_id, **calls.params(), **start, limit=None, offset=0
-            )
-        )
+        rows = self._stream("export_calls", project_id=project_id, **calls.params())
+        return ExportedCall.from_stream(rows, self._read_json)
 
     async def stats(self, project_id: ProjectId, query: StatsQuery | None = None) -> UsageStats:
         """Report on a time range: by default the last 30 days, by UTC day.

@@ -1,7 +1,7 @@
 """Endpoints: a handler's parameters declare the request, and its return type the response."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import get_annotations
 from types import NoneType
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import NotFound
@@ -18,10 +18,11 @@ from llmring_server.web.request import (
     Request,
     refuse_unknown_params,
     render,
+    render_in_parts,
     validated,
     warnings_header,
 )
-from llmring_server.web.request_limits import JSON
+from llmring_server.web.request_limits import JSON, KIB
 from llmring_server.web.unknown_members import member_names
 
 Handler = Callable[..., Awaitable[Any]]
@@ -31,6 +32,9 @@ SettingName = Literal["max_messages_bytes"]
 # A credential is checked again after a body that took longer than this: it may have expired or
 # been revoked meanwhile.
 REAUTHENTICATE_AFTER_SECONDS = 5.0
+
+# How much of a long response is sent at a time.
+MAX_SENT_BYTES = 256 * KIB
 
 
 def annotations_of(annotation: Any) -> tuple[Any, ...]:
@@ -125,7 +129,11 @@ class Endpoint:
             if request.warnings and not _reports_warnings(result):
                 header = {b"x-warnings": warnings_header(request.warnings)}
                 request.response_headers = {**request.response_headers, **header}
-            await _send_json(render(result), request.response_headers, send)
+            if self.body_type is None or isinstance(result, list):
+                parts = await render_in_parts(result)
+                await _send_parts(parts, request.response_headers, send)
+            else:
+                await _send_json(render(result), request.response_headers, send)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}
@@ -171,9 +179,43 @@ def _reports_warnings(result: Any) -> bool:
 
 
 async def _send_json(content: bytes, response_headers: Mapping[bytes, bytes], send: Send) -> None:
-    length = b"%d" % len(content)
-    headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+    await send(_response_start(len(content), response_headers))
+    await send({"type": "http.response.body", "body": content})
+
+
+async def _send_parts(
+    parts: Sequence[bytes], response_headers: Mapping[bytes, bytes], send: Send
+) -> None:
+    """Send JSON in parts. The server waits after each until the client has read most of it."""
+    length = sum(map(len, parts))
+    if length <= MAX_SENT_BYTES:
+        await _send_json(b"".join(parts), response_headers, send)
+        return
+    await send(_response_start(length, response_headers))
+    for part in _resized(parts):
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _resized(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Join small parts, and cut large ones, to at most `MAX_SENT_BYTES`."""
+    small: list[bytes] = []
+    size = 0
+    for part in parts:
+        if size + len(part) > MAX_SENT_BYTES:
+            yield b"".join(small)
+            small, size = [], 0
+        if len(part) > MAX_SENT_BYTES:
+            for start in range(0, len(part), MAX_SENT_BYTES):
+                yield part[start : start + MAX_SENT_BYTES]
+        else:
+            small.append(part)
+            size += len(part)
+    yield b"".join(small)
+
+
+def _response_start(length: int, response_headers: Mapping[bytes, bytes]) -> Message:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
     if response_headers:
         headers += response_headers.items()
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
+    return {"type": "http.response.start", "status": 200, "headers": headers}

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields, is_dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -25,6 +26,7 @@ from llmring_server.core.strict_json import (
     parse_request_json,
 )
 from llmring_server.core.suggestions import did_you_mean
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.validation import errors_of, lines_of
 from llmring_server.core.warnings import (
     MAX_NAMED_FIELDS,
@@ -57,6 +59,9 @@ IdempotencyKeyHeader = Annotated[
 ]
 
 MAX_WARNINGS_HEADER_BYTES = 2000
+
+# How many items of a long list are rendered at a time.
+ITEMS_PER_PART = 10
 
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
@@ -278,6 +283,47 @@ def link(page: PageParams, cursor: str) -> dict[bytes, bytes]:
 def render(result: Any) -> bytes:
     """Render a result as JSON: aware times in UTC, money as exact numbers."""
     return encode_json(result, _render_value, orjson.OPT_UTC_Z)
+
+
+async def render_in_parts(result: Any) -> list[bytes]:
+    """Render a result as `render` does, in parts: between them, other requests are served.
+
+    A list is rendered some items at a time, and so is one that is a member of the result.
+    """
+    slices = TimeSlices()
+    parts = []
+    for part in _parts(result):
+        parts.append(part)
+        await slices.pause()
+    return parts
+
+
+def _parts(result: Any) -> Iterator[bytes]:
+    if is_dataclass(result):
+        result = {field.name: getattr(result, field.name) for field in fields(result)}
+    if isinstance(result, list):
+        yield from _parts_of_list(result)
+    elif isinstance(result, dict) and any(isinstance(value, list) for value in result.values()):
+        start = b"{"
+        for name, value in result.items():
+            yield start + render(name) + b":"
+            if isinstance(value, list):
+                yield from _parts_of_list(value)
+            else:
+                yield render(value)
+            start = b","
+        yield b"}"
+    else:
+        yield render(result)
+
+
+def _parts_of_list(items: list[Any]) -> Iterator[bytes]:
+    start = b"["
+    for first in range(0, len(items), ITEMS_PER_PART):
+        rendered = render(items[first : first + ITEMS_PER_PART])
+        yield start + memoryview(rendered)[1:-1]
+        start = b","
+    yield b"]" if items else b"[]"
 
 
 def _render_value(value: object) -> orjson.Fragment | str:

@@ -113,8 +113,12 @@ SELECT count(*) AS total FROM <<tables.receipt_calls>> WHERE project_id = @proje
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata,
-    input_tokens IS NOT NULL AS usage_known
+    adjustment, first_cost, first_cost_source,
+    convert_to(details::text, 'UTF8') AS details, convert_to(metadata::text, 'UTF8') AS metadata,
+    input_tokens IS NOT NULL AS usage_known,
+    substring(
+        metadata ->> 'conversation_id' FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    )::uuid AS conversation_id
 FROM (
     SELECT project_id, log_id AS id, logged_at FROM <<tables.receipt_calls>>
     WHERE project_id = @project_id AND receipt_id = @id

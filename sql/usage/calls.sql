@@ -85,12 +85,55 @@ SELECT id FROM inserted_keys;
 SET LOCAL lock_timeout = '20ms';
 
 -- name: list_calls
--- Newest first. The columns stand in the order of the fields of `Call`, which checks it.
+-- Newest first. The columns are the fields of `Call` in their order, which it checks. A page ends with the
+-- call that reaches @max_bytes: of JSON, in which names, numbers and times take up to a kilobyte.
 SELECT
     id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
     input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
-    adjustment, first_cost, first_cost_source, details::text AS details, metadata::text AS metadata,
-    input_tokens IS NOT NULL AS usage_known
+    adjustment, first_cost, first_cost_source,
+    convert_to(details::text, 'UTF8') AS details, convert_to(metadata::text, 'UTF8') AS metadata,
+    input_tokens IS NOT NULL AS usage_known,
+    substring(
+        metadata ->> 'conversation_id' FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    )::uuid AS conversation_id
+FROM (
+    SELECT *, sum(size) OVER (ORDER BY logged_at DESC, id DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
+    FROM (
+        SELECT
+            *, 1000 + octet_length(metadata::text) + coalesce(octet_length(details::text), 0)
+            + octet_length(to_json(concat(provider, model, alias, profile, origin, id_at_origin))::text) AS size
+        FROM (
+            SELECT * FROM <<tables.usage_calls>>
+            WHERE project_id = @project_id
+              AND logged_at >= @since AND logged_at < @until
+              AND (@log_id::uuid IS NULL OR id = @log_id)
+              AND (@provider::text IS NULL OR normal_provider = @provider)
+              AND (@model::text IS NULL OR model = @model)
+              AND (@alias::text IS NULL OR alias = @alias)
+              AND (@profile::text IS NULL OR profile = @profile)
+              AND (@origin::text IS NULL OR origin = @origin)
+              AND (@id_at_origin::text IS NULL OR id_at_origin = @id_at_origin)
+              AND (@last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id))
+            ORDER BY logged_at DESC, id DESC
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a call is computed once
+    ) AS page
+) AS page
+WHERE preceding_bytes < @max_bytes::bigint
+ORDER BY logged_at DESC, id DESC;
+
+-- name: export_calls
+-- All of them, in the same order and with the same columns.
+SELECT
+    id, logged_at, provider, model, alias, profile, origin, id_at_origin, status, latency_ms,
+    input_tokens, output_tokens, cached_input_tokens, coalesce(cost, 0) AS cost, cost_source,
+    adjustment, first_cost, first_cost_source,
+    convert_to(details::text, 'UTF8') AS details, convert_to(metadata::text, 'UTF8') AS metadata,
+    input_tokens IS NOT NULL AS usage_known,
+    substring(
+        metadata ->> 'conversation_id' FROM '^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+    )::uuid AS conversation_id
 FROM <<tables.usage_calls>>
 WHERE project_id = @project_id
   AND logged_at >= @since AND logged_at < @until
@@ -101,9 +144,7 @@ WHERE project_id = @project_id
   AND (@profile::text IS NULL OR profile = @profile)
   AND (@origin::text IS NULL OR origin = @origin)
   AND (@id_at_origin::text IS NULL OR id_at_origin = @id_at_origin)
-  AND (@last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id))
-ORDER BY logged_at DESC, id DESC
-LIMIT @limit OFFSET @offset;
+ORDER BY logged_at DESC, id DESC;
 
 -- name: erase_calls
 -- By primary key: the `ctid` of a row is unique only within its partition.

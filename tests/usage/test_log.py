@@ -12,7 +12,7 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId, project_of_key
-from llmring_server.usage.models import CALL_COLUMNS, Call, CallPage, NewCall
+from llmring_server.usage.models import Call, CallPage, NewCall
 from tests.conftest import CALL
 
 
@@ -179,7 +179,7 @@ async def test_list_calls_rejects_a_cursor_of_another_list(
 
 
 async def test_a_statement_with_columns_in_another_order_is_rejected(ring: Ring) -> None:
-    first, second, *others = CALL_COLUMNS
+    first, second, *others = Call.__slots__
     swapped = ", ".join(f"NULL AS {name}" for name in (second, first, *others))
     rows = await ring._database.fetch(f"SELECT {swapped}")
     with pytest.raises(TypeError):
