@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import asyncpg
@@ -20,7 +20,8 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
-from llmring_server.core.strict_json import dump_bounded_json, encode_json, load_json
+from llmring_server.core.strict_json import dump_bounded_json, encode_json
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
@@ -32,6 +33,7 @@ from llmring_server.mcp.models import (
     CapabilityPage,
     CapabilityRefresh,
     CapabilityRefreshResult,
+    JsonReaders,
     McpServer,
     McpServerRef,
     McpTool,
@@ -76,6 +78,13 @@ class McpCapabilities(Repository):
         self._audit = audit
         self._max_capabilities = settings.max_mcp_capabilities
         self._max_definition_bytes = settings.max_mcp_definition_bytes
+        self._read = JsonReaders()
+
+    def with_unparsed_json(self) -> Self:
+        other = super().with_unparsed_json()
+        # They become members of a response, beside others.
+        other._read = JsonReaders(orjson.Fragment, bytes)
+        return other
 
     async def refresh(
         self, project_id: ProjectId, server_id: UUID, request: CapabilityRefresh
@@ -108,7 +117,8 @@ class McpCapabilities(Repository):
                 capabilities=capabilities,
             )
             self._check_quota(before, await inside._totals(project_id, server_id))
-        result = _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+        server = McpServer.from_row(project_id, server_row, self._read_json)
+        result = await self._refresh_result(project_id, server, rows)
         result.warnings = request.not_kept()
         return result
 
@@ -142,27 +152,31 @@ class McpCapabilities(Repository):
     async def list(
         self, project_id: ProjectId, kind: CapabilityKind, page: CapabilityPage | None = None
     ) -> list[Any]:
-        """Return a page of capabilities, by name; a page of large ones ends early."""
+        """Return a page of capabilities, by name; a page of large ones ends early.
+
+        All that a server offers, if `page` names the server and neither a limit nor a cursor.
+        """
         page = page or CapabilityPage()
         params = {"changed": False} | page.model_dump(exclude={"cursor"})
+        max_bytes: int | None = MAX_PAGE_BYTES
+        if page.is_complete:
+            params["limit"] = max_bytes = None
         rows = await self._fetch_all(
             "list",
             project_id=project_id,
             kind=kind,
-            max_bytes=MAX_PAGE_BYTES,
+            max_bytes=max_bytes,
             **params,
             **page.position(project_id, kind),
         )
-        return [
-            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)) for row in rows
-        ]
+        return [self._capability(project_id, kind, row) for row in rows]
 
     async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
         """Return a capability, without its content."""
         row = await self._fetch_one(
             "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=False
         )
-        return capability_from_row(project_id, kind, row, McpServerRef.from_row(row))
+        return self._capability(project_id, kind, row)
 
     async def get_content(
         self, project_id: ProjectId, kind: CapabilityKind, id: UUID
@@ -172,8 +186,8 @@ class McpCapabilities(Repository):
             "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=True
         )
         return CapabilityContent(
-            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
-            content=None if row["content"] is None else load_json(row["content"]),
+            self._capability(project_id, kind, row),
+            content=None if row["content"] is None else self._read.value(row["content"]),
             recorded_at=row["content_recorded_at"],
         )
 
@@ -218,6 +232,44 @@ class McpCapabilities(Repository):
                 raise Conflict("The definition changed since you read it; review it again.")
             await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), project_id)
         return tool
+
+    def _capability(self, project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record) -> Any:
+        server = McpServerRef.from_row(row)
+        return capability_from_row(project_id, kind, row, server, self._read)
+
+    async def _refresh_result(
+        self, project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
+    ) -> CapabilityRefreshResult:
+        server_ref = McpServerRef(server.id, server.name, server.url)
+        active: defaultdict[str, list[Any]] = defaultdict(list)
+        names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        slices = TimeSlices()
+        for row in rows:
+            kind = row["kind"]
+            if row["is_active"]:
+                active[kind].append(
+                    capability_from_row(project_id, kind, row, server_ref, self._read)
+                )
+            if row["change"]:
+                names[row["change"], kind].append(row["name"])
+            await slices.pause()
+
+        def changes(change: str) -> CapabilityNames:
+            return CapabilityNames(
+                tools=names[change, "tool"],
+                resources=names[change, "resource"],
+                prompts=names[change, "prompt"],
+            )
+
+        return CapabilityRefreshResult(
+            server,
+            tools=active["tool"],
+            resources=active["resource"],
+            prompts=active["prompt"],
+            added=changes("added"),
+            changed=changes("changed"),
+            removed=changes("removed"),
+        )
 
     async def _totals(self, project_id: ProjectId, server_id: UUID) -> asyncpg.Record:
         return await self._fetch_one("totals", project_id=project_id, server_id=server_id)
@@ -317,34 +369,3 @@ def _canonical(value: Any) -> bytes:
         if Decimal(repr(float(value))) != exact:
             return encode_json(exact)
     return rfc8785.dumps(_interoperable(value))
-
-
-def _refresh_result(
-    project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
-) -> CapabilityRefreshResult:
-    server_ref = McpServerRef(server.id, server.name, server.url)
-    active: defaultdict[str, list[Any]] = defaultdict(list)
-    names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in rows:
-        kind = row["kind"]
-        if row["is_active"]:
-            active[kind].append(capability_from_row(project_id, kind, row, server_ref))
-        if row["change"]:
-            names[row["change"], kind].append(row["name"])
-
-    def changes(change: str) -> CapabilityNames:
-        return CapabilityNames(
-            tools=names[change, "tool"],
-            resources=names[change, "resource"],
-            prompts=names[change, "prompt"],
-        )
-
-    return CapabilityRefreshResult(
-        server,
-        tools=active["tool"],
-        resources=active["resource"],
-        prompts=active["prompt"],
-        added=changes("added"),
-        changed=changes("changed"),
-        removed=changes("removed"),
-    )

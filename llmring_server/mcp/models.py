@@ -1,6 +1,6 @@
 """MCP models: servers, their capabilities (tools, resources and prompts), and executions."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from uuid import UUID
@@ -27,6 +27,7 @@ from llmring_server.core.strict_json import (
     MAX_DOCUMENT_DEPTH,
     NOT_BLANK,
     JsonObject,
+    JsonReader,
     JsonRules,
     check_json,
     encode_json,
@@ -204,11 +205,13 @@ class McpServer:
     api_key_id: FormerKeyId = None
 
     @classmethod
-    def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
+    def from_row(
+        cls, project_id: ProjectId, row: asyncpg.Record, read_json: JsonReader = load_json
+    ) -> Self:
         fields = dict(row)
         fields["auth_config"] = SecretPresence() if fields.pop("has_secret") else None
         if fields["capabilities"] is not None:
-            fields["capabilities"] = load_json(fields["capabilities"])
+            fields["capabilities"] = read_json(fields["capabilities"])
         return cls(**fields, project_id=project_id)
 
 
@@ -455,12 +458,21 @@ class Acknowledgement(BaseModel, strict=True):
 
 
 class CapabilityPage(ActiveFilter):
-    """A page of capabilities, of one server or of all."""
+    """A page of capabilities, of one server or of all.
+
+    All that one server offers, unless a page is asked for: clients refresh with what they read.
+    """
 
     ignored_members: ClassVar = {"project_id"}
     # It holds a name, and a resource's URI may be long.
     cursor: Cursor = Field(None, max_length=6000)
     server_id: UUID | None = Field(None, description="Only capabilities of this server.")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this is all that one server offers, however much it is."""
+        is_page = {"limit", "offset", "cursor"} & self.model_fields_set
+        return bool(self.server_id and self.is_active and not self.all and not is_page)
 
     def position(self, project_id: ProjectId, kind: CapabilityKind) -> dict[str, Any]:
         """Return the name and the id after which the page begins."""
@@ -500,7 +512,10 @@ class McpServerRef:
 
 @dataclass(slots=True)
 class CapabilityBase:
-    """The fields that all capabilities have; a response also has the `members`, by their names."""
+    """The fields that all capabilities have; a response also has the `members`, by their names.
+
+    If JSON is not parsed, `members` are the bytes of an object: they are written beside the fields.
+    """
 
     id: UUID
     server_id: UUID
@@ -511,12 +526,6 @@ class CapabilityBase:
     server: McpServerRef
     api_key_id: FormerKeyId
     members: Annotated[dict[str, Any], Field(exclude=True)]
-
-    def to_response(self) -> dict[str, Any]:
-        """Return the fields, and the members beside them."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        del own["members"]
-        return self.members | own
 
 
 @dataclass(slots=True)
@@ -598,8 +607,19 @@ def _is_answer(validator: TypeAdapter[Any], value: Any) -> bool:
     return True
 
 
+class JsonReaders(NamedTuple):
+    """How a capability's JSON is read: its definition and content, and its other members."""
+
+    value: JsonReader = load_json
+    members: JsonReader = load_json
+
+
 def capability_from_row(
-    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: McpServerRef
+    project_id: ProjectId,
+    kind: CapabilityKind,
+    row: asyncpg.Record,
+    server: McpServerRef,
+    read: JsonReaders,
 ) -> Any:
     """Return the capability of this kind that a row holds."""
     common: dict[str, Any] = {
@@ -611,12 +631,12 @@ def capability_from_row(
         "project_id": project_id,
         "server": server,
         "api_key_id": None,
-        "members": load_json(row["members"]) if row["members"] else {},
+        "members": read.members(row["members"] or b"{}"),
     }
     # A tool has a definition; a prompt may have one, a resource never.
     definition: Any = None
     if row["definition"] is not None:
-        definition = load_json(row["definition"])
+        definition = read.value(row["definition"])
     match kind:
         case "tool":
             return McpTool(
@@ -667,13 +687,6 @@ class CapabilityRefreshResult:
     changed: CapabilityNames
     removed: CapabilityNames
     warnings: list[RequestWarning] = field(default_factory=list)
-
-    def to_response(self) -> Any:
-        """Return the fields, with the other members of the capabilities beside their own."""
-        response = {field.name: getattr(self, field.name) for field in fields(self)}
-        for kind in ("tools", "resources", "prompts"):
-            response[kind] = [capability.to_response() for capability in response[kind]]
-        return response
 
 
 # Executions.
