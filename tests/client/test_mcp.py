@@ -181,7 +181,7 @@ async def test_command_line_registers_on_a_server_at_the_bound(
     lengths[0] += 4 * 1024**2 - counted - sum(lengths) - 3000 * json_bytes("")
     for offered, length in zip([*tools, *resources, *prompts], lengths, strict=False):
         offered["description"] = "é" * (length // 2) + "x" * (length % 2)
-    found = await remote.refresh_server_capabilities(id, tools, resources, prompts)
+    await remote.refresh_server_capabilities(id, tools, resources, prompts)
     register = ("mcp", "prompts", "register", "--server-id", str(id), "--name")
     too_long = ("last", "--description", "x" * (lengths[-1] + 1))
     before = await stored_of(ring, project_id, id)
@@ -193,11 +193,6 @@ async def test_command_line_registers_on_a_server_at_the_bound(
     after = await stored_of(ring, project_id, id)
     assert {key: after[key] for key in before} == before
     assert after.keys() - before.keys() == {("prompt", "last")}
-    for kind in ("tools", "resources", "prompts"):
-        assert len(found[kind]) in {999, 1000}
-    with pytest.raises(AssertionError, match="409 Conflict"):
-        await llmring(*register, "one more")
-    assert await stored_of(ring, project_id, id) == after
 
 
 async def stored_of(
