@@ -18,6 +18,7 @@ Code = Literal[
     "method_not_allowed",
     "request_timeout",
     "conflict",
+    "quota_exceeded",
     "receipts_not_configured",
     "request_in_progress",
     "body_too_large",
@@ -134,6 +135,14 @@ class Conflict(RingError):
     status = 409
     code: Code = "conflict"
     detail = "A resource with this name already exists."
+
+
+class QuotaExceeded(RingError):
+    """The request would store more than a quota allows."""
+
+    status = 409
+    code: Code = "quota_exceeded"
+    detail = "The request exceeds a quota of this server."
 
 
 class ReceiptsNotConfigured(Conflict):

@@ -83,7 +83,7 @@ class Ring:
         self.aliases = Aliases(database)
         self.mcp = Mcp(
             McpServers(database, self.audit, settings),
-            McpCapabilities(database, self.audit),
+            McpCapabilities(database, self.audit, settings),
             McpExecutions(database, self.idempotency_keys),
         )
         # Erasing a project concerns every domain, also those in layers above `access`.

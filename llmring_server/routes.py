@@ -197,7 +197,7 @@ MCP = RouteGroup(
     Route("PATCH", "/api/v1/mcp/servers/{id}", mcp.patch_mcp_server, "mcp", 256 * KIB),
     Route("DELETE", "/api/v1/mcp/servers/{id}", mcp.delete_mcp_server, "mcp"),
     Route("GET", "/api/v1/mcp/servers/{id}/secret", mcp.get_mcp_server_secret, "mcp:secrets"),
-    Route("POST", "/api/v1/mcp/servers/{id}/refresh", mcp.refresh_mcp_server, "mcp", 2 * MIB),
+    Route("POST", "/api/v1/mcp/servers/{id}/refresh", mcp.refresh_mcp_server, "mcp", 16 * MIB),
     Route("GET", "/api/v1/mcp/tools", mcp.list_tools, "mcp"),
     Route("POST", "/api/v1/mcp/tools", mcp.add_tool, "mcp", 256 * KIB),
     Route("GET", "/api/v1/mcp/tools/{id}", mcp.get_tool, "mcp"),

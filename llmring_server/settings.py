@@ -111,6 +111,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     registry_ttl: float = Field(3600, gt=0, le=86_400)
     registry_providers: Providers = ("openai", "anthropic", "google")
     mcp_urls: Literal["any", "public"] = "any"
+    # At the most, a complete list of one server's capabilities fits in a response of 8 MiB.
+    max_mcp_capabilities: int = Field(1000, ge=1, le=1000)
+    max_mcp_definition_bytes: int = Field(4 * 1024**2, ge=1024, le=4 * 1024**2)
     sealing_keys: SealingKeys = Field((), repr=False)
     # A body that is larger than what all bodies may occupy would never be read.
     max_messages_bytes: int = Field(32 * 1024**2, ge=1024**2, le=96 * 1024**2)

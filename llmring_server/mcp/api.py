@@ -1,16 +1,20 @@
 """HTTP handlers of MCP: servers, capabilities, contents and executions."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
+import orjson
 from pydantic import Field, RootModel
 from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.warnings import RequestWarning
-from llmring_server.errors import Conflict, NotFound
+from llmring_server.errors import Conflict, NotFound, QuotaExceeded
+from llmring_server.mcp.capabilities import McpCapabilities
 from llmring_server.mcp.models import (
     Acknowledgement,
     Capability,
@@ -36,7 +40,7 @@ from llmring_server.mcp.models import (
     ToolStatsQuery,
 )
 from llmring_server.usage.api import REPLAYED
-from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link
+from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link, render
 
 NOT_RECORDED = (
     "This content has not been recorded: read it from the MCP server itself, or record it here with"
@@ -47,8 +51,6 @@ ServerId = Annotated[UUID, IdOf("Server")]
 ToolId = Annotated[UUID, IdOf("Tool")]
 ResourceId = Annotated[UUID, IdOf("Resource")]
 PromptId = Annotated[UUID, IdOf("Prompt")]
-
-AnyCapability = TypeVar("AnyCapability", bound=Capability)
 
 
 class DeletedMcpServer(TypedDict):
@@ -137,9 +139,36 @@ def _source(content: CapabilityContent) -> ContentSource:
     return {"source": "recorded", "recorded_at": content.recorded_at, "detail": None}
 
 
+def _capabilities(request: Request) -> McpCapabilities:
+    return request.ring.mcp.capabilities.with_unparsed_json()
+
+
+def _response(capability: Capability, **others: Any) -> Any:
+    """Return what is written for a capability: its members, its fields and `others`.
+
+    Members that are not parsed are the bytes of an object.
+    """
+    own = {field.name: getattr(capability, field.name) for field in fields(capability)} | others
+    members = own.pop("members")
+    if isinstance(members, dict):
+        return members | own
+    if members == b"{}":
+        return own
+    return orjson.Fragment(members[:-1] + b"," + render(own)[1:])
+
+
+async def _responses(capabilities: Sequence[Capability]) -> list[Any]:
+    slices = TimeSlices()
+    responses = []
+    for capability in capabilities:
+        responses.append(_response(capability))
+        await slices.pause()
+    return responses
+
+
 def _with_server(capability: McpResource | McpPrompt) -> Any:
     server = capability.server
-    return capability.to_response() | {"server_name": server.name, "server_url": server.url}
+    return _response(capability, server_name=server.name, server_url=server.url)
 
 
 def _resource_content(request: Request, content: CapabilityContent) -> ResourceContent:
@@ -209,90 +238,88 @@ async def get_mcp_server_secret(request: Request, id: ServerId) -> McpServerSecr
 
 async def refresh_mcp_server(
     request: Request, id: ServerId, body: CapabilityRefresh
-) -> CapabilityRefreshResult:
+) -> Annotated[CapabilityRefreshResult, QuotaExceeded]:
     """Replace all capabilities of an MCP server. Those that stay keep their ids and executions."""
-    result = await request.ring.mcp.capabilities.refresh(request.project_id, id, body)
+    result = await _capabilities(request).refresh(request.project_id, id, body)
     request.warnings += result.warnings
-    result.warnings = request.warnings
-    return cast("CapabilityRefreshResult", result.to_response())
+    return replace(
+        result,
+        tools=await _responses(result.tools),
+        resources=await _responses(result.resources),
+        prompts=await _responses(result.prompts),
+        warnings=request.warnings,
+    )
 
 
 # Capabilities.
 
 
-def _response(capability: AnyCapability) -> AnyCapability:
-    """Return what is written for a capability: its fields, and its other members beside them."""
-    return cast("AnyCapability", capability.to_response())
-
-
 async def _list(request: Request, kind: CapabilityKind, query: CapabilityPage) -> list[Any]:
-    capabilities = await request.ring.mcp.capabilities.list(request.project_id, kind, query)
+    capabilities = await _capabilities(request).list(request.project_id, kind, query)
     # Also after a page that is not full: it may have ended early.
-    if capabilities:
+    if capabilities and not query.is_complete:
         request.response_headers = link(query, query.next(request.project_id, capabilities[-1]))
-    return [capability.to_response() for capability in capabilities]
+    return await _responses(capabilities)
 
 
 async def list_tools(request: Request, query: ToolPage) -> Annotated[list[McpTool], "Link"]:
-    """List tools by name. A page of large tools ends early."""
+    """List tools by name: all of a server, or a page. A page of large tools ends early."""
     return await _list(request, "tool", query)
 
 
 async def list_resources(
     request: Request, query: CapabilityPage
 ) -> Annotated[list[McpResource], "Link"]:
-    """List resources by URI. A page of large resources ends early."""
+    """List resources by URI: all of a server, or a page. A page of large ones ends early."""
     return await _list(request, "resource", query)
 
 
 async def list_prompts(
     request: Request, query: CapabilityPage
 ) -> Annotated[list[McpPrompt], "Link"]:
-    """List prompts by name. A page of large prompts ends early."""
+    """List prompts by name: all of a server, or a page. A page of large ones ends early."""
     return await _list(request, "prompt", query)
 
 
 async def add_tool(request: Request, body: NewTool) -> Annotated[AddedMcpTool, NotFound, Conflict]:
     """Add a tool to an MCP server's capabilities."""
-    tool = await request.ring.mcp.capabilities.add_tool(request.project_id, body)
+    tool = await _capabilities(request).add_tool(request.project_id, body)
     request.warnings += body.not_kept()
-    return cast("AddedMcpTool", tool.to_response() | {"warnings": request.warnings})
+    return cast("AddedMcpTool", _response(tool, warnings=request.warnings))
 
 
 async def get_tool(request: Request, id: ToolId) -> McpTool:
     """Get a tool."""
-    tool: McpTool = await request.ring.mcp.capabilities.get(request.project_id, "tool", id)
-    return _response(tool)
+    tool: McpTool = await _capabilities(request).get(request.project_id, "tool", id)
+    return cast("McpTool", _response(tool))
 
 
 async def get_resource(request: Request, id: ResourceId) -> McpResource:
     """Get a resource, without its content."""
-    resource: McpResource = await request.ring.mcp.capabilities.get(
-        request.project_id, "resource", id
-    )
-    return _response(resource)
+    resource: McpResource = await _capabilities(request).get(request.project_id, "resource", id)
+    return cast("McpResource", _response(resource))
 
 
 async def get_prompt(request: Request, id: PromptId) -> McpPrompt:
     """Get a prompt, without its content."""
-    prompt: McpPrompt = await request.ring.mcp.capabilities.get(request.project_id, "prompt", id)
-    return _response(prompt)
+    prompt: McpPrompt = await _capabilities(request).get(request.project_id, "prompt", id)
+    return cast("McpPrompt", _response(prompt))
 
 
 async def acknowledge_tool(
     request: Request, id: ToolId, body: Acknowledgement
 ) -> Annotated[McpTool, Conflict]:
     """Acknowledge a tool's changed definition. It must still be the one that was reviewed."""
-    tool = await request.ring.mcp.capabilities.acknowledge(
+    tool = await _capabilities(request).acknowledge(
         request.project_id, id, body.definition_sha256, actor=request.actor
     )
-    return _response(tool)
+    return cast("McpTool", _response(tool))
 
 
 async def get_resource_content(request: Request, id: ResourceId) -> ResourceContent:
     """Get the recorded content of a resource."""
     return _resource_content(
-        request, await request.ring.mcp.capabilities.get_content(request.project_id, "resource", id)
+        request, await _capabilities(request).get_content(request.project_id, "resource", id)
     )
 
 
@@ -302,16 +329,14 @@ async def set_resource_content(
     """Record the content of a resource."""
     return _resource_content(
         request,
-        await request.ring.mcp.capabilities.set_content(
-            request.project_id, "resource", id, body.content
-        ),
+        await _capabilities(request).set_content(request.project_id, "resource", id, body.content),
     )
 
 
 async def get_prompt_content(request: Request, id: PromptId) -> PromptContent:
     """Get the recorded content of a prompt, before rendering."""
     return _prompt_content(
-        request, await request.ring.mcp.capabilities.get_content(request.project_id, "prompt", id)
+        request, await _capabilities(request).get_content(request.project_id, "prompt", id)
     )
 
 
@@ -319,9 +344,7 @@ async def set_prompt_content(request: Request, id: PromptId, body: NewContent) -
     """Record the content of a prompt: a text or messages."""
     return _prompt_content(
         request,
-        await request.ring.mcp.capabilities.set_content(
-            request.project_id, "prompt", id, body.content
-        ),
+        await _capabilities(request).set_content(request.project_id, "prompt", id, body.content),
     )
 
 

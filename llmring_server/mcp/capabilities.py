@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import asyncpg
@@ -20,19 +20,20 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
-from llmring_server.core.strict_json import dump_bounded_json, encode_json, load_json
+from llmring_server.core.strict_json import dump_bounded_json, encode_json
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
-from llmring_server.errors import Conflict, InvalidRequest
+from llmring_server.errors import Conflict, InvalidRequest, QuotaExceeded
 from llmring_server.mcp.models import (
-    MAX_CAPABILITIES,
     CapabilityContent,
     CapabilityKind,
     CapabilityNames,
     CapabilityPage,
     CapabilityRefresh,
     CapabilityRefreshResult,
+    JsonReaders,
     McpServer,
     McpServerRef,
     McpTool,
@@ -40,8 +41,10 @@ from llmring_server.mcp.models import (
     OfferedCapability,
     capability_from_row,
     label_of,
+    too_many,
 )
 from llmring_server.mcp.prompts import argument_spec, check_arguments, render_prompt
+from llmring_server.settings import Settings
 
 MAX_DEFINITION_BYTES = 64 * 1024
 # Icons may be in the definition itself, as data URLs.
@@ -70,16 +73,26 @@ class McpCapabilities(Repository):
         ),
     )
 
-    def __init__(self, database: Database, audit: AuditLog) -> None:
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._max_capabilities = settings.max_mcp_capabilities
+        self._max_definition_bytes = settings.max_mcp_definition_bytes
+        self._read = JsonReaders()
+
+    def with_unparsed_json(self) -> Self:
+        other = super().with_unparsed_json()
+        # They become members of a response, beside others.
+        other._read = JsonReaders(orjson.Fragment, bytes)
+        return other
 
     async def refresh(
         self, project_id: ProjectId, server_id: UUID, request: CapabilityRefresh
     ) -> CapabilityRefreshResult:
         """Replace all capabilities of a server, or change nothing; those that stay keep their ids.
 
-        Refreshes of one server are applied one after the other.
+        Refreshes of one server are applied one after the other. QuotaExceeded if the server would
+        offer more than one server may, and more than it does now.
         """
         # Computing many digests takes seconds; in a thread, it does not block other requests.
         capabilities = await asyncio.to_thread(rows_as_json, request.capabilities())
@@ -89,6 +102,7 @@ class McpCapabilities(Repository):
             await inside._fetch_one(
                 "lock_server", "Server", project_id=project_id, server_id=server_id
             )
+            before = await inside._totals(project_id, server_id)
             server_row = await inside._fetch_one(
                 "mark_refreshed",
                 "Server",
@@ -102,18 +116,24 @@ class McpCapabilities(Repository):
                 server_id=server_id,
                 capabilities=capabilities,
             )
-        result = _refresh_result(project_id, McpServer.from_row(project_id, server_row), rows)
+            self._check_quota(before, await inside._totals(project_id, server_id))
+        server = McpServer.from_row(project_id, server_row, self._read_json)
+        result = await self._refresh_result(project_id, server, rows)
         result.warnings = request.not_kept()
         return result
 
     async def add_tool(self, project_id: ProjectId, new: NewTool) -> McpTool:
-        """Add a tool to a server; Conflict if its name is taken or the server has too many."""
+        """Add a tool to a server; Conflict if its name is taken.
+
+        QuotaExceeded if the server then offers more than one server may.
+        """
         capabilities = rows_as_json([new])
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._fetch_one(
                 "lock_server", "Server", project_id=project_id, server_id=new.server_id
             )
+            before = await inside._totals(project_id, new.server_id)
             added = await inside._fetch_all(
                 "add_tool",
                 project_id=project_id,
@@ -122,42 +142,41 @@ class McpCapabilities(Repository):
             )
             if not added:
                 raise Conflict("The server already has a tool with this name.")
-            totals = await inside._fetch_one(
+            self._check_quota(before, await inside._totals(project_id, new.server_id))
+            await inside._fetch_one(
                 "update_counts", "Server", project_id=project_id, server_id=new.server_id
             )
-            # Clients refresh with the page that they read: a tool beyond it would be removed.
-            if totals["tools"] > MAX_CAPABILITIES or totals["size"] > MAX_PAGE_BYTES:
-                raise Conflict(
-                    "The tools of a server must fit on one page:"
-                    f" {MAX_CAPABILITIES:,} tools, {MAX_PAGE_BYTES // 2**20} MiB."
-                )
             tool: McpTool = await inside.get(project_id, "tool", added[0]["id"])
         return tool
 
     async def list(
         self, project_id: ProjectId, kind: CapabilityKind, page: CapabilityPage | None = None
     ) -> list[Any]:
-        """Return a page of capabilities, by name; a page of large ones ends early."""
+        """Return a page of capabilities, by name; a page of large ones ends early.
+
+        All that a server offers, if `page` names the server and neither a limit nor a cursor.
+        """
         page = page or CapabilityPage()
         params = {"changed": False} | page.model_dump(exclude={"cursor"})
+        max_bytes: int | None = MAX_PAGE_BYTES
+        if page.is_complete:
+            params["limit"] = max_bytes = None
         rows = await self._fetch_all(
             "list",
             project_id=project_id,
             kind=kind,
-            max_bytes=MAX_PAGE_BYTES,
+            max_bytes=max_bytes,
             **params,
             **page.position(project_id, kind),
         )
-        return [
-            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)) for row in rows
-        ]
+        return [self._capability(project_id, kind, row) for row in rows]
 
     async def get(self, project_id: ProjectId, kind: CapabilityKind, id: UUID) -> Any:
         """Return a capability, without its content."""
         row = await self._fetch_one(
             "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=False
         )
-        return capability_from_row(project_id, kind, row, McpServerRef.from_row(row))
+        return self._capability(project_id, kind, row)
 
     async def get_content(
         self, project_id: ProjectId, kind: CapabilityKind, id: UUID
@@ -167,8 +186,8 @@ class McpCapabilities(Repository):
             "get", kind.capitalize(), project_id=project_id, kind=kind, id=id, with_content=True
         )
         return CapabilityContent(
-            capability_from_row(project_id, kind, row, McpServerRef.from_row(row)),
-            content=None if row["content"] is None else load_json(row["content"]),
+            self._capability(project_id, kind, row),
+            content=None if row["content"] is None else self._read.value(row["content"]),
             recorded_at=row["content_recorded_at"],
         )
 
@@ -213,6 +232,65 @@ class McpCapabilities(Repository):
                 raise Conflict("The definition changed since you read it; review it again.")
             await inside._audit.record(actor, "mcp.tool.acknowledge", str(id), project_id)
         return tool
+
+    def _capability(self, project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record) -> Any:
+        server = McpServerRef.from_row(row)
+        return capability_from_row(project_id, kind, row, server, self._read)
+
+    async def _refresh_result(
+        self, project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
+    ) -> CapabilityRefreshResult:
+        server_ref = McpServerRef(server.id, server.name, server.url)
+        active: defaultdict[str, list[Any]] = defaultdict(list)
+        names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        slices = TimeSlices()
+        for row in rows:
+            kind = row["kind"]
+            if row["is_active"]:
+                active[kind].append(
+                    capability_from_row(project_id, kind, row, server_ref, self._read)
+                )
+            if row["change"]:
+                names[row["change"], kind].append(row["name"])
+            await slices.pause()
+
+        def changes(change: str) -> CapabilityNames:
+            return CapabilityNames(
+                tools=names[change, "tool"],
+                resources=names[change, "resource"],
+                prompts=names[change, "prompt"],
+            )
+
+        return CapabilityRefreshResult(
+            server,
+            tools=active["tool"],
+            resources=active["resource"],
+            prompts=active["prompt"],
+            added=changes("added"),
+            changed=changes("changed"),
+            removed=changes("removed"),
+        )
+
+    async def _totals(self, project_id: ProjectId, server_id: UUID) -> asyncpg.Record:
+        return await self._fetch_one("totals", project_id=project_id, server_id=server_id)
+
+    def _check_quota(self, before: asyncpg.Record, after: asyncpg.Record) -> None:
+        """Raise QuotaExceeded if a server offers more than one server may, and more than before.
+
+        Clients refresh with the lists that they read, so complete lists must fit in a response. A
+        server that offers more since before there was a quota, or before it was lowered, still can
+        be refreshed.
+        """
+        for kind in ("tools", "resources", "prompts"):
+            if after[kind] > max(self._max_capabilities, before[kind]):
+                raise too_many(kind, after[kind], self._max_capabilities)
+        if after["bytes"] > max(self._max_definition_bytes, before["bytes"]):
+            raise QuotaExceeded(
+                "The definitions of an MCP server's tools, resources and prompts must be at most"
+                f" {self._max_definition_bytes // 1024:,} KiB of JSON together, and these would be"
+                f" {-(-after['bytes'] // 1024):,} KiB: shorten them, remove some, or register"
+                " another server for some of them."
+            )
 
 
 def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
@@ -291,34 +369,3 @@ def _canonical(value: Any) -> bytes:
         if Decimal(repr(float(value))) != exact:
             return encode_json(exact)
     return rfc8785.dumps(_interoperable(value))
-
-
-def _refresh_result(
-    project_id: ProjectId, server: McpServer, rows: Sequence[asyncpg.Record]
-) -> CapabilityRefreshResult:
-    server_ref = McpServerRef(server.id, server.name, server.url)
-    active: defaultdict[str, list[Any]] = defaultdict(list)
-    names: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in rows:
-        kind = row["kind"]
-        if row["is_active"]:
-            active[kind].append(capability_from_row(project_id, kind, row, server_ref))
-        if row["change"]:
-            names[row["change"], kind].append(row["name"])
-
-    def changes(change: str) -> CapabilityNames:
-        return CapabilityNames(
-            tools=names[change, "tool"],
-            resources=names[change, "resource"],
-            prompts=names[change, "prompt"],
-        )
-
-    return CapabilityRefreshResult(
-        server,
-        tools=active["tool"],
-        resources=active["resource"],
-        prompts=active["prompt"],
-        added=changes("added"),
-        changed=changes("changed"),
-        removed=changes("removed"),
-    )

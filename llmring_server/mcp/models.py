@@ -1,6 +1,6 @@
 """MCP models: servers, their capabilities (tools, resources and prompts), and executions."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_type_hints
 from uuid import UUID
@@ -34,12 +34,15 @@ from llmring_server.core.strict_json import (
     load_json,
 )
 from llmring_server.core.warnings import RequestWarning
+from llmring_server.errors import QuotaExceeded
 from llmring_server.mcp.urls import URL_PATTERN, check_url
 from llmring_server.usage.models import Status
 
-# Of each kind, in one refresh. A page of a list holds as many: clients refresh with what they read.
+# Of each kind, of one server. A page of a list holds as many: clients refresh with what they read.
 MAX_CAPABILITIES = 1000
 MAX_URI_BYTES = 2000
+# A response repeats it with each capability of the server.
+MAX_URL_JSON_BYTES = 2000
 
 Transport = Literal["stdio", "http", "websocket"]
 CapabilityKind = Literal["tool", "resource", "prompt"]
@@ -61,6 +64,20 @@ def _check_uri_length(uri: str) -> str:
     return uri
 
 
+def _check_url_length(url: str) -> str:
+    if len(encode_json(url)) > MAX_URL_JSON_BYTES:
+        raise ValueError(f"must be at most {MAX_URL_JSON_BYTES:,} bytes of JSON")
+    return url
+
+
+def too_many(kinds: str, count: int, maximum: int) -> QuotaExceeded:
+    """Return the error for a server with too many `tools`, `resources` or `prompts`."""
+    return QuotaExceeded(
+        f"An MCP server must have at most {maximum:,} {kinds}, and this one would have {count:,}:"
+        " remove some, or register another server for some of them."
+    )
+
+
 Name = Annotated[str, Field(max_length=255, pattern=NOT_BLANK), AfterValidator(check_json)]
 ShortText = Annotated[str, Field(max_length=255), AfterValidator(check_json)]
 Description = Annotated[str, Field(max_length=50_000), JsonRules(free_text=True)]
@@ -70,6 +87,7 @@ ServerUrl = Annotated[
     str,
     Field(max_length=1000, json_schema_extra={"pattern": URL_PATTERN}),
     AfterValidator(check_url),
+    AfterValidator(_check_url_length),
 ]
 
 # No control characters: in a cursor, as JSON, each of them would take six bytes.
@@ -187,11 +205,13 @@ class McpServer:
     api_key_id: FormerKeyId = None
 
     @classmethod
-    def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
+    def from_row(
+        cls, project_id: ProjectId, row: asyncpg.Record, read_json: JsonReader = load_json
+    ) -> Self:
         fields = dict(row)
         fields["auth_config"] = SecretPresence() if fields.pop("has_secret") else None
         if fields["capabilities"] is not None:
-            fields["capabilities"] = load_json(fields["capabilities"])
+            fields["capabilities"] = read_json(fields["capabilities"])
         return cls(**fields, project_id=project_id)
 
 
@@ -372,6 +392,14 @@ class OfferedPrompt(OfferedCapabilityBase, strict=True):
 OfferedCapability = OfferedTool | OfferedResource | OfferedPrompt
 
 
+# The members of a refresh in which each kind of capability is.
+REFRESHED_MEMBERS = {
+    "tools": ("tools",),
+    "resources": ("resources", "resourceTemplates", "resource_templates"),
+    "prompts": ("prompts",),
+}
+
+
 class CapabilityRefresh(BaseModel, strict=True):
     """All capabilities of a server. Those that are missing here are no longer offered.
 
@@ -385,11 +413,16 @@ class CapabilityRefresh(BaseModel, strict=True):
     ) = Field(None, validation_alias=AliasChoices("resourceTemplates", "resource_templates"))
     prompts: Annotated[list[OfferedPrompt], Field(max_length=MAX_CAPABILITIES)] | None = None
 
-    @model_validator(mode="after")
-    def _resources_fit_on_one_page(self) -> Self:
-        if self.counts()["resources"] > MAX_CAPABILITIES:
-            raise ValueError(f"resources and their templates must be at most {MAX_CAPABILITIES:,}")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _check_numbers(cls, value: Any) -> Any:
+        """Refuse more than any server may offer before they are validated, which takes long."""
+        if isinstance(value, dict):
+            for kinds, members in REFRESHED_MEMBERS.items():
+                lists = [value[name] for name in members if isinstance(value.get(name), list)]
+                if (count := sum(map(len, lists))) > MAX_CAPABILITIES:
+                    raise too_many(kinds, count, MAX_CAPABILITIES)
+        return value
 
     def not_kept(self) -> list[RequestWarning]:
         """Warn of members that have the name of one of ours, and are not what we answered."""
@@ -425,12 +458,21 @@ class Acknowledgement(BaseModel, strict=True):
 
 
 class CapabilityPage(ActiveFilter):
-    """A page of capabilities, of one server or of all."""
+    """A page of capabilities, of one server or of all.
+
+    All that one server offers, unless a page is asked for: clients refresh with what they read.
+    """
 
     ignored_members: ClassVar = {"project_id"}
     # It holds a name, and a resource's URI may be long.
     cursor: Cursor = Field(None, max_length=6000)
     server_id: UUID | None = Field(None, description="Only capabilities of this server.")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether this is all that one server offers, however much it is."""
+        is_page = {"limit", "offset", "cursor"} & self.model_fields_set
+        return bool(self.server_id and self.is_active and not self.all and not is_page)
 
     def position(self, project_id: ProjectId, kind: CapabilityKind) -> dict[str, Any]:
         """Return the name and the id after which the page begins."""
@@ -470,7 +512,10 @@ class McpServerRef:
 
 @dataclass(slots=True)
 class CapabilityBase:
-    """The fields that all capabilities have; a response also has the `members`, by their names."""
+    """The fields that all capabilities have; a response also has the `members`, by their names.
+
+    If JSON is not parsed, `members` are the bytes of an object: they are written beside the fields.
+    """
 
     id: UUID
     server_id: UUID
@@ -481,12 +526,6 @@ class CapabilityBase:
     server: McpServerRef
     api_key_id: FormerKeyId
     members: Annotated[dict[str, Any], Field(exclude=True)]
-
-    def to_response(self) -> dict[str, Any]:
-        """Return the fields, and the members beside them."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        del own["members"]
-        return self.members | own
 
 
 @dataclass(slots=True)
@@ -568,8 +607,19 @@ def _is_answer(validator: TypeAdapter[Any], value: Any) -> bool:
     return True
 
 
+class JsonReaders(NamedTuple):
+    """How a capability's JSON is read: its definition and content, and its other members."""
+
+    value: JsonReader = load_json
+    members: JsonReader = load_json
+
+
 def capability_from_row(
-    project_id: ProjectId, kind: CapabilityKind, row: asyncpg.Record, server: McpServerRef
+    project_id: ProjectId,
+    kind: CapabilityKind,
+    row: asyncpg.Record,
+    server: McpServerRef,
+    read: JsonReaders,
 ) -> Any:
     """Return the capability of this kind that a row holds."""
     common: dict[str, Any] = {
@@ -581,12 +631,12 @@ def capability_from_row(
         "project_id": project_id,
         "server": server,
         "api_key_id": None,
-        "members": load_json(row["members"]) if row["members"] else {},
+        "members": read.members(row["members"] or b"{}"),
     }
     # A tool has a definition; a prompt may have one, a resource never.
     definition: Any = None
     if row["definition"] is not None:
-        definition = load_json(row["definition"])
+        definition = read.value(row["definition"])
     match kind:
         case "tool":
             return McpTool(
@@ -637,13 +687,6 @@ class CapabilityRefreshResult:
     changed: CapabilityNames
     removed: CapabilityNames
     warnings: list[RequestWarning] = field(default_factory=list)
-
-    def to_response(self) -> Any:
-        """Return the fields, with the other members of the capabilities beside their own."""
-        response = {field.name: getattr(self, field.name) for field in fields(self)}
-        for kind in ("tools", "resources", "prompts"):
-            response[kind] = [capability.to_response() for capability in response[kind]]
-        return response
 
 
 # Executions.

@@ -68,7 +68,7 @@ class McpServers(Repository):
             offset=page.offset,
             max_bytes=MAX_PAGE_BYTES,
         )
-        return [McpServer.from_row(project_id, row) for row in rows]
+        return [McpServer.from_row(project_id, row, self._read_json) for row in rows]
 
     async def update(self, project_id: ProjectId, id: UUID, update: McpServerUpdate) -> McpServer:
         """Change a server's fields; null is ignored."""
@@ -183,4 +183,4 @@ class McpServers(Repository):
         self, statement: str, project_id: ProjectId, **params: Any
     ) -> McpServer:
         row = await self._fetch_one(statement, project_id=project_id, **params)
-        return McpServer.from_row(project_id, row)
+        return McpServer.from_row(project_id, row, self._read_json)

@@ -4,12 +4,25 @@
 -- Serializes changes of a server's capabilities.
 SELECT id FROM <<mcp.servers>> WHERE project_id = @project_id AND id = @server_id FOR NO KEY UPDATE;
 
+-- name: totals
+-- How many capabilities the server offers, and what they take as JSON, without what responses add.
+SELECT
+    count(*) FILTER (WHERE kind = 'tool') AS tools,
+    count(*) FILTER (WHERE kind = 'resource') AS resources,
+    count(*) FILTER (WHERE kind = 'prompt') AS prompts,
+    coalesce(sum(
+        size + octet_length(concat(to_json(name), to_json(title), to_json(mime_type)))
+    ), 0)::bigint AS bytes
+FROM <<mcp.capabilities>>
+WHERE project_id = @project_id AND server_id = @server_id AND is_active;
+
 -- name: mark_refreshed
 UPDATE <<mcp.servers>> SET
     capabilities = @counts::text::json, refreshed_at = clock_timestamp(), updated_at = clock_timestamp()
 WHERE project_id = @project_id AND id = @server_id
 RETURNING
-    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret,
+    convert_to(capabilities::text, 'UTF8') AS capabilities,
     is_active, created_at, updated_at, refreshed_at;
 
 -- name: replace_capabilities
@@ -78,7 +91,8 @@ SELECT
          WHEN previous.digest = affected.digest THEN NULL
          WHEN previous.digest_v1 IS NULL AND previous.digest = affected.digest_v1 THEN NULL
          ELSE 'changed' END AS change,
-    kind, id, server_id, name, title, description, mime_type, definition::text, members::text,
+    kind, id, server_id, name, title, description, mime_type,
+    convert_to(definition::text, 'UTF8') AS definition, convert_to(members::text, 'UTF8') AS members,
     affected.digest, affected.digest_v1, definition_changed_at, is_active, created_at
 FROM (SELECT * FROM offered UNION ALL SELECT * FROM removed) AS affected
 LEFT JOIN previous USING (kind, name)
@@ -124,12 +138,9 @@ WHERE NOT stored.is_active
 RETURNING id;
 
 -- name: update_counts
--- Returns the number of the server's tools, and the size of a list of them in bytes.
 UPDATE <<mcp.servers>> SET capabilities = counts, updated_at = now()
 FROM (
     SELECT
-        count(*) FILTER (WHERE kind = 'tool') AS tools,
-        sum(size) FILTER (WHERE kind = 'tool') AS size,
         json_build_object(
             'tools', count(*) FILTER (WHERE kind = 'tool'),
             'resources', count(*) FILTER (WHERE kind = 'resource'),
@@ -139,41 +150,50 @@ FROM (
     WHERE project_id = @project_id AND server_id = @server_id AND is_active
 ) AS offered
 WHERE project_id = @project_id AND id = @server_id
-RETURNING tools, size;
+RETURNING id;
 
 -- name: get
 -- Returns the content, which may be large, only on request.
 SELECT
-    capability.id, server_id, capability.name, title, description, mime_type, definition::text,
-    members::text, digest, digest_v1, definition_changed_at, capability.is_active, capability.created_at,
+    capability.id, server_id, capability.name, title, description, mime_type,
+    convert_to(definition::text, 'UTF8') AS definition, convert_to(members::text, 'UTF8') AS members,
+    digest, digest_v1, definition_changed_at, capability.is_active, capability.created_at,
     server.name AS server_name, server.url AS server_url,
-    CASE WHEN @with_content THEN content::text END AS content, content_recorded_at
+    CASE WHEN @with_content THEN convert_to(content::text, 'UTF8') END AS content, content_recorded_at
 FROM <<mcp.capabilities>> AS capability
 JOIN <<mcp.servers>> AS server ON server.project_id = capability.project_id AND server.id = server_id
 WHERE capability.project_id = @project_id AND capability.id = @id AND kind = @kind;
 
 -- name: list
--- By name. The page ends with the row that reaches @max_bytes.
+-- By name. Without a @limit and @max_bytes, all of them. A page ends with the capability that reaches
+-- @max_bytes: of JSON, in which ids, digests and times take up to a kilobyte.
 SELECT
-    id, server_id, name, title, description, mime_type, definition::text,
-    members::text, digest, digest_v1, definition_changed_at, is_active, created_at, server_name, server_url
+    id, server_id, name, title, description, mime_type,
+    convert_to(definition::text, 'UTF8') AS definition, convert_to(members::text, 'UTF8') AS members,
+    digest, digest_v1, definition_changed_at, is_active, created_at, server_name, server_url
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY name, id) - size AS preceding_bytes
+    SELECT *, sum(bytes) OVER (ORDER BY name, id ROWS UNBOUNDED PRECEDING) - bytes AS preceding_bytes
     FROM (
-        SELECT capability.*, server.name AS server_name, server.url AS server_url
-        FROM <<mcp.capabilities>> AS capability
-        JOIN <<mcp.servers>> AS server ON server.project_id = capability.project_id AND server.id = server_id
-        WHERE capability.project_id = @project_id AND kind = @kind
-          AND (@server_id::uuid IS NULL OR server_id = @server_id)
-          AND (@all OR capability.is_active = @is_active)
-          AND (NOT @changed OR definition_changed_at IS NOT NULL)
-          AND (@last_id::uuid IS NULL
-               OR (capability.name, capability.id) > (@last_name::text, @last_id))
-        ORDER BY capability.name, capability.id
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + size
+            + octet_length(to_json(concat(name, title, mime_type, server_name, server_url))::text) AS bytes
+        FROM (
+            SELECT capability.*, server.name AS server_name, server.url AS server_url
+            FROM <<mcp.capabilities>> AS capability
+            JOIN <<mcp.servers>> AS server ON server.project_id = capability.project_id AND server.id = server_id
+            WHERE capability.project_id = @project_id AND kind = @kind
+              AND (@server_id::uuid IS NULL OR server_id = @server_id)
+              AND (@all OR capability.is_active = @is_active)
+              AND (NOT @changed OR definition_changed_at IS NOT NULL)
+              AND (@last_id::uuid IS NULL
+                   OR (capability.name, capability.id) > (@last_name::text, @last_id))
+            ORDER BY capability.name, capability.id
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a capability is computed once
     ) AS page
 ) AS page
-WHERE preceding_bytes < @max_bytes::bigint
+WHERE @max_bytes::bigint IS NULL OR preceding_bytes < @max_bytes
 ORDER BY name, id;
 
 -- name: acknowledge

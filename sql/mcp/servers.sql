@@ -9,34 +9,42 @@ VALUES (
     @secret::bytea
 )
 RETURNING
-    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret,
+    convert_to(capabilities::text, 'UTF8') AS capabilities,
     is_active, created_at, updated_at, refreshed_at;
 
 -- name: get
 SELECT
-    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret,
+    convert_to(capabilities::text, 'UTF8') AS capabilities,
     is_active, created_at, updated_at, refreshed_at
 FROM <<mcp.servers>>
 WHERE project_id = @project_id AND id = @id;
 
 -- name: list
--- Newest first. The page ends with the row that reaches @max_bytes.
+-- Newest first. The page ends with the server that reaches @max_bytes: of JSON, in which ids and times
+-- take up to a kilobyte.
 SELECT
-    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret,
+    convert_to(capabilities::text, 'UTF8') AS capabilities,
     is_active, created_at, updated_at, refreshed_at
 FROM (
-    SELECT *, sum(octet_length(capabilities::text)) OVER (
-        ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS preceding_bytes
+    SELECT *, sum(bytes) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - bytes AS preceding_bytes
     FROM (
-        SELECT * FROM <<mcp.servers>>
-        WHERE project_id = @project_id AND (@all OR is_active = @is_active)
-          AND (@last_id::uuid IS NULL OR id < @last_id)
-        ORDER BY id DESC
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + coalesce(octet_length(capabilities::text), 0)
+            + octet_length(to_json(concat(name, url))::text) AS bytes
+        FROM (
+            SELECT * FROM <<mcp.servers>>
+            WHERE project_id = @project_id AND (@all OR is_active = @is_active)
+              AND (@last_id::uuid IS NULL OR id < @last_id)
+            ORDER BY id DESC
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a server is computed once
     ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: update
@@ -51,7 +59,8 @@ UPDATE <<mcp.servers>> SET
     updated_at = now()
 WHERE project_id = @project_id AND id = @id
 RETURNING
-    id, name, url, transport_type, secret IS NOT NULL AS has_secret, capabilities::text,
+    id, name, url, transport_type, secret IS NOT NULL AS has_secret,
+    convert_to(capabilities::text, 'UTF8') AS capabilities,
     is_active, created_at, updated_at, refreshed_at;
 
 -- name: delete

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,8 +14,10 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings
 from llmring_server.core.identity import ProjectId
-from llmring_server.mcp import ServerPage
+from llmring_server.mcp import CapabilityPage, ServerPage
+from llmring_server.mcp.models import Capability, CapabilityKind
 from tests.support.client_cli import Run, llmring
+from tests.support.mcp import json_bytes
 
 __all__ = ["llmring"]
 
@@ -155,3 +157,51 @@ async def test_command_line_adds_to_the_existing_registrations(
         ("q", {}),
     ]
     assert "mime=text/plain" in await llmring("mcp", "resources", "--server-id", id)
+
+
+async def test_command_line_registers_on_a_server_at_the_bound(
+    llmring: Run, remote: MCPHttpClient, ring: Ring, project_id: ProjectId
+) -> None:
+    """The client sends back the three lists that it read: a list that ends early would remove."""
+    id = UUID((await remote.register_server("n", "http://localhost:1"))["id"])
+    schema, arguments, mime_type = {"type": "object"}, [{"name": "who"}], "text/plain"
+    tools = [{"name": f"t{n:03}", "inputSchema": schema} for n in range(1000)]
+    resources = [{"uri": f"file:///{n:03}", "mimeType": mime_type} for n in range(1000)]
+    prompts: list[dict[str, Any]] = [
+        {"name": f"p{n:03}", "arguments": arguments} for n in range(999)
+    ]
+    # All that is counted but the descriptions, with the prompt that is registered below.
+    counted = (
+        1000 * json_bytes("t000", schema, {})
+        + 1000 * json_bytes("file:///000", mime_type, None, {})
+        + 999 * json_bytes("p000", arguments, {})
+        + json_bytes("last", {}, {})
+    )
+    lengths = [(4 * 1024**2 - counted) // 3000 - json_bytes("")] * 3000
+    lengths[0] += 4 * 1024**2 - counted - sum(lengths) - 3000 * json_bytes("")
+    for offered, length in zip([*tools, *resources, *prompts], lengths, strict=False):
+        offered["description"] = "é" * (length // 2) + "x" * (length % 2)
+    await remote.refresh_server_capabilities(id, tools, resources, prompts)
+    register = ("mcp", "prompts", "register", "--server-id", str(id), "--name")
+    too_long = ("last", "--description", "x" * (lengths[-1] + 1))
+    before = await stored_of(ring, project_id, id)
+    assert len(before) == 2999
+    with pytest.raises(AssertionError, match="409 Conflict"):
+        await llmring(*register, *too_long)
+    assert await stored_of(ring, project_id, id) == before
+    await llmring(*register, "last", "--description", "x" * lengths[-1])
+    after = await stored_of(ring, project_id, id)
+    assert {key: after[key] for key in before} == before
+    assert after.keys() - before.keys() == {("prompt", "last")}
+
+
+async def stored_of(
+    ring: Ring, project_id: ProjectId, server_id: UUID
+) -> dict[tuple[str, str], Capability]:
+    """Return what a server offers, by kind and name."""
+    page = CapabilityPage(server_id=server_id)
+    return {
+        (kind, capability.uri if kind == "resource" else capability.name): capability
+        for kind in get_args(CapabilityKind)
+        for capability in await ring.mcp.capabilities.list(project_id, kind, page)
+    }

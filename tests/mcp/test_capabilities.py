@@ -1,8 +1,6 @@
 """MCP capabilities: refresh, list, add and acknowledge tools, resources and prompts."""
 
-import asyncio
 from hashlib import sha256
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -83,7 +81,6 @@ async def test_refresh_server_keeps_ids_and_returns_changes(client: httpx.AsyncC
         {"tools": [ADD, {"name": 7}]},
         {"tools": [ADD, ADD]},
         {"tools": {}},
-        {"tools": [{"name": f"t{number}"} for number in range(1001)]},
         {"resources": [{}]},
         {"resources": [README, README]},
         {"prompts": [GREET, GREET]},
@@ -193,10 +190,30 @@ async def test_a_page_of_large_tools_ends_early(
     path = await register(client)
     tools = [{"name": f"t{number}", "description": "x" * 9000} for number in range(5)]
     await refresh(client, path, tools=tools)
-    first = await client.get(f"{MCP}/tools")
-    assert [tool["name"] for tool in first.json()] == ["t0", "t1", "t2"]
-    second = await client.get(f"{MCP}/tools{first.links['next']['url']}")
-    assert [tool["name"] for tool in second.json()] == ["t3", "t4"]
+    server_id = path.rpartition("/")[2]
+    for filters in ("", f"server_id={server_id}&limit=5&", f"server_id={server_id}&all=true&"):
+        first = await client.get(f"{MCP}/tools?{filters}")
+        assert [tool["name"] for tool in first.json()] == ["t0", "t1"]
+        second = await client.get(f"{MCP}/tools{first.links['next']['url']}")
+        assert [tool["name"] for tool in second.json()] == ["t2", "t3"]
+        third = await client.get(f"{MCP}/tools{second.links['next']['url']}")
+        assert [tool["name"] for tool in third.json()] == ["t4"]
+
+
+@pytest.mark.parametrize("kind", ["tools", "resources", "prompts"])
+async def test_a_list_of_one_server_is_complete(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("llmring_server.mcp.capabilities.MAX_PAGE_BYTES", 20_000)
+    offered = [{"name": f"n{i}", "uri": f"n{i}", "description": "x" * 9000} for i in range(5)]
+    for _ in range(2):
+        path = await register(client)
+        result = await refresh(client, path, **{kind: offered})
+    server_id = path.rpartition("/")[2]
+    response = await client.get(f"{MCP}/{kind}?server_id={server_id}")
+    assert response.json() == result[kind]
+    assert len(response.json()) == 5
+    assert "Link" not in response.headers
 
 
 # Add a tool.
@@ -226,37 +243,6 @@ async def test_add_tool_updates_the_counts_of_its_server(client: httpx.AsyncClie
     server = (await client.get(path)).json()
     assert server["capabilities"] == {"tools": 3, "resources": 1, "prompts": 1}
     assert server["updated_at"] > server["refreshed_at"]
-
-
-async def test_add_tool_beyond_the_maximum_number(client: httpx.AsyncClient) -> None:
-    path = await register(client)
-    tools = [{"name": f"t{number}"} for number in range(999)]
-    await refresh(client, path, tools=tools, resources=[README])
-    await check_that_one_more_is_accepted(client, path)
-    # A client that refreshes with the list that it read removes no tool.
-    listed = await list_capabilities(client, "tools", f"?server_id={path.rpartition('/')[2]}")
-    assert (await refresh(client, path, tools=listed))["removed"]["tools"] == []
-
-
-async def test_add_tool_that_does_not_fit_on_the_page(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("llmring_server.mcp.capabilities.MAX_PAGE_BYTES", 20_000)
-    path = await register(client)
-    await refresh(client, path, tools=[{"name": "t", "description": "x" * 15_000}])
-    await check_that_one_more_is_accepted(client, path, description="x" * 3000)
-
-
-async def check_that_one_more_is_accepted(
-    client: httpx.AsyncClient, path: str, **fields: Any
-) -> None:
-    """Add four tools at once, and check that exactly one of them is accepted."""
-    new = fields | {"server_id": path.rpartition("/")[2]}
-    requests = [client.post(f"{MCP}/tools", json=new | {"name": f"new {n}"}) for n in range(4)]
-    responses = await asyncio.gather(*requests)
-    assert sorted(response.status_code for response in responses) == [200, 409, 409, 409]
-    count = len(await list_capabilities(client, "tools", f"?server_id={new['server_id']}"))
-    assert (await client.get(path)).json()["capabilities"]["tools"] == count
 
 
 # Acknowledge a tool.

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import orjson
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
@@ -50,6 +51,11 @@ async def list_capabilities(client: httpx.AsyncClient, kind: str, query: str = "
     """List `tools`, `resources` or `prompts`."""
     capabilities: list[Json] = (await client.get(f"{MCP}/{kind}{query}")).json()
     return capabilities
+
+
+def json_bytes(*values: Any) -> int:
+    """Return what values take as JSON."""
+    return sum(len(orjson.dumps(value)) for value in values)
 
 
 async def make_tool(client: httpx.AsyncClient) -> str:
