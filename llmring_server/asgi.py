@@ -18,6 +18,7 @@ from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings
+from llmring_server.web.body_memory import BodyMemory
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
@@ -82,6 +83,7 @@ class _App(Starlette):
     ring: Ring
     limits: RateLimits
     authenticator: Authenticator
+    body_memory: BodyMemory
     large_bodies: asyncio.Semaphore
     openapi: Callable[[str], bytes]
 
@@ -139,6 +141,7 @@ class ASGIFactory:
         # CORS is outside, so that browsers may read error responses, too.
         app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
         app.limits = RateLimits(self.settings)
+        app.body_memory = BodyMemory(self.settings)
         app.large_bodies = asyncio.Semaphore(1)
         app.authenticator = Authentication(self.settings, app.limits, self.authenticate)
         app.openapi = lru_cache(4)(partial(openapi_document, groups, self.settings.auth))

@@ -117,6 +117,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     sealing_keys: SealingKeys = Field((), repr=False)
     # A body that is larger than what all bodies may occupy would never be read.
     max_messages_bytes: int = Field(32 * 1024**2, ge=1024**2, le=96 * 1024**2)
+    # Of bodies that arrive in several parts: by network until the caller is known, then by project.
+    max_unauthenticated_body_bytes: int = Field(1024**2, ge=256 * 1024, le=16 * 1024**2)
+    max_project_body_bytes: int = Field(24 * 1024**2, ge=1024**2, le=96 * 1024**2)
     conversation_content: Literal["none", "metadata", "full"] = "full"
     receipt_issuer: str = Field("llmring-server", min_length=1, max_length=255)
     receipt_key_file: Path | None = None

@@ -77,6 +77,7 @@ async def _signed_message(
     method = scope["method"].encode()
     path = scope.get("raw_path") or scope["path"].encode()
     query = scope["query_string"]
+    request.claimed_project_id = ProjectId(UUID(project.decode()))
     body_hash = sha256(await request.body()).hexdigest().encode()
     return b"\n".join((b"v1", method, path, query, user, project, body_hash, timestamp, nonce))
 

@@ -37,6 +37,7 @@ from llmring_server.core.warnings import (
 )
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
+from llmring_server.web.body_memory import BodyMemory, Reservation
 from llmring_server.web.unknown_members import member_names, unknown_members
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class App(Protocol):
     ring: "Ring"
     limits: "RateLimits"
     authenticator: Authenticator
+    body_memory: BodyMemory
     # Admits the requests with large bodies, one after another.
     large_bodies: asyncio.Semaphore
     # Returns the OpenAPI document of an app mounted under this path.
@@ -104,12 +106,14 @@ class RawBody(NamedTuple):
 class Request:
     """An HTTP request: its caller, its parsed parts, and the headers of its response."""
 
-    # Set unless the route is public.
+    # Set once the caller is known, which it never is on a public route.
     caller: Caller
+    # The project of a caller that is not known before its signature of the body is checked.
+    claimed_project_id: ProjectId | None = None
     # Response headers in addition to those that every response has.
     response_headers: Mapping[bytes, bytes] = MappingProxyType({})
-    # What the body occupies of the memory for bodies in several parts.
-    _reserved_bytes = 0
+    # What a body in several parts occupies.
+    _reservation: Reservation | None = None
     # Whether this is the request with a large body whose turn it is.
     _has_turn = False
 
@@ -142,21 +146,30 @@ class Request:
     async def body(self) -> bytes:
         """Read the body, once; raise BodyTooLarge beyond the limit of the route."""
         if self._body is None:
-            limit = self._max_body_bytes
-            self._body, self._reserved_bytes = await request_limits.read_body(
-                self.headers, self.receive, limit
+            self._body = await request_limits.read_body(
+                self.headers, self.receive, self._max_body_bytes, self._reserve_memory
             )
             if len(self._body) > request_limits.LARGE_BODY_BYTES:
                 await self.app.large_bodies.acquire()
                 self._has_turn = True
         return self._body
 
+    def _reserve_memory(self) -> Reservation:
+        memory = self.app.body_memory
+        if hasattr(self, "caller"):
+            self._reservation = memory.of_project(self.project_id)
+        elif self.claimed_project_id:
+            network = client_network(self.scope)
+            self._reservation = memory.of_claimed_project(self.claimed_project_id, network)
+        else:
+            self._reservation = memory.of_network(client_network(self.scope))
+        return self._reservation
+
     def release_body(self) -> None:
         """Return the memory of the body, and the turn of a large one, once the request is done."""
         self._body = None
-        if self._reserved_bytes:
-            request_limits.release_memory(self._reserved_bytes)
-            self._reserved_bytes = 0
+        if self._reservation:
+            self._reservation.release()
         if self._has_turn:
             self.app.large_bodies.release()
             self._has_turn = False

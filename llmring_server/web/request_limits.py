@@ -7,7 +7,7 @@ size and time as the bytes arrive; it announces that with the ASGI extension `BO
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import chain
 
@@ -19,11 +19,11 @@ from llmring_server.errors import (
     BodyTooLarge,
     HeadersTooLarge,
     HttpVersionNotSupported,
-    Overloaded,
     RequestTimeout,
     UnsupportedMediaType,
     UriTooLong,
 )
+from llmring_server.web.body_memory import Reservation
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -41,10 +41,6 @@ MAX_HEADER_BYTES = 16 * KIB
 # A request must arrive within this time, plus one second for each so many bytes of it.
 BODY_GRACE_SECONDS = 10.0
 MIN_BYTES_PER_SECOND = 16 * KIB
-
-# What all bodies that arrive in several parts may occupy together, each from its first part until
-# its request is done.
-MAX_PARTIAL_BODY_BYTES = 96 * MIB
 
 # To parse and to store a body takes several times its size. Larger ones take turns.
 LARGE_BODY_BYTES = 8 * MIB
@@ -75,15 +71,6 @@ SINGLE_HEADERS = frozenset(
 )
 
 _HOST = re.compile(rb"(?:[\w.~%!$&'()*+,;=-]*|\[[\da-fA-F:.]+\])(?::\d*)?", re.ASCII)
-
-
-class _PartialBodies:
-    """The memory that is left for bodies that arrive in several parts.
-
-    Each body has a limit, but there may be many of them.
-    """
-
-    bytes_left = MAX_PARTIAL_BODY_BYTES
 
 
 def check_head(scope: Scope) -> dict[bytes, bytes]:
@@ -185,21 +172,22 @@ def media_type(headers: Mapping[bytes, bytes], *supported: str) -> str:
 
 
 async def read_body(
-    headers: Mapping[bytes, bytes], receive: Receive, max_bytes: int
-) -> tuple[bytes, int]:
+    headers: Mapping[bytes, bytes],
+    receive: Receive,
+    max_bytes: int,
+    reserve: Callable[[], Reservation],
+) -> bytes:
     """Read a body of at most `max_bytes`; reject a longer one before it is in memory.
 
-    Return also how many bytes it occupies of the memory for bodies in several parts. The caller
-    returns them with `release_memory` once the request is done.
+    If it arrives in several parts, it occupies what `reserve` returns. The caller releases that
+    once the request is done, also after an error.
     """
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > max_bytes:
         raise BodyTooLarge
     data, has_more = _body_part(await receive())
     if has_more:
-        data = await _read_parts(data, receive, max_bytes)
-        _PartialBodies.bytes_left -= len(data)
-        return data, len(data)
+        return await _read_parts(data, receive, max_bytes, reserve())
     if len(data) > max_bytes:
         raise BodyTooLarge
     if not data and length != b"0" and b"upgrade" in headers:
@@ -207,30 +195,22 @@ async def read_body(
             "The web server drops the body of a request that has the header field Upgrade:"
             " send the request without it, as HTTP/1.1."
         )
-    return data, 0
+    return data
 
 
-def release_memory(reserved_bytes: int) -> None:
-    """Return memory that a body occupied."""
-    _PartialBodies.bytes_left += reserved_bytes
-
-
-async def _read_parts(part: bytes, receive: Receive, max_bytes: int) -> bytes:
+async def _read_parts(
+    part: bytes, receive: Receive, max_bytes: int, reservation: Reservation
+) -> bytes:
     body = bytearray()
     has_more = True
-    try:
-        while True:
-            body += part
-            _PartialBodies.bytes_left -= len(part)
-            if len(body) > max_bytes:
-                raise BodyTooLarge
-            if _PartialBodies.bytes_left < 0:
-                raise Overloaded
-            if not has_more:
-                return bytes(body)
-            part, has_more = _body_part(await receive())
-    finally:
-        _PartialBodies.bytes_left += len(body)
+    while True:
+        if len(body) + len(part) > max_bytes:
+            raise BodyTooLarge
+        reservation.add(len(part))
+        body += part
+        if not has_more:
+            return bytes(body)
+        part, has_more = _body_part(await receive())
 
 
 def _body_part(message: Message) -> tuple[bytes, bool]:

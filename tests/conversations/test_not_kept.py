@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -372,37 +371,6 @@ async def test_an_exchange_may_have_large_images(client: httpx.AsyncClient) -> N
         if status == 200:
             [message, _] = await stored_messages(client, response.json())
             assert message["content"] == image(size)[0]["content"]
-
-
-async def test_a_body_in_parts_occupies_memory_until_its_request_is_done(
-    client: httpx.AsyncClient, ring: Ring, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = await create_conversation(client)
-    body = json.dumps(HI).encode()
-    left = len(body) * 2 - 1
-    monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
-
-    is_sent = asyncio.Event()
-
-    async def add() -> int:
-        async def in_parts() -> AsyncIterator[bytes]:
-            yield body[:5]
-            yield body[5:]
-            is_sent.set()
-
-        headers = {"Content-Type": "application/json"}
-        url = f"{path}/messages"
-        return (await client.post(url, content=in_parts(), headers=headers)).status_code
-
-    async with ring.db.transaction() as transaction:
-        lock = "SELECT FROM {{tables.conversations}} WHERE id = $1::text::uuid FOR UPDATE"
-        await transaction.fetch_all(lock, path.rpartition("/")[2])
-        first = asyncio.create_task(add())
-        await is_sent.wait()
-        assert await add() == 503
-    assert await first == 200
-    assert request_limits._PartialBodies.bytes_left == left
-    assert await add() == 200
 
 
 async def test_large_bodies_take_turns(

@@ -145,18 +145,3 @@ async def test_other_servers_time_out_too(
         await app(scope, receive, send)
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
-
-
-async def test_bodies_in_parts_share_a_limit_of_memory(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def in_parts() -> AsyncIterator[bytes]:
-        yield GOOD[:50]
-        yield GOOD[50:]
-
-    headers = {"Content-Type": "application/json"}
-    for left, status in {len(GOOD): 200, len(GOOD) - 1: 503}.items():
-        monkeypatch.setattr(request_limits._PartialBodies, "bytes_left", left)
-        response = await client.post("/api/v1/log", content=in_parts(), headers=headers)
-        assert response.status_code == status
-        assert request_limits._PartialBodies.bytes_left == left
