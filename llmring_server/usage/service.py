@@ -36,7 +36,13 @@ from llmring_server.usage.models import (
     LogResult,
     NewCall,
 )
-from llmring_server.usage.stats import StatsQuery, StatsWindow, UsageStats, mark_partial_periods
+from llmring_server.usage.stats import (
+    MAX_PERIODS,
+    StatsQuery,
+    StatsWindow,
+    UsageStats,
+    mark_partial_periods,
+)
 
 
 class Usage(Repository):
@@ -175,6 +181,11 @@ class Usage(Repository):
                 " use a later start_date, or whole days (dates without a time)."
             )
         stats = UsageStats.model_validate_json(row["stats"])
+        if len(stats.by_day) > MAX_PERIODS:
+            raise InvalidRequest(
+                f"More than {MAX_PERIODS:,} periods have calls:"
+                " use a shorter time range, or group_by=week or month."
+            )
         mark_partial_periods(stats.by_day, query, window, datetime.now(UTC))
         return stats
 
@@ -185,6 +196,8 @@ class Usage(Repository):
             "stats",
             project_id=project_id,
             group_by=query.group_by,
+            top=query.top,
+            max_periods=MAX_PERIODS + 1,
             offset_changes=[change.since for change in window.offsets],
             utc_offsets=[change.utc_offset for change in window.offsets],
             cut_days=window.cut_days,
