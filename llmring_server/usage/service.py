@@ -1,6 +1,7 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -130,14 +131,16 @@ class Usage(Repository):
     async def logs(self, project_id: ProjectId, page: CallPage | None = None) -> list[Call]:
         """Return a page of calls, newest first; `page.next` returns the cursor of the next page."""
         page = page or CallPage()
-        rows = await self._fetch_all(
-            "list_calls",
-            project_id=project_id,
-            **page.params(),
-            **page.after(project_id)._asdict(),
-            limit=page.limit,
-            offset=page.offset,
-        )
+        database = self._database
+        async with database.long_statement(project_id) if page.has_filter else nullcontext():
+            rows = await self._fetch_all(
+                "list_calls",
+                project_id=project_id,
+                **page.params(),
+                **page.after(project_id)._asdict(),
+                limit=page.limit,
+                offset=page.offset,
+            )
         return Call.from_rows(rows)
 
     def export(
@@ -192,17 +195,18 @@ class Usage(Repository):
     async def _fetch_stats(
         self, project_id: ProjectId, query: StatsQuery, window: StatsWindow
     ) -> asyncpg.Record:
-        return await self._fetch_one(
-            "stats",
-            project_id=project_id,
-            group_by=query.group_by,
-            top=query.top,
-            max_periods=MAX_PERIODS + 1,
-            offset_changes=[change.since for change in window.offsets],
-            utc_offsets=[change.utc_offset for change in window.offsets],
-            cut_days=window.cut_days,
-            **window.segments._asdict(),
-        )
+        async with self._database.long_statement(project_id):
+            return await self._fetch_one(
+                "stats",
+                project_id=project_id,
+                group_by=query.group_by,
+                top=query.top,
+                max_periods=MAX_PERIODS + 1,
+                offset_changes=[change.since for change in window.offsets],
+                utc_offsets=[change.utc_offset for change in window.offsets],
+                cut_days=window.cut_days,
+                **window.segments._asdict(),
+            )
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""
