@@ -96,6 +96,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     database_tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = None
     database_tls_ca: Path | None = None
     acquire_timeout: Seconds = 2
+    long_reads_share: float = Field(0.5, gt=0, le=1)
+    long_reads_per_project: int = Field(2, ge=1)
     statement_timeout: Seconds = 10
     lock_timeout: Seconds = 2
     idle_in_transaction_timeout: Seconds = 10

@@ -293,13 +293,14 @@ class Conversations(Repository):
         if page.q is None:
             rows = await self._fetch_all("list", project_id=project_id, **bounds)
         else:
-            rows = await self._fetch_all(
-                "search",
-                project_id=project_id,
-                query=page.q,
-                match_limit=SEARCH_MATCH_LIMIT,
-                **bounds,
-            )
+            async with self._database.long_statement(project_id):
+                rows = await self._fetch_all(
+                    "search",
+                    project_id=project_id,
+                    query=page.q,
+                    match_limit=SEARCH_MATCH_LIMIT,
+                    **bounds,
+                )
         return [Conversation.from_row(row) for row in rows]
 
     async def _create(

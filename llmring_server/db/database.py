@@ -4,7 +4,7 @@ It provides connections, transactions and single statements, and translates the 
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from copy import copy
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -13,9 +13,11 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.core.identity import ProjectId
 from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
+from llmring_server.db.long_reads import LongReads
 from llmring_server.settings import Settings
 
 # Generic for the type checker only.
@@ -119,6 +121,7 @@ class Database:
         # True if the caller began the transaction, and decides when it ends.
         self.in_caller_transaction = False
         self._connections = ConnectionCache(manager, settings.acquire_timeout)
+        self._long_reads = LongReads(manager, settings)
 
     def within(self, transaction: Any) -> Self:
         """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""
@@ -162,6 +165,26 @@ class Database:
                 raise
             with translated(connection):
                 await transaction.commit()
+
+    def long_statement(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
+        """Wait for a place for a read that may hold a connection for seconds.
+
+        Wait for no place within another. A read in a transaction needs none.
+        """
+        if not self._takes_connections:
+            return nullcontext()
+        return self._long_reads.statement(project_id)
+
+    def long_transaction(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
+        """Wait for a place for a transaction that may last as long as a client reads, likewise."""
+        if not self._takes_connections:
+            return nullcontext()
+        return self._long_reads.transaction(project_id)
+
+    @property
+    def _takes_connections(self) -> bool:
+        # A manager without a pool reports it when it is used.
+        return self.connection is None and self.manager._pool is not None
 
     async def fetch(self, text: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and return its rows."""

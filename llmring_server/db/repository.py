@@ -13,6 +13,7 @@ import orjson
 from asyncpg.cursor import Cursor
 
 from llmring_server import errors
+from llmring_server.core.identity import ProjectId
 from llmring_server.core.retry import RETRY_SECONDS, Outcome, retry_while_disconnected
 from llmring_server.core.strict_json import JsonReader, load_json
 from llmring_server.db.connection_cache import Connection
@@ -143,10 +144,16 @@ class Repository:
         in_transaction = self._database.connection is not None
         return await retry_while_disconnected(work, 0 if in_transaction else RETRY_SECONDS)
 
-    async def _stream(self, name: str, /, **params: Any) -> AsyncGenerator[asyncpg.Record]:
+    async def _stream(
+        self, name: str, /, *, project_id: ProjectId, **params: Any
+    ) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor, so that their number does not matter to memory."""
-        text, arguments = self._prepare(name, params)
-        async with self._database.transaction() as inside, inside.acquire() as connection:
+        text, arguments = self._prepare(name, {"project_id": project_id, **params})
+        async with (
+            self._database.long_transaction(project_id),
+            self._database.transaction() as inside,
+            inside.acquire() as connection,
+        ):
             with translated(connection):
                 if not self._database.in_caller_transaction:
                     await connection.execute(STREAM_TIMEOUT)

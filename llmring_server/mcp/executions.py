@@ -75,9 +75,10 @@ class McpExecutions(Repository):
     async def stats(self, project_id: ProjectId, tool_id: UUID, days: int = 30) -> ToolStats:
         """Summarize the executions of the last days."""
         first_id = _first_id_at(datetime.now(UTC) - timedelta(days=days))
-        row = await self._fetch_one(
-            "stats", project_id=project_id, tool_id=tool_id, first_id=first_id
-        )
+        async with self._database.long_statement(project_id):
+            row = await self._fetch_one(
+                "stats", project_id=project_id, tool_id=tool_id, first_id=first_id
+            )
         if not row["count"]:
             await self._require_tool(project_id, tool_id)
         return ToolStats(

@@ -71,42 +71,36 @@ async def get_receipt(request: Request, id: ReceiptId) -> Receipt:
 
 async def list_receipt_calls(request: Request, id: ReceiptId, query: OffsetPage) -> ReceiptCalls:
     """List the calls that a receipt certifies, newest first."""
-    with request.long_running_slot():
-        return await request.ring.receipts.calls(request.project_id, id, query)
+    return await request.ring.receipts.calls(request.project_id, id, query)
 
 
 async def get_receipt_proof(request: Request, id: ReceiptId, log_id: CallId) -> InclusionProof:
     """Get the proof that a batch receipt certifies a call."""
-    with request.long_running_slot():
-        return await request.ring.receipts.proof(request.project_id, id, log_id)
+    return await request.ring.receipts.proof(request.project_id, id, log_id)
 
 
 async def list_uncertified_calls(request: Request, query: OffsetPage) -> ReceiptCallPage:
     """List the calls that no receipt certifies, newest first."""
-    with request.long_running_slot():
-        return await request.ring.receipts.uncertified(request.project_id, query)
+    return await request.ring.receipts.uncertified(request.project_id, query)
 
 
 async def generate_receipt(
     request: Request, body: ReceiptRequest
 ) -> Annotated[IssuedBatchReceipt, Conflict]:
     """Issue a receipt for uncertified calls, or for calls by conversation, period or id."""
-    with request.long_running_slot():
-        return await request.ring.receipts.generate(request.project_id, body)
+    return await request.ring.receipts.generate(request.project_id, body)
 
 
 async def preview_receipt(request: Request, body: ReceiptRequest) -> ReceiptPreview:
     """Preview what a receipt would certify. Nothing is signed or stored."""
-    with request.long_running_slot():
-        return await request.ring.receipts.preview(request.project_id, body)
+    return await request.ring.receipts.preview(request.project_id, body)
 
 
 async def issue_receipt(
     request: Request, body: IssueRequest
 ) -> Annotated[Receipt, NotFound, Conflict]:
     """Issue the receipt of one stored call, or return the existing one."""
-    with request.long_running_slot():
-        return await request.ring.receipts.issue(request.project_id, body.log_id)
+    return await request.ring.receipts.issue(request.project_id, body.log_id)
 
 
 async def import_receipt(
@@ -142,7 +136,7 @@ async def export_receipt(
 ) -> Annotated[Response, {JSONL_MEDIA_TYPE: ExportedCall}]:
     """Export the calls that a receipt certifies, newest first, as JSON lines."""
     calls = request.ring.receipts.with_unparsed_json().export(request.project_id, id)
-    return await jsonl_response(calls, "receipt.jsonl", request)
+    return await jsonl_response(calls, "receipt.jsonl")
 
 
 # Public keys.

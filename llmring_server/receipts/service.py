@@ -91,7 +91,10 @@ class Receipts(Repository):
     async def generate(self, project_id: ProjectId, request: ReceiptRequest) -> IssuedBatchReceipt:
         """Certify the selected calls, all or none; raise BadRequest if there are none."""
         keyring = self._required_keyring()
-        async with self._database.transaction() as transaction:
+        async with (
+            self._database.long_transaction(project_id),
+            self._database.transaction() as transaction,
+        ):
             inside = self.with_database(transaction)
             await inside._lock_project(project_id)
             result = await inside._generate(keyring, project_id, request)
@@ -112,7 +115,10 @@ class Receipts(Repository):
     async def issue(self, project_id: ProjectId, log_id: UUID) -> Receipt:
         """Return the receipt of one call: an existing one, or else a new one."""
         keyring = self._required_keyring()
-        async with self._database.transaction() as transaction:
+        async with (
+            self._database.long_transaction(project_id),
+            self._database.transaction() as transaction,
+        ):
             inside = self.with_database(transaction)
             await inside._lock_project(project_id)
             receipt = await inside._receipt_for_call(keyring, project_id, log_id)
@@ -244,20 +250,24 @@ class Receipts(Repository):
     ) -> ReceiptCalls:
         """Return a page of the calls of a receipt that are still stored, newest first."""
         receipt = await self._get(project_id, id)
-        rows = await self._fetch_all(
-            "list_calls", project_id=project_id, id=receipt.id, **page.model_dump()
-        )
-        count = await self._fetch_one("count_calls", project_id=project_id, id=receipt.id)
+        async with self._database.long_statement(project_id):
+            rows = await self._fetch_all(
+                "list_calls", project_id=project_id, id=receipt.id, **page.model_dump()
+            )
+            count = await self._fetch_one("count_calls", project_id=project_id, id=receipt.id)
         return {"receipt_id": receipt.flat_id, **_page_of_calls(rows, count["total"], page)}
 
     async def uncertified(
         self, project_id: ProjectId, page: OffsetPage = _FIRST_CALLS
     ) -> ReceiptCallPage:
         """Return a page of the calls that no receipt certifies, newest first."""
-        rows = await self._fetch_all("list_uncertified", project_id=project_id, **page.model_dump())
-        count = await self._fetch_one(
-            "count_uncertified", project_id=project_id, max_total=MAX_TOTAL
-        )
+        async with self._database.long_statement(project_id):
+            rows = await self._fetch_all(
+                "list_uncertified", project_id=project_id, **page.model_dump()
+            )
+            count = await self._fetch_one(
+                "count_uncertified", project_id=project_id, max_total=MAX_TOTAL
+            )
         return _page_of_calls(rows, count["total"], page)
 
     async def export(self, project_id: ProjectId, id: str) -> AsyncGenerator[ExportedCall]:
@@ -279,9 +289,10 @@ class Receipts(Repository):
         """
         receipt = await self._get(project_id, id)
         envelope = receipt.envelope()
-        position = await self._fetch_one(
-            "leaf_index", "Call", project_id=project_id, id=receipt.id, log_id=log_id
-        )
+        async with self._database.long_statement(project_id):
+            position = await self._fetch_one(
+                "leaf_index", "Call", project_id=project_id, id=receipt.id, log_id=log_id
+            )
         if envelope is None:
             raise NotFound.of("Proof")
         if envelope["receipt"]["kind"] != "batch":

@@ -283,43 +283,24 @@ async def export_calls(
     """
     calls = request.ring.usage.with_unparsed_json().export(request.project_id, query)
     if query.format == "jsonl":
-        return await jsonl_response(calls, "calls.jsonl", request)
+        return await jsonl_response(calls, "calls.jsonl")
     chunks = export.encode_in_chunks(calls, export.encode_csv)
-    return await _file_response(
-        request, chunks, "calls.csv", CSV_MEDIA_TYPE, header=export.CSV_HEADER
-    )
+    return await _file_response(chunks, "calls.csv", CSV_MEDIA_TYPE, header=export.CSV_HEADER)
 
 
-async def jsonl_response(
-    calls: AsyncGenerator[ExportedCall], name: str, request: Request
-) -> Response:
+async def jsonl_response(calls: AsyncGenerator[ExportedCall], name: str) -> Response:
     """Return a file of JSON lines, with one call in each."""
     chunks = export.encode_in_chunks(calls, export.encode_jsonl)
-    return await _file_response(request, chunks, name, JSONL_MEDIA_TYPE)
+    return await _file_response(chunks, name, JSONL_MEDIA_TYPE)
 
 
 async def _file_response(
-    request: Request,
-    chunks: AsyncGenerator[bytes],
-    name: str,
-    media_type: str,
-    *,
-    header: bytes = b"",
+    chunks: AsyncGenerator[bytes], name: str, media_type: str, *, header: bytes = b""
 ) -> Response:
-    chunks = _in_long_running_slot(request, chunks)
     # The first chunk is read before the response begins, so that an error still has its own status.
     first = header + await anext(chunks)
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return _FileResponse(first, chunks, headers=headers, media_type=media_type)
-
-
-async def _in_long_running_slot(
-    request: Request, chunks: AsyncGenerator[bytes]
-) -> AsyncGenerator[bytes]:
-    with request.long_running_slot():
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
 
 
 class _FileResponse(StreamingResponse):

@@ -242,6 +242,11 @@ class CallFilter(TimeRange):
         None, description="Only calls with this id at their origin."
     )
 
+    @property
+    def has_filter(self) -> bool:
+        """Whether calls are read that are not selected, perhaps all of the time range."""
+        return bool(self.model_dump(include=set(CallFilter.__annotations__), exclude_none=True))
+
     def params(self) -> dict[str, Any]:
         """Return the parameters of a statement that selects these calls."""
         labels = self.model_dump(include=set(CallFilter.__annotations__))

@@ -1,6 +1,7 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -36,7 +37,13 @@ from llmring_server.usage.models import (
     LogResult,
     NewCall,
 )
-from llmring_server.usage.stats import StatsQuery, StatsWindow, UsageStats, mark_partial_periods
+from llmring_server.usage.stats import (
+    MAX_PERIODS,
+    StatsQuery,
+    StatsWindow,
+    UsageStats,
+    mark_partial_periods,
+)
 
 
 class Usage(Repository):
@@ -127,15 +134,17 @@ class Usage(Repository):
         It is shorter than its limit if the calls are large. Only an empty page is the last one.
         """
         page = page or CallPage()
-        rows = await self._fetch_all(
-            "list_calls",
-            project_id=project_id,
-            **page.params(),
-            **page.after(project_id)._asdict(),
-            limit=page.limit,
-            offset=page.offset,
-            max_bytes=MAX_PAGE_BYTES,
-        )
+        database = self._database
+        async with database.long_statement(project_id) if page.has_filter else nullcontext():
+            rows = await self._fetch_all(
+                "list_calls",
+                project_id=project_id,
+                **page.params(),
+                **page.after(project_id)._asdict(),
+                limit=page.limit,
+                offset=page.offset,
+                max_bytes=MAX_PAGE_BYTES,
+            )
         return Call.from_rows(rows, self._read_json)
 
     def export(
@@ -175,21 +184,29 @@ class Usage(Repository):
                 " use a later start_date, or whole days (dates without a time)."
             )
         stats = UsageStats.model_validate_json(row["stats"])
+        if len(stats.by_day) > MAX_PERIODS:
+            raise InvalidRequest(
+                f"More than {MAX_PERIODS:,} periods have calls:"
+                " use a shorter time range, or group_by=week or month."
+            )
         mark_partial_periods(stats.by_day, query, window, datetime.now(UTC))
         return stats
 
     async def _fetch_stats(
         self, project_id: ProjectId, query: StatsQuery, window: StatsWindow
     ) -> asyncpg.Record:
-        return await self._fetch_one(
-            "stats",
-            project_id=project_id,
-            group_by=query.group_by,
-            offset_changes=[change.since for change in window.offsets],
-            utc_offsets=[change.utc_offset for change in window.offsets],
-            cut_days=window.cut_days,
-            **window.segments._asdict(),
-        )
+        async with self._database.long_statement(project_id):
+            return await self._fetch_one(
+                "stats",
+                project_id=project_id,
+                group_by=query.group_by,
+                top=query.top,
+                max_periods=MAX_PERIODS + 1,
+                offset_changes=[change.since for change in window.offsets],
+                utc_offsets=[change.utc_offset for change in window.offsets],
+                cut_days=window.cut_days,
+                **window.segments._asdict(),
+            )
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""

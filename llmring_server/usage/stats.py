@@ -15,6 +15,10 @@ DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
 # Clocks may be set back on one of 31 days, in Antarctica by two hours.
 MAX_HOURLY_RANGE = timedelta(days=31, hours=2)
+# The largest number of periods in a report: ten years of days.
+MAX_PERIODS = 3660
+# The largest number of labels of one kind that a report names.
+MAX_LABELS = 500
 
 
 class StatsQuery(TimeRange):
@@ -27,6 +31,13 @@ class StatsQuery(TimeRange):
         "UTC",
         description="The IANA time zone of the periods, of dates, and of times without an offset:"
         " `Europe/Madrid`, for example.",
+    )
+    top: int = Field(
+        MAX_LABELS,
+        ge=1,
+        le=MAX_LABELS,
+        description="How many labels of each kind the report names, those that cost most;"
+        " `(other)` is the sum of the others.",
     )
 
     @model_validator(mode="after")
@@ -157,7 +168,11 @@ class StatsSummary(BaseModel):
 
 
 class UsageStats(BaseModel):
-    """Statistics. `by_day` holds the periods of `group_by` that have calls, newest first."""
+    """Statistics. `by_day` holds the periods of `group_by` that have calls, newest first.
+
+    Other members `by_...` hold the `top` labels that cost most. If there are more, `(other)` is the
+    exact sum of the others, and `truncated` has the number of labels in it: `{"by_model": 59500}`.
+    """
 
     summary: StatsSummary
     by_day: list[StatsPeriod]
@@ -166,6 +181,7 @@ class UsageStats(BaseModel):
     by_origin: dict[str, OriginTotals]
     by_alias: dict[str, LabelTotals]
     by_profile: dict[str, LabelTotals]
+    truncated: dict[str, int]
 
 
 def mark_partial_periods(

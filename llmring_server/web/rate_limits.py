@@ -1,27 +1,20 @@
-"""Rate limits: requests per key, failed logins per network, long operations per project.
+"""Rate limits: requests per key, failed logins per network.
 
 The counts are in the memory of this process: each worker has its own limits.
 """
 
 import math
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Hashable
 
-from llmring_server.core.identity import ProjectId
 from llmring_server.errors import RateLimited
 from llmring_server.settings import Settings
 
 MAX_BUCKETS = 10_000
-MAX_LONG_RUNNING = 2
-LONG_RUNNING_RETRY_SECONDS = 5
 
 TOO_MANY_REQUESTS = "This key has sent too many requests; retry later."
 TOO_MANY_FAILURES = "Too many failed logins from your network; retry later."
-TOO_MANY_LONG_RUNNING = (
-    f"Your project already has {MAX_LONG_RUNNING} exports or receipts in progress; retry later."
-)
 
 
 class TokenBuckets:
@@ -67,7 +60,6 @@ class RateLimits:
             if failures_per_minute
             else None
         )
-        self._long_running: Counter[ProjectId] = Counter()
 
     def count_request(self, key: Hashable) -> None:
         """Count a request of an authenticated caller; raise RateLimited if it has sent too many."""
@@ -86,16 +78,3 @@ class RateLimits:
         """
         if self._failures:
             self._failures.check(network, TOO_MANY_FAILURES)
-
-    @contextmanager
-    def concurrency_slot(self, project_id: ProjectId) -> Iterator[None]:
-        """Occupy one of a project's slots for operations that may keep a connection for long."""
-        if self._long_running[project_id] >= MAX_LONG_RUNNING:
-            raise RateLimited(TOO_MANY_LONG_RUNNING, MAX_LONG_RUNNING, LONG_RUNNING_RETRY_SECONDS)
-        self._long_running[project_id] += 1
-        try:
-            yield
-        finally:
-            self._long_running[project_id] -= 1
-            if not self._long_running[project_id]:
-                del self._long_running[project_id]

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
@@ -138,10 +137,6 @@ class Request:
     def actor(self) -> Actor:
         """The actor for the audit log; of the client's address, only the network."""
         return Actor(self.caller.name, client_network(self.scope), self.scope["llmring.request_id"])
-
-    def long_running_slot(self) -> AbstractContextManager[None]:
-        """Occupy one of the project's slots for long operations, or raise RateLimited."""
-        return self.app.limits.concurrency_slot(self.project_id)
 
     async def body(self) -> bytes:
         """Read the body, once; raise BodyTooLarge beyond the limit of the route."""

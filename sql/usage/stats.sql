@@ -7,6 +7,8 @@
 -- `cuts_daily_only` tells whether one of `cut_days`, of which the range contains a part, is such a day.
 -- A day is 24 hours here: the time zone of a parent's session may have longer and shorter ones. The time
 -- zone of the report comes as its offsets from UTC, each valid from an instant on.
+-- The answer is bounded: of each kind of label it names the @top labels that cost most, and adds up the
+-- others as `(other)`; of periods it has the newest @max_periods.
 WITH edge_calls AS (
     SELECT * FROM <<tables.usage_calls>>
     WHERE project_id = @project_id AND logged_at >= @since AND logged_at < @quarters_since
@@ -72,41 +74,64 @@ by_period AS (
                array_agg(model ORDER BY requests DESC, model) AS models
         FROM models_by_period
         GROUP BY period, utc_offset
+        ORDER BY period - make_interval(secs => coalesce(utc_offset, 0)) DESC
+        LIMIT @max_periods
     ) AS period
 ),
--- Over the whole range, by label and provider; only models have a provider.
-totals AS (
+-- Every call has one model of one provider, so the rows of models give providers and the total, too.
+providers AS (
     SELECT
-        label_kind, label, provider, sum(requests) AS requests, sum(errors) AS errors,
+        provider AS label, sum(requests) AS requests, sum(errors) AS errors,
         sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
     FROM sums
-    GROUP BY label_kind, label, provider
+    WHERE label_kind = 'model'
+    GROUP BY provider
 ),
--- Every call has one model of one provider, so the rows of models give providers and the total, too.
-labels AS (
+labels AS MATERIALIZED (
     SELECT
-        counted.label_kind, counted.label, sum(requests) AS requests, sum(errors) AS errors,
-        sum(unpriced) AS unpriced, trim_scale(sum(cost))::text AS cost,
-        trim_scale(sum(adjustment))::text AS adjustment, sum(input_tokens) AS input_tokens,
-        sum(output_tokens) AS output_tokens, sum(cached_input_tokens) AS cached_input_tokens,
-        sum(unknown_usage) AS unknown_usage
-    FROM totals
+        label_kind, label, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
+    FROM sums
+    GROUP BY label_kind, label
+    UNION ALL
+    SELECT
+        'provider', label, requests, errors, cost,
+        input_tokens, output_tokens, cached_input_tokens, unknown_usage
+    FROM providers
+),
+-- A label that is really called `(other)` is never named: its totals would look like those of the others.
+named AS (
+    SELECT label_kind, top.label
+    FROM (VALUES ('model'), ('provider'), ('origin'), ('alias'), ('profile')) AS kind (label_kind)
     CROSS JOIN LATERAL (
-        VALUES (label_kind, label, true), ('provider', provider, label_kind = 'model'),
-               ('total', '', label_kind = 'model')
-    ) AS counted (label_kind, label, applies)
-    WHERE applies
-    GROUP BY counted.label_kind, counted.label
+        SELECT label FROM labels
+        WHERE labels.label_kind = kind.label_kind AND label <> '(other)'
+        ORDER BY cost DESC, requests DESC, label COLLATE "C"
+        LIMIT @top
+    ) AS top
+),
+-- In the list of columns, the look-up is a hashed one however few labels the planner expects.
+bounded AS (
+    SELECT
+        label_kind, CASE WHEN (label_kind, label) IN (SELECT label_kind, label FROM named) THEN label END AS name,
+        count(*) AS labels, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
+    FROM labels
+    GROUP BY 1, 2
 ),
 by_label AS (
-    SELECT label_kind, count(*) AS size, json_object_agg(label, json_build_object(
-        'requests', requests, 'errors', errors, 'cost', cost, 'input_tokens', input_tokens,
-        'output_tokens', output_tokens, 'cached_input_tokens', cached_input_tokens,
-        'unknown_usage_requests', unknown_usage
-    ) ORDER BY requests DESC, label) AS labels
-    FROM labels
+    SELECT
+        label_kind, sum(labels) AS size, max(labels) FILTER (WHERE name IS NULL) AS others,
+        json_object_agg(coalesce(name, '(other)'), json_build_object(
+            'requests', requests, 'errors', errors, 'cost', trim_scale(cost)::text,
+            'input_tokens', input_tokens, 'output_tokens', output_tokens,
+            'cached_input_tokens', cached_input_tokens, 'unknown_usage_requests', unknown_usage
+        ) ORDER BY name IS NULL, cost DESC, requests DESC, name COLLATE "C") AS labels
+    FROM bounded
     GROUP BY label_kind
 ),
 daily_only AS (
@@ -121,21 +146,25 @@ SELECT
     (SELECT until FROM daily_only) AS daily_only_until,
     (SELECT coalesce(cut, false) FROM daily_only) AS cuts_daily_only, json_build_object(
     'summary', (SELECT json_build_object(
-        'total_requests', coalesce(max(requests), 0),
-        'total_errors', coalesce(max(errors), 0),
-        'unpriced_requests', coalesce(max(unpriced), 0),
-        'unknown_usage_requests', coalesce(max(unknown_usage), 0),
-        'usage_known', coalesce(max(unknown_usage), 0) = 0,
-        'total_cost', coalesce(max(cost), '0'),
-        'total_adjustment', coalesce(max(adjustment), '0'),
-        'total_tokens', coalesce(max(input_tokens + output_tokens), 0),
+        'total_requests', coalesce(sum(requests), 0),
+        'total_errors', coalesce(sum(errors), 0),
+        'unpriced_requests', coalesce(sum(unpriced), 0),
+        'unknown_usage_requests', coalesce(sum(unknown_usage), 0),
+        'usage_known', coalesce(sum(unknown_usage), 0) = 0,
+        'total_cost', trim_scale(coalesce(sum(cost), 0))::text,
+        'total_adjustment', trim_scale(coalesce(sum(adjustment), 0))::text,
+        'total_tokens', coalesce(sum(input_tokens + output_tokens), 0),
         'unique_models', coalesce((SELECT size FROM by_label WHERE label_kind = 'model'), 0),
         'unique_origins', coalesce((SELECT size FROM by_label WHERE label_kind = 'origin'), 0)
-    ) FROM labels WHERE label_kind = 'total'),
+    ) FROM providers),
     'by_day', coalesce((SELECT buckets FROM by_period), '[]'),
     'by_model', coalesce((SELECT labels FROM by_label WHERE label_kind = 'model'), '{}'),
     'by_provider', coalesce((SELECT labels FROM by_label WHERE label_kind = 'provider'), '{}'),
     'by_origin', coalesce((SELECT labels FROM by_label WHERE label_kind = 'origin'), '{}'),
     'by_alias', coalesce((SELECT labels FROM by_label WHERE label_kind = 'alias'), '{}'),
-    'by_profile', coalesce((SELECT labels FROM by_label WHERE label_kind = 'profile'), '{}')
+    'by_profile', coalesce((SELECT labels FROM by_label WHERE label_kind = 'profile'), '{}'),
+    'truncated', coalesce((
+        SELECT json_object_agg('by_' || label_kind, others ORDER BY label_kind) FROM by_label
+        WHERE others IS NOT NULL
+    ), '{}')
 )::text AS stats;

@@ -1,5 +1,6 @@
 """Issuing receipts over HTTP: `generate` in its four ways, `preview` and `issue`."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -8,7 +9,8 @@ import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Settings, build
+from llmring_server import Ring, Settings
+from llmring_server.asgi import ASGIFactory
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.receipts import ReceiptRequest
@@ -197,26 +199,31 @@ async def test_issue_receipt_signs_the_stored_call_only(
     assert (await client.get(PATH)).json()["total"] == 1
 
 
-async def test_a_project_has_few_slots_for_long_running_requests(
+async def test_a_project_has_few_places_for_long_reads(
     db: AsyncDatabaseManager, project_id: ProjectId, key: str
 ) -> None:
-    app, id = build(db, Settings(auth="open"), keyring=keyring()), uuid4()
-    transport = httpx.ASGITransport(app=app)
+    # Of five connections, one is for long statements and one for long transactions.
+    ring = Ring(db, Settings(auth="open", acquire_timeout=0.5), keyring=keyring())
+    [log_id] = await log_calls(ring, project_id, {})
+    result = await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
+    id = result["receipt"]["receipt_id"]
+    transport = httpx.ASGITransport(app=ASGIFactory(ring.settings).around(ring))
     async with httpx.AsyncClient(
         transport=transport, base_url=f"http://test{PATH}", headers={"X-API-Key": key}
     ) as client:
-        slot = app.state.limits.concurrency_slot
-        with slot(project_id), slot(project_id):
-            responses = [
-                await client.get(f"/{id}/logs"),
-                await client.get(f"/{id}/proof/{id}"),
-                await client.get("/uncertified"),
-                await client.post("/generate", json=UNCERTIFIED_BODY),
-                await client.post("/preview", json=UNCERTIFIED_BODY),
-                await client.post("/issue", json={"log_id": str(id)}),
-            ]
-        assert {response.status_code for response in responses} == {429}
-        free = await client.post("/preview", json=UNCERTIFIED_BODY)
+        database = ring._database
+        async with database.long_statement(project_id), database.long_transaction(project_id):
+            responses = await asyncio.gather(
+                client.get(f"/{id}/logs"),
+                client.get(f"/{id}/proof/{log_id}"),
+                client.get(f"/{id}/export"),
+                client.get("/uncertified"),
+                client.post("/generate", json=UNCERTIFIED_BODY),
+                client.post("/preview", json={"log_ids": [log_id]}),
+                client.post("/issue", json={"log_id": log_id}),
+            )
+            assert {response.status_code for response in responses} == {429}
+        free = await client.post("/preview", json={"log_ids": [log_id]})
         assert free.status_code == 200
 
 

@@ -196,6 +196,23 @@ class Histories(RuleBasedStateMachine):
         periods = Counter(period_of(call.logged_at, tz, group_by) for call in calls)
         assert {period.date: period.requests for period in stats.by_day} == periods
 
+    @rule(top=st.integers(1, 2))
+    def labels_beyond_the_top_are_summed_up(self, top: int) -> None:
+        since, until = TODAY - timedelta(days=390), NOW + timedelta(hours=1)
+        query = StatsQuery(start_date=since, end_date=until, top=top)
+        stats = self.wait(self.ring.usage.stats(self.project_id, query))
+        calls = self.ledger.between(since, until)
+        for label, labelled in (
+            ("model", calls),
+            ("provider", calls),
+            ("alias", [call for call in calls if call.alias]),
+        ):
+            totals = getattr(stats, f"by_{label}")
+            assert len(totals) <= top + 1
+            assert ("(other)" in totals) == (f"by_{label}" in stats.truncated)
+            assert sum(each.requests for each in totals.values()) == len(labelled)
+            assert sum(each.cost for each in totals.values()) == self.ledger.total(labelled)
+
     def check(self, since: datetime, until: datetime) -> None:
         query = StatsQuery(start_date=since, end_date=until)
         stats = self.wait(self.ring.usage.stats(self.project_id, query))

@@ -1,7 +1,7 @@
 """Rate limits: of requests by key, of failed logins by network, of exports by project."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from uuid import uuid4
 
 import httpx
@@ -13,7 +13,8 @@ from llmring_server.access.key_format import new_api_key
 from llmring_server.asgi import ASGIFactory
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import RateLimited
-from llmring_server.web.rate_limits import MAX_BUCKETS, RateLimits, TokenBuckets
+from llmring_server.usage.models import NewCall
+from llmring_server.web.rate_limits import MAX_BUCKETS, TokenBuckets
 from tests.conftest import CALL
 
 
@@ -89,19 +90,29 @@ async def test_a_client_cannot_forge_its_address(db: AsyncDatabaseManager) -> No
             assert (await client.get("/api/v1/logs", headers=headers)).status_code == expected
 
 
-async def test_concurrent_exports_of_a_project_are_limited(project_id: ProjectId) -> None:
-    limits, other = RateLimits(Settings()), ProjectId(uuid4())
-    slots = [limits.concurrency_slot(each) for each in (project_id, project_id, other)]
-    for slot in slots:
-        slot.__enter__()
-    with pytest.raises(RateLimited):
-        limits.concurrency_slot(project_id).__enter__()
-    for slot in slots:
-        slot.__exit__(None, None, None)
-    assert not limits._long_running
+async def test_concurrent_exports_of_a_project_are_limited(
+    db: AsyncDatabaseManager, project_id: ProjectId, key: str
+) -> None:
+    ring = Ring(db, Settings(auth="open", acquire_timeout=0.5))
+    await ring.usage.log(project_id, NewCall(**CALL))
+    transport = httpx.ASGITransport(app=ASGIFactory(ring.settings).around(ring))
+    async with (
+        httpx.AsyncClient(
+            transport=transport, base_url="http://test", headers={"X-API-Key": key}
+        ) as client,
+        aclosing(ring.usage.export(project_id)) as export,
+    ):
+        await anext(export)
+        response = await client.get("/api/v1/logs/export")
+        assert response.status_code == 429
+        assert response.json()["detail"] == (
+            "Your project already has 1 exports or receipts in progress; retry later."
+        )
+        assert (response.headers["Retry-After"], response.headers["RateLimit-Limit"]) == ("5", "1")
+        assert (await client.get("/api/v1/stats")).status_code == 200
 
 
-async def test_a_finished_export_frees_its_slot(db: AsyncDatabaseManager) -> None:
+async def test_a_finished_export_frees_its_place(db: AsyncDatabaseManager) -> None:
     async with limited(db, auth="open") as client:
         for _ in range(5):
             response = await client.get("/api/v1/logs/export", headers={"X-API-Key": "me"})
