@@ -18,6 +18,7 @@ Code = Literal[
     "method_not_allowed",
     "request_timeout",
     "conflict",
+    "quota_exceeded",
     "receipts_not_configured",
     "request_in_progress",
     "body_too_large",
@@ -134,6 +135,13 @@ class Conflict(RingError):
     status = 409
     code: Code = "conflict"
     detail = "A resource with this name already exists."
+
+
+class QuotaExceeded(Conflict):
+    """The project has as many things of a kind as its quota allows."""
+
+    code: Code = "quota_exceeded"
+    detail = "The project has as many of these as its quota allows: delete some first."
 
 
 class ReceiptsNotConfigured(Conflict):

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.core.warnings import RequestWarning
-from llmring_server.errors import Conflict, NotFound
+from llmring_server.errors import Conflict, NotFound, QuotaExceeded
 from llmring_server.mcp.models import (
     Acknowledgement,
     Capability,
@@ -163,7 +163,9 @@ def _prompt_content(request: Request, content: CapabilityContent) -> PromptConte
 # Servers.
 
 
-async def register_mcp_server(request: Request, body: NewMcpServer) -> McpServer:
+async def register_mcp_server(
+    request: Request, body: NewMcpServer
+) -> Annotated[McpServer, QuotaExceeded]:
     """Register an MCP server. This server never connects to it."""
     return await request.ring.mcp.servers.register(request.project_id, body)
 

@@ -28,6 +28,7 @@ CODES = {
     "Overloaded": (503, "overloaded"),
     "PostgresNotFound": (500, "postgres_not_found"),
     "PostgresStartFailed": (500, "postgres_start_failed"),
+    "QuotaExceeded": (409, "quota_exceeded"),
     "RateLimited": (429, "rate_limited"),
     "ReceiptsNotConfigured": (409, "receipts_not_configured"),
     "RegistryStale": (503, "registry_stale"),
