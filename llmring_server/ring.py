@@ -74,13 +74,13 @@ class Ring:
             self.receipts,
             settings.conversation_content,
         )
-        self.keys = ApiKeys(database, self.audit)
+        self.keys = ApiKeys(database, self.audit, settings)
         self.projects = Projects(database, self.audit)
         self.nonces = Nonces(database)
         self.rerating = Rerating(database, self.prices, self.audit)
         self.call_import = CallImport(database, self.usage, self.rollups, self.rerating, self.audit)
-        self.templates = Templates(database, self.audit)
-        self.aliases = Aliases(database)
+        self.templates = Templates(database, self.audit, settings)
+        self.aliases = Aliases(database, settings)
         self.mcp = Mcp(
             McpServers(database, self.audit, settings),
             McpCapabilities(database, self.audit, settings),

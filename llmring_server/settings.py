@@ -17,6 +17,9 @@ PREFIX = "LLMRING_"
 # The registry URL that turns fetching off.
 NO_REGISTRY = "none"
 
+# Larger quotas would be slow to count; 0 turns one off.
+MAX_QUOTA = 1_000_000
+
 # PostgreSQL truncates longer names.
 MAX_SCHEMA_LENGTH = 63
 
@@ -112,6 +115,12 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     registry_url: RegistryUrl = Field("https://llmring.github.io/registry", repr=False)
     registry_ttl: float = Field(3600, gt=0, le=86_400)
     registry_providers: Providers = ("openai", "anthropic", "google")
+    # Quotas of a project; 0: no limit.
+    max_keys: int = Field(1000, ge=0, le=MAX_QUOTA)
+    max_aliases: int = Field(10_000, ge=0, le=MAX_QUOTA)
+    max_templates: int = Field(10_000, ge=0, le=MAX_QUOTA)
+    max_template_versions: int = Field(1000, ge=0, le=MAX_QUOTA)
+    max_mcp_servers: int = Field(1000, ge=0, le=MAX_QUOTA)
     mcp_urls: Literal["any", "public"] = "any"
     # At the most, a complete list of one server's capabilities fits in a response of 8 MiB.
     max_mcp_capabilities: int = Field(1000, ge=1, le=1000)

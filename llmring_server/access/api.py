@@ -9,11 +9,11 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, Field
 from typing_extensions import TypedDict
 
-from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions
+from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions, KeyPage
 from llmring_server.core.identity import DEFAULT_SCOPES, ApiScope
 from llmring_server.core.numbers import WHOLE
-from llmring_server.errors import Forbidden
-from llmring_server.web.request import IdOf, Request
+from llmring_server.errors import Forbidden, QuotaExceeded
+from llmring_server.web.request import IdOf, Request, link
 
 KeyId = Annotated[str, Field(pattern="^[0-9A-Za-z]{8}$"), IdOf("API key")]
 
@@ -55,9 +55,12 @@ class RevokedKey(TypedDict):
     revoked_at: datetime
 
 
-async def list_keys(request: Request) -> list[ApiKey]:
-    """List the API keys of your project."""
-    return await request.ring.keys.list(request.project_id)
+async def list_keys(request: Request, query: KeyPage) -> Annotated[list[ApiKey], "Link"]:
+    """List the API keys of your project, oldest first."""
+    keys = await request.ring.keys.list(request.project_id, query)
+    if keys:
+        request.response_headers = link(query, query.next(request.project_id, keys[-1]))
+    return keys
 
 
 async def get_key(request: Request, id: KeyId) -> ApiKey:
@@ -65,7 +68,7 @@ async def get_key(request: Request, id: KeyId) -> ApiKey:
     return await request.ring.keys.get(id, request.project_id)
 
 
-async def issue_key(request: Request, body: NewKey) -> IssuedKeyResponse:
+async def issue_key(request: Request, body: NewKey) -> Annotated[IssuedKeyResponse, QuotaExceeded]:
     """Issue an API key for your project. The response is the only place that shows it."""
     _require_all(request, body.scopes)
     options = KeyOptions(body.label, body.scopes, body.expires_at)
@@ -73,7 +76,9 @@ async def issue_key(request: Request, body: NewKey) -> IssuedKeyResponse:
     return _issued_key_response(issued)
 
 
-async def rotate_key(request: Request, id: KeyId, body: KeyRotation) -> IssuedKeyResponse:
+async def rotate_key(
+    request: Request, id: KeyId, body: KeyRotation
+) -> Annotated[IssuedKeyResponse, QuotaExceeded]:
     """Issue a replacement for an API key, which stays valid for `overlap` seconds."""
     key = await request.ring.keys.get(id, request.project_id)
     _require_all(request, key.scopes)

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
+
+from pydantic import Field
 
 from llmring_server.core.identity import Action, Actor, ProjectId
 from llmring_server.core.ids import new_id
+from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 
@@ -13,6 +17,7 @@ from llmring_server.db.tables import Table
 class AuditEvent:
     """A privileged action. The values that it set are not recorded."""
 
+    id: UUID
     at: datetime
     actor: str
     action: str
@@ -20,6 +25,16 @@ class AuditEvent:
     target: str
     remote: str | None
     request_id: str | None
+
+
+class AuditPage(PageParams):
+    """A page of events, newest first."""
+
+    limit: Limit = Field(1000, ge=1, le=1000)
+
+    def next(self, project_id: ProjectId | None, last: AuditEvent) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return self.following(project_id, Position(last.at, last.id), b"audit")
 
 
 class AuditLog(Repository):
@@ -45,8 +60,21 @@ class AuditLog(Repository):
         )
 
     async def events(
-        self, since: datetime, project_id: ProjectId | None = None, limit: int = 1000
+        self,
+        since: datetime,
+        project_id: ProjectId | None = None,
+        page: AuditPage | None = None,
     ) -> list[AuditEvent]:
-        """Return the events since then, newest first: of one project, or of the deployment."""
-        rows = await self._fetch_all("events", since=since, project_id=project_id, limit=limit)
+        """Return a page of the events since then: of one project, or of the deployment."""
+        page = page or AuditPage()
+        last_at, last_id = page.after(project_id, b"audit")
+        rows = await self._fetch_all(
+            "events",
+            since=since,
+            project_id=project_id,
+            last_at=last_at,
+            last_id=last_id,
+            limit=page.limit,
+            offset=page.offset,
+        )
         return [AuditEvent(*row) for row in rows]

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
+
+from pydantic import Field
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.access.key_format import ID_LENGTH, PREFIX, key_digest, key_id, new_api_key
@@ -19,10 +22,13 @@ from llmring_server.core.identity import (
     project_name,
 )
 from llmring_server.core.ids import new_id
+from llmring_server.core.pagination import INVALID_CURSOR, Limit, PageParams
 from llmring_server.db.database import Database
+from llmring_server.db.quotas import Quota
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest
+from llmring_server.settings import Settings
 
 # A key that was found valid is accepted for so many seconds without another lookup: a revoked key
 # is rejected everywhere after that time.
@@ -90,6 +96,32 @@ class ApiKey:
     revoked_at: datetime | None
 
 
+class KeyPage(PageParams):
+    """A page of keys, also revoked and expired ones: a project's oldest key first."""
+
+    limit: Limit = Field(1000, ge=1, le=1000)
+
+    def last_key(self, project_id: ProjectId | None) -> dict[str, Any]:
+        """Return the position of the key that the previous page ended with."""
+        cursor = self.last(project_id, b"keys")
+        if cursor is None:
+            return {"last_project_id": None, "last_at": None, "last_id": None}
+        try:
+            last_project_id, last_at, last_id = cursor[0]
+            return {
+                "last_project_id": UUID(last_project_id),
+                "last_at": datetime.fromisoformat(last_at),
+                "last_id": str(last_id),
+            }
+        except (AttributeError, TypeError, ValueError) as exc:
+            raise InvalidRequest(INVALID_CURSOR) from exc
+
+    def next(self, project_id: ProjectId | None, last: ApiKey) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        position = (str(last.project_id), last.created_at, last.id)
+        return self.following(project_id, (position, None), b"keys")
+
+
 class KeyOptions(NamedTuple):
     """Label, scopes and expiry of a new key."""
 
@@ -116,12 +148,19 @@ class ApiKeys(Repository):
 
     row_kind = "API key"
     sql = "access/keys"
-    # A key is deleted with its project.
-    tables = (Table("api_keys", grants=("UPDATE",)),)
+    # A key is deleted with its project; a revoked or expired one also to make room for another.
+    tables = (Table("api_keys", grants=("UPDATE", "DELETE")),)
 
-    def __init__(self, database: Database, audit: AuditLog) -> None:
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._quota = Quota(
+            database,
+            settings.max_keys,
+            setting="LLMRING_MAX_KEYS",
+            kind="valid API keys",
+            remedy="revoke some",
+        )
         # Separate caches, so that invalid keys, which anyone can make up, evict no valid ones.
         self._valid = _CallerCache()
         self._invalid = _CallerCache()
@@ -130,22 +169,20 @@ class ApiKeys(Repository):
         self, project: str, options: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
     ) -> IssuedKey:
         """Issue a key for the project with this name, which is created if it does not exist."""
-        return await self._issue(
-            "insert_key_and_project",
-            "key.issue",
-            actor,
-            project=project_name(project),
-            project_id=new_id(),
-            **options.validated(),
-        )
+        name, valid_options = project_name(project), options.validated()
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            row = await inside._fetch_one("create_project", project=name, project_id=new_id())
+            return await inside._issue(row["project_id"], "key.issue", actor, **valid_options)
 
     async def issue_for(
         self, project_id: ProjectId, options: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
     ) -> IssuedKey:
         """Issue a key for an existing project."""
-        return await self._issue(
-            "insert_key", "key.issue", actor, project_id=project_id, **options.validated()
-        )
+        valid_options = options.validated()
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            return await inside._issue(project_id, "key.issue", actor, **valid_options)
 
     async def rotate(
         self,
@@ -160,25 +197,35 @@ class ApiKeys(Repository):
 
         NotFound if that key is not valid, or has a scope that is not among `scopes`.
         """
-        issued = await self._issue(
-            "rotate",
-            "key.rotate",
-            actor,
-            rotated_id=id,
-            id=id,
-            project_id=project_id,
-            scopes=list(scopes),
-            overlap=overlap.total_seconds(),
-        )
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            old = await inside._fetch_one(
+                "replace",
+                id=id,
+                project_id=project_id,
+                scopes=list(scopes),
+                overlap=overlap.total_seconds(),
+            )
+            issued = await inside._issue(rotated_id=id, action="key.rotate", actor=actor, **old)
         self._valid.clear()
         return issued
 
-    async def list(self, project_id: ProjectId | None = None) -> list[ApiKey]:
-        rows = await self._fetch_all("list", project_id=project_id, id=None)
+    async def list(
+        self, project_id: ProjectId | None = None, page: KeyPage | None = None
+    ) -> list[ApiKey]:
+        """Return a page of keys."""
+        page = page or KeyPage()
+        rows = await self._fetch_all(
+            "list",
+            project_id=project_id,
+            limit=page.limit,
+            offset=page.offset,
+            **page.last_key(project_id),
+        )
         return [ApiKey(**row) for row in rows]
 
     async def get(self, id: str, project_id: ProjectId | None = None) -> ApiKey:
-        return ApiKey(**await self._fetch_one("list", project_id=project_id, id=id))
+        return ApiKey(**await self._fetch_one("get", project_id=project_id, id=id))
 
     async def revoke(
         self, id: str, project_id: ProjectId | None = None, *, actor: Actor
@@ -245,14 +292,24 @@ class ApiKeys(Repository):
         return _CachedCaller(now + min(CACHE_TTL, row["seconds_left"] or CACHE_TTL), caller)
 
     async def _issue(
-        self, statement: str, action: Action, actor: Actor, rotated_id: str = "", **params: Any
+        self,
+        project_id: ProjectId,
+        action: Action,
+        actor: Actor,
+        rotated_id: str = "",
+        **options: Any,
     ) -> IssuedKey:
-        """Store a new key with one of three statements, and record it in the audit log."""
+        """Store a new key and record it in the audit log, in the transaction of the caller."""
         secret = new_api_key()
         id = secret.removeprefix(PREFIX)[:ID_LENGTH]
-        async with self._database.transaction() as transaction:
-            inside = self.with_database(transaction)
-            row = await inside._fetch_one(statement, new_id=id, digest=key_digest(secret), **params)
-            target = f"{rotated_id} {id}".strip()
-            await inside._audit.record(actor, action, target, row["project_id"])
-        return IssuedKey(secret, id, row["project_id"])
+        key = {"project_id": project_id, "new_id": id, "digest": key_digest(secret), **options}
+        quota = self._quota.limit
+        await self._quota.lock(project_id)
+        rows = await self._fetch_all("insert_key", quota=quota, **key)
+        if not rows:
+            await self._fetch_all("delete_invalid_keys", project_id=project_id, quota=quota)
+            rows = await self._fetch_all("insert_key", quota=quota, **key)
+        if not rows:
+            raise self._quota.exceeded()
+        await self._audit.record(actor, action, f"{rotated_id} {id}".strip(), project_id)
+        return IssuedKey(secret, id, project_id)

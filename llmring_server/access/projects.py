@@ -9,9 +9,12 @@ from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from pydantic import Field
+
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId, project_name, project_of_key
 from llmring_server.core.ids import new_id
+from llmring_server.core.pagination import Limit, PageParams, Position
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -24,6 +27,9 @@ BATCH_SIZE = 5000
 # it may be retried for five more.
 ERASE_GRACE_SECONDS = 11.0
 LOCK_POLL_SECONDS = 0.2
+
+# The Max UUID of RFC 9562, which is no project's id.
+LARGEST_ID = UUID(int=2**128 - 1)
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -42,6 +48,16 @@ class Project:
     retain_days: int | None
     keys: int
     last_call: date | None
+
+
+class ProjectPage(PageParams):
+    """A page of projects, the one with the largest id first."""
+
+    limit: Limit = Field(1000, ge=1, le=1000)
+
+    def next(self, project_id: ProjectId | None, last: Project) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        return self.following(project_id, Position(None, last.project_id), b"projects")
 
 
 class ErasedRows(NamedTuple):
@@ -76,9 +92,16 @@ class Projects(Repository):
             await inside._audit.record(actor, "project.create", str(project_id), project_id)
         return project_id
 
-    async def list(self) -> list[Project]:
-        """Return all projects: those that were created, and those that only have data."""
-        return [Project(**row) for row in await self._fetch_all("list")]
+    async def list(self, page: ProjectPage | None = None) -> list[Project]:
+        """Return a page of projects: of those that were created, and those that only have data."""
+        page = page or ProjectPage()
+        rows = await self._fetch_all(
+            "list",
+            last_id=page.after(None, b"projects").last_id or LARGEST_ID,
+            limit=page.limit,
+            offset=page.offset,
+        )
+        return [Project(**row) for row in rows]
 
     async def get(self, project_id: ProjectId) -> Project:
         """Return one project; NotFound if it was not created and has no data."""

@@ -16,6 +16,7 @@ from llmring_server.aliases.models import (
     Profile,
 )
 from llmring_server.core.strict_json import SmallJsonObject
+from llmring_server.errors import QuotaExceeded
 from llmring_server.web.request import IdOf, Request, link
 
 AliasInPath = Annotated[Name, IdOf("Alias")]
@@ -68,14 +69,14 @@ async def list_aliases(request: Request, query: AliasPage) -> Annotated[list[Ali
     return bindings
 
 
-async def bind_alias(request: Request, body: BindAlias) -> AliasBinding:
+async def bind_alias(request: Request, body: BindAlias) -> Annotated[AliasBinding, QuotaExceeded]:
     """Bind an alias to a model; an existing binding is replaced."""
     return await request.ring.aliases.bind(request.project_id, body)
 
 
 async def bind_aliases(
     request: Request, query: ProfileQuery, body: BindAliases | None
-) -> BoundAliases:
+) -> Annotated[BoundAliases, QuotaExceeded]:
     """Bind aliases in the profile of the query; profiles in the body are ignored."""
     requested = body.root if body else []
     bindings = [binding.model_copy(update={"profile": query.profile}) for binding in requested]
@@ -94,7 +95,9 @@ async def get_alias(request: Request, alias: AliasInPath, query: ProfileQuery) -
     return await request.ring.aliases.get(request.project_id, alias, query.profile)
 
 
-async def put_alias(request: Request, alias: AliasInPath, body: AliasUpdate) -> AliasBinding:
+async def put_alias(
+    request: Request, alias: AliasInPath, body: AliasUpdate
+) -> Annotated[AliasBinding, QuotaExceeded]:
     """Bind the alias in the path to a model."""
     binding = BindAlias(alias=alias, **body.model_dump())
     return await request.ring.aliases.bind(request.project_id, binding)

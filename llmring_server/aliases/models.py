@@ -14,6 +14,8 @@ from llmring_server.core.strict_json import NOT_BLANK, JsonReader, SmallJsonObje
 
 DEFAULT_PROFILE = "default"
 MAX_BINDINGS = 1_000
+# As many as a project has by default, since older clients expect all of them.
+MAX_PAGE_SIZE = 10_000
 
 # The API has routes of these names below `/aliases/`, so aliases of these names could not be read.
 RESERVED_NAMES = ("bind", "bulk_upsert", "resolve")
@@ -70,7 +72,7 @@ class AliasPage(PageParams):
     """
 
     profile: Name | None = Field(None, description="Only aliases of this profile.")
-    limit: Limit = Field(MAX_BINDINGS, ge=1, le=MAX_BINDINGS)
+    limit: Limit = Field(MAX_PAGE_SIZE, ge=1, le=MAX_PAGE_SIZE)
     cursor: Cursor = Field(None, max_length=1200)
 
     def last_binding(self, project_id: ProjectId) -> tuple[str | None, str | None]:

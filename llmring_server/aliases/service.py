@@ -6,9 +6,12 @@ from llmring_server.aliases.models import DEFAULT_PROFILE, AliasBinding, AliasPa
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
+from llmring_server.db.database import Database
+from llmring_server.db.quotas import Quota
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import InvalidRequest
+from llmring_server.settings import Settings
 
 # How many other aliases a new binding, or one that leads to it, may lead through.
 MAX_ALIASES_IN_A_ROW = 16
@@ -23,6 +26,16 @@ class Aliases(Repository):
     sql = "aliases/aliases"
     tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
+    def __init__(self, database: Database, settings: Settings) -> None:
+        super().__init__(database)
+        self._quota = Quota(
+            database,
+            settings.max_aliases,
+            setting="LLMRING_MAX_ALIASES",
+            kind="aliases",
+            remedy="delete some",
+        )
+
     async def bind(self, project_id: ProjectId, binding: BindAlias) -> AliasBinding:
         """Bind an alias to a model; an existing binding is replaced."""
         [bound] = await self.bind_many(project_id, [binding])
@@ -33,17 +46,21 @@ class Aliases(Repository):
     ) -> list[AliasBinding]:
         """Bind aliases, all or none; the last of those with the same alias and profile wins.
 
-        InvalidRequest if one that changes, or another alias through it, would lead back to itself
-        or through too many aliases.
+        QuotaExceeded if there would be too many. InvalidRequest if one that changes, or another
+        alias through it, would lead back to itself or through too many aliases.
         """
         distinct = {(binding.profile, binding.alias): binding.model_dump() for binding in bindings}
         params = {
             "project_id": project_id,
             "bindings": dump_json(list(distinct.values()), "metadata").decode(),
+            "quota": self._quota.limit,
         }
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
+            await inside._quota.lock(project_id)
             rows = await inside._fetch_all("bind", **params)
+            if len(rows) < len(distinct):
+                raise self._quota.exceeded()
             changed = [
                 {"profile": row["profile"], "alias": row["alias"]}
                 for row in rows

@@ -2,13 +2,15 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 from rich.table import Table
 
-from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions
+from llmring_server.access.audit import AuditEvent, AuditPage
+from llmring_server.access.keys import ApiKey, IssuedKey, KeyOptions, KeyPage
 from llmring_server.access.projects import ERASE_GRACE_SECONDS, Project
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE, wrapping_table
@@ -146,10 +148,13 @@ async def _find_key(ring: Ring, id: str) -> ApiKey:
     " standard input.",
 )
 def list_keys(env: str, data_dir: Path, project: str | None) -> None:
-    """List keys, without their secrets."""
+    """List keys, without their secrets. Some revoked and expired keys may have been deleted."""
 
     async def read(ring: Ring) -> list[ApiKey]:
-        return await ring.keys.list(await ring.projects.find(project) if project else None)
+        project_id = await ring.projects.find(project) if project else None
+        pages = partial(ring.keys.list, project_id)
+        keys: list[ApiKey] = await environment.all_pages(pages, project_id, KeyPage())
+        return sorted(keys, key=lambda key: (key.project is None, key.project or ""))
 
     table = wrapping_table(
         "key", "project", "label", "scopes", "created", "last used", "valid until"
@@ -256,7 +261,7 @@ def list_projects(env: str, data_dir: Path) -> None:
     A project of mode open has no name until `projects rename` gives it one.
     """
     table = wrapping_table("project", "id", "created", "keys", "retention", "last call")
-    for project in environment.with_ring(env, data_dir, lambda ring: ring.projects.list()):
+    for project in environment.with_ring(env, data_dir, environment.all_projects):
         details = _project_details(project)
         table.add_row(project.name or NO_NAME, *details.values())
     CONSOLE.print(table)
@@ -378,7 +383,14 @@ def audit(env: str, data_dir: Path, days: int) -> None:
     """Show the audit log of privileged actions."""
     since = datetime.now(UTC) - timedelta(days=days)
     table = wrapping_table("at", "actor", "action", "target", "project id", "remote", "request")
-    for event in environment.with_ring(env, data_dir, lambda ring: ring.audit.events(since)):
+
+    async def read(ring: Ring) -> list[AuditEvent]:
+        async def pages(page: AuditPage) -> list[AuditEvent]:
+            return await ring.audit.events(since, page=page)
+
+        return await environment.all_pages(pages, None, AuditPage())
+
+    for event in environment.with_ring(env, data_dir, read):
         table.add_row(
             f"{event.at:%Y-%m-%d %H:%M:%S}",
             event.actor,

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import date
 from difflib import get_close_matches
 from getpass import getuser
 from pathlib import Path
@@ -17,6 +18,7 @@ import rich_click as click
 from click.core import ParameterSource
 from pydantic import ValidationError
 
+from llmring_server.access.projects import Project, ProjectPage
 from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
 from llmring_server.core.validation import errors_of
@@ -346,14 +348,21 @@ def with_project(
 
 
 async def all_pages(
-    pages: Callable[[Any], Awaitable[list[Any]]], project_id: ProjectId, page: Any
+    pages: Callable[[Any], Awaitable[list[Any]]], project_id: ProjectId | None, page: Any
 ) -> list[Any]:
-    """Return all items of a list, from `page` on."""
+    """Return all items of a list, from `page` on: of a project, or of the deployment."""
     items: list[Any] = []
     while page_items := await pages(page):
         items += page_items
         page = page.model_copy(update={"cursor": page.next(project_id, page_items[-1])})
     return items
+
+
+async def all_projects(ring: Ring) -> list[Project]:
+    """Return all projects by name; those without a name last, by their latest call."""
+    projects: list[Project] = await all_pages(ring.projects.list, None, ProjectPage())
+    projects.sort(key=lambda project: project.last_call or date.min, reverse=True)
+    return sorted(projects, key=lambda project: (project.name is None, project.name or ""))
 
 
 async def find_project(ring: Ring, project: str) -> ProjectId:

@@ -142,7 +142,8 @@ async def _project_to_read(ring: Ring, project: str) -> Project:
     except NotFound:
         if not is_default("project"):
             raise
-    names = [each.name or str(each.project_id) for each in await ring.projects.list()]
+    projects = await environment.all_projects(ring)
+    names = [each.name or str(each.project_id) for each in projects]
     raise click.ClickException(
         f"There is no project {project}. Choose one with --project: {', '.join(names)}"
         if names

@@ -28,7 +28,10 @@ Cursor = Annotated[
 
 
 class PageParams(BaseModel):
-    """One page of a list: from its start, after `offset` items, or after a cursor."""
+    """One page of a list: from its start, after `offset` items, or after a cursor.
+
+    A cursor belongs to one list of one project. The operator's lists of all projects have None.
+    """
 
     limit: Limit = Field(50, ge=1, le=500)
     offset: Offset = Field(0, ge=0, le=10_000)
@@ -38,11 +41,11 @@ class PageParams(BaseModel):
     # cursors from before are still valid.
     added_filters: ClassVar[tuple[str, ...]] = ()
 
-    def after(self, project_id: ProjectId, of: bytes = b"") -> "Position":
+    def after(self, project_id: ProjectId | None, of: bytes = b"") -> "Position":
         """Return the position at which the page starts; without a cursor, that of no item."""
         return Position.of(*(self.last(project_id, of) or (None, None)))
 
-    def last(self, project_id: ProjectId, of: bytes = b"") -> Any:
+    def last(self, project_id: ProjectId | None, of: bytes = b"") -> Any:
         """Return the sort key and the id in the cursor, or None without a cursor."""
         if self.cursor is None:
             return None
@@ -51,19 +54,20 @@ class PageParams(BaseModel):
         return decode_cursor(self.cursor, self._list_name(project_id, of))
 
     def following(
-        self, project_id: ProjectId, last: tuple[Any, UUID | None], of: bytes = b""
+        self, project_id: ProjectId | None, last: tuple[Any, UUID | None], of: bytes = b""
     ) -> str:
         """Return the cursor of the next page, given the sort key and the id of the last item."""
         return encode_cursor(last, self._list_name(project_id, of))
 
-    def _list_name(self, project_id: ProjectId, of: bytes) -> bytes:
+    def _list_name(self, project_id: ProjectId | None, of: bytes) -> bytes:
         """Name the list that a cursor belongs to: a project's, of a kind `of`, and filtered."""
         fields = type(self).model_fields
         unused = {
             name for name in self.added_filters if getattr(self, name) == fields[name].default
         }
         filters = self.model_dump_json(exclude={"limit", "offset", "cursor"} | unused)
-        return project_id.bytes + of + filters.encode()
+        owner = project_id.bytes if project_id else b""
+        return owner + of + filters.encode()
 
 
 class Position(NamedTuple):

@@ -192,7 +192,9 @@ def _prompt_content(request: Request, content: CapabilityContent) -> PromptConte
 # Servers.
 
 
-async def register_mcp_server(request: Request, body: NewMcpServer) -> McpServer:
+async def register_mcp_server(
+    request: Request, body: NewMcpServer
+) -> Annotated[McpServer, QuotaExceeded]:
     """Register an MCP server. This server never connects to it."""
     return await request.ring.mcp.servers.register(request.project_id, body)
 

@@ -12,6 +12,7 @@ from llmring_server.core.ids import new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json
 from llmring_server.db.database import Database
+from llmring_server.db.quotas import Quota
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import DecryptionFailed, InvalidRequest
@@ -40,6 +41,13 @@ class McpServers(Repository):
     def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._quota = Quota(
+            database,
+            settings.max_mcp_servers,
+            setting="LLMRING_MAX_MCP_SERVERS",
+            kind="MCP servers",
+            remedy="delete some",
+        )
         self._secret_box = SecretBox(settings.sealing_keys)
         self._public_urls_only = settings.mcp_urls == "public"
 
@@ -47,9 +55,20 @@ class McpServers(Repository):
         """Register a server. Its id, a UUIDv7, holds the time of its creation."""
         id, created_at = new_id_and_time()
         columns = self._columns(project_id, id, new)
-        return await self._fetch_server(
-            "register", project_id, id=id, created_at=created_at, **columns
-        )
+        async with self._database.transaction() as transaction:
+            inside = self.with_database(transaction)
+            await inside._quota.lock(project_id)
+            rows = await inside._fetch_all(
+                "register",
+                project_id=project_id,
+                id=id,
+                created_at=created_at,
+                quota=self._quota.limit,
+                **columns,
+            )
+            if not rows:
+                raise self._quota.exceeded()
+        return McpServer.from_row(project_id, rows[0])
 
     async def get(self, project_id: ProjectId, id: UUID) -> McpServer:
         """Return a server, without its credentials."""

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from llmring_server.core.strict_json import JsonObject
 from llmring_server.errors import BadRequest, Conflict, NotFound
 from llmring_server.receipts.models import (
+    UNCERTIFIED,
     InclusionProof,
     IssuedBatchReceipt,
     IssueRequest,
@@ -69,9 +70,15 @@ async def get_receipt(request: Request, id: ReceiptId) -> Receipt:
     return await request.ring.receipts.get(request.project_id, id)
 
 
-async def list_receipt_calls(request: Request, id: ReceiptId, query: OffsetPage) -> ReceiptCalls:
+async def list_receipt_calls(
+    request: Request, id: ReceiptId, query: OffsetPage
+) -> Annotated[ReceiptCalls, "Link"]:
     """List the calls that a receipt certifies, newest first."""
-    return await request.ring.receipts.calls(request.project_id, id, query)
+    page = await request.ring.receipts.calls(request.project_id, id, query)
+    if calls := page["logs"]:
+        cursor = query.next(request.project_id, calls[-1], page["receipt_id"])
+        request.response_headers = link(query, cursor)
+    return page
 
 
 async def get_receipt_proof(request: Request, id: ReceiptId, log_id: CallId) -> InclusionProof:
@@ -79,9 +86,16 @@ async def get_receipt_proof(request: Request, id: ReceiptId, log_id: CallId) -> 
     return await request.ring.receipts.proof(request.project_id, id, log_id)
 
 
-async def list_uncertified_calls(request: Request, query: OffsetPage) -> ReceiptCallPage:
+async def list_uncertified_calls(
+    request: Request, query: OffsetPage
+) -> Annotated[ReceiptCallPage, "Link"]:
     """List the calls that no receipt certifies, newest first."""
-    return await request.ring.receipts.uncertified(request.project_id, query)
+    page = await request.ring.receipts.uncertified(request.project_id, query)
+    if calls := page["logs"]:
+        request.response_headers = link(
+            query, query.next(request.project_id, calls[-1], UNCERTIFIED)
+        )
+    return page
 
 
 async def generate_receipt(

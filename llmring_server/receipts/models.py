@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
-from llmring_server.core.pagination import Limit, PageParams, Position
+from llmring_server.core.pagination import Limit, Offset, PageParams, Position
 from llmring_server.core.strict_json import JsonReader, check_json
 from llmring_server.core.time_range import Instant, TimeRange
 from llmring_server.errors import BadRequest
@@ -94,13 +94,23 @@ class ReceiptPage(PageParams):
         return self.following(project_id, Position(moment_of(last), last))
 
 
-class OffsetPage(BaseModel):
-    """A page of calls, given by its offset."""
+# What their cursors belong to; those of a receipt's calls belong to its id.
+UNCERTIFIED = "uncertified"
+
+
+class OffsetPage(PageParams):
+    """A page of the calls of one receipt, or of those of none, newest first.
+
+    Older clients page by `offset`, as far as to the last call.
+    """
 
     limit: Limit = Field(100, ge=1, le=1000)
-    offset: Annotated[int, Field(description="The number of calls to skip.")] = Field(
-        0, ge=0, le=1_000_000
-    )
+    offset: Offset = Field(0, ge=0, le=1_000_000)
+
+    def next(self, project_id: ProjectId, last: "ReceiptCall", list_name: str) -> str:
+        """Return the cursor of the page that follows the one that ends with `last`."""
+        position = Position(last["logged_at"], last["id"])
+        return self.following(project_id, position, list_name.encode())
 
 
 # Receipts.

@@ -27,6 +27,7 @@ from llmring_server.errors import (
 from llmring_server.receipts.document import ReceiptDraft, log_commitment, sign_draft
 from llmring_server.receipts.models import (
     NO_CALLS,
+    UNCERTIFIED,
     InclusionProof,
     IssuedBatchReceipt,
     OffsetPage,
@@ -250,9 +251,16 @@ class Receipts(Repository):
     ) -> ReceiptCalls:
         """Return a page of the calls of a receipt that are still stored, newest first."""
         receipt = await self._get(project_id, id)
+        last_at, last_id = page.after(project_id, receipt.flat_id.encode())
         async with self._database.long_statement(project_id):
             rows = await self._fetch_all(
-                "list_calls", project_id=project_id, id=receipt.id, **page.model_dump()
+                "list_calls",
+                project_id=project_id,
+                id=receipt.id,
+                last_at=last_at,
+                last_id=last_id,
+                limit=page.limit,
+                offset=page.offset,
             )
             count = await self._fetch_one("count_calls", project_id=project_id, id=receipt.id)
         return {"receipt_id": receipt.flat_id, **_page_of_calls(rows, count["total"], page)}
@@ -261,9 +269,15 @@ class Receipts(Repository):
         self, project_id: ProjectId, page: OffsetPage = _FIRST_CALLS
     ) -> ReceiptCallPage:
         """Return a page of the calls that no receipt certifies, newest first."""
+        last_at, last_id = page.after(project_id, UNCERTIFIED.encode())
         async with self._database.long_statement(project_id):
             rows = await self._fetch_all(
-                "list_uncertified", project_id=project_id, **page.model_dump()
+                "list_uncertified",
+                project_id=project_id,
+                last_at=last_at,
+                last_id=last_id,
+                limit=page.limit,
+                offset=page.offset,
             )
             count = await self._fetch_one(
                 "count_uncertified", project_id=project_id, max_total=MAX_TOTAL

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from llmring_server.core.numbers import WHOLE
 from llmring_server.core.pagination import Limit
 from llmring_server.core.strict_json import JsonObject
+from llmring_server.errors import QuotaExceeded
 from llmring_server.templates.models import (
     NewTemplate,
     RenderedTemplate,
@@ -48,7 +49,9 @@ def _may_share(request: Request) -> bool:
     return "admin" in request.caller.scopes
 
 
-async def create_template(request: Request, body: NewTemplate) -> Template:
+async def create_template(
+    request: Request, body: NewTemplate
+) -> Annotated[Template, QuotaExceeded]:
     """Create a template."""
     return await request.ring.templates.create(
         request.project_id, body, actor=request.actor, may_share=_may_share(request)
@@ -90,7 +93,7 @@ async def patch_template(request: Request, id: TemplateId, body: TemplateUpdate)
 
 
 async def delete_template(request: Request, id: TemplateId) -> DeletedTemplate:
-    """Deactivate a template; restore it with `is_active: true`."""
+    """Deactivate a template; `is_active: true` restores it, while its room is not needed."""
     await request.ring.templates.delete(
         request.project_id, id, actor=request.actor, may_share=_may_share(request)
     )

@@ -10,9 +10,11 @@ from llmring_server.core.ids import new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_json
 from llmring_server.db.database import Database
+from llmring_server.db.quotas import Quota
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
 from llmring_server.errors import Forbidden, NotFound
+from llmring_server.settings import Settings
 from llmring_server.templates.models import (
     VERSIONED_FIELDS,
     NewTemplate,
@@ -39,33 +41,50 @@ class Templates(Repository):
     row_kind = "Template"
     sql = "templates/templates"
     tables = (
-        Table("template_versions", "template versions", "erase_template_versions"),
-        Table("templates", "templates", "erase_templates", ("UPDATE",)),
+        Table("template_versions", "template versions", "erase_template_versions", ("DELETE",)),
+        Table("templates", "templates", "erase_templates", ("UPDATE", "DELETE")),
     )
 
-    def __init__(self, database: Database, audit: AuditLog) -> None:
+    def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._quota = Quota(
+            database,
+            settings.max_templates,
+            setting="LLMRING_MAX_TEMPLATES",
+            kind="templates",
+            remedy="delete some",
+        )
+        self._max_versions = settings.max_template_versions
 
     async def create(
         self, project_id: ProjectId, new: NewTemplate, *, actor: Actor, may_share: bool = False
     ) -> Template:
-        """Create a template; raise Forbidden if it is shared and the caller may not share."""
+        """Create a template; raise Forbidden if it is shared and the caller may not share.
+
+        If the quota is reached, deleted templates make room.
+        """
         if new.shared and not may_share:
             raise Forbidden(SHARING_FORBIDDEN)
         id, created_at = new_id_and_time()
+        quota = {"project_id": project_id, "quota": self._quota.limit}
+        template = {
+            "id": id,
+            "created_at": created_at,
+            "template": dump_json(new.model_dump(), "tool_config").decode(),
+        }
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            row = await inside._fetch_one(
-                "create",
-                project_id=project_id,
-                id=id,
-                created_at=created_at,
-                template=dump_json(new.model_dump(), "tool_config").decode(),
-            )
+            await inside._quota.lock(project_id)
+            rows = await inside._fetch_all("create", **quota, **template)
+            if not rows:
+                await inside._fetch_all("delete_inactive", **quota)
+                rows = await inside._fetch_all("create", **quota, **template)
+            if not rows:
+                raise self._quota.exceeded()
             if new.shared:
                 await inside._audit.record(actor, "template.create", str(id), project_id)
-        return Template.from_row(project_id, row)
+        return Template.from_row(project_id, rows[0])
 
     async def get(self, project_id: ProjectId, id: UUID) -> Template:
         """Return a template that is the project's own or shared."""
@@ -106,7 +125,10 @@ class Templates(Repository):
     async def delete(
         self, project_id: ProjectId, id: UUID, *, actor: Actor, may_share: bool = False
     ) -> None:
-        """Deactivate a template. It stays stored; `is_active=True` restores it."""
+        """Deactivate a template. It stays stored until its room is needed.
+
+        Until then, `is_active=True` restores it.
+        """
         await self._update(project_id, id, {"is_active": False}, actor=actor, may_share=may_share)
 
     async def use(self, project_id: ProjectId, id: UUID) -> Template:
@@ -212,6 +234,7 @@ class Templates(Repository):
                 creates_version=not VERSIONED_FIELDS.isdisjoint(changes),
                 activates=changes.get("is_active") is True,
                 may_share=may_share,
+                max_versions=self._max_versions,
             )
             if not rows:
                 raise await inside._update_error(project_id, id, may_share=may_share)

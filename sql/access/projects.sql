@@ -9,9 +9,9 @@ RETURNING project_id;
 -- name: list
 -- A project that was not created here, as in mode `open`, has no row in `projects`. Each step finds
 -- the next project with data by one look-up in the primary key of each table: however many rows the
--- projects have, they are not read. Other tables have rows of a project only if one of these has.
+-- projects have, they are not read, and the search ends with the page. Other tables have rows of a project only if one of these has.
 WITH RECURSIVE found AS (
-    SELECT 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid AS project_id
+    SELECT @last_id::uuid AS project_id
     UNION ALL
     SELECT greatest(
         (SELECT project_id FROM <<tables.projects>> WHERE project_id < previous.project_id ORDER BY project_id DESC LIMIT 1),
@@ -39,9 +39,11 @@ SELECT
         (SELECT bucket FROM <<tables.usage_recent>> AS sums
          WHERE sums.project_id = found.project_id ORDER BY bucket DESC LIMIT 1)
     ) AT TIME ZONE 'UTC')::date AS last_call
-FROM (SELECT project_id FROM found WHERE project_id < 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS found
+FROM (
+    SELECT project_id FROM found WHERE project_id < @last_id LIMIT @limit OFFSET @offset
+) AS found
 LEFT JOIN <<tables.projects>> USING (project_id)
-ORDER BY name NULLS LAST, last_call DESC NULLS LAST, found.project_id;
+ORDER BY found.project_id DESC;
 
 -- name: get
 SELECT

@@ -1,7 +1,8 @@
 -- Alias bindings: the model that an alias stands for in a profile.
 
 -- name: bind
--- Ordered by key, so that concurrent requests for the same aliases do not deadlock.
+-- Ordered by key, so that concurrent requests for the same aliases do not deadlock. Binds nothing if the
+-- project would have more new aliases than @quota allows; the caller has locked the quota.
 WITH previous AS (
     SELECT profile, alias, stored.model
     FROM json_to_recordset(@bindings::text::json) AS binding (profile text, alias text)
@@ -13,6 +14,17 @@ bound AS (
     SELECT @project_id, profile, alias, model, metadata
     FROM json_to_recordset(@bindings::text::json) AS binding (
         profile text, alias text, model text, metadata json
+    )
+    WHERE @quota::integer = 0 OR (
+        SELECT new.aliases = 0 OR new.aliases + stored.aliases <= @quota
+        FROM (
+            SELECT json_array_length(@bindings::text::json) - count(*) AS aliases FROM previous
+        ) AS new,
+        (
+            SELECT count(*) AS aliases FROM (
+                SELECT FROM <<tables.alias_bindings>> WHERE project_id = @project_id LIMIT @quota
+            ) AS binding
+        ) AS stored
     )
     ORDER BY profile, alias
     ON CONFLICT (project_id, profile, alias)

@@ -1,13 +1,18 @@
 -- MCP servers and their credentials, encrypted in `secret`.
 
 -- name: register
+-- Inserts nothing if the project has @quota servers; the caller has locked the quota.
 INSERT INTO <<mcp.servers>> (
     project_id, id, created_at, name, url, transport_type, capabilities, secret
 )
-VALUES (
+SELECT
     @project_id, @id, @created_at, @name, @url, @transport_type, @capabilities::text::json,
     @secret::bytea
-)
+WHERE @quota::integer = 0 OR (
+    SELECT count(*) FROM (
+        SELECT FROM <<mcp.servers>> WHERE project_id = @project_id LIMIT @quota
+    ) AS stored
+) < @quota
 RETURNING
     id, name, url, transport_type, secret IS NOT NULL AS has_secret,
     convert_to(capabilities::text, 'UTF8') AS capabilities,

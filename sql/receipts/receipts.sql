@@ -79,6 +79,7 @@ WHERE project_id = @project_id
     SELECT FROM <<tables.receipt_calls>> AS certified
     WHERE certified.project_id = log.project_id AND certified.log_id = log.id
 )
+  AND (@last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id))
 ORDER BY logged_at DESC, id DESC
 LIMIT @limit OFFSET @offset;
 
@@ -105,6 +106,7 @@ FROM (
     WHERE project_id = @project_id AND receipt_id = @id
 ) AS certified
 JOIN <<tables.usage_logs>> AS log USING (project_id, logged_at, id)
+WHERE @last_id::uuid IS NULL OR (logged_at, id) < (@last_at::timestamptz, @last_id)
 ORDER BY logged_at DESC, id DESC
 LIMIT @limit OFFSET @offset;
 

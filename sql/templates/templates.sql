@@ -4,7 +4,8 @@
 -- are the fields of `Template` and `TemplateVersion`.
 
 -- name: create
--- A template and its first version.
+-- A template and its first version; nothing if the project has @quota templates, active or not. The
+-- caller has locked the quota.
 WITH created AS (
     INSERT INTO <<tables.templates>> (
         project_id, id, created_at, created_by, shared,
@@ -14,6 +15,11 @@ WITH created AS (
         @project_id, @id, @created_at, created_by, shared,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
     FROM json_populate_record(NULL::<<tables.templates>>, @template::text::json)
+    WHERE @quota::integer = 0 OR (
+        SELECT count(*) FROM (
+            SELECT FROM <<tables.templates>> WHERE project_id = @project_id LIMIT @quota
+        ) AS stored
+    ) < @quota
     RETURNING *
 ),
 first_version AS (
@@ -32,9 +38,24 @@ SELECT
     created_at, updated_at, last_used_at
 FROM created;
 
+-- name: delete_inactive
+-- Makes room for one template: deletes inactive ones with their versions, those first that have been
+-- inactive for longest. A row that another transaction has locked may be activated.
+DELETE FROM <<tables.templates>>
+WHERE project_id = @project_id AND id = ANY (ARRAY(
+    SELECT id FROM <<tables.templates>>
+    WHERE project_id = @project_id AND NOT is_active
+    ORDER BY updated_at, id
+    LIMIT greatest(0, 1 - @quota::integer + (
+        SELECT count(*) FROM <<tables.templates>> WHERE project_id = @project_id
+    ))
+    FOR UPDATE SKIP LOCKED
+));
+
 -- name: update
 -- Sets the fields of @changes and leaves the others. If @creates_version, the new content is also
--- stored as a version; a change of who sees the template is none.
+-- stored as a version, and the oldest one beyond @max_versions is deleted; a change of who sees the
+-- template is none.
 WITH updated AS (
     UPDATE <<tables.templates>> AS template SET
         (name, description, system_prompt, model, temperature, max_tokens, tool_config,
@@ -60,6 +81,13 @@ new_version AS (
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
     FROM updated WHERE @creates_version
+),
+old_versions AS (
+    DELETE FROM <<tables.template_versions>> AS old
+    USING updated
+    WHERE old.project_id = updated.project_id AND old.id = updated.id
+      AND @creates_version AND @max_versions::integer > 0
+      AND old.version <= updated.version - @max_versions
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,

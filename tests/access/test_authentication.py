@@ -13,6 +13,7 @@ from llmring_server import Ring, Settings, build
 from llmring_server.access.key_format import PATTERN, new_api_key
 from llmring_server.core.identity import LIBRARY, Caller, ProjectId, project_of_key
 from tests.conftest import CALL
+from tests.support.lists import every_key
 
 PATHS = [("POST", "/api/v1/log"), ("GET", "/api/v1/logs"), ("GET", "/api/v1/stats")]
 
@@ -155,7 +156,7 @@ async def test_revoked_key_is_rejected(
     revoked_at = await ring.keys.revoke(issued[8:16], actor=LIBRARY)
     assert (await keys_client.get("/api/v1/logs", headers={"X-API-Key": issued})).status_code == 401
     assert await ring.keys.revoke(issued[8:16], actor=LIBRARY) == revoked_at
-    assert {key.id: key.revoked_at for key in await ring.keys.list()}[issued[8:16]] == revoked_at
+    assert {key.id: key.revoked_at for key in await every_key(ring)}[issued[8:16]] == revoked_at
 
 
 async def test_secrets_of_keys_are_not_stored(db: AsyncDatabaseManager, issued: str) -> None:

@@ -10,8 +10,10 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
-from llmring_server.access.keys import CACHE_TTL, IssuedKey, KeyOptions
+from llmring_server.access.audit import AuditPage
+from llmring_server.access.keys import CACHE_TTL, IssuedKey, KeyOptions, KeyPage
 from llmring_server.core.identity import LIBRARY, PROJECT_SCOPES
+from llmring_server.core.pagination import INVALID_CURSOR, encode_cursor
 from llmring_server.errors import InvalidRequest, NotFound
 from tests.conftest import CALL
 
@@ -159,6 +161,67 @@ async def test_list_keys_shows_only_keys_of_the_callers_project(
             answers.append((response.status_code, response.json()["detail"]))
     assert set(answers) == {(404, "API key not found")}
     assert await status(keys_client, other) == 200
+
+
+async def test_pages_of_keys_follow_one_another(
+    keys_client: httpx.AsyncClient, ring: Ring, admin: IssuedKey
+) -> None:
+    others = [await ring.keys.issue_for(admin.project_id, actor=LIBRARY) for _ in range(4)]
+    await ring.keys.revoke(others[1].id, actor=LIBRARY)
+    oldest_first = [admin.id, *(key.id for key in others)]
+    found: list[list[str]] = []
+    response = await keys_client.get("/api/v1/keys?limit=2", headers=headers_of(admin))
+    while keys := response.json():
+        found.append([key["id"] for key in keys])
+        target = f"/api/v1/keys{response.links['next']['url']}"
+        response = await keys_client.get(target, headers=headers_of(admin))
+    assert found == [oldest_first[:2], oldest_first[2:4], oldest_first[4:]]
+    rest = await keys_client.get("/api/v1/keys?offset=3", headers=headers_of(admin))
+    assert [key["id"] for key in rest.json()] == oldest_first[3:]
+    # A cursor belongs to its project and its list.
+    stranger = await ring.keys.issue(
+        f"project {uuid4()}", KeyOptions(scopes=PROJECT_SCOPES), actor=LIBRARY
+    )
+    list_name = admin.project_id.bytes + b"keys{}"
+    for headers, path in (
+        (headers_of(stranger), target),
+        (headers_of(admin), target.replace("keys", "aliases")),
+        *(
+            (headers_of(admin), f"/api/v1/keys?cursor={encode_cursor((forged, None), list_name)}")
+            for forged in (None, "x", ["x"], ["x", "x", "x"], [1, 2, 3])
+        ),
+    ):
+        response = await keys_client.get(path, headers=headers)
+        assert (response.status_code, response.json()["detail"]) == (422, INVALID_CURSOR)
+
+
+async def test_the_operator_pages_through_the_keys_of_all_projects(alone: Ring) -> None:
+    issued = {(await alone.keys.issue(name, actor=LIBRARY)).id for name in ("b", "a", "b", "c")}
+    found, page = [], KeyPage(limit=1)
+    while keys := await alone.keys.list(None, page):
+        found += keys
+        page = KeyPage(limit=1, cursor=page.next(None, keys[-1]))
+    assert [key.project for key in found] == ["b", "b", "a", "c"]
+    assert {key.id for key in found} == issued
+
+
+async def test_pages_of_audit_events_follow_one_another(alone: Ring) -> None:
+    since = datetime.now(UTC) - timedelta(hours=1)
+    project_id = await alone.projects.create("mine", actor=LIBRARY)
+    await alone.keys.issue("other", actor=LIBRARY)
+    for days in (1, 2):
+        await alone.projects.retain(project_id, days, actor=LIBRARY)
+    everything = await alone.audit.events(since)
+    assert len(everything) == 4
+    for owner, expected in (
+        (None, everything),
+        (project_id, [event for event in everything if event.project_id == project_id]),
+    ):
+        found, page = [], AuditPage(limit=1)
+        while events := await alone.audit.events(since, owner, page):
+            found += events
+            page = AuditPage(limit=1, cursor=page.next(owner, events[-1]))
+        assert found == expected
 
 
 async def test_a_key_cannot_grant_scopes_that_it_lacks(

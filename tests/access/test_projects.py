@@ -7,6 +7,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
 from llmring_server.aliases import BindAlias
+from llmring_server.cli.environment import all_projects
 from llmring_server.conversations.models import NewMessage
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import Conflict, InvalidRequest, NotFound, RingError
@@ -101,9 +102,7 @@ async def test_projects_are_created_found_and_renamed(ring: Ring) -> None:
     with pytest.raises(NotFound):
         await ring.projects.find(name)
     await ring.keys.issue(other, actor=LIBRARY)
-    [found] = [
-        project for project in await ring.projects.list() if project.project_id == project_id
-    ]
+    [found] = [project for project in await all_projects(ring) if project.project_id == project_id]
     assert (found.name, found.keys) == (other, 1)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from llmring_server import Ring
 from tests.conftest import CALL
+from tests.support.lists import every_key
 
 URL = "/api/v1/cli/register"
 REQUEST = {"email": "a@b.c", "organization": None, "project_name": None, "accept_terms": True}
@@ -34,8 +35,8 @@ async def test_register_explains_how_to_get_a_key_in_other_modes(
     keys_client: httpx.AsyncClient, ring: Ring
 ) -> None:
     email = f"{uuid4()}@example.org"
-    before = await ring.keys.list()
+    before = await every_key(ring)
     response = await keys_client.post(URL, json=REQUEST | {"email": email})
     assert (response.status_code, "keys issue" in response.json()["detail"]) == (403, True)
     assert email not in response.text
-    assert await ring.keys.list() == before
+    assert await every_key(ring) == before

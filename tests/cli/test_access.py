@@ -39,6 +39,31 @@ async def test_keys_are_issued_shown_rotated_and_audited(ring: Ring, prod: dict[
     assert "operator " in audited
 
 
+async def test_lists_show_more_than_one_page(
+    owner: AsyncDatabaseManager, ring: Ring, prod: dict[str, str]
+) -> None:
+    project = f"project {uuid4().hex}"
+    project_id = await ring.projects.create(project, actor=LIBRARY)
+    label = uuid4().hex[:8]
+    await owner.execute(
+        "INSERT INTO {{tables.api_keys}} (project_id, id, digest, label, scopes)"
+        " SELECT $1, left(md5($2 || n), 8), sha256(n::text::bytea), $2, '{read}'"
+        " FROM generate_series(1, 1001) AS n",
+        project_id,
+        label,
+    )
+    await owner.execute(
+        "INSERT INTO {{tables.audit_events}} (id, actor, action, target)"
+        " SELECT gen_random_uuid(), 'tests', 'key.issue', $1 FROM generate_series(1, 1001)",
+        label,
+    )
+    for command in (("keys", "list", "--project", project), ("keys", "list"), ("audit",)):
+        assert check_output(*command, *PROD, **prod).count(label) == 1001
+    # Other tests list all keys, too.
+    await owner.execute("DELETE FROM {{tables.projects}} WHERE project_id = $1", project_id)
+    await owner.execute("DELETE FROM {{tables.audit_events}} WHERE target = $1", label)
+
+
 def test_a_new_key_is_printed_alone_and_described_beside_it(prod: dict[str, str]) -> None:
     project = f"project {uuid4().hex}"
     issued = run("keys", "issue", "--project", project, *PROD, **prod)

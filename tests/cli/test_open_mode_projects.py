@@ -1,5 +1,6 @@
 """Projects of mode `open` in the command line: found by their keys, named, and moved to `keys`."""
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,9 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
+from llmring_server.access.projects import LARGEST_ID, ProjectPage
 from llmring_server.aliases import BindAlias
+from llmring_server.cli.environment import all_projects
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.errors import Conflict, NotFound
 from llmring_server.templates.models import NewTemplate
@@ -20,6 +23,7 @@ from tests.cli.test_db import ENVIRONMENT, check_output, run
 from tests.conftest import CALL
 from tests.support.command_line import invoke
 from tests.support.conversations import EXCHANGE, LOG_EXCHANGE
+from tests.support.lists import every_key
 from tests.support.mcp import NEW_SERVER
 from tests.support.signing import LEGACY_RECEIPT, SEED, keyring
 
@@ -170,9 +174,9 @@ async def test_a_project_of_mode_open_is_listed_whatever_it_has(
     project_id = project_of_key(open_key)
     with pytest.raises(NotFound):
         await ring.projects.find(open_key)
-    assert project_id not in {project.project_id for project in await ring.projects.list()}
+    assert project_id not in {project.project_id for project in await all_projects(ring)}
     await store(ring, project_id)
-    [found] = [each for each in await ring.projects.list() if each.project_id == project_id]
+    [found] = [each for each in await all_projects(ring) if each.project_id == project_id]
     assert (found.name, found.created_at, found.keys) == (None, None, 0)
     assert (found.last_call is None) == (store not in {store_calls, store_moved_sums})
     assert await ring.projects.find(open_key) == project_id
@@ -229,7 +233,7 @@ async def test_a_name_that_is_also_an_open_key_with_data_is_refused(
     await store_calls(ring, of_key)
     with pytest.raises(Conflict, match="Two projects match"):
         await ring.projects.find(open_key)
-    keys = [key.id for key in await ring.keys.list()]
+    keys = [key.id for key in await every_key(ring)]
     for command in (
         ("keys", "issue", "--project", open_key),
         ("projects", "erase", open_key, "--yes"),
@@ -241,7 +245,7 @@ async def test_a_name_that_is_also_an_open_key_with_data_is_refused(
             message = " ".join(refused.stderr.replace("│", " ").split())
             assert f"{named} has this name, and {of_key} has the data" in message
             assert "Give the id" in message
-    assert [key.id for key in await ring.keys.list()] == keys
+    assert [key.id for key in await every_key(ring)] == keys
     for project_id in (named, of_key):
         secret = check_output("keys", "issue", "--project", str(project_id), *PROD, **prod).strip()
         caller = await ring.keys.caller(secret)
@@ -363,9 +367,36 @@ async def test_listing_projects_does_not_read_their_rows(alone: Ring) -> None:
     )
     await alone.db.execute("VACUUM ANALYZE {{tables.usage_rollups}}")
     assert len(await alone.projects.list()) == 50
-    statement = alone.projects._sql["list"].text
-    plan = await alone.db.fetch_all(f"EXPLAIN (ANALYZE, FORMAT TEXT) {statement}")
-    lines = [row["QUERY PLAN"] for row in plan]
-    read = [line for line in lines if "usage_rollups" in line]
-    assert read
-    assert all("Index" in line for line in read), "\n".join(lines)
+    statement = alone.projects._sql["list"]
+    for limit in (1000, 5):
+        params = statement.arguments({"last_id": LARGEST_ID, "limit": limit, "offset": 0})
+        explain = f"EXPLAIN (ANALYZE, FORMAT TEXT) {statement.text}"
+        plan = await alone.db.fetch_all(explain, *params)
+        lines = [row["QUERY PLAN"] for row in plan]
+        read = [line for line in lines if "usage_rollups" in line]
+        assert read
+        assert all("Index" in line for line in read), "\n".join(lines)
+        # The search ends with the page.
+        [found] = [line for line in lines if "Recursive Union" in line]
+        [rows] = re.findall(r"actual .*rows=(\d+)", found)
+        assert int(rows) <= limit + 2
+
+
+async def test_pages_of_projects_follow_one_another(alone: Ring) -> None:
+    await alone.db.execute(
+        "INSERT INTO {{tables.alias_bindings}} (project_id, profile, alias, model)"
+        " SELECT md5(n::text)::uuid, 'default', 'a', 'b' FROM generate_series(1, 5) AS n"
+    )
+    created = [await alone.projects.create(name, actor=LIBRARY) for name in "ab"]
+    everything = [project.project_id for project in await alone.projects.list()]
+    assert everything == sorted(everything, reverse=True)
+    assert len(everything) == 7
+    assert set(created) < set(everything)
+    found, page = [], ProjectPage(limit=2)
+    while projects := await alone.projects.list(page):
+        found.append([project.project_id for project in projects])
+        page = ProjectPage(limit=2, cursor=page.next(None, projects[-1]))
+    assert [len(ids) for ids in found] == [2, 2, 2, 1]
+    assert [id for ids in found for id in ids] == everything
+    last = await alone.projects.list(ProjectPage(offset=6))
+    assert [project.project_id for project in last] == everything[6:]

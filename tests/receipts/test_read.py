@@ -93,6 +93,31 @@ async def test_list_uncertified_calls(
     assert ([call["id"] for call in page["logs"]], page["total"]) == (ids[2:], 1)
 
 
+async def test_pages_of_calls_follow_one_another(
+    client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
+) -> None:
+    ids = await log_calls(ring, project_id, {}, {}, {})
+    newest_first = [str(call.id) for call in await ring.usage.logs(project_id)]
+    receipt_id = (await generate(client, log_ids=ids))["receipt"]["receipt_id"]
+    await log_calls(ring, project_id, {}, {})
+    uncertified = [str(call.id) for call in await ring.usage.logs(project_id)][:2]
+    cursors = []
+    lists = ((f"{receipt_id}/logs", newest_first), ("uncertified", uncertified))
+    for path, expected in lists:
+        found: list[str] = []
+        response = await client.get(f"{PATH}/{path}?limit=1")
+        while calls := response.json()["logs"]:
+            found += [call["id"] for call in calls]
+            target = response.links["next"]["url"]
+            cursors.append(target)
+            response = await client.get(f"{PATH}/{path}{target}")
+        assert found == expected
+        assert "next" not in response.links
+    # A cursor belongs to its list.
+    for (path, _), target in zip(lists, (cursors[-1], cursors[0]), strict=True):
+        assert (await client.get(f"{PATH}/{path}{target}")).status_code == 422
+
+
 async def test_list_receipt_calls(
     client: httpx.AsyncClient, ring: Ring, project_id: ProjectId
 ) -> None:

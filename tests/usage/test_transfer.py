@@ -19,6 +19,7 @@ import uuid_utils
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
+from llmring_server.cli.environment import all_projects
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.core.ids import new_id
 from llmring_server.maintenance import maintain
@@ -422,7 +423,7 @@ async def test_a_dry_run_changes_nothing(
         assert f"to be stored: {stored}\nstored before: {18 - stored}\n" in ran.stdout
         assert "rejected: 1\n" in ran.stdout
         assert "Database:" not in ran.stderr
-    assert not [each for each in await ring.projects.list() if each.name and "new" in each.name]
+    assert not [each for each in await all_projects(ring) if each.name and "new" in each.name]
     assert len(await exported(ring, project_id)) == 18
 
 

@@ -1,0 +1,42 @@
+"""Quotas: how many things of one kind a project may have.
+
+A service locks the quota first. The statement that adds things then counts those that there are,
+and adds none if there would be too many.
+"""
+
+from typing import ClassVar
+
+from llmring_server.core.identity import ProjectId
+from llmring_server.db.database import Database
+from llmring_server.db.repository import Repository
+from llmring_server.errors import QuotaExceeded
+
+
+class Quota(Repository):
+    """The quota of one kind of things. A `limit` of 0 means that there is none."""
+
+    sql: ClassVar[str] = "db/quotas"
+
+    def __init__(
+        self, database: Database, limit: int, *, setting: str, kind: str, remedy: str
+    ) -> None:
+        super().__init__(database)
+        self.limit = limit
+        self._setting = setting
+        self._kind = kind
+        self._remedy = remedy
+
+    async def lock(self, project_id: ProjectId) -> None:
+        """Let no other transaction add such things to the project until this one ends.
+
+        A statement that follows, at isolation level READ COMMITTED, counts all that were added.
+        """
+        if self.limit:
+            await self._fetch_all("lock", kind=self._kind, project_id=project_id)
+
+    def exceeded(self) -> QuotaExceeded:
+        """Return the error for a request that would exceed the quota."""
+        return QuotaExceeded(
+            f"A project may have at most {self.limit:,} {self._kind}: {self._remedy}, or let the"
+            f" operator raise {self._setting}."
+        )

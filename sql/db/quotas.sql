@@ -1,0 +1,9 @@
+-- Quotas: how many things of one kind a project may have.
+
+-- name: lock
+-- Until the end of the transaction. Two that count at the same time would both find room for one
+-- more. The snapshot of a statement is older than the locks that it takes, so this is a statement of
+-- its own.
+SELECT pg_advisory_xact_lock(
+    hashtextextended('llmring quota ' || @kind::text || ' ' || @project_id::uuid::text, 0)
+);
