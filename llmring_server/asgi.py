@@ -128,6 +128,7 @@ class ASGIFactory:
         @asynccontextmanager
         async def lifespan(app: _App) -> AsyncIterator[None]:
             async with Ring.open(self.settings, self.keyring) as ring:
+                await ring.database_warnings()
                 _set_ring(app, ring)
                 yield
 

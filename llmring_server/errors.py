@@ -40,6 +40,7 @@ Code = Literal[
     "overloaded",
     "lock_timeout",
     "not_migrated",
+    "unsafe_database",
     "http_version_not_supported",
     "postgres_not_found",
     "postgres_start_failed",
@@ -287,3 +288,11 @@ class NotMigrated(RingError):
         "The database tables are missing or outdated: run `llmring-server db migrate`,"
         " or call `await migrate(db)`."
     )
+
+
+class UnsafeDatabase(RingError):
+    """The database may lose what it acknowledges, and LLMRING_UNSAFE_DATABASE refuses that."""
+
+    status = 503
+    code: Code = "unsafe_database"
+    detail = "The database is not safe to use."

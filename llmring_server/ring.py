@@ -13,9 +13,11 @@ from llmring_server.access.projects import Projects
 from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
+from llmring_server.core.database_warnings import DatabaseWarning
 from llmring_server.db.database import Database, open_database
 from llmring_server.db.migrations import migrate, pending_migrations
 from llmring_server.db.repository import Repository
+from llmring_server.db.safety import DatabaseSafety
 from llmring_server.errors import NotMigrated
 from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
@@ -48,6 +50,7 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = database = Database(db, settings)
+        self._safety = DatabaseSafety(database, settings)
         self.audit = AuditLog(database)
         self.registry = Registry(database, settings, self.audit)
         self.prices = Pricing(database, self.registry, self.audit)
@@ -147,6 +150,19 @@ class Ring:
         await self._database.fetch("SELECT 1")
 
     async def ready(self) -> None:
-        """Return if requests can be served; raise NotMigrated if migrations are pending."""
+        """Return if requests can be served.
+
+        Raise NotMigrated if migrations are pending, and UnsafeDatabase if the database is unsafe
+        and LLMRING_UNSAFE_DATABASE is `refuse`.
+        """
         if pending := await pending_migrations(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(pending)}.")
+        await self._safety.require()
+
+    async def database_warnings(self) -> list[DatabaseWarning]:
+        """Return what makes the database unsafe, and log each finding once.
+
+        The database is not asked again for ten seconds.
+        """
+        await self._safety.log()
+        return await self._safety.warnings()

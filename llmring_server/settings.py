@@ -105,6 +105,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     lock_timeout: Seconds = 2
     idle_in_transaction_timeout: Seconds = 10
     migrate_on_start: bool = True
+    unsafe_database: Literal["warn", "refuse"] = "warn"
     auth: Literal["keys", "open", "proxy", "parent"] = "keys"
     proxy_secrets: Secrets = Field((), repr=False)
     rate_limit: float | None = Field(None, gt=0)

@@ -102,7 +102,7 @@ def _export_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="CALLS.jsonl",
         help="an earlier export, or an export of the calls of one receipt:"
-        " shows which calls have changed; repeatable",
+        " shows which calls have changed. The option may be repeated, for several files",
     )
     return parser
 

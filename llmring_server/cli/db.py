@@ -12,8 +12,10 @@ from llmring_server import maintenance
 from llmring_server.cli import environment
 from llmring_server.cli.output import CONSOLE
 from llmring_server.core.connection_string import parse
+from llmring_server.core.database_warnings import DatabaseWarning
 from llmring_server.db import admin, migrations
-from llmring_server.db.database import open_database
+from llmring_server.db.database import Database, open_database
+from llmring_server.db.safety import DatabaseSafety
 from llmring_server.settings import Settings
 
 
@@ -50,9 +52,9 @@ def migrate(env: str, data_dir: Path) -> None:
 @db.command()
 @environment.options
 def status(env: str, data_dir: Path) -> None:
-    """List the migrations and when each was applied."""
+    """List the migrations and when each was applied, and what makes the database unsafe."""
     with environment.open_environment(env, data_dir) as target:
-        statuses = asyncio.run(_statuses(target.settings))
+        statuses, warnings = asyncio.run(_status(target.settings))
         table = Table(
             "migration", "applied", title=f"{target.location}, {target.settings.database_schema}"
         )
@@ -60,6 +62,8 @@ def status(env: str, data_dir: Path) -> None:
             time = f"{applied_at:%Y-%m-%d %H:%M:%S %Z}" if applied_at else "pending"
             table.add_row(filename, time)
         CONSOLE.print(table)
+        for warning in warnings:
+            click.echo(f"Unsafe database: {warning['detail']}")
 
 
 @db.command()
@@ -139,9 +143,12 @@ async def _maintain(settings: Settings, retain: timedelta | None) -> maintenance
         )
 
 
-async def _statuses(settings: Settings) -> list[migrations.MigrationStatus]:
+async def _status(
+    settings: Settings,
+) -> tuple[list[migrations.MigrationStatus], list[DatabaseWarning]]:
     async with open_database(settings) as manager:
-        return await migrations.migration_status(manager, settings.mcp_schema)
+        statuses = await migrations.migration_status(manager, settings.mcp_schema)
+        return statuses, await DatabaseSafety(Database(manager, settings), settings).warnings()
 
 
 async def _create_throwaway(server: str) -> str:

@@ -1,5 +1,6 @@
 """Connecting: what a connection string and the settings say, in the terms of the driver."""
 
+import asyncio
 import errno
 import logging
 import re
@@ -8,6 +9,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -55,6 +57,12 @@ _SOCKET_OPTIONS = (
 )
 
 
+# What cannot be connected to raises one of these.
+_FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+# The attribute of such an error that says why a pool of ours could not connect.
+_REASON = "llmring_reason"
+
 # What asyncio says of each address of a host, in one text.
 _REFUSED = re.compile(rf"\[Errno {errno.ECONNREFUSED}\] Connect call failed \('([^']+)', (\d+)")
 
@@ -64,7 +72,7 @@ def connecting_to(target: str, url: str) -> Iterator[None]:
     """Raise Unavailable with the reason if `target`, which `url` names, cannot be reached."""
     try:
         yield
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except _FAILURES as exc:
         raise Unavailable(f"Cannot connect to {target}: {_reason(exc, url)}") from exc
 
 
@@ -137,10 +145,35 @@ async def connect(url: str, **options: Any) -> Connection:
     return connection
 
 
+async def connect_for_pool(dsn: str | None = None, **options: Any) -> Connection:
+    """Connect as the driver's pool does, and note the reason of a failure for its log entry."""
+    try:
+        return await asyncpg.connect(dsn, **options)
+    except _FAILURES as exc:
+        exc.__dict__[_REASON] = _reason(exc, dsn or "")
+        raise
+
+
+class RetriesInOneLine(logging.Filter):
+    """Shortens the driver's log entries about connections that a pool of ours cannot restore.
+
+    The driver logs a traceback for each attempt, for as long as the database is unreachable.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        exc = record.exc_info and record.exc_info[1]
+        # Failures of other pools, and of anything but connecting, keep their tracebacks.
+        if exc and (reason := exc.__dict__.get(_REASON)):
+            record.msg = "The pool cannot connect to the database: %s The server tries again."
+            record.args = (reason if reason.endswith(".") else f"{reason}.",)
+            record.exc_info = record.exc_text = None
+        return True
+
+
 async def keep_alive(url: str, connection: Connection) -> None:
     """Set the options of the connection's socket that the URL names."""
     parameters = parse(url).parameters.used
-    stream = cast("Any", connection)._transport.get_extra_info("socket")
+    stream = transport_of(connection).get_extra_info("socket")
     # A connection to a local socket needs none, and a pool's test may have no socket.
     if stream is None or stream.family == socket.AF_UNIX:
         return
@@ -151,6 +184,20 @@ async def keep_alive(url: str, connection: Connection) -> None:
         value = int(parameters.get(name, "0"))
         if value > 0 and option is not None:
             stream.setsockopt(level, option, value)
+
+
+def transport_of(connection: Connection) -> asyncio.BaseTransport:
+    transport: asyncio.BaseTransport = cast("Any", connection)._transport
+    return transport
+
+
+def crosses_public_network_unencrypted(transport: asyncio.BaseTransport) -> bool:
+    """Tell whether the other end has a public address and the connection does not use TLS."""
+    peer = transport.get_extra_info("peername")
+    # The peer of a local socket is a path.
+    if not isinstance(peer, tuple) or transport.get_extra_info("ssl_object"):
+        return False
+    return ip_address(peer[0]).is_global
 
 
 def _bracketed(host: str) -> str:

@@ -3,6 +3,7 @@
 It provides connections, transactions and single statements, and translates the driver's errors.
 """
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from copy import copy
@@ -27,6 +28,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
 # The oldest major version of PostgreSQL that the server is tested with.
 MIN_POSTGRES = 14
+
+_RETRIES_IN_ONE_LINE = connect.RetriesInOneLine()
 
 NO_DATABASE = (
     "No database is configured: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
@@ -65,10 +68,13 @@ def _session_parameters(settings: Settings) -> dict[str, str]:
 def _pool(settings: Settings) -> Pool:
     url = settings.dsn() or ""
     session = _session_parameters(settings)
+    # Adding the same filter again has no effect.
+    logging.getLogger("asyncpg.pool").addFilter(_RETRIES_IN_ONE_LINE)
     return asyncpg.create_pool(
         **connect.arguments(url, has_pooler=settings.has_pooler, session=session),
         min_size=settings.database_pool_size,
         max_size=settings.database_pool_size + settings.database_pool_overflow,
+        connect=connect.connect_for_pool,
         connection_class=_ConnectionWithoutReset,
         init=partial(connect.keep_alive, url),
     )

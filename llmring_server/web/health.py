@@ -5,6 +5,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
+from llmring_server.core.database_warnings import DatabaseWarning
 from llmring_server.errors import NotMigrated, Overloaded, Unavailable
 from llmring_server.web.about import VERSION
 from llmring_server.web.request import Request
@@ -27,9 +28,10 @@ class Liveness(TypedDict):
 
 
 class Readiness(TypedDict):
-    """The server can serve requests."""
+    """The server can serve requests. `warnings` lists what makes its database unsafe."""
 
     status: Literal["ready"]
+    warnings: list[DatabaseWarning]
 
 
 async def get_health(request: Request) -> Health:
@@ -49,13 +51,14 @@ async def get_liveness(_: Request) -> Liveness:
 
 
 async def get_readiness(request: Request) -> Readiness:
-    """Probe readiness: 503 until the database is reachable and migrated."""
+    """Probe readiness: 503 until the database is reachable, migrated and safe enough."""
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
+            warnings = await request.ring.database_warnings()
             await request.ring.ready()
     except TimeoutError as exc:
         raise Unavailable from exc
     except NotMigrated as exc:
         # The names of the missing migrations are for operators (`db status`); this is public.
         raise NotMigrated from exc
-    return {"status": "ready"}
+    return {"status": "ready", "warnings": warnings}

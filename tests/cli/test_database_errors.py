@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -165,18 +165,30 @@ def test_a_read_only_database_can_be_read(server: EmbeddedPostgres) -> None:
 def test_a_command_says_that_the_server_is_a_standby(
     folder: Path, command: str, error: str
 ) -> None:
+    command, _, database = command.partition(" --database ")
+    with standby(folder, database or "shop") as url:
+        assert error in refused(url, command)
+
+
+def test_status_says_that_the_server_is_a_standby(folder: Path) -> None:
+    with standby(folder, "postgres") as url:
+        status = check_output("db", "status", "--env", "prod", LLMRING_DATABASE_URL=url)
+    assert f"Unsafe database: The database is a standby. {READ_ONLY}" in status
+
+
+@contextmanager
+def standby(folder: Path, database: str) -> Iterator[str]:
+    """Run the cluster as a standby without a primary; yield the URL of a database."""
     (folder / "data/standby.signal").touch()
     chown_to_postgres(folder / "data/standby.signal")
-    command, _, database = command.partition(" --database ")
     options = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={folder / 'data'}")
     program = find_programs() / "postgres"
-    with spawn(program, "-D", folder / "data", *options, stderr=subprocess.DEVNULL) as standby:
+    with spawn(program, "-D", folder / "data", *options, stderr=subprocess.DEVNULL) as server:
         try:
-            url = f"postgresql://llmring@/{database or 'shop'}?host={folder / 'data'}"
             wait_for(folder / "data/.s.PGSQL.5432")
-            assert error in refused(url, command)
+            yield f"postgresql://llmring@/{database}?host={folder / 'data'}"
         finally:
-            standby.terminate()
+            server.terminate()
 
 
 def wait_for(path: Path) -> None:

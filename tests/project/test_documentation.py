@@ -50,7 +50,7 @@ APPLICATIONS = {
 SCRIPTS = {
     (EMBEDDING, "Use it without HTTP"): ["1 0.00036"],
     (EMBEDDING, "In your own transaction"): ["0"],
-    (EMBEDDING, "Serve from a running program"): ["{'status': 'ready'}"],
+    (EMBEDDING, "Serve from a running program"): ["ready"],
 }
 
 

@@ -38,6 +38,7 @@ CODES = {
     "SigningKeyError": (503, "signing_key_error"),
     "Unauthenticated": (401, "unauthenticated"),
     "Unavailable": (503, "unavailable"),
+    "UnsafeDatabase": (503, "unsafe_database"),
     "UnsupportedMediaType": (415, "unsupported_media_type"),
     "UriTooLong": (414, "uri_too_long"),
 }
