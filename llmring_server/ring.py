@@ -56,7 +56,10 @@ class Ring:
         self.usage = Usage(
             database,
             GroupCommitLimits(
-                settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
+                settings.log_batch_size,
+                settings.log_concurrent_commits,
+                settings.log_max_pending,
+                settings.log_project_share,
             ),
             self.prices,
             self.rollups.move_in_background,
