@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
-from llmring_server.core.slices import Slices
+from llmring_server.core.slices import Slices, let_others_run
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
 from llmring_server.core.validation import errors_of, line_of
 from llmring_server.core.warnings import RequestWarning
@@ -127,7 +127,10 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
+    # Of several large batches, one is parsed at a time, with other requests between.
+    await let_others_run()
     entries = _parse_batch(body)
+    await let_others_run()
     results: Sequence[LoggedEntry | RingError]
     if query.partial:
         results = await _log_each(request, entries, key)
