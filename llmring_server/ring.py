@@ -56,11 +56,15 @@ class Ring:
         self.prices = Pricing(database, self.registry, self.audit)
         self.rollups = Rollups(database)
         self.idempotency_keys = IdempotencyKeys(database)
+        limits = GroupCommitLimits(
+            settings.log_batch_size,
+            settings.log_concurrent_commits,
+            settings.log_max_pending,
+            settings.log_project_share,
+        )
         self.usage = Usage(
             database,
-            GroupCommitLimits(
-                settings.log_batch_size, settings.log_concurrent_commits, settings.log_max_pending
-            ),
+            limits,
             self.prices,
             self.rollups.move_in_background,
             self.idempotency_keys,
@@ -76,6 +80,7 @@ class Ring:
             self.audit,
             self.receipts,
             settings.conversation_content,
+            limits.queue,
         )
         self.keys = ApiKeys(database, self.audit, settings)
         self.projects = Projects(database, self.audit)

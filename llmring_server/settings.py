@@ -141,6 +141,7 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     log_batch_size: int = Field(500, ge=1, le=10_000)
     log_concurrent_commits: int = Field(2, ge=1, le=64)
     log_max_pending: int = Field(5000, ge=1)
+    log_project_share: float = Field(0.25, gt=0, le=1)
     strict_fields: bool = False
 
     @model_validator(mode="after")

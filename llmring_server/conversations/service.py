@@ -1,9 +1,9 @@
 """Conversations service: stores and reads conversations and messages, and keeps totals exact."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
@@ -26,6 +26,7 @@ from llmring_server.conversations.models import (
     stored_message_response,
     with_consecutive_ids,
 )
+from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id, new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
@@ -73,6 +74,7 @@ class Conversations(Repository):
         audit: AuditLog,
         receipts: Receipts,
         level: ContentLevel,
+        queue_limits: QueueLimits,
     ) -> None:
         super().__init__(database)
         self._usage = usage
@@ -80,6 +82,10 @@ class Conversations(Repository):
         self._audit = audit
         self._receipts = receipts
         self._level: ContentLevel = level
+        # A transaction that waits, for example for the lock of a conversation, keeps a connection.
+        self._transaction_slots = FairSlots(
+            self._slot_limits, queue_limits, database.acquire_timeout
+        )
 
     async def create(
         self, project_id: ProjectId, conversation: NewConversation | None = None
@@ -174,8 +180,7 @@ class Conversations(Repository):
         idempotency_key = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
 
         async def attempt() -> AppendResult:
-            async with self._database.transaction() as transaction:
-                inside = self.with_database(transaction)
+            async with self._transaction(project_id) as inside:
                 first_id, timestamp, _ = await inside._idempotency_keys.get_or_insert(
                     project_id, idempotency_key, new_first_id, now, id
                 )
@@ -233,8 +238,7 @@ class Conversations(Repository):
         idempotency_key = IdempotencyKey.of(key, fingerprint("exchange", exchange))
 
         async def attempt() -> AppendResult:
-            async with self._database.transaction() as transaction:
-                inside = self.with_database(transaction)
+            async with self._transaction(project_id) as inside:
                 first_id, timestamp, conversation_id = await inside._idempotency_keys.get_or_insert(
                     project_id, idempotency_key, new_first_id, now, new_conversation_id
                 )
@@ -302,6 +306,21 @@ class Conversations(Repository):
                     **bounds,
                 )
         return [Conversation.from_row(row) for row in rows]
+
+    @asynccontextmanager
+    async def _transaction(self, project_id: ProjectId) -> AsyncIterator[Self]:
+        """Yield this service in a transaction, when it is the project's turn."""
+        async with AsyncExitStack() as stack:
+            # Inside another transaction, there is a connection already.
+            if self._database.connection is None:
+                await stack.enter_async_context(self._transaction_slots.slot(project_id))
+            transaction = await stack.enter_async_context(self._database.transaction())
+            yield self.with_database(transaction)
+
+    def _slot_limits(self) -> SlotLimits:
+        """Return how many transactions may run at once: half of the connections are for others."""
+        connections = self._database.max_connections
+        return SlotLimits(max(1, connections // 2), max(1, connections // 4))
 
     async def _create(
         self, project_id: ProjectId, id: UUID, now: datetime, columns: dict[str, Any]

@@ -71,9 +71,12 @@ def _message(type: str, text: str) -> str:
 
 def lines_of(exc: ValidationError, default: str = "request") -> list[str]:
     """Return one line for each error; `default` is the subject of those without a location."""
-    return [
-        f"{'.'.join(map(str, error['loc'])) or default}: {error['msg']}" for error in errors_of(exc)
-    ]
+    return [line_of(error, default) for error in errors_of(exc)]
+
+
+def line_of(error: dict[str, Any], default: str = "request") -> str:
+    """Return a line for one of `errors_of`."""
+    return f"{'.'.join(map(str, error['loc'])) or default}: {error['msg']}"
 
 
 def _text(text: str) -> str:

@@ -126,8 +126,15 @@ class Database:
         self.connection: Connection | None = None
         # True if the caller began the transaction, and decides when it ends.
         self.in_caller_transaction = False
+        self.acquire_timeout = settings.acquire_timeout
         self._connections = ConnectionCache(manager, settings.acquire_timeout)
         self._long_reads = LongReads(manager, settings)
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections the pool may have."""
+        pool = self.manager._pool
+        return pool.get_max_size() if pool else 1
 
     def within(self, transaction: Any) -> Self:
         """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""

@@ -1,6 +1,5 @@
 """Usage API: log calls, one or many; list and export them; report statistics."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -10,7 +9,7 @@ from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, ValidationError
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
@@ -18,13 +17,13 @@ from typing_extensions import TypedDict
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
+from llmring_server.core.time_slices import TimeSlices, let_others_run
+from llmring_server.core.validation import errors_of, line_of
 from llmring_server.core.warnings import RequestWarning
 from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
-from llmring_server.usage.call_record import TWO_KEYS
 from llmring_server.usage.export import CSV_MEDIA_TYPE, JSONL_MEDIA_TYPE
-from llmring_server.usage.idempotency import batch_item_key
 from llmring_server.usage.models import (
     CALL_FIELDS,
     Call,
@@ -41,7 +40,6 @@ from llmring_server.web.request import (
     Request,
     link,
     read_model,
-    validated,
 )
 from llmring_server.web.request_limits import JSON, NDJSON
 
@@ -91,9 +89,6 @@ async def log_call(request: Request, body: NewCall, key: IdempotencyKeyHeader) -
 
 NewCalls = Annotated[list[NewCall], Field(min_length=1, max_length=MAX_BATCH_SIZE)]
 
-# The number of calls is checked before they are validated.
-_NEW_CALLS = TypeAdapter(list[NewCall])
-
 
 class BatchOptions(BaseModel):
     """With `partial`, valid calls are stored even if others are rejected."""
@@ -132,7 +127,10 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
+    # Of several large batches, one is parsed at a time, with other requests between.
+    await let_others_run()
     entries = _parse_batch(body)
+    await let_others_run()
     results: Sequence[LoggedEntry | RingError]
     if query.partial:
         results = await _log_each(request, entries, key)
@@ -194,6 +192,7 @@ def _parse_entry(text: bytes, line: int, column: int) -> Entry:
 async def _log_all(request: Request, entries: list[Entry], key: str | None) -> list[LoggedEntry]:
     values = []
     warnings: list[list[RequestWarning]] = []
+    slices = TimeSlices()
     for index, entry in enumerate(entries):
         if isinstance(entry, BadRequest):
             raise BadRequest(f"{index}: {entry}")
@@ -201,37 +200,58 @@ async def _log_all(request: Request, entries: list[Entry], key: str | None) -> l
         warnings.append([])
         if entry.may_have_nul:
             warnings[index] += replace_in_free_text(NewCall, entry.value, (index,))
-    calls = validated(_NEW_CALLS.validate_python, values)
+        await slices.pause()
+    calls = await _validate_calls(values)
     for index, call in enumerate(calls):
         request.refuse_unknown_fields(call.unknown_fields, CALL_FIELDS, index)
     results = await request.ring.usage.log_many(request.project_id, calls, key)
     return [*map(LoggedEntry, results, warnings)]
 
 
+async def _validate_calls(values: list[Any]) -> list[NewCall]:
+    """Validate calls one by one, in slices; InvalidRequest has the errors of all."""
+    calls: list[NewCall] = []
+    errors: list[dict[str, Any]] = []
+    slices = TimeSlices()
+    for index, value in enumerate(values):
+        try:
+            calls.append(NewCall.model_validate(value))
+        except ValidationError as exc:
+            errors += [error | {"loc": (index, *error["loc"])} for error in errors_of(exc)]
+        await slices.pause()
+    if errors:
+        raise InvalidRequest(line_of(errors[0]), errors=errors)
+    return calls
+
+
 async def _log_each(
     request: Request, entries: list[Entry], key: str | None
 ) -> list[LoggedEntry | RingError]:
-    return await asyncio.gather(
-        *(
-            _log_one(request, entry, batch_item_key(key, index) if key else None)
-            for index, entry in enumerate(entries)
-        )
-    )
+    calls: list[NewCall | RingError] = []
+    warnings: list[list[RequestWarning]] = []
+    slices = TimeSlices()
+    for entry in entries:
+        warnings.append([])
+        calls.append(_read_entry(request, entry, warnings[-1]))
+        await slices.pause()
+    results = await request.ring.usage.log_each(request.project_id, calls, key)
+    return [
+        result if isinstance(result, RingError) else LoggedEntry(result, of_call)
+        for result, of_call in zip(results, warnings, strict=True)
+    ]
 
 
-async def _log_one(request: Request, entry: Entry, key: str | None) -> LoggedEntry | RingError:
+def _read_entry(
+    request: Request, entry: Entry, warnings: list[RequestWarning]
+) -> NewCall | RingError:
     if isinstance(entry, BadRequest):
         return entry
-    warnings: list[RequestWarning] = []
     try:
         call = read_model(NewCall, entry, warnings)
         request.refuse_unknown_fields(call.unknown_fields, CALL_FIELDS)
-        if key and call.idempotency_key:
-            raise InvalidRequest(TWO_KEYS)
-        result = await request.ring.usage.log(request.project_id, call, key)
     except RingError as exc:
         return exc
-    return LoggedEntry(result, warnings)
+    return call
 
 
 def _batch_response(results: Sequence[LoggedEntry | RingError]) -> BatchResponse:

@@ -7,18 +7,21 @@ connection and one commit thus serve any number of concurrent callers.
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar, cast
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from asyncpg import IntegrityConstraintViolationError
 
+from llmring_server.core.fair_queue import FairQueue, QueueLimits
 from llmring_server.core.retry import retry_while_disconnected
 from llmring_server.db.errors import refuses_a_row
-from llmring_server.errors import Overloaded, RingError, traceback_without_values
+from llmring_server.errors import RingError, traceback_without_values
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
+
+# Returns an outcome or a RingError for each item, with all outcomes committed, or raises.
+Write: TypeAlias = Callable[[Sequence[Item]], Awaitable[list[Outcome | RingError]]]
 
 _logger = logging.getLogger(__name__)
 
@@ -28,18 +31,26 @@ SLOW_COMMIT_SECONDS = 0.05
 
 
 class GroupCommitLimits(NamedTuple):
-    """How many items a batch holds, how many batches run at once, and how many items may wait."""
+    """How many items a batch holds, how many batches run at once, and how many items may wait.
+
+    `project_share` is the part of those that wait that may be of one project.
+    """
 
     batch_size: int = 500
     concurrent_commits: int = 2
     max_pending: int = 5000
+    project_share: float = 0.25
+
+    @property
+    def queue(self) -> QueueLimits:
+        return QueueLimits(self.max_pending, self.project_share)
 
 
 class GroupCommit(Generic[Item, Outcome]):
     """Turns a `write` of many items into a call for one.
 
-    `write` returns an outcome or a RingError for each item, with all outcomes committed, or raises.
     An error that blames an item, or a row that the database refuses, is raised for that item only.
+    A batch has items of all projects that wait, in turns.
     """
 
     # An item:
@@ -64,21 +75,22 @@ class GroupCommit(Generic[Item, Outcome]):
 
     def __init__(
         self,
-        write: Callable[[Sequence[Item]], Awaitable[list[Outcome | RingError]]],
+        write: Write[Item, Outcome],
         limits: GroupCommitLimits,
     ) -> None:
         self._write = write
         self._limits = limits
-        self._waiting: deque[tuple[Item, asyncio.Future[Outcome]]] = deque()
+        self._waiting: FairQueue[tuple[Item, asyncio.Future[Outcome]]] = FairQueue(limits.queue)
         # Each running flush, and when it began its present batch.
         self._flushes: dict[asyncio.Task[None], float] = {}
 
-    async def __call__(self, item: Item) -> Outcome:
-        """Write `item` together with others; cancelling the caller cancels nothing else."""
-        if len(self._waiting) >= self._limits.max_pending:
-            raise Overloaded
+    async def __call__(self, project_id: Hashable, item: Item) -> Outcome:
+        """Write `item` together with others; cancelling the caller cancels nothing else.
+
+        Overloaded if as many items wait as may, of the project or of all.
+        """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
+        self._waiting.put(project_id, (item, future))
         self._start_flush()
         return await future
 
@@ -122,29 +134,31 @@ class GroupCommit(Generic[Item, Outcome]):
         self._start_flush()
 
     def _take_batch(self) -> list[tuple[Item, asyncio.Future[Outcome]]]:
-        size = min(len(self._waiting), self._limits.batch_size)
-        batch = [self._waiting.popleft() for _ in range(size)]
+        batch = self._waiting.take(self._limits.batch_size)
         return [(item, future) for item, future in batch if not future.cancelled()]
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        outcomes: Sequence[Outcome | Exception] = [RingError()] * len(batch)
+        outcomes: list[Outcome | Exception] = [RingError()] * len(batch)
         try:
-            outcomes = await self._write_with_blame([item for item, _ in batch])
+            outcomes = await write_each(self._write, [item for item, _ in batch])
         finally:
             # Also after an unforeseen error: no caller may wait forever.
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _resolve(future, outcome)
 
-    async def _write_with_blame(self, items: Sequence[Item]) -> list[Outcome | Exception]:
-        """Write `items`; if one of them cannot be stored, halve them until it is alone."""
-        try:
-            return [*await retry_while_disconnected(lambda: self._write(items))]
-        except (RingError, IntegrityConstraintViolationError) as exc:
-            if not refuses_a_row(exc) or len(items) == 1:
-                return [exc] * len(items)
-        middle = len(items) // 2
-        first = await self._write_with_blame(items[:middle])
-        return first + await self._write_with_blame(items[middle:])
+
+async def write_each(
+    write: Write[Item, Outcome], items: Sequence[Item]
+) -> list[Outcome | Exception]:
+    """Write `items` at once; if one of them cannot be stored, halve them until it is alone."""
+    try:
+        return [*await retry_while_disconnected(lambda: write(items))]
+    except (RingError, IntegrityConstraintViolationError) as exc:
+        if not refuses_a_row(exc) or len(items) == 1:
+            return [exc] * len(items)
+    middle = len(items) // 2
+    first = await write_each(write, items[:middle])
+    return first + await write_each(write, items[middle:])
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:

@@ -1,14 +1,18 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import nullcontext
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
 
+from llmring_server.core.fair_queue import FairSlots, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.warnings import (
     RequestWarning,
     unknown_field_warnings,
@@ -17,15 +21,26 @@ from llmring_server.core.warnings import (
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
-from llmring_server.errors import InvalidRequest, LockTimeout, RingError
+from llmring_server.errors import (
+    InvalidRequest,
+    LockTimeout,
+    RingError,
+    traceback_without_values,
+)
 from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook
 from llmring_server.pricing.service import Pricing
-from llmring_server.usage.call_record import CallRecord, prepare_call, prepare_calls
-from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits
+from llmring_server.usage.call_record import (
+    TWO_KEYS,
+    CallRecord,
+    prepare_call,
+    prepare_calls,
+)
+from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits, write_each
 from llmring_server.usage.idempotency import (
     FirstUse,
     IdempotencyKey,
     IdempotencyKeys,
+    batch_item_key,
     require_same_request,
 )
 from llmring_server.usage.models import (
@@ -44,6 +59,10 @@ from llmring_server.usage.stats import (
     UsageStats,
     mark_partial_periods,
 )
+
+Outcome = TypeVar("Outcome", LogResult, LogResult | RingError)
+
+_logger = logging.getLogger(__name__)
 
 
 class Usage(Repository):
@@ -65,6 +84,9 @@ class Usage(Repository):
     ) -> None:
         super().__init__(database)
         self._group_commit = GroupCommit(self._write, limits)
+        self._concurrent_commits = limits.concurrent_commits
+        # A batch is a statement of its own, so that the calls of others do not wait for it.
+        self._batch_slots = FairSlots(self._slot_limits, limits.queue, database.acquire_timeout)
         self._prices = prices
         # Starts background work on the pool, even if this repository is within a transaction.
         self._move_sums = move_sums
@@ -94,22 +116,52 @@ class Usage(Repository):
         if self._database.in_caller_transaction:
             result = _raise_first_error(await self._insert_records([record]))[0]
         else:
-            result = await self._group_commit(record)
+            result = await self._group_commit(project_id, record)
         return result._replace(warnings=warnings) if warnings else result
 
     async def log_many(
         self, project_id: ProjectId, calls: Sequence[NewCall], key: str | None = None
     ) -> list[LogResult]:
-        """Store all calls in one commit, or none; a `key` is that of the batch as a whole."""
-        warnings = [self._warnings(call.unknown_fields, index) for index, call in enumerate(calls)]
-        records = list(prepare_calls(project_id, calls, await self._book_for(calls), key))
-        await self._keep_prices(records)
-        results = await self._retry(lambda: self._insert_in_one_transaction(records))
-        if not any(warnings):
-            return results
+        """Store all calls in one commit, or none; a `key` is that of the batch as a whole.
+
+        Overloaded if as many calls of the project's batches wait as may.
+        """
+        async with self._batch_slot(project_id, len(calls)):
+            warnings: list[list[RequestWarning]] = []
+            records: list[CallRecord] = []
+            slices = TimeSlices()
+            for index, call in enumerate(calls):
+                warnings.append(self._warnings(call.unknown_fields, index))
+                await slices.pause()
+            for record in prepare_calls(project_id, calls, await self._book_for(calls), key):
+                records.append(record)
+                await slices.pause()
+            await self._keep_prices(records)
+            results = await self._retry(lambda: self._insert_all(records))
+        return [*map(_with_warnings, results, warnings)]
+
+    async def log_each(
+        self, project_id: ProjectId, calls: Sequence[NewCall | RingError], key: str | None = None
+    ) -> list[LogResult | RingError]:
+        """Store in one commit each call that can be stored, and return the outcome of each.
+
+        The outcome of what is already an error is this error. A `key` becomes a key for each index;
+        with it, no call may have its own. Overloaded if as many calls of the project's batches wait
+        as may.
+        """
+        items: list[tuple[CallRecord, list[RequestWarning]] | RingError] = []
+        async with self._batch_slot(project_id, len(calls)):
+            slices = TimeSlices()
+            for index, call in enumerate(calls):
+                items.append(await self._prepare_item(project_id, index, call, key))
+                await slices.pause()
+            records = [item[0] for item in items if not isinstance(item, RingError)]
+            written = iter(await write_each(self._write_batch, records) if records else ())
         return [
-            result._replace(warnings=of_call)
-            for result, of_call in zip(results, warnings, strict=True)
+            item
+            if isinstance(item, RingError)
+            else _with_warnings(_result_or_ring_error(next(written)), item[1])
+            for item in items
         ]
 
     async def price_call(
@@ -212,6 +264,36 @@ class Usage(Repository):
         """Wait until all calls that wait for a commit are stored."""
         await self._group_commit.drain()
 
+    @asynccontextmanager
+    async def _batch_slot(self, project_id: ProjectId, calls: int) -> AsyncIterator[None]:
+        """Wait for the turn of a batch. In a transaction, it has a connection already."""
+        if self._database.connection is not None:
+            yield
+            return
+        async with self._batch_slots.slot(project_id, calls):
+            yield
+
+    def _slot_limits(self) -> SlotLimits:
+        """Return how many batches are written at once; half of the connections are for others."""
+        slots = max(1, min(2 * self._concurrent_commits, self._database.max_connections // 2))
+        return SlotLimits(slots, max(1, slots // 2))
+
+    async def _prepare_item(
+        self, project_id: ProjectId, index: int, call: NewCall | RingError, key: str | None
+    ) -> tuple[CallRecord, list[RequestWarning]] | RingError:
+        """Prepare a call of a batch, with its warnings; or return why it cannot be stored."""
+        try:
+            if isinstance(call, RingError):
+                return call
+            if key and call.idempotency_key:
+                raise InvalidRequest(TWO_KEYS)
+            warnings = self._warnings(call.unknown_fields)
+            item_key = batch_item_key(key, index) if key else call.idempotency_key
+            book = await self._book_for([call])
+            return prepare_call(project_id, call, book, item_key), warnings
+        except RingError as exc:
+            return exc
+
     def _warnings(
         self, unknown_fields: Sequence[str], index: int | None = None
     ) -> list[RequestWarning]:
@@ -229,12 +311,22 @@ class Usage(Repository):
         if prices := [record.quote.price for record in records if record.quote.price]:
             await self._prices.insert_prices(prices)
 
-    async def _insert_in_one_transaction(self, records: Sequence[CallRecord]) -> list[LogResult]:
+    async def _insert_all(self, records: Sequence[CallRecord]) -> list[LogResult]:
+        """Insert all calls or none."""
+        has_keys = any(record.idempotency_key for record in records)
+        if self._database.connection is None and not has_keys:
+            # The statement stores all or none. Only with keys it may return errors.
+            return _raise_first_error(await self._insert_records(records))
         async with self._database.transaction() as inside:
             return _raise_first_error(await self.with_database(inside)._insert_records(records))
 
+    async def _write_batch(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
+        """Write calls of a batch, each of which has its own outcome."""
+        await self._keep_prices(records)
+        return await self._write(records)
+
     async def _write(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
-        """Write a batch for the group commit."""
+        """Write calls, each of which has its own outcome."""
         try:
             return await self._insert_records(records)
         except LockTimeout:
@@ -330,6 +422,20 @@ def _idempotency_result(
         first_use["cost_source"],
         replayed=first_use["id"] != record.id,
     )
+
+
+def _with_warnings(outcome: Outcome, warnings: list[RequestWarning]) -> Outcome:
+    if warnings and isinstance(outcome, LogResult):
+        return outcome._replace(warnings=warnings)
+    return outcome
+
+
+def _result_or_ring_error(outcome: LogResult | Exception) -> LogResult | RingError:
+    """Return an outcome of `write_each`; a bug of ours is an internal error of its call."""
+    if isinstance(outcome, LogResult | RingError):
+        return outcome
+    _logger.error("a call cannot be stored: %s", traceback_without_values(outcome))
+    return RingError()
 
 
 def _raise_first_error(results: Sequence[LogResult | RingError]) -> list[LogResult]:

@@ -25,10 +25,13 @@ def log_requests(origin: str, keys: Sequence[str], *, with_cost: bool) -> Iterat
         yield request % number
 
 
-def batch_requests(origin: str, key: str, size: int, *, with_cost: bool) -> Iterator[bytes]:
+def batch_requests(
+    origin: str, key: str, size: int, *, with_cost: bool, partial: bool
+) -> Iterator[bytes]:
     """Yield requests that log `size` calls each, as a JSON array."""
+    path = "/api/v1/logs/batch" + ("?partial=true" if partial else "")
     body = b"[%s]" % b",".join([_call_template(origin, with_cost=with_cost)] * size)
-    request = _post("/api/v1/logs/batch", key, size * (CALL_BYTES + 1) + 1) + body
+    request = _post(path, key, size * (CALL_BYTES + 1) + 1) + body
     for first in count(step=size):
         yield request % tuple(range(first, first + size))
 

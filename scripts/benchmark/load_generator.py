@@ -36,6 +36,8 @@ class Load:
     body: str = ""
     # Calls a request; 1: to the route for single calls.
     batch_size: int = 1
+    # Whether valid calls of a batch are stored even if others are rejected.
+    partial: bool = False
     # Without a cost, the server computes it.
     with_cost: bool = True
     # Stop after this many calls or requests; 0: when the time is over.
@@ -48,7 +50,11 @@ class Load:
             return http_requests.get_requests(self.path, self.keys[0])
         if self.batch_size > 1:
             return http_requests.batch_requests(
-                origin, self.keys[0], self.batch_size, with_cost=self.with_cost
+                origin,
+                self.keys[0],
+                self.batch_size,
+                with_cost=self.with_cost,
+                partial=self.partial,
             )
         return http_requests.log_requests(origin, self.keys, with_cost=self.with_cost)
 
@@ -93,7 +99,8 @@ class LoadGenerator:
             client_cpu_seconds=time.process_time() - cpu,
             successes=len(self.latencies),
             failed_requests=self.failed_requests,
-            failures=self.failures,
+            # As a dict: `asdict` would count the items of a Counter.
+            failures=dict(self.failures),
             p50_ms=_percentile_ms(self.latencies, 50),
             p99_ms=_percentile_ms(self.latencies, 99),
         )

@@ -118,7 +118,7 @@ def measure(settings: Settings, server: ServerUnderTest, load: Load) -> Sample:
     """Send one load to one server, and check that every acknowledged call is stored once."""
     origin = f"bench-{next(_load_numbers):06}"
     before = _cpu_seconds(settings, server)
-    result = _generate(server, load, origin)
+    result = generate(server, load, origin)
     after = _cpu_seconds(settings, server)
     calls = result.successes * load.batch_size
     metrics = {
@@ -139,7 +139,8 @@ def _cpu_seconds(settings: Settings, server: ServerUnderTest) -> tuple[float | N
     return cpu_seconds(server.pid), cpu_seconds(postmaster_pid)
 
 
-def _generate(server: ServerUnderTest, load: Load, origin: str) -> LoadResult:
+def generate(server: ServerUnderTest, load: Load, origin: str) -> LoadResult:
+    """Send one load to one server."""
     done = subprocess.run(
         [sys.executable, "-m", "scripts.benchmark.load_generator"],
         cwd=ROOT,

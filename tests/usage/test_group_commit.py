@@ -9,6 +9,8 @@ import pytest
 from llmring_server.errors import InvalidRequest, NotMigrated, Overloaded, RingError, Unavailable
 from llmring_server.usage.group_commit import GroupCommit, GroupCommitLimits
 
+PROJECT = "project"
+
 
 class Sink:
     """A destination that records batches, and fails or blocks on demand."""
@@ -30,15 +32,19 @@ class Sink:
         return [item * 10 for item in items]
 
     def group_commit(
-        self, batch_size: int = 100, concurrent_commits: int = 1, max_pending: int = 100
+        self,
+        batch_size: int = 100,
+        concurrent_commits: int = 1,
+        max_pending: int = 100,
+        project_share: float = 1,
     ) -> GroupCommit[int, int]:
-        limits = GroupCommitLimits(batch_size, concurrent_commits, max_pending)
+        limits = GroupCommitLimits(batch_size, concurrent_commits, max_pending, project_share)
         return GroupCommit(self.write, limits)
 
 
 async def start_blocked(group_commit: GroupCommit[int, int], item: int) -> asyncio.Task[int]:
     """Start to write `item` to a sink that blocks."""
-    writing = asyncio.create_task(group_commit(item))
+    writing = asyncio.create_task(group_commit(PROJECT, item))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return writing
@@ -47,12 +53,13 @@ async def start_blocked(group_commit: GroupCommit[int, int], item: int) -> async
 async def write_all(
     group_commit: GroupCommit[int, int], items: Sequence[int]
 ) -> list[int | BaseException]:
-    return await asyncio.gather(*map(group_commit, items), return_exceptions=True)
+    writing = (group_commit(PROJECT, item) for item in items)
+    return await asyncio.gather(*writing, return_exceptions=True)
 
 
 async def test_one_caller_is_one_batch() -> None:
     sink = Sink()
-    assert await sink.group_commit()(1) == 10
+    assert await sink.group_commit()(PROJECT, 1) == 10
     assert sink.batches == [[1]]
 
 
@@ -75,14 +82,14 @@ async def test_a_slow_batch_gets_another_beside_it(
     group_commit = sink.group_commit(concurrent_commits=2)
     sink.unblocked.clear()
     slow = await start_blocked(group_commit, 1)
-    waiting = asyncio.create_task(group_commit(2))
+    waiting = asyncio.create_task(group_commit(PROJECT, 2))
     await asyncio.sleep(0)
     assert len(group_commit._flushes) == 1
     stuck, sink.unblocked = sink.unblocked, asyncio.Event()
     sink.unblocked.set()
     monkeypatch.setattr("llmring_server.usage.group_commit.SLOW_COMMIT_SECONDS", 0)
-    assert (await group_commit(3), await waiting) == (30, 20)
-    assert await group_commit(4) == 40
+    assert (await group_commit(PROJECT, 3), await waiting) == (30, 20)
+    assert await group_commit(PROJECT, 4) == 40
     assert not slow.done()
     stuck.set()
     assert await slow == 10
@@ -134,10 +141,10 @@ async def test_beyond_the_limit_of_waiting_items_a_caller_is_rejected_at_once() 
     sink = Sink()
     sink.unblocked.clear()
     group_commit = sink.group_commit(max_pending=3)
-    waiting = [asyncio.create_task(group_commit(n)) for n in range(3)]
+    waiting = [asyncio.create_task(group_commit(PROJECT, n)) for n in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await group_commit(3)
+        await group_commit(PROJECT, 3)
     sink.unblocked.set()
     assert await asyncio.gather(*waiting) == [0, 10, 20]
 
@@ -146,14 +153,14 @@ async def test_cancelling_a_caller_cancels_no_other() -> None:
     sink = Sink()
     sink.unblocked.clear()
     group_commit = sink.group_commit()
-    leader, follower = (asyncio.create_task(group_commit(n)) for n in (1, 2))
+    leader, follower = (asyncio.create_task(group_commit(PROJECT, n)) for n in (1, 2))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     leader.cancel()
     sink.unblocked.set()
     assert await follower == 20
     assert sink.batches == [[1, 2]]
-    assert await group_commit(3) == 30
+    assert await group_commit(PROJECT, 3) == 30
 
 
 async def test_an_unforeseen_error_leaves_no_caller_waiting(
@@ -164,7 +171,7 @@ async def test_an_unforeseen_error_leaves_no_caller_waiting(
     group_commit = sink.group_commit()
     assert [type(each) for each in await write_all(group_commit, [1, 2])] == [RingError, RingError]
     assert "ZeroDivisionError" in caplog.text
-    assert await group_commit(3) == 30
+    assert await group_commit(PROJECT, 3) == 30
 
 
 async def test_items_behind_an_unforeseen_error_are_written() -> None:
@@ -181,7 +188,7 @@ async def test_items_behind_a_batch_of_cancelled_callers_are_written() -> None:
     sink = Sink()
     sink.unblocked.clear()
     group_commit = sink.group_commit(batch_size=2)
-    callers = [asyncio.create_task(group_commit(number)) for number in range(5)]
+    callers = [asyncio.create_task(group_commit(PROJECT, number)) for number in range(5)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     for caller in callers[2:4]:
@@ -201,7 +208,7 @@ async def test_items_behind_a_stuck_batch_are_written_though_no_other_arrives() 
     unblocked, sink.unblocked = sink.unblocked, asyncio.Event()
     sink.unblocked.set()
     async with asyncio.timeout(5):
-        assert await group_commit(2) == 20
+        assert await group_commit(PROJECT, 2) == 20
     assert not stuck.done()
     unblocked.set()
     assert await stuck == 10

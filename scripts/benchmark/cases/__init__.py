@@ -6,6 +6,7 @@ from typing import Any
 from scripts.benchmark.cases import (
     answers,
     conversations,
+    floods,
     footprint,
     logging,
     mcp_tools,
@@ -20,6 +21,7 @@ CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "batch": logging.batch,
     "pricing": logging.pricing,
     "request-limits": logging.request_limits,
+    "floods": floods.floods,
     "stats": reading.stats,
     "logs": reading.logs,
     "conversations": conversations.conversations,

@@ -1,0 +1,174 @@
+"""Fair queues: what waits is bounded for each project, and projects take turns.
+
+A project with many requests delays its own; those of another project wait for one of them.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from typing import Generic, NamedTuple, TypeVar
+
+from llmring_server.errors import Overloaded
+
+Item = TypeVar("Item")
+
+PROJECT_QUEUE_FULL = (
+    "Too many requests of your project wait to be stored: retry later, with fewer at a time."
+)
+
+
+class QueueLimits(NamedTuple):
+    """How much may wait, and which part of it may be of one project."""
+
+    max_pending: int = 5000
+    project_share: float = 0.25
+
+
+class _ProjectQueue(Generic[Item]):
+    """What waits of one project: items with their sizes, oldest first, and their total size."""
+
+    __slots__ = ("items", "size")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[Item, int]] = deque()
+        self.size = 0
+
+
+class FairQueue(Generic[Item]):
+    """Items that wait. They leave in turns: one of each project, round after round."""
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._max_size = limits.max_pending
+        self._max_size_of_project = max(1, int(limits.max_pending * limits.project_share))
+        self._size = 0
+        # By project, the one whose turn is next first. None of them is empty.
+        self._projects: OrderedDict[Hashable, _ProjectQueue[Item]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._projects)
+
+    def put(self, project_id: Hashable, item: Item, size: int = 1) -> None:
+        """Add an item; raise Overloaded if as much of its project waits as may.
+
+        The item itself is not counted: one of any size is accepted if little waits.
+        """
+        queue = self._projects.get(project_id)
+        if queue is None:
+            queue = _ProjectQueue()
+        if queue.size >= self._max_size_of_project:
+            raise Overloaded(PROJECT_QUEUE_FULL)
+        if self._size >= self._max_size:
+            # What others have in a full queue is no reason to refuse a project that has little:
+            # each may still have what it could have if all had the same.
+            projects = len(self._projects) + (not queue.items)
+            if queue.size >= self._max_size // projects:
+                raise Overloaded
+        self._projects[project_id] = queue
+        queue.items.append((item, size))
+        queue.size += size
+        self._size += size
+
+    def take(self, max_items: int) -> list[Item]:
+        """Remove and return the next items, `max_items` at most."""
+        taken: list[Item] = []
+        projects = self._projects
+        while projects and len(taken) < max_items:
+            project_id, queue = projects.popitem(last=False)
+            taken.append(self._pop(queue))
+            if queue.items:
+                projects[project_id] = queue
+        return taken
+
+    def take_next(self, may_leave: Callable[[Hashable], bool]) -> tuple[Hashable, Item] | None:
+        """Remove and return the next item of a project whose items may leave, and the project."""
+        for project_id, queue in self._projects.items():
+            if may_leave(project_id):
+                item = self._pop(queue)
+                if queue.items:
+                    self._projects.move_to_end(project_id)
+                else:
+                    del self._projects[project_id]
+                return project_id, item
+        return None
+
+    def remove(self, project_id: Hashable, item: Item, size: int) -> None:
+        """Remove an item that need not wait any longer, unless it has been taken."""
+        queue = self._projects.get(project_id)
+        if queue is None or (item, size) not in queue.items:
+            return
+        queue.items.remove((item, size))
+        queue.size -= size
+        self._size -= size
+        if not queue.items:
+            del self._projects[project_id]
+
+    def _pop(self, queue: _ProjectQueue[Item]) -> Item:
+        item, size = queue.items.popleft()
+        queue.size -= size
+        self._size -= size
+        return item
+
+
+class SlotLimits(NamedTuple):
+    """How many slots there are, and how many of them one project may occupy."""
+
+    slots: int
+    slots_of_project: int
+
+
+class FairSlots:
+    """Slots for work that occupies a connection. Who finds none free waits; projects take turns."""
+
+    def __init__(
+        self, limits: Callable[[], SlotLimits], queue_limits: QueueLimits, timeout: float
+    ) -> None:
+        self._limits = limits
+        self._timeout = timeout
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue(queue_limits)
+        # How many slots each project occupies.
+        self._occupied: Counter[Hashable] = Counter()
+
+    @asynccontextmanager
+    async def slot(self, project_id: Hashable, size: int = 1) -> AsyncIterator[None]:
+        """Occupy a slot. Overloaded if too much waits already, or if it takes too long.
+
+        `size` is that of the work, for the limits of what waits.
+        """
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.put(project_id, granted, size)
+        self._grant()
+        try:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await granted
+            except TimeoutError as exc:
+                raise Overloaded from exc
+            yield
+        finally:
+            # A caller that left, or whose time was up, may have been granted a slot before that.
+            if granted.cancelled():
+                self._waiting.remove(project_id, granted, size)
+            else:
+                self._release(project_id)
+
+    def _grant(self) -> None:
+        """Grant the free slots to those whose turn it is."""
+        limits = self._limits()
+
+        def may_have_slot(project_id: Hashable) -> bool:
+            return self._occupied[project_id] < limits.slots_of_project
+
+        while self._occupied.total() < limits.slots:
+            if not (turn := self._waiting.take_next(may_have_slot)):
+                return
+            project_id, granted = turn
+            if not granted.cancelled():
+                self._occupied[project_id] += 1
+                granted.set_result(None)
+
+    def _release(self, project_id: Hashable) -> None:
+        self._occupied[project_id] -= 1
+        if not self._occupied[project_id]:
+            del self._occupied[project_id]
+        self._grant()
