@@ -30,6 +30,7 @@ from llmring_server.pricing.rerating import (
     RerateFilter,
     add_changes,
 )
+from llmring_server.pricing.service import MAX_UNPRICED_MODELS
 from llmring_server.pricing.service_tiers import normal_tier
 from llmring_server.pricing.sources import MAX_OVERRIDE_USD, OVERRIDES, PriceOverride
 from llmring_server.ring import Ring
@@ -274,6 +275,8 @@ def check(env: str, data_dir: Path, days: int) -> None:
             f"{model.last_at:%Y-%m-%d %H:%M}",
         )
     CONSOLE.print(table)
+    if len(models) == MAX_UNPRICED_MODELS:
+        click.echo(f"Only the {len(models):,} models with most calls are listed.", err=True)
     click.echo("Set a price with prices override, then run: prices rerate", err=True)
     raise SystemExit(1)
 

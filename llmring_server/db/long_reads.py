@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from pgdbm import AsyncDatabaseManager
@@ -95,6 +95,15 @@ class Places:
                 self._waiting[next_project] = turns
 
 
+class _Options(NamedTuple):
+    """The settings of places. A statement waits for its place as long as another one may take."""
+
+    share: float
+    per_project: int
+    statement_timeout: float
+    acquire_timeout: float
+
+
 class _PoolPlaces:
     """The places of one pool, which is kept alive, so that its id identifies it.
 
@@ -102,24 +111,25 @@ class _PoolPlaces:
     long as a client reads, so they have places of their own, unless there is only one.
     """
 
-    def __init__(self, pool: Any, share: float, per_project: int, wait_seconds: float) -> None:
+    def __init__(self, pool: Any, options: _Options) -> None:
         self._pool = pool
-        places = max(1, int(pool.get_max_size() * share))
+        places = max(1, int(pool.get_max_size() * options.share))
         self.statements = Places(
-            places - places // 2, per_project, wait_seconds, "statistics or searches"
+            places - places // 2,
+            options.per_project,
+            options.statement_timeout,
+            "statistics or searches",
         )
         self.transactions = self.statements
         if places > 1:
             self.transactions = Places(
-                places // 2, per_project, wait_seconds, "exports or receipts"
+                places // 2, options.per_project, options.acquire_timeout, "exports or receipts"
             )
 
 
 # Several managers may share a pool, such as those of two schemas: with the same settings, they
 # share its places, too.
-_places_of_pools: WeakValueDictionary[tuple[int, float, int, float], _PoolPlaces] = (
-    WeakValueDictionary()
-)
+_places_of_pools: WeakValueDictionary[tuple[int, _Options], _PoolPlaces] = WeakValueDictionary()
 
 
 class LongReads:
@@ -127,9 +137,10 @@ class LongReads:
 
     def __init__(self, manager: AsyncDatabaseManager, settings: Settings) -> None:
         self._manager = manager
-        self._options = (
+        self._options = _Options(
             settings.long_reads_share,
             settings.long_reads_per_project,
+            settings.statement_timeout,
             settings.acquire_timeout,
         )
         self._places: _PoolPlaces | None = None
@@ -146,9 +157,9 @@ class LongReads:
         # Not before the first use: a manager may be connected later.
         if self._places is None:
             pool = self._manager._pool
-            key = id(pool), *self._options
+            key = id(pool), self._options
             places = _places_of_pools.get(key)
             if places is None:
-                places = _places_of_pools[key] = _PoolPlaces(pool, *self._options)
+                places = _places_of_pools[key] = _PoolPlaces(pool, self._options)
             self._places = places
         return self._places

@@ -35,6 +35,8 @@ from llmring_server.registry.service import Registry
 
 # An override that another process sets takes effect here within this many seconds.
 CACHE_TTL = 5.0
+# The largest number of unpriced models that are listed.
+MAX_UNPRICED_MODELS = 5000
 
 
 @dataclass(slots=True)
@@ -205,6 +207,9 @@ class Pricing(Repository):
         return rows
 
     async def unpriced(self, since: datetime) -> list[UnpricedModel]:
-        """Return the models of unpriced calls since a time, those with most calls first."""
-        rows = await self._fetch_all("unpriced_models", since=since)
+        """Return the models of unpriced calls since a time, those with most calls first.
+
+        These are MAX_UNPRICED_MODELS at most: clients name models as they like.
+        """
+        rows = await self._fetch_all("unpriced_models", since=since, limit=MAX_UNPRICED_MODELS)
         return [UnpricedModel(*row) for row in rows]

@@ -59,4 +59,5 @@ SELECT provider, model, count(*) AS calls, min(logged_at) AS first_at, max(logge
 FROM <<tables.usage_calls>>
 WHERE logged_at >= @since AND cost_source = 'unpriced' AND input_tokens IS NOT NULL
 GROUP BY provider, model
-ORDER BY calls DESC, provider, model;
+ORDER BY calls DESC, provider, model
+LIMIT @limit;

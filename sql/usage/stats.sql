@@ -78,6 +78,16 @@ by_period AS (
         LIMIT @max_periods
     ) AS period
 ),
+-- Over the whole range, by label and provider; only models have a provider.
+totals AS MATERIALIZED (
+    SELECT
+        label_kind, label, provider, sum(requests) AS requests, sum(errors) AS errors,
+        sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
+        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
+    FROM sums
+    GROUP BY label_kind, label, provider
+),
 -- Every call has one model of one provider, so the rows of models give providers and the total, too.
 providers AS (
     SELECT
@@ -85,17 +95,23 @@ providers AS (
         sum(unpriced) AS unpriced, sum(cost) AS cost, sum(adjustment) AS adjustment,
         sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
         sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
-    FROM sums
+    FROM totals
     WHERE label_kind = 'model'
     GROUP BY provider
 ),
 labels AS MATERIALIZED (
     SELECT
-        label_kind, label, sum(requests) AS requests, sum(errors) AS errors, sum(cost) AS cost,
-        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-        sum(cached_input_tokens) AS cached_input_tokens, sum(unknown_usage) AS unknown_usage
-    FROM sums
-    GROUP BY label_kind, label
+        label_kind, label, requests, errors, cost,
+        input_tokens, output_tokens, cached_input_tokens, unknown_usage
+    FROM totals
+    WHERE label_kind <> 'model'
+    UNION ALL
+    SELECT
+        'model', label, sum(requests), sum(errors), sum(cost),
+        sum(input_tokens), sum(output_tokens), sum(cached_input_tokens), sum(unknown_usage)
+    FROM totals
+    WHERE label_kind = 'model'
+    GROUP BY label
     UNION ALL
     SELECT
         'provider', label, requests, errors, cost,

@@ -12,6 +12,7 @@ from llmring_server import Ring, Settings
 from llmring_server.core.identity import LIBRARY, ProjectId
 from llmring_server.errors import NotFound
 from llmring_server.pricing.models import PriceQuery
+from llmring_server.pricing.service import MAX_UNPRICED_MODELS
 from llmring_server.pricing.sources import PriceOverride
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
@@ -27,6 +28,16 @@ ANTHROPIC = {
     "cache_creation_1h_input_tokens": 100,
     "web_searches": 2,
 }
+# One call of each model, and two of the first.
+UNPRICED_CALLS = """
+INSERT INTO {{tables.usage_logs}} (
+    project_id, logged_at, id, input_tokens, output_tokens, cached_input_tokens, cost_source,
+    status, provider, model, profile, metadata
+)
+SELECT gen_random_uuid(), now(), gen_random_uuid(), 1, 1, 0, 'unpriced', 'ok',
+       'acme', 'm' || greatest(n, 1), 'default', '{}'
+FROM generate_series(0, $1::integer) AS n
+"""
 
 
 @pytest.fixture
@@ -163,3 +174,10 @@ async def test_a_price_is_stored_again_after_a_rollback(
             await transaction.rollback()
         logged = await ring.usage.log(project_id, call(model))
         assert (await ring.prices.explain(project_id, logged.log_id)).price is not None
+
+
+async def test_a_bounded_number_of_unpriced_models_is_listed(alone: Ring) -> None:
+    await alone.db.execute(UNPRICED_CALLS, MAX_UNPRICED_MODELS + 1)
+    models = await alone.prices.unpriced(datetime.now(UTC) - timedelta(days=1))
+    assert len(models) == MAX_UNPRICED_MODELS
+    assert (models[0].model, models[0].calls, models[-1].calls) == ("m1", 2, 1)

@@ -203,7 +203,9 @@ async def test_a_project_has_few_places_for_long_reads(
     db: AsyncDatabaseManager, project_id: ProjectId, key: str
 ) -> None:
     # Of five connections, one is for long statements and one for long transactions.
-    ring = Ring(db, Settings(auth="open", acquire_timeout=0.5), keyring=keyring())
+    ring = Ring(
+        db, Settings(auth="open", acquire_timeout=0.5, statement_timeout=0.5), keyring=keyring()
+    )
     [log_id] = await log_calls(ring, project_id, {})
     result = await ring.receipts.generate(project_id, ReceiptRequest(since_last_receipt=True))
     id = result["receipt"]["receipt_id"]
