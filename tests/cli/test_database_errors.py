@@ -261,8 +261,9 @@ def test_a_command_gives_up_after_connect_timeout() -> None:
     "command", ["db create --env test", "db drop-test", "db migrate --env test"]
 )
 def test_a_command_says_why_it_cannot_use_the_server_for_tests(
-    settings: dict[str, str], error: str, command: str
+    settings: dict[str, str], error: str, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("llmring_server.db.connect.START_TIMEOUT_SECONDS", 0.1)
     ran = run(*command.split(), **{"TEST_DB_HOST": "127.0.0.1"} | settings)
     assert ran.returncode == 1
     assert error in re.sub(r"[\s│]+", " ", ran.stderr)

@@ -52,7 +52,10 @@ def test_a_path_that_is_no_folder_is_no_error(tmp_path: Path) -> None:
     assert with_local_key(Settings(), tmp_path / "file" / "data").sealing_keys == ()
 
 
-def test_reseal_in_prod_demands_the_setting(tmp_path: Path) -> None:
+def test_reseal_in_prod_demands_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmring_server.db.connect.START_TIMEOUT_SECONDS", 0.1)
     ran = run(
         "mcp", "reseal", "--env", "prod", "--data-dir", f"{tmp_path}", LLMRING_DATABASE_URL=URL
     )

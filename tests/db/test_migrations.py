@@ -18,7 +18,7 @@ from llmring_server.maintenance import maintain
 from tests.conftest import drop
 
 PROCESSES = 8
-ROUNDS = 20
+ROUNDS = 10
 # One table of each file.
 TABLES = {
     "llmring": (

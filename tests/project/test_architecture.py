@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -143,8 +144,13 @@ def test_a_module_that_loads_a_statement_s_file_names_the_statement() -> None:
         assert users, f"{file}: {name}"
 
 
-def imported_modules(source: Path) -> Iterator[str]:
-    """Yield the modules that a file imports anywhere, also for the type checker only."""
+@cache
+def imported_modules(source: Path) -> tuple[str, ...]:
+    """Return the modules that a file imports anywhere, also for the type checker only."""
+    return tuple(_imported_modules(source))
+
+
+def _imported_modules(source: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

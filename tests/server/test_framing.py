@@ -8,6 +8,7 @@ but never run a request that was not sent.
 import asyncio
 import random
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from typing import NamedTuple
 
 import pytest
@@ -148,29 +149,47 @@ def segments(choose: random.Random, data: bytes) -> list[bytes]:
 # The lanes.
 
 
-async def deliver(
-    protocol: Callable[..., asyncio.Protocol], parts: list[bytes], *, settle: bool
-) -> tuple[list[Read], list[int]]:
-    """Deliver segments to a connection; return what its app read, and the statuses of responses.
+class Lane:
+    """A connection to a web server, and what the app behind it read."""
 
-    With `settle`, all requests are answered before the next segment arrives.
+    def __init__(self, protocol: Callable[..., asyncio.Protocol]) -> None:
+        self.app, self.wire = Recorder(), Wire()
+        limited = RequestMiddleware(self.app)
+        config = uvicorn.Config(limited, ws="none", log_config=None, proxy_headers=False)
+        self.connection = protocol(config, ServerState(), {}, asyncio.get_running_loop())
+        self.connection.connection_made(self.wire)
+
+    def receive(self, part: bytes) -> None:
+        if not self.wire.closed:
+            self.connection.data_received(part)
+
+    def responses(self) -> list[int]:
+        """Return the statuses of all responses but 100."""
+        written = b"".join(self.wire.writes)
+        found = [int(status[:3]) for status in written.split(b"HTTP/1.1 ")[1:]]
+        return [status for status in found if status != 100]
+
+
+async def deliver(
+    protocol: Callable[..., asyncio.Protocol], sequences: list[list[bytes]], *, settle: bool
+) -> list[tuple[list[Read], list[int]]]:
+    """Deliver sequences of segments, each to a connection of its own, all at the same time.
+
+    Return what the app read from each, and the statuses of responses. With `settle`, all requests
+    are answered before the next segment arrives.
     """
-    app, wire = Recorder(), Wire()
-    limited = RequestMiddleware(app)
-    config = uvicorn.Config(limited, ws="none", log_config=None, proxy_headers=False)
-    connection = protocol(config, ServerState(), {}, asyncio.get_running_loop())
-    connection.connection_made(wire)
-    for part in parts:
-        if not wire.closed:
-            connection.data_received(part)
+    lanes = [Lane(protocol) for _ in sequences]
+    for parts in zip_longest(*sequences):
+        for lane, part in zip(lanes, parts, strict=True):
+            if part is not None:
+                lane.receive(part)
         if settle:
             await idle()
     await idle()
-    connection.connection_lost(None)
+    for lane in lanes:
+        lane.connection.connection_lost(None)
     await idle()
-    written = b"".join(wire.writes)
-    found = [int(status[:3]) for status in written.split(b"HTTP/1.1 ")[1:]]
-    return app.read, [status for status in found if status != 100]
+    return [(lane.app.read, lane.responses()) for lane in lanes]
 
 
 async def idle() -> None:
@@ -188,10 +207,11 @@ def sequences(count: int) -> Iterator[tuple[random.Random, bytes]]:
 
 @pytest.mark.parametrize("settle", [False, True])
 async def test_every_request_is_read_with_its_own_body(*, settle: bool) -> None:
-    for choose, data in sequences(SEQUENCES):
+    sent = list(sequences(SEQUENCES))
+    cut = [segments(choose, data) for choose, data in sent]
+    delivered = await deliver(BoundedHttpProtocol, cut, settle=settle)
+    for (_, data), parts, (read, found) in zip(sent, cut, delivered, strict=True):
         expected = list(reference(data))
-        parts = segments(choose, data)
-        read, found = await deliver(BoundedHttpProtocol, parts, settle=settle)
         assert read == expected, parts
         assert len(found) == len(expected), parts
 
@@ -210,10 +230,10 @@ async def test_a_body_behind_an_offer_of_a_protocol_is_cut_anywhere(
     offer = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
     data = offer + framed + b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n"
     expected = [Read("POST", "/a", HIDDEN), Read("GET", "/b", b"")]
-    for cut in range(1, len(data)):
-        parts = [data[:cut], data[cut:]]
-        read, found = await deliver(BoundedHttpProtocol, parts, settle=True)
-        assert (read, found) == (expected, [200, 200]), parts
+    cuts = [[data[:cut], data[cut:]] for cut in range(1, len(data))]
+    delivered = await deliver(BoundedHttpProtocol, cuts, settle=True)
+    for parts, found in zip(cuts, delivered, strict=True):
+        assert found == (expected, [200, 200]), parts
 
 
 @pytest.mark.parametrize("settle", [False, True])
@@ -221,9 +241,11 @@ async def test_a_body_behind_an_offer_of_a_protocol_is_cut_anywhere(
 async def test_another_web_server_runs_no_request_that_was_not_sent(
     protocol: Callable[..., asyncio.Protocol], *, settle: bool
 ) -> None:
-    for choose, data in sequences(SEQUENCES):
+    generated = list(sequences(SEQUENCES))
+    cut = [segments(choose, data) for choose, data in generated]
+    delivered = await deliver(protocol, cut, settle=settle)
+    for (_, data), (read, _) in zip(generated, delivered, strict=True):
         sent = {(each.method, each.target) for each in reference(data)}
-        read, _ = await deliver(protocol, segments(choose, data), settle=settle)
         assert {(each.method, each.target) for each in read} <= sent
 
 
@@ -241,7 +263,7 @@ async def test_another_web_server_runs_no_request_that_was_not_sent(
 async def test_other_versions_of_http_are_refused(
     protocol: Callable[..., asyncio.Protocol], head: bytes
 ) -> None:
-    read, found = await deliver(protocol, [head], settle=True)
+    [(read, found)] = await deliver(protocol, [[head]], settle=True)
     assert read == []
     assert found
     assert {*found} <= {400, 505}
@@ -250,6 +272,6 @@ async def test_other_versions_of_http_are_refused(
 async def test_a_sequence_that_closes_ends_there() -> None:
     closing = b"POST /a HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
     data = closing + b"Content-Length: 2\r\n\r\n{}" + HIDDEN
-    for cut in range(1, len(data)):
-        read, found = await deliver(BoundedHttpProtocol, [data[:cut], data[cut:]], settle=True)
-        assert (read, found) == ([Read("POST", "/a", b"{}")], [200])
+    cuts = [[data[:cut], data[cut:]] for cut in range(1, len(data))]
+    for found in await deliver(BoundedHttpProtocol, cuts, settle=True):
+        assert found == ([Read("POST", "/a", b"{}")], [200])

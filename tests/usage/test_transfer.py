@@ -22,6 +22,7 @@ from llmring_server import Ring, Settings
 from llmring_server.cli.environment import all_projects
 from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.core.ids import new_id
+from llmring_server.errors import NotFound
 from llmring_server.maintenance import maintain
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.usage.csv_text import quote_formula, unquote_formula
@@ -719,8 +720,8 @@ async def test_rows_of_csv_are_checked_like_lines(ring: Ring, project_id: Projec
 
 
 @pytest.mark.parametrize("data", ["id,name\r\n1,2\r\n", "[{}]", "hello"])
-def test_a_file_that_is_no_export_is_refused(
-    prod: dict[str, str], tmp_path: Path, data: str
+async def test_a_file_that_is_no_export_is_refused(
+    ring: Ring, prod: dict[str, str], tmp_path: Path, data: str
 ) -> None:
     path = tmp_path / "calls.txt"
     path.write_text(data)
@@ -728,7 +729,8 @@ def test_a_file_that_is_no_export_is_refused(
     refused = run("import", str(path), "--project", project, *PROD, **prod)
     assert refused.returncode == 1
     assert "This is not an export of calls" in refused.stderr
-    assert project not in check_output("projects", "list", *PROD, **prod), "nothing is created"
+    with pytest.raises(NotFound):  # nothing is created
+        await ring.projects.find(project)
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,6 @@ def test_legacy_receipts_have_the_known_digests_and_signatures() -> None:
         assert flat["signature"] == f"ed25519:{signatures[name]}"
 
 
-SIGNED = [path for path in GOOD if not path.stem.startswith("proof")]
-
-
 def signed(path: Path) -> tuple[str, bytes, bytes]:
     document = parse(path.read_bytes())
     if path.stem.startswith("old"):
@@ -107,10 +104,14 @@ def signed(path: Path) -> tuple[str, bytes, bytes]:
     return receipt.open_envelope(document.get("envelope", document))
 
 
-@pytest.mark.slow  # a signature for each bit
-@pytest.mark.parametrize("path", SIGNED, ids=stem)
-def test_changing_any_signed_bit_invalidates_the_signature(path: Path) -> None:
-    kid, data, signature = signed(path)
+# One of each kind: every bit costs a signature.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["answer-batch", "batch-of-three", "old", "old-batch", "usage", "usage-by-a-retired-key"],
+)
+def test_changing_any_signed_bit_invalidates_the_signature(name: str) -> None:
+    kid, data, signature = signed(FOLDER / "good" / f"{name}.json")
     public = KEYS[kid].public
     assert keys.is_valid_signature(public, data, signature)
     both = data + signature
