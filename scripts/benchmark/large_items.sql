@@ -1,10 +1,12 @@
 -- A project whose items are as large as the API lets them be, and more of each than fit into one page.
 -- {project} is its id, {mcp} the schema of MCP; the other tables are found by the search path.
 
--- A text that does not compress, and one whose characters take six bytes each as JSON.
+-- 64 KiB of JSON that takes long to parse, and a text whose characters take six bytes each as JSON.
 CREATE TEMPORARY TABLE texts AS
-SELECT string_agg(md5(n::text), '') AS random, repeat(chr(1), 255) AS controls
-FROM generate_series(1, 2100) AS n;
+SELECT
+    '{{' || string_agg(format('"%s":%s', left(md5(n::text), 8), n), ',') || '}}' AS object,
+    repeat(chr(1), 255) AS controls
+FROM generate_series(1, 4090) AS n;
 
 -- 500 calls with 64 KiB of metadata, in a receipt; 1,000 older ones in none. All have the longest labels.
 INSERT INTO usage_logs (
@@ -15,7 +17,7 @@ SELECT
     '{project}'::uuid, at, (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '70008000' || lpad(to_hex(n), 12, '0'))::uuid,
     2^53 - 1, 2^53 - 1, 2^53 - 1, 2^31 - 1, 123456789.0123456789, 'client', 'ok',
     left(controls, 50), controls, left(controls, 64), left(controls, 128), controls, repeat(controls, 4),
-    CASE WHEN n <= 500 THEN json_build_object('text', left(random, 65500)) ELSE '{{}}' END,
+    CASE WHEN n <= 500 THEN object ELSE '{{}}' END::json,
     '{{"audio_input_tokens":1,"web_searches":2}}'
 FROM texts, generate_series(1, 1500) AS n,
 LATERAL (SELECT date_trunc('milliseconds', now()) - n * interval '1 second' AS at) AS time;
@@ -31,7 +33,7 @@ FROM usage_logs
 WHERE project_id = '{project}'::uuid
 GROUP BY 1, 2;
 
--- 600 receipts, one of which certifies calls: with the longest description and tags.
+-- 100 receipts with the longest description, tags and summary. One of them certifies calls.
 INSERT INTO receipts (
     project_id, id, position, kid, legacy_body, legacy_signature, signed, signature, summary
 )
@@ -61,14 +63,14 @@ SELECT '{project}'::uuid, '0193780a-0000-7000-8000-000000000001', id, logged_at,
 FROM usage_logs
 WHERE project_id = '{project}'::uuid ORDER BY logged_at DESC LIMIT 500;
 
--- 40 conversations with a system prompt of 1.2 MB as JSON.
+-- 20 conversations with a system prompt of 1.2 MB as JSON.
 INSERT INTO conversations (project_id, id, title, system_prompt, model_alias, temperature, origin, updated_at)
 SELECT
     '{project}'::uuid, (left('{conversation}', 24) || lpad(n::text, 12, '0'))::uuid, 'tea ' || repeat(chr(1), 496), repeat(chr(1), 200000), controls, 1.5, controls,
     now() - n * interval '1 second'
 FROM texts, generate_series(1, 20) AS n;
 
--- 1,000 messages of one of them: small ones with the longest id of a tool call, and some of 2 MiB.
+-- 120 messages of one of them, with the longest id of a tool call. The last one is larger than a page.
 INSERT INTO messages (
     project_id, conversation_id, id, created_at, size_bytes, role, tool_call_id, content, content_kept,
     metadata, members
@@ -77,21 +79,21 @@ SELECT
     '{project}'::uuid, '{conversation}'::uuid, ('0193780a-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
     now(), octet_length(content::text) + octet_length(members::text) + 16386, repeat(chr(1), 50),
     repeat(chr(1), 16384), content, true, '{{}}', members
-FROM texts, generate_series(1, 300) AS n,
+FROM texts, generate_series(1, 120) AS n,
 LATERAL (
     SELECT
-        to_json(CASE WHEN n = 300 THEN repeat(random, 499) WHEN n % 60 = 0 THEN repeat(random, 30) ELSE random END) AS content,
-        CASE WHEN n % 2 = 0 THEN json_build_object('id', n, 'parts', ARRAY[random]) ELSE '{{"a":{{"b":1}}}}' END AS members
+        ('[' || repeat(object || ',', CASE WHEN n = 120 THEN 180 WHEN n % 30 = 0 THEN 30 ELSE 1 END) || '1]')::json AS content,
+        CASE WHEN n % 2 = 0 THEN json_build_object('id', n, 'parts', object::json) ELSE '{{"a":{{"b":1}}}}' END AS members
 ) AS message;
 
--- 300 aliases with 64 KiB of metadata.
+-- 200 aliases with 64 KiB of metadata.
 INSERT INTO alias_bindings (project_id, profile, alias, model, metadata)
 SELECT
     '{project}'::uuid, repeat(chr(1), 64), n || repeat(chr(1), 60), 'a:' || repeat(chr(1), 250),
-    json_build_object('text', left(random, 65500))
-FROM texts, generate_series(1, 300) AS n;
+    object::json
+FROM texts, generate_series(1, 200) AS n;
 
--- 12 executions of a tool with an input and an output of 2 MiB each.
+-- 6 executions of a tool with an input and an output of 2 MiB each.
 INSERT INTO {mcp}.servers (project_id, id, name, url, transport_type, created_at)
 VALUES ('{project}'::uuid, md5('server')::uuid, 'server', 'http://localhost', 'http', now());
 INSERT INTO {mcp}.capabilities (
@@ -104,7 +106,7 @@ INSERT INTO {mcp}.executions (project_id, tool_id, id, executed_at, size, status
 SELECT
     '{project}'::uuid, '{tool}'::uuid, ('0193780a-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid,
     now(), 2 * octet_length(payload::text) + 60002, 'error', repeat(chr(1), 10000), payload, payload
-FROM texts, generate_series(1, 12) AS n,
-LATERAL (SELECT json_build_object('text', repeat(random, 31)) AS payload) AS payload;
+FROM texts, generate_series(1, 6) AS n,
+LATERAL (SELECT ('{{"list":[' || repeat(object || ',', 31) || '1]}}')::json AS payload) AS payload;
 
 DROP TABLE texts;
