@@ -137,12 +137,11 @@ class Conflict(RingError):
     detail = "A resource with this name already exists."
 
 
-class QuotaExceeded(RingError):
-    """The request would store more than a quota allows."""
+class QuotaExceeded(Conflict):
+    """The project has as many things of a kind as its quota allows."""
 
-    status = 409
     code: Code = "quota_exceeded"
-    detail = "The request exceeds a quota of this server."
+    detail = "The project has as many of these as its quota allows: delete some first."
 
 
 class ReceiptsNotConfigured(Conflict):
