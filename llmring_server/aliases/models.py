@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, RootMode
 
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import Cursor, Limit, PageParams
-from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject, load_json
+from llmring_server.core.strict_json import NOT_BLANK, JsonReader, SmallJsonObject, load_json
 
 DEFAULT_PROFILE = "default"
 MAX_BINDINGS = 1_000
@@ -103,10 +103,12 @@ class AliasBinding:
     updated_at: datetime
 
     @classmethod
-    def from_row(cls, row: asyncpg.Record | dict[str, Any]) -> Self:
+    def from_row(
+        cls, row: asyncpg.Record | dict[str, Any], read_json: JsonReader = load_json
+    ) -> Self:
         fields = dict(row)
         if fields["metadata"] is not None:
-            fields["metadata"] = load_json(fields["metadata"])
+            fields["metadata"] = read_json(fields["metadata"])
         return cls(id=_binding_id(row["profile"], row["alias"]), **fields)
 
 

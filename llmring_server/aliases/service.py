@@ -105,7 +105,7 @@ class Aliases(Repository):
     ) -> list[AliasBinding]:
         """Return a page of bindings, ordered by alias and profile.
 
-        It is shorter than its limit if the metadata is large.
+        It is shorter than its limit if the metadata is large. Only an empty page is the last one.
         """
         page = page or AliasPage()
         last_alias, last_profile = page.last_binding(project_id)
@@ -119,4 +119,4 @@ class Aliases(Repository):
             offset=page.offset,
             max_bytes=MAX_PAGE_BYTES,
         )
-        return [AliasBinding.from_row(row) for row in rows]
+        return [AliasBinding.from_row(row, self._read_json) for row in rows]

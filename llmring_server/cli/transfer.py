@@ -125,7 +125,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
         with _written(output) as file:
             if file_format == "csv":
                 file.write(CSV_HEADER)
-            stream = count(ring.usage.export(project_id, calls))
+            stream = count(ring.usage.with_unparsed_json().export(project_id, calls))
             async for chunk in encode_in_chunks(stream, encode):
                 file.write(chunk)
                 progress.show(f"{exported:,} calls exported")

@@ -84,7 +84,7 @@ async def create_conversation(request: Request, body: NewConversation) -> Conver
 async def list_conversations(
     request: Request, query: ConversationPage
 ) -> Annotated[list[Conversation], "Link"]:
-    """List conversations, most recently updated first."""
+    """List conversations, most recently updated first. A page of large ones ends early."""
     conversations = await request.ring.conversations.list(request.project_id, query)
     if conversations:
         request.response_headers = link(query, query.next(request.project_id, conversations[-1]))
@@ -96,10 +96,10 @@ async def get_conversation(
 ) -> ConversationWithMessages:
     """Get a conversation with its newest messages."""
     conversation = await request.ring.conversations.get(request.project_id, id)
-    messages: list[Message] = []
+    messages: list[MessageResponse] = []
     if query.include_messages:
         page = MessagePage(limit=query.message_limit, order="desc")
-        messages = await request.ring.conversations.messages(request.project_id, id, page)
+        messages = await request.ring.conversations.message_responses(request.project_id, id, page)
         messages.reverse()
     return ConversationWithMessages.of(conversation, messages)
 
@@ -120,11 +120,13 @@ async def delete_conversation(request: Request, id: ConversationId) -> DeletedCo
 async def list_messages(
     request: Request, id: ConversationId, query: MessagePage
 ) -> Annotated[list[MessageResponse], "Link"]:
-    """List the messages of a conversation."""
-    messages = await request.ring.conversations.messages(request.project_id, id, query)
+    """List the messages of a conversation. A page of large ones ends early."""
+    messages = await request.ring.conversations.message_responses(request.project_id, id, query)
     if messages:
-        request.response_headers = link(query, query.next(request.project_id, messages[-1]))
-    return [message.response() for message in messages]
+        last = messages[-1]
+        cursor = query.next_after(request.project_id, id, last["timestamp"], last["id"])
+        request.response_headers = link(query, cursor)
+    return messages
 
 
 async def add_message(

@@ -242,7 +242,7 @@ class AddedMessage(MessageResponse):
 
 
 # The names of our own members, in every response with a message.
-_OWN_NAMES = frozenset(AddedMessage.__annotations__)
+OWN_NAMES = frozenset(AddedMessage.__annotations__)
 
 
 @dataclass(slots=True)
@@ -273,6 +273,7 @@ class Message:
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> Self:
         fields = dict(row)
+        del fields["at_origin"]
         for name in ("content", "tool_calls", "tool_results", "metadata", "members"):
             if fields[name] is not None:
                 fields[name] = load_json(fields[name])
@@ -315,7 +316,7 @@ class Message:
         own: dict[str, Any] = {name: getattr(self, name) for name in _STORED_NAMES}
         at_origin = {}
         for name, value in self.members.items():
-            if name not in _OWN_NAMES:
+            if name not in OWN_NAMES:
                 own[name] = value
             elif value is not None:
                 at_origin[name] = value
@@ -324,6 +325,22 @@ class Message:
 
 
 _STORED_NAMES = tuple(name for name in Message.__slots__ if name != "members")
+
+
+def stored_message_response(row: asyncpg.Record) -> MessageResponse:
+    """Return a stored message as `Message.response` does, with its JSON as it is, unparsed."""
+    own: dict[str, Any] = dict(row)
+    others, at_origin = own.pop("members"), own.pop("at_origin")
+    for name in ("content", "tool_calls", "tool_results", "metadata"):
+        if own[name] is not None:
+            own[name] = orjson.Fragment(own[name])
+    if not own["content_kept"] or own["content"] is None:
+        own["content"] = ""
+    own["at_origin"] = None if at_origin is None else orjson.Fragment(at_origin)
+    if others is not None:
+        # The other members follow the last value, so that they need not be parsed.
+        own["at_origin"] = orjson.Fragment(b"%b,%b" % (at_origin or b"null", others))
+    return cast("MessageResponse", own)
 
 
 def with_consecutive_ids(
@@ -485,9 +502,9 @@ class ConversationWithMessages(Conversation):
     messages: list[MessageResponse] = field(default_factory=list)
 
     @classmethod
-    def of(cls, conversation: Conversation, messages: list[Message]) -> Self:
+    def of(cls, conversation: Conversation, messages: list[MessageResponse]) -> Self:
         fields = {name: getattr(conversation, name) for name in Conversation.__slots__}
-        return cls(**fields, messages=[message.response() for message in messages])
+        return cls(**fields, messages=messages)
 
 
 class AppendResult(NamedTuple):
@@ -529,8 +546,13 @@ class MessagePage(PageParams):
 
     def next(self, project_id: ProjectId, last: Message) -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
-        position = Position(last.timestamp, last.id)
-        return self.following(project_id, position, last.conversation_id.bytes)
+        return self.next_after(project_id, last.conversation_id, last.timestamp, last.id)
+
+    def next_after(
+        self, project_id: ProjectId, conversation_id: UUID, timestamp: datetime, id: UUID
+    ) -> str:
+        """Return the same cursor, given the time and the id of the last message."""
+        return self.following(project_id, Position(timestamp, id), conversation_id.bytes)
 
 
 class MessageWindow(BaseModel):

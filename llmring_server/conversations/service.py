@@ -6,19 +6,24 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+
 from llmring_server.access.audit import AuditLog
 from llmring_server.conversations.exchange import Exchange
 from llmring_server.conversations.models import (
     CONTENT_LEVELS,
+    OWN_NAMES,
     AppendResult,
     ContentLevel,
     Conversation,
     ConversationPage,
     Message,
     MessagePage,
+    MessageResponse,
     NewConversation,
     NewMessage,
     message_rows,
+    stored_message_response,
     with_consecutive_ids,
 )
 from llmring_server.core.identity import Actor, ProjectId
@@ -112,9 +117,22 @@ class Conversations(Repository):
         """Return a page of messages in the page's order.
 
         It is shorter than its limit if the messages are large. `page.next` returns the cursor of
-        the next page.
+        the next page; only an empty page is the last one.
         """
-        page = page or MessagePage()
+        rows = await self._page_of_messages(project_id, id, page or MessagePage(), own_names=None)
+        return [Message.from_row(row) for row in rows]
+
+    async def message_responses(
+        self, project_id: ProjectId, id: UUID, page: MessagePage | None = None
+    ) -> list[MessageResponse]:
+        """Return the same page as it is sent: with stored JSON as it is, which is not parsed."""
+        own_names = [*OWN_NAMES]
+        rows = await self._page_of_messages(project_id, id, page or MessagePage(), own_names)
+        return [stored_message_response(row) for row in rows]
+
+    async def _page_of_messages(
+        self, project_id: ProjectId, id: UUID, page: MessagePage, own_names: list[str] | None
+    ) -> list[asyncpg.Record]:
         rows = await self._fetch_all(
             "messages_asc" if page.order == "asc" else "messages_desc",
             project_id=project_id,
@@ -123,11 +141,12 @@ class Conversations(Repository):
             limit=page.limit,
             offset=page.offset,
             max_bytes=MAX_PAGE_BYTES,
+            own_names=own_names,
         )
         if not rows:
             # Raise NotFound unless the conversation exists.
             await self.get(project_id, id)
-        return [Message.from_row(row) for row in rows]
+        return rows
 
     async def all_messages(self, project_id: ProjectId, id: UUID) -> AsyncIterator[Message]:
         """Yield every message of a conversation, oldest first."""
@@ -262,7 +281,7 @@ class Conversations(Repository):
         """Return a page of conversations, most recently updated first.
 
         It is shorter than its limit if the conversations are large. `page.next` returns the cursor
-        of the next page.
+        of the next page; only an empty page is the last one.
         """
         page = page or ConversationPage()
         bounds = {

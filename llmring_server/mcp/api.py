@@ -386,7 +386,8 @@ async def list_executions(
     request: Request, id: ToolId, query: ExecutionPage
 ) -> Annotated[list[ToolExecution], "Link"]:
     """List a tool's executions, newest first. A page of large executions ends early."""
-    executions = await request.ring.mcp.executions.history(request.project_id, id, query)
+    unparsed = request.ring.mcp.executions.with_unparsed_json()
+    executions = await unparsed.history(request.project_id, id, query)
     if executions:
         request.response_headers = link(query, query.next(request.project_id, executions[-1]))
     return executions

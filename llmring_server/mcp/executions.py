@@ -54,7 +54,10 @@ class McpExecutions(Repository):
     async def history(
         self, project_id: ProjectId, tool_id: UUID, page: ExecutionPage | None = None
     ) -> list[ToolExecution]:
-        """Return a page of executions, newest first; a page of large ones ends early."""
+        """Return a page of executions, newest first.
+
+        It is shorter than its limit if they are large. Only an empty page is the last one.
+        """
         page = page or ExecutionPage()
         rows = await self._fetch_all(
             "history",
@@ -67,7 +70,7 @@ class McpExecutions(Repository):
         )
         if not rows:
             await self._require_tool(project_id, tool_id)
-        return [ToolExecution.from_row(row) for row in rows]
+        return [ToolExecution.from_row(row, self._read_json) for row in rows]
 
     async def stats(self, project_id: ProjectId, tool_id: UUID, days: int = 30) -> ToolStats:
         """Summarize the executions of the last days."""

@@ -724,11 +724,11 @@ class ToolExecution:
     executed_at: datetime
 
     @classmethod
-    def from_row(cls, row: asyncpg.Record) -> Self:
+    def from_row(cls, row: asyncpg.Record, read_json: JsonReader = load_json) -> Self:
         fields = dict(row)
-        fields["input"] = load_json(fields["input"])
+        fields["input"] = read_json(fields["input"])
         if fields["output"] is not None:
-            fields["output"] = load_json(fields["output"])
+            fields["output"] = read_json(fields["output"])
         return cls(**fields)
 
 

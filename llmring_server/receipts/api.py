@@ -58,7 +58,7 @@ class StoredReceiptResponse(TypedDict):
 
 async def list_receipts(request: Request, query: ReceiptPage) -> Annotated[ReceiptList, "Link"]:
     """List receipts, newest first. A page has fewer than `limit` receipts if they are large."""
-    page = await request.ring.receipts.list(request.project_id, query)
+    page = await request.ring.receipts.with_unparsed_json().list(request.project_id, query)
     if page["next"]:
         request.response_headers = link(query, page["next"])
     return page

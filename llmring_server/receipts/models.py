@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of
 from llmring_server.core.pagination import Limit, PageParams, Position
-from llmring_server.core.strict_json import check_json
+from llmring_server.core.strict_json import JsonReader, check_json
 from llmring_server.core.time_range import Instant, TimeRange
 from llmring_server.errors import BadRequest
 from llmring_server.pricing.price_book import CostSource
@@ -177,10 +177,10 @@ class StoredReceipt(NamedTuple):
         flat_id: str = orjson.loads(self.legacy_body)["receipt_id"]
         return flat_id
 
-    def to_response(self) -> Receipt:
+    def to_response(self, read_json: JsonReader = orjson.loads) -> Receipt:
         fields = orjson.loads(self.legacy_body)
-        envelope = self.envelope()
-        body = envelope["receipt"] if envelope else {}
+        envelope = self.envelope(read_json)
+        body = orjson.loads(self._signed_body()) if envelope else {}
         if envelope:
             receipt_type = "batch" if body["kind"] == "batch" else "single"
         else:
@@ -191,23 +191,26 @@ class StoredReceipt(NamedTuple):
             "timestamp": fields["timestamp"].replace("+00:00", "Z"),
             "signature": SIGNATURE_PREFIX + base64url(self.legacy_signature),
             "receipt_type": receipt_type,
-            "batch_summary": orjson.loads(self.summary) if self.summary else None,
+            "batch_summary": read_json(self.summary) if self.summary else None,
             "description": body.get("description"),
             "tags": body.get("tags", []),
             "envelope": envelope,
         }
         return cast("Receipt", response)
 
-    def envelope(self) -> ReceiptEnvelope | None:
+    def envelope(self, read_json: JsonReader = orjson.loads) -> ReceiptEnvelope | None:
         """Return the envelope, which a receipt that was signed elsewhere may lack."""
         if self.signed is None or self.signature is None:
             return None
-        _, _, body = self.signed.partition(b"\n")
         return {
-            "receipt": orjson.loads(body),
+            "receipt": read_json(self._signed_body()),
             "signature": {"alg": "Ed25519", "kid": self.kid, "sig": base64url(self.signature)},
             "signed_sha256": sha256(self.signed).hexdigest(),
         }
+
+    def _signed_body(self) -> bytes:
+        """Return the signed receipt as JSON; empty if there is none."""
+        return (self.signed or b"").partition(b"\n")[2]
 
 
 class ReceiptList(TypedDict):

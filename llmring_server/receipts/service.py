@@ -13,6 +13,7 @@ from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import json_default
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -212,7 +213,10 @@ class Receipts(Repository):
         return (await self._get(project_id, id)).to_response()
 
     async def list(self, project_id: ProjectId, page: ReceiptPage = _FIRST_RECEIPTS) -> ReceiptList:
-        """Return a page of receipts, newest first; fewer than its limit if they are large."""
+        """Return a page of receipts, newest first; fewer than its limit if they are large.
+
+        Only a page without `next` is the last one.
+        """
         rows = await self._fetch_all(
             "list",
             project_id=project_id,
@@ -222,8 +226,13 @@ class Receipts(Repository):
             max_bytes=MAX_PAGE_BYTES,
         )
         count = await self._fetch_one("count", project_id=project_id, max_total=MAX_TOTAL)
+        receipts = []
+        slices = TimeSlices()
+        for row in rows:
+            receipts.append(StoredReceipt.from_row(row).to_response(self._read_json))
+            await slices.pause()
         return {
-            "receipts": [StoredReceipt.from_row(row).to_response() for row in rows],
+            "receipts": receipts,
             "total": count["total"],
             "limit": page.limit,
             "offset": page.offset,

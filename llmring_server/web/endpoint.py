@@ -131,6 +131,8 @@ class Endpoint:
                 request.response_headers = {**request.response_headers, **header}
             if self.body_type is None or isinstance(result, list):
                 parts = await render_in_parts(result)
+                # What it contains is not kept while a slow client reads.
+                result = None
                 await _send_parts(parts, request.response_headers, send)
             else:
                 await _send_json(render(result), request.response_headers, send)

@@ -1,5 +1,6 @@
 """OpenAPI document (3.1): generated from the route table and the annotations of the handlers."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import getdoc
@@ -79,7 +80,8 @@ _NULL = {"type": "null"}
 
 async def get_openapi(request: Request) -> Annotated[Response, {JSON: dict[str, Any]}]:
     """Show this document."""
-    content = request.app.openapi(request.scope.get("root_path", ""))
+    # The first request takes a quarter of a second; others need not wait for it.
+    content = await asyncio.to_thread(request.app.openapi, request.scope.get("root_path", ""))
     return Response(content, media_type=JSON)
 
 

@@ -60,9 +60,6 @@ IdempotencyKeyHeader = Annotated[
 
 MAX_WARNINGS_HEADER_BYTES = 2000
 
-# How many items of a long list are rendered at a time.
-ITEMS_PER_PART = 10
-
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
 
@@ -288,7 +285,7 @@ def render(result: Any) -> bytes:
 async def render_in_parts(result: Any) -> list[bytes]:
     """Render a result as `render` does, in parts: between them, other requests are served.
 
-    A list is rendered some items at a time, and so is one that is a member of the result.
+    A list is rendered one item at a time, and so is one that is a member of the result.
     """
     slices = TimeSlices()
     parts = []
@@ -319,9 +316,9 @@ def _parts(result: Any) -> Iterator[bytes]:
 
 def _parts_of_list(items: list[Any]) -> Iterator[bytes]:
     start = b"["
-    for first in range(0, len(items), ITEMS_PER_PART):
-        rendered = render(items[first : first + ITEMS_PER_PART])
-        yield start + memoryview(rendered)[1:-1]
+    for item in items:
+        yield start
+        yield render(item)
         start = b","
     yield b"]" if items else b"[]"
 

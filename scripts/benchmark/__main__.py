@@ -14,7 +14,14 @@ from typing import Any
 from scripts.benchmark.cases import CASES
 from scripts.benchmark.postgres import fetch_value, postmaster_pid, running_cluster
 from scripts.benchmark.runner import Settings, progress
-from scripts.benchmark.servers import ROOT, checked_checkout, commit, other_checkout, peer
+from scripts.benchmark.servers import (
+    ROOT,
+    checked_checkout,
+    commit,
+    other_checkout,
+    other_checkout_watched,
+    peer,
+)
 
 QUICK = ("log", "stats", "logs")
 AGAINST = ("log", "batch", "stats", "logs", "conversations")
@@ -129,6 +136,7 @@ def main() -> None:
             options.seconds,
             options.rounds,
             against=[other_checkout(against)] if against else [],
+            against_watched=[other_checkout_watched(against)] if against else [],
             peer=[peer] if options.peer else [],
         )
         try:

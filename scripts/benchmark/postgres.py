@@ -49,6 +49,20 @@ def fetch(url: str, sql: str, *arguments: Any) -> list[Any]:
     return asyncio.run(run())
 
 
+def execute(url: str, script: str) -> None:
+    """Run a script of statements on a new connection."""
+
+    async def run() -> None:
+        settings = {"search_path": SCHEMA}
+        connection = await asyncpg.connect(url, timeout=30, server_settings=settings)
+        try:
+            await connection.execute(script, timeout=QUERY_TIMEOUT_SECONDS)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
 def fetch_value(url: str, sql: str, *arguments: Any) -> Any:
     return fetch(url, sql, *arguments)[0][0]
 

@@ -40,6 +40,7 @@ class Settings:
     rounds: int
     # Another checkout of this project, if there is one, and the release that it replaces.
     against: Sequence[StartServer] = ()
+    against_watched: Sequence[StartServer] = ()
     peer: Sequence[StartServer] = ()
     calls: int = 0
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -93,6 +94,27 @@ def without_request_limits(cluster_url: str) -> AbstractContextManager[ServerUnd
     app = Path(__file__).with_name("apps") / "without_request_limits.py"
     program = [sys.executable, str(app)]
     return _serve(cluster_url, "without request limits", COMMAND, program=program)
+
+
+def watched(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:
+    """Run the server with a watch on its event loop and its memory."""
+    return _watched(cluster_url, "watched", COMMAND)
+
+
+def other_checkout_watched(root: Path) -> StartServer:
+    """Run the server of another checkout with the same watch."""
+    command = root / ".venv" / "bin" / "llmring-server"
+    return lambda cluster_url: _watched(cluster_url, "against", command)
+
+
+@contextmanager
+def _watched(cluster_url: str, name: str, command: Path) -> Iterator[ServerUnderTest]:
+    app = Path(__file__).with_name("apps") / "watched.py"
+    program = [str(command.with_name("python")), str(app)]
+    with TemporaryDirectory(prefix="bench-") as directory:
+        more = {"WATCH_FILE": str(Path(directory, "seen"))}
+        with _serve(cluster_url, name, command, program=program, more_environment=more) as server:
+            yield server
 
 
 def other_checkout(root: Path) -> StartServer:

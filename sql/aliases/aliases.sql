@@ -84,22 +84,29 @@ FROM <<tables.alias_bindings>>
 WHERE project_id = @project_id AND profile = @profile AND alias = @alias;
 
 -- name: list
--- Ordered by name. A page ends with the row that exceeds @max_bytes.
-SELECT project_id, profile, alias, model, metadata::text AS metadata, created_at, updated_at
+-- Ordered by name. A page ends with the row that reaches @max_bytes: of JSON, in which names, ids and times
+-- take up to a kilobyte.
+SELECT
+    project_id, profile, alias, model, convert_to(metadata::text, 'UTF8') AS metadata, created_at,
+    updated_at
 FROM (
-    SELECT *, sum(octet_length(metadata::text)) OVER (
-        ORDER BY alias, profile ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY alias, profile ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.alias_bindings>>
-        WHERE project_id = @project_id
-          AND (@profile::text IS NULL OR profile = @profile)
-          AND (@last_alias::text IS NULL OR (alias, profile) > (@last_alias, @last_profile::text))
-        ORDER BY alias, profile
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + coalesce(octet_length(metadata::text), 0)
+            + octet_length(to_json(concat(profile, alias, model))::text) AS size
+        FROM (
+            SELECT * FROM <<tables.alias_bindings>>
+            WHERE project_id = @project_id
+              AND (@profile::text IS NULL OR profile = @profile)
+              AND (@last_alias::text IS NULL OR (alias, profile) > (@last_alias, @last_profile::text))
+            ORDER BY alias, profile
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a row is computed once
     ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY alias, profile;
 
 -- name: delete

@@ -28,24 +28,29 @@ FROM <<tables.conversations>>
 WHERE project_id = @project_id AND id = @id;
 
 -- name: list
--- Most recently updated first. A page ends with the row that exceeds @max_bytes.
+-- Most recently updated first. A page ends with the row that reaches @max_bytes: of JSON, in which names,
+-- numbers and times take up to a kilobyte.
 SELECT
     project_id, id, title, system_prompt, model_alias, temperature, max_tokens, origin,
     message_count, total_input_tokens, total_output_tokens, total_cost,
     created_at, updated_at, last_message_at
 FROM (
-    SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
-        ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.conversations>>
-        WHERE project_id = @project_id
-          AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
-        ORDER BY updated_at DESC, id DESC
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + octet_length(to_json(concat(title, system_prompt, model_alias, origin))::text)
+            AS size
+        FROM (
+            SELECT * FROM <<tables.conversations>>
+            WHERE project_id = @project_id
+              AND (@last_id::uuid IS NULL OR (updated_at, id) < (@last_at::timestamptz, @last_id))
+            ORDER BY updated_at DESC, id DESC
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a row is computed once
     ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY updated_at DESC, id DESC;
 
 -- name: search
@@ -99,12 +104,16 @@ SELECT
     message_count, total_input_tokens, total_output_tokens, total_cost,
     created_at, updated_at, last_message_at
 FROM (
-    SELECT *, sum(octet_length(to_json(system_prompt)::text)) OVER (
-        ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW
-    ) AS preceding_bytes
-    FROM (SELECT * FROM page_of_matches UNION ALL SELECT * FROM page_by_scan) AS page
+    SELECT *, sum(size) OVER (ORDER BY updated_at DESC, id DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
+    FROM (
+        SELECT
+            *, 1000 + octet_length(to_json(concat(title, system_prompt, model_alias, origin))::text)
+            AS size
+        FROM (SELECT * FROM page_of_matches UNION ALL SELECT * FROM page_by_scan) AS page
+        OFFSET 0
+    ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY updated_at DESC, id DESC;
 
 -- name: update
@@ -170,18 +179,24 @@ FROM added
 WHERE project_id = @project_id AND id = @id AND messages > 0;
 
 -- name: messages_asc
--- Oldest first. A page ends with the row that exceeds @max_bytes. The reply of an exchange has the id of
--- its call: the receipt is the first for this call alone, or else the first that certifies it.
+-- Oldest first. A page has up to @max_bytes, or one message: of JSON, in which names, numbers and times take
+-- up to a kilobyte. The reply of an exchange has the id of its call: the receipt is the first for this call
+-- alone, or else the first that certifies it. With @own_names, members of these names are in
+-- `at_origin`, except for nulls, and `members` are the others, without braces.
 SELECT
     id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
-    input_tokens, output_tokens, cost, content::text AS content,
+    input_tokens, output_tokens, cost, convert_to(content::text, 'UTF8') AS content,
     coalesce(content_kept, content IS NOT NULL OR content_hash IS NULL) AS content_kept,
-    tool_calls::text AS tool_calls, tool_results::text AS tool_results,
-    metadata::text AS metadata, members::text AS members, receipt_id
+    convert_to(tool_calls::text, 'UTF8') AS tool_calls,
+    convert_to(tool_results::text, 'UTF8') AS tool_results,
+    convert_to(metadata::text, 'UTF8') AS metadata,
+    convert_to(CASE WHEN @own_names::text[] IS NULL THEN members::text ELSE others END, 'UTF8') AS members,
+    receipt_id, convert_to(at_origin, 'UTF8') AS at_origin
 FROM (
-    SELECT *, sum(size_bytes) OVER (ORDER BY id) - size_bytes AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY id ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.messages>>
+        SELECT *, 1000 + size_bytes + octet_length(to_json(concat(role, tool_call_id))::text) AS size
+        FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
           AND (@last_id::uuid IS NULL OR id > @last_id)
         ORDER BY id
@@ -197,21 +212,36 @@ LEFT JOIN LATERAL (
     ORDER BY summary IS NOT NULL, position
     LIMIT 1
 ) AS receipt ON true
-WHERE preceding_bytes < @max_bytes::bigint
+LEFT JOIN LATERAL (
+    SELECT
+        string_agg(member, ',') FILTER (WHERE NOT is_own) AS others,
+        '{' || string_agg(member, ',') FILTER (WHERE is_own AND NOT is_null) || '}' AS at_origin
+    FROM (
+        SELECT
+            to_json(key)::text || ':' || value::text AS member,
+            key = ANY (@own_names::text[]) AS is_own, json_typeof(value) = 'null' AS is_null
+        FROM json_each(members)
+    ) AS member
+) AS split ON @own_names::text[] IS NOT NULL
+WHERE preceding_bytes = 0 OR preceding_bytes + size <= @max_bytes::bigint
 ORDER BY id;
 
 -- name: messages_desc
 -- Newest first, otherwise the same.
 SELECT
     id, conversation_id, created_at AS timestamp, role, content_hash, tool_call_id,
-    input_tokens, output_tokens, cost, content::text AS content,
+    input_tokens, output_tokens, cost, convert_to(content::text, 'UTF8') AS content,
     coalesce(content_kept, content IS NOT NULL OR content_hash IS NULL) AS content_kept,
-    tool_calls::text AS tool_calls, tool_results::text AS tool_results,
-    metadata::text AS metadata, members::text AS members, receipt_id
+    convert_to(tool_calls::text, 'UTF8') AS tool_calls,
+    convert_to(tool_results::text, 'UTF8') AS tool_results,
+    convert_to(metadata::text, 'UTF8') AS metadata,
+    convert_to(CASE WHEN @own_names::text[] IS NULL THEN members::text ELSE others END, 'UTF8') AS members,
+    receipt_id, convert_to(at_origin, 'UTF8') AS at_origin
 FROM (
-    SELECT *, sum(size_bytes) OVER (ORDER BY id DESC) - size_bytes AS preceding_bytes
+    SELECT *, sum(size) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.messages>>
+        SELECT *, 1000 + size_bytes + octet_length(to_json(concat(role, tool_call_id))::text) AS size
+        FROM <<tables.messages>>
         WHERE project_id = @project_id AND conversation_id = @id
           AND (@last_id::uuid IS NULL OR id < @last_id)
         ORDER BY id DESC
@@ -227,7 +257,18 @@ LEFT JOIN LATERAL (
     ORDER BY summary IS NOT NULL, position
     LIMIT 1
 ) AS receipt ON true
-WHERE preceding_bytes < @max_bytes::bigint
+LEFT JOIN LATERAL (
+    SELECT
+        string_agg(member, ',') FILTER (WHERE NOT is_own) AS others,
+        '{' || string_agg(member, ',') FILTER (WHERE is_own AND NOT is_null) || '}' AS at_origin
+    FROM (
+        SELECT
+            to_json(key)::text || ':' || value::text AS member,
+            key = ANY (@own_names::text[]) AS is_own, json_typeof(value) = 'null' AS is_null
+        FROM json_each(members)
+    ) AS member
+) AS split ON @own_names::text[] IS NOT NULL
+WHERE preceding_bytes = 0 OR preceding_bytes + size <= @max_bytes::bigint
 ORDER BY id DESC;
 
 -- name: delete_old_messages

@@ -39,12 +39,15 @@ SELECT tool, conversation, call FROM known;
 SELECT id FROM <<mcp.capabilities>> WHERE project_id = @project_id AND id = @tool_id AND kind = 'tool';
 
 -- name: history
--- Newest first. The page ends with the row that reaches @max_bytes.
+-- Newest first. The page ends with the row that reaches @max_bytes: of JSON, in which names, ids and times
+-- take up to a kilobyte.
 SELECT
-    id, tool_id, conversation_id, log_id, input::text, output::text, error, status, duration_ms,
-    executed_at
+    id, tool_id, conversation_id, log_id, convert_to(input::text, 'UTF8') AS input,
+    convert_to(output::text, 'UTF8') AS output, error, status, duration_ms, executed_at
 FROM (
-    SELECT *, sum(size) OVER (ORDER BY id DESC) - size AS preceding_bytes
+    SELECT
+        *, sum(1000 + size::bigint) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING) - size - 1000
+            AS preceding_bytes
     FROM (
         SELECT * FROM <<mcp.executions>>
         WHERE project_id = @project_id AND tool_id = @tool_id

@@ -43,20 +43,23 @@ ORDER BY position
 LIMIT 1;
 
 -- name: list
--- Newest first, and at most @max_bytes.
+-- Newest first. A page ends with the receipt that reaches @max_bytes: of JSON, in which the description and
+-- the tags occur twice, and names, numbers and signatures take up to a kilobyte.
 SELECT id, position, kid, legacy_body, legacy_signature, signed, signature, summary
 FROM (
-    SELECT *, sum(length(legacy_body) + coalesce(length(signed), 0) + coalesce(length(summary), 0))
-        OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) AS size
+    SELECT *, sum(size) OVER (ORDER BY position DESC ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.receipts>>
+        SELECT
+            *, 1000 + length(legacy_body) + 2 * coalesce(length(signed), 0)
+            + coalesce(length(summary), 0) AS size
+        FROM <<tables.receipts>>
         WHERE project_id = @project_id
           AND (@last_id::uuid IS NULL OR position < @last_id)
         ORDER BY position DESC
         LIMIT @limit OFFSET @offset
     ) AS page
 ) AS page
-WHERE size <= @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY position DESC;
 
 -- name: count

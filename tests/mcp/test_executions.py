@@ -140,7 +140,7 @@ async def test_a_page_of_large_executions_ends_early(
     monkeypatch.setattr("llmring_server.mcp.executions.MAX_PAGE_BYTES", 20_000)
     path = await make_tool(client)
     for _ in range(5):
-        await record(client, path, input={"a": "x" * 9000})
+        await record(client, path, input={"a": "x" * 8500})
     first = await client.get(f"{path}/history")
     second = await client.get(f"{path}/history{first.links['next']['url']}")
     assert (len(first.json()), len(second.json())) == (3, 2)

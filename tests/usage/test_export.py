@@ -5,6 +5,7 @@ import io
 import json
 
 import httpx
+from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
@@ -54,3 +55,38 @@ async def test_export_leaves_the_callers_transaction_unchanged(
         await tx.execute("SET LOCAL idle_in_transaction_session_timeout = '33s'")
         assert [call async for call in ring.within(tx).usage.export(project_id)] == []
         assert await tx.fetch_value("SHOW idle_in_transaction_session_timeout") == "33s"
+
+
+async def test_stored_json_is_sent_as_it_is(
+    client: httpx.AsyncClient, owner: AsyncDatabaseManager, ring: Ring, project_id: ProjectId
+) -> None:
+    """Also JSON that a newer or an older server has written in another way."""
+    stored = '{"n": 1.10,\n"list" : [ 1e2 ]}'
+    logged = await ring.usage.log(project_id, NewCall(**CALL))
+    await owner.execute(
+        "UPDATE {{tables.usage_logs}} SET metadata = $1 WHERE id = $2", stored, logged.log_id
+    )
+    listed = await client.get("/api/v1/logs")
+    assert f'"metadata":{stored},' in listed.text
+    # A line break between tokens would end the line.
+    on_one_line = stored.replace("\n", " ")
+    lines = await client.get("/api/v1/logs/export?format=jsonl")
+    assert f'"metadata":{on_one_line},' in lines.text
+    assert len(lines.text.splitlines()) == 1
+    [row] = csv.DictReader(io.StringIO((await client.get("/api/v1/logs/export")).text, newline=""))
+    assert row["metadata"] == stored
+    [call] = await ring.usage.logs(project_id)
+    assert call.metadata == {"n": 1.1, "list": [100]}
+
+
+async def test_every_cell_of_csv_is_quoted_as_python_does(
+    client: httpx.AsyncClient,
+) -> None:
+    texts = ["a,b", '"', "a\r\nb", " a ", "a;b", "'", "a\t", "a\x0bb", "\u2028", '{"a": "b"}']
+    await client.post(BATCH, json=[CALL | {"alias": text, "cost": 1} for text in texts])
+    exported = (await client.get("/api/v1/logs/export")).text
+    rows = list(csv.reader(io.StringIO(exported, newline="")))
+    written = io.StringIO()
+    csv.writer(written).writerows(rows)
+    assert written.getvalue() == exported
+    assert {row[4] for row in rows[1:]} == {*texts}

@@ -12,20 +12,23 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Server, Settings, build
 from llmring_server.core.identity import ProjectId
-from llmring_server.usage.export import CHUNK_SIZE
+from llmring_server.usage.export import CHUNK_BYTES
 from llmring_server.usage.models import Call, NewCall
 from llmring_server.usage.service import Usage
 from llmring_server.web.middleware import ResponseAbortedError
 from tests.conftest import CALL
 
 SECRET = "sk-" + "secret"
+CALLS_PER_CHUNK = 5
 EXPORTS = ("/api/v1/logs/export", "/api/v1/logs/export?format=jsonl")
 
 
 @pytest.fixture
 async def calls(ring: Ring, project_id: ProjectId) -> None:
     """Log enough calls for an export of several chunks."""
-    await ring.usage.log_many(project_id, [NewCall(**CALL)] * (2 * CHUNK_SIZE))
+    metadata = {"text": "x" * (CHUNK_BYTES // CALLS_PER_CHUNK)}
+    calls = [NewCall(**CALL, metadata=metadata)] * (2 * CALLS_PER_CHUNK)
+    await ring.usage.log_many(project_id, calls)
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def broken_export(*args: Any, **options: Any) -> AsyncGenerator[Call]:
         async with aclosing(export(*args, **options)) as calls:
-            for _ in range(CHUNK_SIZE):
+            for _ in range(CALLS_PER_CHUNK):
                 yield await anext(calls)
         raise ValueError(SECRET)
 

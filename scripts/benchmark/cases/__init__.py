@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from scripts.benchmark.cases import conversations, footprint, logging, mcp_tools, reading, receipts
+from scripts.benchmark.cases import (
+    answers,
+    conversations,
+    footprint,
+    logging,
+    mcp_tools,
+    reading,
+    receipts,
+)
 from scripts.benchmark.runner import Settings
 
 CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
@@ -16,6 +24,7 @@ CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "logs": reading.logs,
     "conversations": conversations.conversations,
     "executions": mcp_tools.executions,
+    "answers": answers.answers,
     "size": footprint.size,
     "memory": footprint.memory,
     "receipts": receipts.receipts,
