@@ -110,7 +110,7 @@ def templates() -> None:
 @templates.command("list")
 @project_options
 def list_templates(env: str, data_dir: Path, project: str) -> None:
-    """List templates, newest first."""
+    """List the project's templates, then those that other projects share; newest first."""
 
     async def read(ring: Ring, project_id: ProjectId) -> list[Template]:
         pages = partial(ring.templates.list, project_id)
@@ -118,7 +118,9 @@ def list_templates(env: str, data_dir: Path, project: str) -> None:
 
     for template in with_project(env, data_dir, project, read):
         facts = [template.model, f"version {template.version}", f"{template.usage_count:,} uses"]
-        if template.shared:
+        if template.shared_by:
+            facts.append(f"shared by {template.shared_by}")
+        elif template.shared:
             facts.append("shared")
         entry(template.id, template.name, *facts)
 

@@ -48,18 +48,30 @@ def project_of_key(key: str) -> ProjectId:
 # `operator` is about the deployment: registry, prices, providers, verbose health. No mode and no
 # default grants it: the command line issues a key with it, or a parent application returns a
 # `Caller` that has it.
-ApiScope = Literal["log:write", "read", "conversations", "mcp", "mcp:secrets", "admin", "operator"]
+#
+# `templates:share` concerns other projects, too: they see the templates that are shared.
+ApiScope = Literal[
+    "log:write",
+    "read",
+    "conversations",
+    "templates:share",
+    "mcp",
+    "mcp:secrets",
+    "admin",
+    "operator",
+]
 
 # Each list is written out, so that a new scope is not granted until it is added here.
 
 # The scopes of a new key, unless others are named.
 DEFAULT_SCOPES: tuple[ApiScope, ...] = ("log:write", "read", "conversations", "mcp")
 
-# Everything that can be allowed within one project.
+# Everything that can be allowed to a project.
 PROJECT_SCOPES: tuple[ApiScope, ...] = (
     "log:write",
     "read",
     "conversations",
+    "templates:share",
     "mcp",
     "mcp:secrets",
     "admin",
@@ -69,6 +81,7 @@ SCOPES: tuple[ApiScope, ...] = (
     "log:write",
     "read",
     "conversations",
+    "templates:share",
     "mcp",
     "mcp:secrets",
     "admin",
@@ -79,7 +92,9 @@ SCOPES: tuple[ApiScope, ...] = (
 MODE_SCOPES: Mapping[str, frozenset[ApiScope]] = {
     # An issued key has the scopes that are stored with it.
     "keys": frozenset(),
-    "open": frozenset({"log:write", "read", "conversations", "mcp", "mcp:secrets"}),
+    "open": frozenset(
+        {"log:write", "read", "conversations", "templates:share", "mcp", "mcp:secrets"}
+    ),
     "proxy": frozenset({"log:write", "read", "conversations", "mcp", "mcp:secrets"}),
     "parent": frozenset({"log:write", "read", "conversations", "mcp", "mcp:secrets"}),
 }

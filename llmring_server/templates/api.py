@@ -20,6 +20,7 @@ from llmring_server.templates.models import (
     TemplateVersion,
     VersionPage,
 )
+from llmring_server.templates.service import Templates
 from llmring_server.web.request import IdOf, Request, link
 
 TemplateId = Annotated[UUID, IdOf("Template")]
@@ -45,15 +46,19 @@ class DeletedTemplate(TypedDict):
     message: str
 
 
+def _templates(request: Request) -> Templates:
+    return request.ring.templates.with_unparsed_json()
+
+
 def _may_share(request: Request) -> bool:
-    return "admin" in request.caller.scopes
+    return "templates:share" in request.caller.scopes
 
 
 async def create_template(
     request: Request, body: NewTemplate
 ) -> Annotated[Template, QuotaExceeded]:
     """Create a template."""
-    return await request.ring.templates.create(
+    return await _templates(request).create(
         request.project_id, body, actor=request.actor, may_share=_may_share(request)
     )
 
@@ -61,8 +66,8 @@ async def create_template(
 async def list_templates(
     request: Request, query: TemplatePage
 ) -> Annotated[list[Template], "Link"]:
-    """List the project's own and the shared templates, newest first."""
-    templates = await request.ring.templates.list(request.project_id, query)
+    """List the project's own templates, then those that other projects share; newest first."""
+    templates = await _templates(request).list(request.project_id, query)
     if templates:
         request.response_headers = link(query, query.next(request.project_id, templates[-1]))
     return templates
@@ -70,31 +75,31 @@ async def list_templates(
 
 async def get_template_stats(request: Request, query: LimitQuery) -> list[TemplateUsage]:
     """List the project's own templates by number of uses, most used first."""
-    return await request.ring.templates.stats(request.project_id, query.limit)
+    return await _templates(request).stats(request.project_id, query.limit)
 
 
 async def get_template(request: Request, id: TemplateId) -> Template:
     """Get a template."""
-    return await request.ring.templates.get(request.project_id, id)
+    return await _templates(request).get(request.project_id, id)
 
 
 async def update_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
     """Change the fields that are set and not null; a change of the content creates a version."""
-    return await request.ring.templates.update(
+    return await _templates(request).update(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
 async def patch_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
     """Change the fields that are set; null clears `description`, `system_prompt`, `max_tokens`."""
-    return await request.ring.templates.patch(
+    return await _templates(request).patch(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
 async def delete_template(request: Request, id: TemplateId) -> DeletedTemplate:
     """Deactivate a template; `is_active: true` restores it, while its room is not needed."""
-    await request.ring.templates.delete(
+    await _templates(request).delete(
         request.project_id, id, actor=request.actor, may_share=_may_share(request)
     )
     return {"message": "Template deleted successfully"}
@@ -102,21 +107,21 @@ async def delete_template(request: Request, id: TemplateId) -> DeletedTemplate:
 
 async def use_template(request: Request, id: TemplateId) -> Template:
     """Count one use of a template and return it."""
-    return await request.ring.templates.use(request.project_id, id)
+    return await _templates(request).use(request.project_id, id)
 
 
 async def render_template(
     request: Request, id: TemplateId, body: RenderRequest
 ) -> RenderedTemplate:
     """Render a template's system prompt with variables."""
-    return await request.ring.templates.render(request.project_id, id, body.variables, body.version)
+    return await _templates(request).render(request.project_id, id, body.variables, body.version)
 
 
 async def list_template_versions(
     request: Request, id: TemplateId, query: VersionPage
 ) -> Annotated[list[TemplateVersion], "Link"]:
     """List the versions of a template, newest first."""
-    versions = await request.ring.templates.versions(request.project_id, id, query)
+    versions = await _templates(request).versions(request.project_id, id, query)
     if versions:
         request.response_headers = link(query, query.next(request.project_id, versions[-1], id))
     return versions
@@ -126,4 +131,4 @@ async def get_template_version(
     request: Request, id: TemplateId, version: VersionNumber
 ) -> TemplateVersion:
     """Get one version of a template."""
-    return await request.ring.templates.version(request.project_id, id, version)
+    return await _templates(request).version(request.project_id, id, version)

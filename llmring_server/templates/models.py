@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import FormerKeyId
 from llmring_server.core.numbers import WHOLE
-from llmring_server.core.pagination import Limit, PageParams, Position
-from llmring_server.core.strict_json import NOT_BLANK, SmallJsonObject, load_json
+from llmring_server.core.pagination import INVALID_CURSOR, Limit, PageParams
+from llmring_server.core.strict_json import NOT_BLANK, JsonReader, SmallJsonObject, load_json
+from llmring_server.errors import InvalidRequest
 
 DEFAULT_MODEL = "claude-3-sonnet-20240229"
 DEFAULT_TEMPERATURE = Decimal("0.7")
@@ -89,9 +90,17 @@ class TemplatePage(PageParams):
     )
     limit: Limit = Field(50, ge=1, le=100)
 
+    def position(self, project_id: ProjectId) -> dict[str, Any]:
+        """Return the template after which the page begins, and whether it is the project's own."""
+        is_own, id = self.last(project_id) or (None, None)
+        # Lists used to be ordered by time alone, and so were their cursors.
+        if id and not isinstance(is_own, bool):
+            raise InvalidRequest(INVALID_CURSOR)
+        return {"last_is_own": is_own, "last_id": id and UUID(id)}
+
     def next(self, project_id: ProjectId, last: "Template") -> str:
         """Return the cursor of the page that follows the one that ends with `last`."""
-        return self.following(project_id, Position(last.created_at, last.id))
+        return self.following(project_id, (last.project_id is not None, last.id))
 
 
 class VersionPage(PageParams):
@@ -127,9 +136,9 @@ class TemplateVersion:
     created_at: datetime
 
     @classmethod
-    def from_row(cls, row: asyncpg.Record) -> Self:
+    def from_row(cls, row: asyncpg.Record, read_json: JsonReader = load_json) -> Self:
         fields = dict(row)
-        fields["tool_config"] = load_json(fields["tool_config"])
+        fields["tool_config"] = read_json(fields["tool_config"])
         return cls(**fields)
 
 
@@ -137,7 +146,8 @@ class TemplateVersion:
 class Template:
     """A template in its current version.
 
-    Other projects see neither the `project_id` nor the author of a shared template.
+    Other projects see neither the `project_id` nor the author of a shared template. They see who
+    shares it, in `shared_by`: the name of the project, if it has one.
     """
 
     id: UUID
@@ -157,13 +167,16 @@ class Template:
     created_at: datetime
     updated_at: datetime
     last_used_at: datetime | None
+    shared_by: str | None = None
     api_key_id: FormerKeyId = None
 
     @classmethod
-    def from_row(cls, project_id: ProjectId, row: asyncpg.Record) -> Self:
+    def from_row(
+        cls, project_id: ProjectId, row: asyncpg.Record, read_json: JsonReader = load_json
+    ) -> Self:
         """Return a template as the project `project_id` sees it."""
         fields = dict(row)
-        fields["tool_config"] = load_json(fields["tool_config"])
+        fields["tool_config"] = read_json(fields["tool_config"])
         if fields["project_id"] != project_id:
             fields["project_id"] = None
             fields["created_by"] = ""

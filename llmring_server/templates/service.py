@@ -28,7 +28,9 @@ from llmring_server.templates.models import (
 )
 from llmring_server.templates.rendering import render_template
 
-SHARING_FORBIDDEN = "Sharing a template, or changing a shared one, requires the scope admin."
+SHARING_FORBIDDEN = (
+    "Sharing a template, or changing a shared one, requires the scope templates:share."
+)
 
 
 class Templates(Repository):
@@ -84,12 +86,12 @@ class Templates(Repository):
                 raise self._quota.exceeded()
             if new.shared:
                 await inside._audit.record(actor, "template.create", str(id), project_id)
-        return Template.from_row(project_id, rows[0])
+        return Template.from_row(project_id, rows[0], self._read_json)
 
     async def get(self, project_id: ProjectId, id: UUID) -> Template:
         """Return a template that is the project's own or shared."""
         row = await self._fetch_one("get", project_id=project_id, id=id)
-        return Template.from_row(project_id, row)
+        return Template.from_row(project_id, row, self._read_json)
 
     async def update(
         self,
@@ -134,7 +136,7 @@ class Templates(Repository):
     async def use(self, project_id: ProjectId, id: UUID) -> Template:
         """Count one use of a template and return it."""
         row = await self._fetch_one("use", project_id=project_id, id=id)
-        return Template.from_row(project_id, row)
+        return Template.from_row(project_id, row, self._read_json)
 
     async def render(
         self,
@@ -167,7 +169,7 @@ class Templates(Repository):
         row = await self._fetch_one(
             "version", "Template version", project_id=project_id, id=id, version=version
         )
-        return TemplateVersion.from_row(row)
+        return TemplateVersion.from_row(row, self._read_json)
 
     async def versions(
         self, project_id: ProjectId, id: UUID, page: VersionPage | None = None
@@ -189,7 +191,7 @@ class Templates(Repository):
         # Every template has a version, so an empty first page means that the template is missing.
         if not rows and not page.offset and not page.cursor:
             raise NotFound.of(self.row_kind)
-        return [TemplateVersion.from_row(row) for row in rows]
+        return [TemplateVersion.from_row(row, self._read_json) for row in rows]
 
     async def stats(self, project_id: ProjectId, limit: int = 20) -> list[TemplateUsage]:
         """Return the usage of the project's own templates, most used first."""
@@ -197,21 +199,22 @@ class Templates(Repository):
         return [TemplateUsage(**row) for row in rows]
 
     async def list(self, project_id: ProjectId, page: TemplatePage | None = None) -> list[Template]:
-        """Return a page of the project's own and the shared templates, newest first.
+        """Return a page of the project's own templates, then of those that others share.
 
-        It is shorter than its limit if the templates are large.
+        Both are in the order of their creation, newest first. A page is shorter than its limit if
+        the templates are large.
         """
         page = page or TemplatePage()
         rows = await self._fetch_all(
             "list",
             project_id=project_id,
             created_by=page.created_by,
-            last_id=page.after(project_id).last_id,
+            **page.position(project_id),
             limit=page.limit,
             offset=page.offset,
             max_bytes=MAX_PAGE_BYTES,
         )
-        return [Template.from_row(project_id, row) for row in rows]
+        return [Template.from_row(project_id, row, self._read_json) for row in rows]
 
     async def _update(
         self,
@@ -241,7 +244,7 @@ class Templates(Repository):
             [row] = rows
             if may_share and (row["shared"] or "shared" in changes):
                 await inside._audit.record(actor, "template.change", str(id), project_id)
-        return Template.from_row(project_id, row)
+        return Template.from_row(project_id, row, self._read_json)
 
     async def _update_error(
         self, project_id: ProjectId, id: UUID, *, may_share: bool

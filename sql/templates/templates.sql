@@ -34,7 +34,7 @@ first_version AS (
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_by, is_active, shared, usage_count,
     created_at, updated_at, last_used_at
 FROM created;
 
@@ -91,50 +91,82 @@ old_versions AS (
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_by, is_active, shared, usage_count,
     created_at, updated_at, last_used_at
 FROM updated;
 
 -- name: list
--- The project's own and the shared templates, newest first. A page ends with the row that exceeds
--- @max_bytes. A filter by author excludes shared templates, since their author is not public.
+-- The project's own templates, then those that other projects share; both newest first. The two branches
+-- use two indexes: the primary key, and the index of shared templates. A filter by author excludes shared
+-- templates, since their author is not public. A page ends with the template that reaches @max_bytes: of
+-- JSON, in which ids, numbers and times take up to a kilobyte.
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
-    created_at, updated_at, last_used_at
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at, shared_by
 FROM (
-    SELECT *, sum(
-        octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
-    ) OVER (ORDER BY id DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS preceding_bytes
+    SELECT *, sum(bytes) OVER (ORDER BY is_own DESC, id DESC ROWS UNBOUNDED PRECEDING) - bytes AS preceding_bytes
     FROM (
-        SELECT * FROM <<tables.templates>>
-        WHERE (project_id = @project_id OR (shared AND @created_by::text IS NULL)) AND is_active
-          AND (@created_by::text IS NULL OR created_by = @created_by)
-          AND (@last_id::uuid IS NULL OR id < @last_id)
-        ORDER BY id DESC
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + octet_length(tool_config::text) + octet_length(to_json(
+                concat(name, description, system_prompt, model, created_by, shared_by)
+            )::text) AS bytes
+        FROM (
+            SELECT template.*, project.name AS shared_by
+            FROM (
+                (
+                    SELECT *, true AS is_own FROM <<tables.templates>>
+                    WHERE project_id = @project_id AND is_active
+                      AND (@created_by::text IS NULL OR created_by = @created_by)
+                      AND (@last_id::uuid IS NULL OR (@last_is_own::boolean AND id < @last_id))
+                    ORDER BY id DESC
+                    LIMIT @limit::bigint + @offset::bigint
+                )
+                UNION ALL
+                (
+                    SELECT *, false AS is_own FROM <<tables.templates>>
+                    WHERE shared AND project_id <> @project_id AND is_active
+                      AND @created_by IS NULL
+                      AND (@last_id IS NULL OR @last_is_own OR id < @last_id)
+                    ORDER BY id DESC
+                    LIMIT @limit + @offset
+                )
+            ) AS template
+            LEFT JOIN <<tables.projects>> AS project ON project.project_id = template.project_id AND NOT is_own
+            ORDER BY is_own DESC, id DESC
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a template is computed once
     ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
-ORDER BY id DESC;
+WHERE preceding_bytes < @max_bytes::bigint
+ORDER BY is_own DESC, id DESC;
 
 -- name: get
 -- The two branches use two indexes: the primary key, and the index of shared templates.
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
-    created_at, updated_at, last_used_at
-FROM <<tables.templates>>
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at,
+    (
+        SELECT name FROM <<tables.projects>> AS project
+        WHERE project.project_id = template.project_id AND project.project_id <> @project_id
+    ) AS shared_by
+FROM <<tables.templates>> AS template
 WHERE ((project_id = @project_id AND id = @id) OR (shared AND id = @id)) AND is_active;
 
 -- name: use
 -- The row itself is the counter, so concurrent uses are all counted.
-UPDATE <<tables.templates>> SET usage_count = usage_count + 1, last_used_at = now()
+UPDATE <<tables.templates>> AS template SET usage_count = usage_count + 1, last_used_at = now()
 WHERE ((project_id = @project_id AND id = @id) OR (shared AND id = @id)) AND is_active
 RETURNING
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_by, is_active, shared, usage_count,
-    created_at, updated_at, last_used_at;
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_by, is_active, shared, usage_count,
+    created_at, updated_at, last_used_at,
+    (
+        SELECT name FROM <<tables.projects>> AS project
+        WHERE project.project_id = template.project_id AND project.project_id <> @project_id
+    ) AS shared_by;
 
 -- name: stats
 -- The project's own templates only: usage of other projects' templates is not shown.
@@ -148,32 +180,36 @@ LIMIT @limit;
 -- The project's own templates only: a version from before the template was shared is not shared.
 SELECT
     version.version, version.name, version.description, version.system_prompt, version.model,
-    version.temperature, version.max_tokens, version.tool_config::text AS tool_config,
+    version.temperature, version.max_tokens, convert_to(version.tool_config::text, 'UTF8') AS tool_config,
     version.created_at
 FROM <<tables.template_versions>> AS version
 JOIN <<tables.templates>> AS template USING (project_id, id)
 WHERE project_id = @project_id AND id = @id AND is_active AND version.version = @version;
 
 -- name: versions
--- The project's own templates only, for the same reason. Newest first. A page ends with the row
--- that exceeds @max_bytes.
+-- The project's own templates only, for the same reason. Newest first. A page ends with the version that
+-- reaches @max_bytes: of JSON, in which numbers and times take up to a kilobyte.
 SELECT
     version, name, description, system_prompt, model, temperature, max_tokens,
-    tool_config::text AS tool_config, created_at
+    convert_to(tool_config::text, 'UTF8') AS tool_config, created_at
 FROM (
-    SELECT *, sum(
-        octet_length(concat(to_json(description), to_json(system_prompt), tool_config))
-    ) OVER (ORDER BY version DESC ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS preceding_bytes
+    SELECT *, sum(bytes) OVER (ORDER BY version DESC ROWS UNBOUNDED PRECEDING) - bytes AS preceding_bytes
     FROM (
-        SELECT version.* FROM <<tables.template_versions>> AS version
-        JOIN <<tables.templates>> AS template USING (project_id, id)
-        WHERE project_id = @project_id AND id = @id AND is_active
-          AND (@last_version::integer IS NULL OR version.version < @last_version)
-        ORDER BY version.version DESC
-        LIMIT @limit OFFSET @offset
+        SELECT
+            *, 1000 + octet_length(tool_config::text)
+            + octet_length(to_json(concat(name, description, system_prompt, model))::text) AS bytes
+        FROM (
+            SELECT version.* FROM <<tables.template_versions>> AS version
+            JOIN <<tables.templates>> AS template USING (project_id, id)
+            WHERE project_id = @project_id AND id = @id AND is_active
+              AND (@last_version::integer IS NULL OR version.version < @last_version)
+            ORDER BY version.version DESC
+            LIMIT @limit OFFSET @offset
+        ) AS page
+        OFFSET 0 -- so that the size of a version is computed once
     ) AS page
 ) AS page
-WHERE coalesce(preceding_bytes, 0) < @max_bytes::bigint
+WHERE preceding_bytes < @max_bytes::bigint
 ORDER BY version DESC;
 
 -- name: erase_template_versions

@@ -25,9 +25,9 @@ ANONYMOUS = {"log:write", "read", "conversations", "mcp", "mcp:secrets"}
 
 
 def test_each_list_of_scopes() -> None:
-    assert set(get_args(ApiScope)) == {*ANONYMOUS, "admin", "operator"}
-    assert set(SCOPES) == {*ANONYMOUS, "admin", "operator"}
-    assert set(PROJECT_SCOPES) == {*ANONYMOUS, "admin"}
+    assert set(get_args(ApiScope)) == {*ANONYMOUS, "templates:share", "admin", "operator"}
+    assert set(SCOPES) == {*ANONYMOUS, "templates:share", "admin", "operator"}
+    assert set(PROJECT_SCOPES) == {*ANONYMOUS, "templates:share", "admin"}
     assert set(DEFAULT_SCOPES) == {"log:write", "read", "conversations", "mcp"}
 
 
@@ -35,7 +35,7 @@ def test_the_scopes_of_each_mode() -> None:
     assert MODE_SCOPES.keys() == set(get_args(Settings.model_fields["auth"].annotation))
     assert {
         "keys": set(),
-        "open": ANONYMOUS,
+        "open": {*ANONYMOUS, "templates:share"},
         "proxy": ANONYMOUS,
         "parent": ANONYMOUS,
     } == MODE_SCOPES

@@ -165,8 +165,10 @@ async def test_command_line_registers_on_a_server_at_the_bound(
     """The client sends back the three lists that it read: a list that ends early would remove."""
     id = UUID((await remote.register_server("n", "http://localhost:1"))["id"])
     schema, arguments, mime_type = {"type": "object"}, [{"name": "who"}], "text/plain"
-    tools = [{"name": f"t{n:03}", "inputSchema": schema} for n in range(1000)]
-    resources = [{"uri": f"file:///{n:03}", "mimeType": mime_type} for n in range(1000)]
+    tools: list[dict[str, Any]] = [{"name": f"t{n:03}", "inputSchema": schema} for n in range(1000)]
+    resources: list[dict[str, Any]] = [
+        {"uri": f"file:///{n:03}", "mimeType": mime_type} for n in range(1000)
+    ]
     prompts: list[dict[str, Any]] = [
         {"name": f"p{n:03}", "arguments": arguments} for n in range(999)
     ]

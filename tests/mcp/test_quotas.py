@@ -47,6 +47,13 @@ async def client_of(
 
 
 @pytest.fixture
+async def client(db: AsyncDatabaseManager, key: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an app with the default quotas."""
+    async with client_of(db, key) as client:
+        yield client
+
+
+@pytest.fixture
 async def limited(db: AsyncDatabaseManager, key: str) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app whose quotas are small."""
     limits = {"max_mcp_capabilities": 3, "max_mcp_definition_bytes": MAX_BYTES}

@@ -36,6 +36,7 @@ async def test_create_template_returns_every_field(
         "shared": False,
         "usage_count": 0,
         "last_used_at": None,
+        "shared_by": None,
         "version": 1,
     }
 
