@@ -1,11 +1,12 @@
 """Usage API: log calls, one or many; list and export them; report statistics."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
-from io import BytesIO
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
@@ -19,6 +20,7 @@ from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
 from llmring_server.core.warnings import RequestWarning
+from llmring_server.core.worker import in_worker
 from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
@@ -132,7 +134,10 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
-    entries = _parse_batch(body)
+    if request.has_large_body:
+        entries = await in_worker(partial(_parse_batch, body))
+    else:
+        entries = _parse_batch(body)
     results: Sequence[LoggedEntry | RingError]
     if query.partial:
         results = await _log_each(request, entries, key)
@@ -142,6 +147,9 @@ async def log_calls(
         request.response_headers = REPLAYED
     return _batch_response(results)
 
+
+# Lines without a call.
+_BLANK = re.compile(rb"\s*+")
 
 # An entry that is not JSON is its error.
 Entry: TypeAlias = ParsedJson | BadRequest
@@ -165,9 +173,18 @@ def _parse_batch(body: RawBody) -> list[Entry]:
 
 
 def _parse_lines(data: bytes) -> Iterator[Entry]:
-    for number, line in enumerate(BytesIO(data), 1):
-        if line.strip():
-            yield _parse_entry(line, number, 1)
+    number = 1
+    position = 0
+    while blank := _BLANK.match(data, position):
+        if blank.end() == len(data):
+            return
+        number += data.count(b"\n", position, blank.end())
+        # White space at the beginning of a line is part of it.
+        start = max(position, data.rfind(b"\n", position, blank.end()) + 1)
+        end = data.find(b"\n", blank.end()) + 1 or len(data)
+        yield _parse_entry(data[start:end], number, 1)
+        number += 1
+        position = end
 
 
 def _parse_array(data: bytes) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
+from llmring_server.core.worker import in_worker
 from llmring_server.errors import NotFound
 from llmring_server.web.request import (
     IdOf,
@@ -125,7 +126,11 @@ class Endpoint:
             if request.warnings and not _reports_warnings(result):
                 header = {b"x-warnings": warnings_header(request.warnings)}
                 request.response_headers = {**request.response_headers, **header}
-            await _send_json(render(result), request.response_headers, send)
+            if request.has_large_body:
+                content = await in_worker(partial(render, result))
+            else:
+                content = render(result)
+            await _send_json(content, request.response_headers, send)
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         arguments = {}

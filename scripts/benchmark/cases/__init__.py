@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from scripts.benchmark.cases import conversations, footprint, logging, mcp_tools, reading, receipts
+from scripts.benchmark.cases import (
+    conversations,
+    footprint,
+    logging,
+    mcp_tools,
+    reading,
+    receipts,
+    writing,
+)
 from scripts.benchmark.runner import Settings
 
 CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
@@ -12,6 +20,7 @@ CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "batch": logging.batch,
     "pricing": logging.pricing,
     "request-limits": logging.request_limits,
+    "write-stalls": writing.stalls,
     "stats": reading.stats,
     "logs": reading.logs,
     "conversations": conversations.conversations,
