@@ -17,7 +17,7 @@ _MAX_DEPTH = 128
 
 # Members without brackets and without long strings, and the comma behind each.
 _SHORT_STRING = rb'"(?:[^"\\]{1,100}+|\\.){0,50}+"'
-_FLAT = rb'(?:[^"\[\]{},]{1,1000}+|%b)*+' % _SHORT_STRING
+_FLAT = rb'(?:[^"\[\]{},]{1,1000}+|%b){0,50}+' % _SHORT_STRING
 _FLAT_MEMBER = re.compile(_FLAT, re.DOTALL)
 _FLAT_MEMBERS = re.compile(rb"(?:%b,){1,250}+" % _FLAT, re.DOTALL)
 # Up to a bracket, or to a string that is long or does not end.
@@ -163,6 +163,8 @@ class _Reader:
         position = flat.end() if flat else start
         if self._at(position) in {b"]", b"}"}:
             return position
+        if self._at(position) not in _CLOSING:
+            return None
         depth = brackets = 0
         while position - start <= SLICE_BYTES and brackets <= SLICE_MEMBERS:
             match = _TO_BRACKET.match(self._data, position)

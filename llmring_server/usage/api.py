@@ -148,8 +148,8 @@ async def log_calls(
     return _batch_response(results)
 
 
-# Lines without a call.
-_BLANK = re.compile(rb"\s*+")
+# A part of what is between calls.
+_BLANK = re.compile(rb"\s{1,65536}+")
 
 # An entry that is not JSON is its error.
 Entry: TypeAlias = ParsedJson | BadRequest
@@ -175,16 +175,18 @@ def _parse_batch(body: RawBody) -> list[Entry]:
 def _parse_lines(data: bytes) -> Iterator[Entry]:
     number = 1
     position = 0
-    while blank := _BLANK.match(data, position):
-        if blank.end() == len(data):
+    while True:
+        end_of_blank = position
+        while blank := _BLANK.match(data, end_of_blank):
+            end_of_blank = blank.end()
+        if end_of_blank == len(data):
             return
-        number += data.count(b"\n", position, blank.end())
+        number += data.count(b"\n", position, end_of_blank)
         # White space at the beginning of a line is part of it.
-        start = max(position, data.rfind(b"\n", position, blank.end()) + 1)
-        end = data.find(b"\n", blank.end()) + 1 or len(data)
-        yield _parse_entry(data[start:end], number, 1)
+        start = max(position, data.rfind(b"\n", position, end_of_blank) + 1)
+        position = data.find(b"\n", end_of_blank) + 1 or len(data)
+        yield _parse_entry(data[start:position], number, 1)
         number += 1
-        position = end
 
 
 def _parse_array(data: bytes) -> Iterator[Entry]:
