@@ -421,7 +421,8 @@ def _texts(value: Any) -> Iterator[str]:
     while pending:
         value = pending.pop()
         if isinstance(value, str):
-            if not _ENCODED.fullmatch(value):
+            # Of a long text, only so much can be searched.
+            if not _ENCODED.fullmatch(value[:MAX_SEARCHABLE_CHARACTERS]):
                 yield value
         elif isinstance(value, list):
             pending += reversed(value)

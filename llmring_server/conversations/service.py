@@ -26,6 +26,7 @@ from llmring_server.conversations.models import (
     stored_message_response,
     with_consecutive_ids,
 )
+from llmring_server.core import worker
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id, new_id_and_time
@@ -177,14 +178,20 @@ class Conversations(Repository):
         """
         level = min(level, self._level, key=CONTENT_LEVELS.index)
         new_first_id, now = new_id_and_time()
-        idempotency_key = IdempotencyKey.of(key, fingerprint("messages", id, *messages))
+        contents = _contents(messages)
+        idempotency_key = None
+        if key:
+            request = await worker.run(lambda: fingerprint("messages", id, *messages), contents)
+            idempotency_key = IdempotencyKey.of(key, request)
 
         async def attempt() -> AppendResult:
             async with self._transaction(project_id) as inside:
                 first_id, timestamp, _ = await inside._idempotency_keys.get_or_insert(
                     project_id, idempotency_key, new_first_id, now, id
                 )
-                stored = with_consecutive_ids(messages, first_id, timestamp, id, level)
+                stored = await worker.run(
+                    lambda: with_consecutive_ids(messages, first_id, timestamp, id, level), contents
+                )
                 replayed = first_id != new_first_id
                 if not replayed and (level == "none" or not messages):
                     # Raise NotFound unless the conversation exists.
@@ -235,15 +242,22 @@ class Conversations(Repository):
             reported = without_usage
             call = await self._usage.price_call(project_id, reported.call, reply_id, now)
         messages = exchange.new_messages(reported.call, call.quote.cost)
-        idempotency_key = IdempotencyKey.of(key, fingerprint("exchange", exchange))
+        contents = _contents(messages)
+        idempotency_key = None
+        if key:
+            request = await worker.run(lambda: fingerprint("exchange", exchange), contents)
+            idempotency_key = IdempotencyKey.of(key, request)
 
         async def attempt() -> AppendResult:
             async with self._transaction(project_id) as inside:
                 first_id, timestamp, conversation_id = await inside._idempotency_keys.get_or_insert(
                     project_id, idempotency_key, new_first_id, now, new_conversation_id
                 )
-                stored = with_consecutive_ids(
-                    messages, first_id, timestamp, conversation_id, self._level
+                stored = await worker.run(
+                    lambda: with_consecutive_ids(
+                        messages, first_id, timestamp, conversation_id, self._level
+                    ),
+                    contents,
                 )
                 replayed = first_id != new_first_id
                 if not replayed:
@@ -332,10 +346,18 @@ class Conversations(Repository):
         self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
     ) -> None:
         """Insert messages; raise NotFound if the conversation does not exist."""
-        rows = message_rows(messages, level)
+        rows = await worker.run(lambda: message_rows(messages, level), _contents(messages))
         await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
 
     async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
         return await self.delete_batch(
             "delete_old_messages", project_id=project_id, before=before, limit=DELETE_BATCH_SIZE
         )
+
+
+def _contents(messages: Sequence[NewMessage | Message]) -> list[Any]:
+    """Return what may be large in messages."""
+    return [
+        [each.content, each.tool_calls, each.tool_results, each.metadata, each.members]
+        for each in messages
+    ]

@@ -1,10 +1,16 @@
 """Entries of a JSON array that does not parse as a whole, so that one of them spoils no other."""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
-# Up to the next bracket or comma that is not within a string; or to a quote that none ends.
-_STRUCTURE = re.compile(rb'(?:[^"\[\]{},]++|"(?:[^"\\]++|\\.)*+")*+(["\[\]{},])', re.DOTALL)
+from llmring_server.core.json_slices import end_of_string
+
+# Up to the next bracket or comma that is not within a string; or to a string that is long or does
+# not end. A match of a long text would keep other threads waiting.
+_STRUCTURE = re.compile(
+    rb'(?:[^"\[\]{},]{1,1000}+|"(?:[^"\\]{1,100}+|\\.){0,50}+"){0,250}+(["\[\]{},])?', re.DOTALL
+)
 _CLOSING = {b"[": b"]", b"{": b"}"}
 _WHITE_SPACE = b" \t\r\n"
 
@@ -25,13 +31,13 @@ def split_array(data: bytes, max_entries: int) -> list[ArrayEntry] | None:
     closing: list[bytes] = []
     bounds: list[tuple[int, int]] = []
     start = 0
-    for match in _STRUCTURE.finditer(data):
-        character = match[1]
+    for position in _structure(data):
+        character = data[position : position + 1]
         if character in _CLOSING:
             if not closing:
-                if character != b"[" or data[: match.start(1)].strip(_WHITE_SPACE):
+                if character != b"[" or data[:position].strip(_WHITE_SPACE):
                     return None
-                start = match.end()
+                start = position + 1
             closing.append(_CLOSING[character])
             continue
         if character == b'"' or not closing:
@@ -40,13 +46,28 @@ def split_array(data: bytes, max_entries: int) -> list[ArrayEntry] | None:
         if character != b"," and closing.pop() != character:
             return None
         if ends_entry:
-            bounds.append((start, match.start(1)))
-            start = match.end()
+            bounds.append((start, position))
+            start = position + 1
         if not closing and data[start:].strip(_WHITE_SPACE):
             return None
         if not closing or len(bounds) == max_entries:
             return _entries(data, bounds)
     return None
+
+
+def _structure(data: bytes) -> Iterator[int]:
+    """Yield where brackets and commas are that are in no string; or a quote that none ends."""
+    position = 0
+    while (match := _STRUCTURE.match(data, position)) and match.end() > position:
+        position = match.end()
+        if match[1] == b'"':
+            end = end_of_string(data, position - 1)
+            if end is None:
+                yield position - 1
+                return
+            position = end
+        elif match[1]:
+            yield position - 1
 
 
 def _entries(data: bytes, bounds: list[tuple[int, int]]) -> list[ArrayEntry] | None:

@@ -19,6 +19,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from llmring_server.core.json_slices import NotJsonError, is_large, parse_in_slices
 from llmring_server.errors import BadRequest, BodyTooLarge, InvalidRequest
 
 # A string with at least one character that is not white space. `\S` would mean one thing to
@@ -34,6 +35,8 @@ MAX_KEYS = 10_000
 MAX_KEY_LENGTH = 1024
 MAX_VALUES = 500_000
 MAX_SMALL_OBJECT_BYTES = 64 * 1024
+# Of a text that is searched at once.
+MAX_SLICE_CHARACTERS = 256 * 1024
 # Many readers of JSON refuse a text with a larger number, or read it as infinite.
 MAX_NUMBER = int(sys.float_info.max)
 # What 64 bits hold, signed or unsigned; the maximum is exclusive.
@@ -104,6 +107,12 @@ def parse_request_json(data: bytes, line: int = 1, column: int = 1) -> ParsedJso
     It starts at this line and column of the body.
     """
     check_values(data)
+    if is_large(data):
+        return _parse_large(data, line, column)
+    return _parse_at_once(data, line, column)
+
+
+def _parse_at_once(data: bytes, line: int, column: int) -> ParsedJson:
     try:
         return ParsedJson(_parse(data), b"\\u0000" in data)
     except ValueError as exc:
@@ -114,6 +123,34 @@ def parse_request_json(data: bytes, line: int = 1, column: int = 1) -> ParsedJso
         return ParsedJson(_parse(repaired), may_have_nul=True)
     except ValueError as exc:
         raise _not_strict(exc, line, column) from exc
+
+
+def _parse_large(data: bytes, line: int, column: int) -> ParsedJson:
+    may_have_nul = False
+
+    def parse_slice(text: bytes, position: int) -> Any:
+        nonlocal may_have_nul
+        try:
+            value = _parse(text)
+        except ValueError:
+            value, has_nul = _parse_at_once(text, *_place(data, position, line, column))
+        else:
+            has_nul = b"\\u0000" in text
+        may_have_nul = may_have_nul or has_nul
+        return value
+
+    try:
+        return ParsedJson(parse_in_slices(data, parse_slice), may_have_nul)
+    except NotJsonError as exc:
+        raise _not_strict(exc, *_place(data, exc.position, line, column)) from exc
+
+
+def _place(data: bytes, position: int, line: int, column: int) -> tuple[int, int]:
+    """Return the line and column of a position in data that starts at these."""
+    more_lines = data.count(b"\n", 0, position)
+    if not more_lines:
+        return line, column + position
+    return line + more_lines, position - data.rfind(b"\n", 0, position)
 
 
 def _mark_unpaired_surrogates(data: bytes) -> bytes:
@@ -131,12 +168,18 @@ def check_values(data: bytes) -> None:
 
     An empty list is two bytes of JSON, and 60 in memory.
     """
-    if len(data) > MAX_VALUES and sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
-        raise BodyTooLarge(f"body: more than {MAX_VALUES} values")
+    values = 0
+    for start in range(0, len(data), MAX_VALUES) if len(data) > MAX_VALUES else ():
+        values += sum(data.count(each, start, start + MAX_VALUES) for each in (b",", b"[", b"{"))
+        if values > MAX_VALUES:
+            raise BodyTooLarge(f"body: more than {MAX_VALUES} values")
 
 
 def _not_strict(exc: ValueError, first_line: int, first_column: int) -> BadRequest:
-    """Return the error of a text, without the caller's text that the parser's message repeats."""
+    """Return the error of a text, without the caller's text that the parser's message repeats.
+
+    Without a position in the message, this line and column are those of the error.
+    """
     message = str(exc)
     position = _POSITION.search(message)
     reason = _POSITION.sub("", message)
@@ -144,7 +187,9 @@ def _not_strict(exc: ValueError, first_line: int, first_column: int) -> BadReque
         reason = "a key occurs twice"
     elif "InvalidOperation" in reason:  # an exponent beyond those of Decimal
         reason = "number out of range"
-    if position:
+    if isinstance(exc, NotJsonError):
+        reason += f", line {first_line}, column {first_column}"
+    elif position:
         line, column = int(position[1]), int(position[2])
         if line == 1:
             column += first_column - 1
@@ -237,12 +282,24 @@ def _is_in_range(number: int | Decimal) -> bool:
 
 def is_storable_text(text: str) -> bool:
     """Tell whether PostgreSQL can store `text`."""
-    return "\0" not in text and (text.isascii() or not _UNSTORABLE.search(text))
+    if "\0" in text:
+        return False
+    return text.isascii() or not any(map(_UNSTORABLE.search, _slices(text)))
 
 
 def replace_unstorable(text: str) -> str:
     """Return `text` with U+FFFD for each character that PostgreSQL cannot store."""
-    return _UNSTORABLE.sub(REPLACEMENT_CHARACTER, text)
+    return "".join(_UNSTORABLE.sub(REPLACEMENT_CHARACTER, part) for part in _slices(text))
+
+
+def _slices(text: str) -> Iterable[str]:
+    """Return a text in parts: to search all of a long one would keep other threads waiting."""
+    if len(text) <= MAX_SLICE_CHARACTERS:
+        return (text,)
+    return (
+        text[start : start + MAX_SLICE_CHARACTERS]
+        for start in range(0, len(text), MAX_SLICE_CHARACTERS)
+    )
 
 
 def _replaced(value: Any) -> Any:

@@ -45,12 +45,14 @@ _INSTANT_ERRORS = {
 def errors_of(exc: ValidationError) -> list[dict[str, Any]]:
     """Return pydantic's list of errors, to be shown to whoever sent the input."""
     errors: list[dict[str, Any]] = []
+    seen: set[tuple[Any, str]] = set()
     for error in exc.errors(include_url=False, include_context=False, include_input=False):
         loc = tuple(part for part in error["loc"] if not _is_tried_type(part))
-        shown = {**error, "loc": loc, "msg": _message(error["type"], error["msg"])}
+        message = _message(error["type"], error["msg"])
         # A value that is neither a date nor a time has an error for each.
-        if not any(other["loc"] == loc and other["msg"] == shown["msg"] for other in errors):
-            errors.append(shown)
+        if (loc, message) not in seen:
+            seen.add((loc, message))
+            errors.append({**error, "loc": loc, "msg": message})
     return errors
 
 

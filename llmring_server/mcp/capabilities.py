@@ -4,7 +4,6 @@ A refresh replaces all capabilities of a server at once; those that stay keep th
 definition is compared by digest with the one that was last acknowledged.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -22,6 +21,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import dump_bounded_json, encode_json
 from llmring_server.core.time_slices import TimeSlices
+from llmring_server.core.worker import in_worker
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
@@ -94,8 +94,8 @@ class McpCapabilities(Repository):
         Refreshes of one server are applied one after the other. QuotaExceeded if the server would
         offer more than one server may, and more than it does now.
         """
-        # Computing many digests takes seconds; in a thread, it does not block other requests.
-        capabilities = await asyncio.to_thread(rows_as_json, request.capabilities())
+        # Computing many digests takes seconds.
+        capabilities = await in_worker(lambda: rows_as_json(request.capabilities()))
         counts = orjson.dumps(request.counts()).decode()
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import orjson
 
+from llmring_server.core import worker
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import moment_of, new_id_and_time
 from llmring_server.core.pagination import MAX_PAGE_BYTES
@@ -46,7 +47,12 @@ class McpExecutions(Repository):
         """
         # Chosen before the first attempt: a retry after a lost connection records nothing twice.
         id_and_time = new_id_and_time()
-        key = IdempotencyKey.of(idempotency_key, fingerprint("execution", tool_id, new))
+        key = None
+        if idempotency_key:
+            request = await worker.run(
+                lambda: fingerprint("execution", tool_id, new), [new.input, new.output]
+            )
+            key = IdempotencyKey.of(idempotency_key, request)
         return await self._retry(
             partial(self._record_once, project_id, tool_id, id_and_time, new, key)
         )
@@ -110,11 +116,11 @@ class McpExecutions(Repository):
         return execution, is_replay
 
     async def _insert(self, project_id: ProjectId, execution: ToolExecution) -> None:
-        input_json = dump_bounded_json(execution.input, "input", MAX_PAYLOAD_BYTES)
-        output_json = None
+        input_json, output_json = await worker.run(
+            lambda: _payload(execution), [execution.input, execution.output]
+        )
         size = len(input_json.encode()) + len(orjson.dumps(execution.error))
-        if execution.output is not None:
-            output_json = dump_bounded_json(execution.output, "output", MAX_PAYLOAD_BYTES)
+        if output_json is not None:
             size += len(output_json.encode())
         logged_at = None if execution.log_id is None else moment_of(execution.log_id)
         known = await self._fetch_one(
@@ -140,6 +146,14 @@ class McpExecutions(Repository):
     async def _require_tool(self, project_id: ProjectId, tool_id: UUID) -> None:
         """Raise NotFound unless there is such a tool."""
         await self._fetch_one("get_tool", project_id=project_id, tool_id=tool_id)
+
+
+def _payload(execution: ToolExecution) -> tuple[str, str | None]:
+    """Return the input and the output of an execution as JSON."""
+    input_json = dump_bounded_json(execution.input, "input", MAX_PAYLOAD_BYTES)
+    if execution.output is None:
+        return input_json, None
+    return input_json, dump_bounded_json(execution.output, "output", MAX_PAYLOAD_BYTES)
 
 
 def _execution(

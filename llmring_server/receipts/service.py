@@ -1,9 +1,10 @@
 """Receipts: issued for stored calls, stored as they were signed, listed, proved and verified."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +15,7 @@ from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import json_default
 from llmring_server.core.time_slices import TimeSlices
+from llmring_server.core.worker import in_worker
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -64,6 +66,11 @@ MAX_TOTAL = 100_000
 _FIRST_RECEIPTS = ReceiptPage()
 _FIRST_CALLS = OffsetPage()
 
+Result = TypeVar("Result")
+
+# To hash so many calls takes a few milliseconds; the worker hashes more.
+MANY_CALLS = 50
+
 
 class Receipts(Repository):
     """The receipts of all projects, including those that were signed elsewhere."""
@@ -110,7 +117,7 @@ class Receipts(Repository):
         uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
         async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
             async for rows in pages:
-                totals.add(rows)
+                await _in_worker_if_many(rows, partial(totals.add, rows))
         return receipt_preview(totals)
 
     async def issue(self, project_id: ProjectId, log_id: UUID) -> Receipt:
@@ -174,12 +181,8 @@ class Receipts(Repository):
         uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
         async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
             async for rows in pages:
-                calls = [call_from_row(row) for row in rows]
-                leaves = [leaf_hash(leaf_entry(call)) for call in calls]
-                for leaf in leaves:
-                    tree.add(leaf)
-                totals.add(rows)
-                last_call = calls[-1]
+                leaves = await _in_worker_if_many(rows, partial(_add, rows, tree, totals))
+                last_call = call_from_row(rows[-1])
                 await self._insert_receipt_calls(project_id, id, rows, leaves)
         await self._selection.close_days(project_id, uncertified)
         if last_call is None:
@@ -363,6 +366,19 @@ class Receipts(Repository):
         """Return a receipt by the id in its envelope, or by the one beside it."""
         id = legacy.envelope_id(id) or id
         return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
+
+
+async def _in_worker_if_many(rows: Rows, function: Callable[[], Result]) -> Result:
+    return await in_worker(function) if len(rows) > MANY_CALLS else function()
+
+
+def _add(rows: Rows, tree: MerkleRoot, totals: ReceiptTotals) -> list[bytes]:
+    """Add calls to the tree and the totals of a receipt; return their leaves."""
+    leaves = [leaf_hash(leaf_entry(call_from_row(row))) for row in rows]
+    for leaf in leaves:
+        tree.add(leaf)
+    totals.add(rows)
+    return leaves
 
 
 def _page_of_calls(rows: Sequence[asyncpg.Record], total: int, page: OffsetPage) -> ReceiptCallPage:

@@ -1,10 +1,11 @@
 """Usage API: log calls, one or many; list and export them; report statistics."""
 
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from decimal import Decimal
-from io import BytesIO
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
@@ -17,9 +18,10 @@ from typing_extensions import TypedDict
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
-from llmring_server.core.time_slices import TimeSlices, let_others_run
+from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.validation import errors_of, line_of
 from llmring_server.core.warnings import RequestWarning
+from llmring_server.core.worker import in_worker
 from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
@@ -127,10 +129,10 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
-    # Of several large batches, one is parsed at a time, with other requests between.
-    await let_others_run()
-    entries = _parse_batch(body)
-    await let_others_run()
+    if request.has_large_body:
+        entries = await in_worker(partial(_parse_batch, body))
+    else:
+        entries = _parse_batch(body)
     results: Sequence[LoggedEntry | RingError]
     if query.partial:
         results = await _log_each(request, entries, key)
@@ -140,6 +142,9 @@ async def log_calls(
         request.response_headers = REPLAYED
     return _batch_response(results)
 
+
+# A part of what is between calls.
+_BLANK = re.compile(rb"\s{1,65536}+")
 
 # An entry that is not JSON is its error.
 Entry: TypeAlias = ParsedJson | BadRequest
@@ -163,9 +168,20 @@ def _parse_batch(body: RawBody) -> list[Entry]:
 
 
 def _parse_lines(data: bytes) -> Iterator[Entry]:
-    for number, line in enumerate(BytesIO(data), 1):
-        if line.strip():
-            yield _parse_entry(line, number, 1)
+    number = 1
+    position = 0
+    while True:
+        end_of_blank = position
+        while blank := _BLANK.match(data, end_of_blank):
+            end_of_blank = blank.end()
+        if end_of_blank == len(data):
+            return
+        number += data.count(b"\n", position, end_of_blank)
+        # White space at the beginning of a line is part of it.
+        start = max(position, data.rfind(b"\n", position, end_of_blank) + 1)
+        position = data.find(b"\n", end_of_blank) + 1 or len(data)
+        yield _parse_entry(data[start:position], number, 1)
+        number += 1
 
 
 def _parse_array(data: bytes) -> Iterator[Entry]:

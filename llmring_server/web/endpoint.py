@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
+from llmring_server.core.worker import in_worker
 from llmring_server.errors import NotFound
 from llmring_server.web.request import (
     IdOf,
@@ -134,6 +135,9 @@ class Endpoint:
                 # What it contains is not kept while a slow client reads.
                 result = None
                 await _send_parts(parts, request.response_headers, send)
+            elif request.has_large_body:
+                content = await in_worker(partial(render, result))
+                await _send_json(content, request.response_headers, send)
             else:
                 await _send_json(render(result), request.response_headers, send)
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, TypeVar
@@ -34,6 +35,7 @@ from llmring_server.core.warnings import (
     unknown_field_warnings,
     unknown_fields_error,
 )
+from llmring_server.core.worker import LARGE_BYTES, in_worker
 from llmring_server.errors import BadRequest, InvalidRequest
 from llmring_server.web import request_limits
 from llmring_server.web.body_memory import BodyMemory, Reservation
@@ -111,6 +113,8 @@ class Request:
     claimed_project_id: ProjectId | None = None
     # Response headers in addition to those that every response has.
     response_headers: Mapping[bytes, bytes] = MappingProxyType({})
+    # Whether work on the body takes so long that the worker does it.
+    has_large_body = False
     # What a body in several parts occupies.
     _reservation: Reservation | None = None
     # Whether this is the request with a large body whose turn it is.
@@ -144,6 +148,7 @@ class Request:
             self._body = await request_limits.read_body(
                 self.headers, self.receive, self._max_body_bytes, self._reserve_memory
             )
+            self.has_large_body = len(self._body) > LARGE_BYTES
             if len(self._body) > request_limits.LARGE_BODY_BYTES:
                 await self.app.large_bodies.acquire()
                 self._has_turn = True
@@ -172,7 +177,13 @@ class Request:
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`. What the model does not know is refused or reported."""
         request_limits.media_type(self.headers, request_limits.JSON)
-        parsed = parse_request_json(await self.body())
+        data = await self.body()
+        if self.has_large_body:
+            return await in_worker(partial(self._read, model, data))
+        return self._read(model, data)
+
+    def _read(self, model: type[BodyModel], data: bytes) -> BodyModel:
+        parsed = parse_request_json(data)
         body = read_model(model, parsed, self.warnings)
         if unknown := unknown_members(model, parsed.value):
             known = member_names(model)

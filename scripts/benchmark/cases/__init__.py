@@ -12,6 +12,7 @@ from scripts.benchmark.cases import (
     mcp_tools,
     reading,
     receipts,
+    writing,
 )
 from scripts.benchmark.runner import Settings
 
@@ -22,6 +23,7 @@ CASES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "pricing": logging.pricing,
     "request-limits": logging.request_limits,
     "floods": floods.floods,
+    "write-stalls": writing.stalls,
     "stats": reading.stats,
     "logs": reading.logs,
     "conversations": conversations.conversations,

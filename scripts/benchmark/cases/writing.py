@@ -1,0 +1,302 @@
+"""How long writing requests of the largest size keep the event loop, and how much memory they take.
+
+While a request runs, another client asks for `/health/live` over and over: it waits as long as the
+loop stands. The bars are those of every request: 50 ms, and 64 MiB above rest.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, NamedTuple
+
+from scripts.benchmark.http_requests import KEYS
+from scripts.benchmark.processes import MIB, PROC, resident_mib
+from scripts.benchmark.runner import Settings, progress
+from scripts.benchmark.servers import RESPONSE_TIMEOUT_SECONDS, ServerUnderTest, start
+from scripts.benchmark.servers import with_receipt_key as server_with_receipts
+from scripts.benchmark.statistics import round_figures
+
+MAX_STALL_MS = 50
+MAX_MEMORY_MIB = 64
+ROUNDS = 2
+
+API = "/api/v1"
+CALL = {"provider": "openai", "model": "gpt-4o-mini", "input_tokens": 1, "output_tokens": 1}
+MESSAGE = {"role": "user", "content": "Hi"}
+EXCHANGE = {
+    "messages": [MESSAGE],
+    "response": {"content": "Hello"},
+    "metadata": {"provider": "openai", "model": "gpt-4o-mini"},
+}
+DATA_URL = "data:image/png;base64,"
+
+
+class Large(NamedTuple):
+    """A large request; what it asks for may be invalid."""
+
+    path: str
+    body: bytes
+    method: str = "POST"
+    media_type: str = "application/json"
+
+
+def stalls(settings: Settings) -> dict[str, Any]:
+    """Send each writing route the largest bodies that it takes, valid and invalid ones."""
+    with start(settings.cluster_url, server_with_receipts) as [server]:
+        report = {}
+        for name, request in _requests(server):
+            figures = _measure(server, request)
+            progress(f"  {name}: {figures}")
+            report[name] = figures
+        return report
+
+
+def _measure(server: ServerUnderTest, request: Large) -> dict[str, Any]:
+    figures = [_measure_once(server, request) for _ in range(ROUNDS)]
+    stall_ms = min(stall for _, stall, _ in figures)
+    memory_mib = min(memory for _, _, memory in figures)
+    return {
+        "status": figures[0][0],
+        "body_mib": round_figures(len(request.body) / MIB),
+        "stall_ms": round_figures(stall_ms),
+        "memory_mib": round_figures(memory_mib),
+        "within": stall_ms <= MAX_STALL_MS and memory_mib <= MAX_MEMORY_MIB,
+    }
+
+
+def _measure_once(server: ServerUnderTest, request: Large) -> tuple[int, float, float]:
+    """Return the status, the longest stall in milliseconds and the memory in MiB."""
+    longest = [0.0]
+    is_done = Event()
+    watcher = Thread(target=_watch, args=(server.port, longest, is_done))
+    before = resident_mib(server.pid) or 0.0
+    Path(PROC, str(server.pid), "clear_refs").write_text("5")  # the peak is now what it has
+    watcher.start()
+    status = _send(server, request)
+    is_done.set()
+    watcher.join()
+    return status, longest[0] * 1000, _peak_mib(server.pid) - before
+
+
+def _watch(port: int, longest: list[float], is_done: Event) -> None:
+    connection = HTTPConnection("127.0.0.1", port, timeout=RESPONSE_TIMEOUT_SECONDS)
+    while not is_done.is_set():
+        began = time.perf_counter()
+        connection.request("GET", "/health/live")
+        connection.getresponse().read()
+        longest[0] = max(longest[0], time.perf_counter() - began)
+        time.sleep(0.002)
+    connection.close()
+
+
+def _send(server: ServerUnderTest, request: Large) -> int:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=RESPONSE_TIMEOUT_SECONDS)
+    headers = {"X-API-Key": KEYS[0], "Content-Type": request.media_type}
+    # The server may respond, and close the connection, before it has read everything.
+    with suppress(ConnectionError):
+        connection.request(request.method, request.path, request.body, headers)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response.status
+
+
+def _peak_mib(pid: int) -> float:
+    status = Path(PROC, str(pid), "status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def _requests(server: ServerUnderTest) -> Iterator[tuple[str, Large]]:
+    for requests in (
+        _batches(),
+        _conversations(server),
+        _exchanges(),
+        _templates(server),
+        _tools(server),
+        _receipts(server),
+        _others(),
+    ):
+        yield from requests.items()
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _filled(item: dict[str, Any], field: str, size: int) -> dict[str, Any]:
+    """Return an item that has about `size` bytes of JSON with small values in `field`."""
+    values: dict[str, Any] = {}
+    while len(values) * 32 < size:
+        values[f"label-{len(values):06}"] = [1.25, "text", None]
+    return {**item, field: values}
+
+
+def _batches() -> dict[str, Large]:
+    path, partial = f"{API}/logs/batch", f"{API}/logs/batch?partial=true"
+    small = [_filled(CALL, "metadata", 15_000)] * 1000
+    text = [{**CALL, "metadata": {"text": "é" * 8_000}}] * 1000
+    lines = b"\n".join(map(_dump, small))
+    unknown = [{**CALL, **{f"input_token_{number}": 1 for number in range(400)}}] * 1000
+    numbers = b"[%s]" % b",".join([b"1.5"] * 499_000)
+    ndjson = "application/x-ndjson"
+    requests = {
+        "array": _dump(small),
+        "array of long texts": _dump(text),
+        "array, broken at its end": _dump(small)[:-1] + b",}",
+        "array of unknown fields": _dump(unknown),
+        "array of numbers": numbers,
+        "array of one huge call": _dump([_filled(CALL, "metadata", 15_000_000)]),
+        "array of invalid calls": _dump([{**call, "input_tokens": "x"} for call in small]),
+        "array of one string": b'["%s"]' % (b"x" * 16_000_000),
+        "array, deep": b"[" * 190 + b"1" + b"]" * 190,
+        "array, quotes": b"[" + b'"\\"' * 5_000_000,
+        "array with U+0000": _dump(small).replace(b'"text"', rb'"te\u0000xt"', 50_000),
+        "array with surrogates": _dump(small).replace(b'"text"', rb'"te\ud800xt"', 50_000),
+    }
+    large = {}
+    for name, body in requests.items():
+        large[f"batch: {name}"] = Large(path, body)
+        large[f"batch, partial: {name}"] = Large(partial, body)
+    for suffix, target in {"": path, ", partial": partial}.items():
+        large[f"batch{suffix}: lines"] = Large(target, lines, media_type=ndjson)
+        large[f"batch{suffix}: lines, the last broken"] = Large(
+            target, lines[:-1], media_type=ndjson
+        )
+        large[f"batch{suffix}: empty lines"] = Large(target, b"\n" * 16_000_000, media_type=ndjson)
+    return large
+
+
+def _conversations(server: ServerUnderTest) -> dict[str, Large]:
+    conversation = server.post(f"{API}/conversations", KEYS[0], {})
+    path = f"{API}/conversations/{conversation['id']}/messages"
+    image = {"role": "user", "content": [{"type": "image_url", "url": DATA_URL + "A" * 30_000_000}]}
+    parts = {"role": "user", "content": [{"type": "text", "text": "x" * 40}] * 160_000}
+    return {
+        "message: a long text": Large(path, _dump({**MESSAGE, "content": "word " * 6_000_000})),
+        "message: an image": Large(path, _dump(image)),
+        "message: many parts": Large(path, _dump(parts)),
+        "message: invalid": Large(path, _dump({**parts, "role": 5})),
+        "messages: 1,000 of 30 KB": Large(
+            f"{path}/batch", _dump({"messages": [{**MESSAGE, "content": "word " * 6_000}] * 1000})
+        ),
+        "messages: 1,000 with parts": Large(
+            f"{path}/batch",
+            _dump({"messages": [{**parts, "content": parts["content"][:160]}] * 1000}),
+        ),
+        "messages: many unknown fields": Large(
+            f"{path}/batch",
+            _dump({"messages": [], **{f"message_{number}": 1 for number in range(9_000)}}),
+        ),
+        "conversation: a long prompt": Large(
+            f"{API}/conversations", _dump({"system_prompt": "x" * 199_000})
+        ),
+        "conversation: too long": Large(
+            f"{API}/conversations", _dump({"system_prompt": "x" * 8_000_000})
+        ),
+        "conversation: unknown fields": Large(
+            f"{API}/conversations", _dump({f"title_{n}": "x" * 60 for n in range(100_000)})
+        ),
+    }
+
+
+def _exchanges() -> dict[str, Large]:
+    path = f"{API}/conversations/log"
+    image = {"role": "user", "content": [{"type": "image_url", "url": DATA_URL + "A" * 30_000_000}]}
+    parts = {"role": "user", "content": [{"type": "text", "text": "x" * 40}] * 16}
+    return {
+        "exchange: an image": Large(path, _dump({**EXCHANGE, "messages": [image]})),
+        "exchange: 10,000 messages": Large(path, _dump({**EXCHANGE, "messages": [parts] * 10_000})),
+        "exchange: 10,000 invalid messages": Large(
+            path, _dump({**EXCHANGE, "messages": [{**parts, "role": 5}] * 10_000})
+        ),
+        "exchange: invalid": Large(path, _dump({"messages": [parts] * 10_000})),
+        "exchange: an invalid message of many members": Large(
+            path,
+            _dump(
+                {**EXCHANGE, "messages": [{"role": 5, **{f"m{n}": [n] for n in range(100_000)}}]}
+            ),
+        ),
+    }
+
+
+def _templates(server: ServerUnderTest) -> dict[str, Large]:
+    path = f"{API}/templates"
+    new = {"name": "large", "created_by": "bench", "system_prompt": "Say {{word}}."}
+    template = server.post(path, KEYS[0], new)
+    one = f"{path}/{template['id']}"
+    unknown = {f"descriptio_{number}": 1 for number in range(60_000)}
+    return {
+        "template: a long prompt": Large(path, _dump({**new, "system_prompt": "{{a}} " * 300_000})),
+        "template: unknown fields": Large(path, _dump({**new, **unknown})),
+        "template: numbers": Large(path, _dump({**new, "tool_config": {"a": [1.5] * 400_000}})),
+        "template: changed": Large(one, _dump({"system_prompt": "{{b}} " * 300_000}), "PUT"),
+        "template: rendered": Large(
+            f"{one}/render", _dump({"variables": {"word": "x" * 200_000}}), "POST"
+        ),
+    }
+
+
+def _tools(server: ServerUnderTest) -> dict[str, Large]:
+    new = {"name": "bench", "url": "stdio://bench", "transport_type": "stdio"}
+    mcp_server = server.post(f"{API}/mcp/servers", KEYS[0], new)
+    path = f"{API}/mcp/servers/{mcp_server['id']}/refresh"
+    result = server.post(path, KEYS[0], {"tools": [{"name": "tool"}]})
+    tool = f"{API}/mcp/tools/{result['tools'][0]['id']}"
+    names = [f"property_{number}" for number in range(36)]
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+    tools = [{"name": f"tool-{number}", "inputSchema": schema} for number in range(1000)]
+    return {
+        "refresh: 1,000 tools": Large(path, _dump({"tools": tools})),
+        "refresh: 1,000 invalid tools": Large(
+            path, _dump({"tools": [{**each, "name": 5} for each in tools]})
+        ),
+        "refresh: unknown fields": Large(
+            path, _dump({"tools": [{**each, "annotation": 1, "titel": "x"} for each in tools]})
+        ),
+        "execution: values": Large(
+            f"{tool}/execute", _dump({"input": {}, "output": [1.5] * 400_000})
+        ),
+        "execution: text": Large(
+            f"{tool}/execute", _dump({"input": {}, "output": "x" * 2_000_000})
+        ),
+        "execution: deep": Large(
+            f"{tool}/execute", b'{"input":{},"output":%s1%s}' % (b"[" * 180, b"]" * 180)
+        ),
+    }
+
+
+def _receipts(server: ServerUnderTest) -> dict[str, Large]:
+    ids: list[str] = []
+    for _ in range(10):
+        result = server.post(f"{API}/logs/batch", KEYS[1], [CALL] * 1000)
+        ids += [call["log_id"] for call in result["logged"]]
+    return {
+        "receipt: ids that do not exist": Large(
+            f"{API}/receipts/generate", _dump({"log_ids": ids})
+        ),
+        "receipt: too many ids": Large(f"{API}/receipts/preview", _dump({"log_ids": ids * 5})),
+        "receipt: invalid ids": Large(
+            f"{API}/receipts/generate", _dump({"log_ids": ["x" * 20] * 80_000})
+        ),
+        "receipt: verified": Large(
+            f"{API}/receipts/verify", _dump({"receipt_id": "x" * 100, "claims": [1] * 90_000})
+        ),
+    }
+
+
+def _others() -> dict[str, Large]:
+    names = {f"modell_{number}": "x" for number in range(15_000)}
+    return {
+        "log: metadata": Large(f"{API}/log", _dump(_filled(CALL, "metadata", 60_000))),
+        "log: unknown fields": Large(f"{API}/log", _dump({**CALL, **names})),
+        "log: numbers": Large(f"{API}/log", _dump({**CALL, "metadata": {"a": [1.5] * 60_000}})),
+        "aliases: 1,000": Large(
+            f"{API}/aliases/bulk_upsert",
+            _dump([{"alias": f"alias-{n}", "model": "openai:gpt-4o"} for n in range(1000)]),
+        ),
+        "server: unknown fields": Large(f"{API}/mcp/servers", _dump({"name": "x", **names})),
+    }
