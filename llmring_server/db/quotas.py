@@ -32,7 +32,7 @@ class Quota(Repository):
         A statement that follows, at isolation level READ COMMITTED, counts all that were added.
         """
         if self.limit:
-            await self._fetch_all("lock", kind=self._kind, project_id=project_id)
+            await self._fetch_all("lock", setting=self._setting, project_id=project_id)
 
     def exceeded(self) -> QuotaExceeded:
         """Return the error for a request that would exceed the quota."""

@@ -4,10 +4,15 @@
 -- Ordered by key, so that concurrent requests for the same aliases do not deadlock. Binds nothing if the
 -- project would have more new aliases than @quota allows; the caller has locked the quota.
 WITH previous AS (
+    -- OFFSET 0 keeps this a look-up per alias: the project may have many others.
     SELECT profile, alias, stored.model
     FROM json_to_recordset(@bindings::text::json) AS binding (profile text, alias text)
-    JOIN <<tables.alias_bindings>> AS stored USING (profile, alias)
-    WHERE stored.project_id = @project_id
+    CROSS JOIN LATERAL (
+        SELECT model FROM <<tables.alias_bindings>> AS stored
+        WHERE stored.project_id = @project_id
+          AND stored.profile = binding.profile AND stored.alias = binding.alias
+        OFFSET 0
+    ) AS stored
 ),
 bound AS (
     INSERT INTO <<tables.alias_bindings>> (project_id, profile, alias, model, metadata)
@@ -15,17 +20,13 @@ bound AS (
     FROM json_to_recordset(@bindings::text::json) AS binding (
         profile text, alias text, model text, metadata json
     )
-    WHERE @quota::integer = 0 OR (
-        SELECT new.aliases = 0 OR new.aliases + stored.aliases <= @quota
-        FROM (
-            SELECT json_array_length(@bindings::text::json) - count(*) AS aliases FROM previous
-        ) AS new,
-        (
-            SELECT count(*) AS aliases FROM (
-                SELECT FROM <<tables.alias_bindings>> WHERE project_id = @project_id LIMIT @quota
-            ) AS binding
-        ) AS stored
-    )
+    WHERE @quota::integer = 0
+       OR json_array_length(@bindings::text::json) = (SELECT count(*) FROM previous)
+       OR json_array_length(@bindings::text::json) - (SELECT count(*) FROM previous) + (
+           SELECT count(*) FROM (
+               SELECT FROM <<tables.alias_bindings>> WHERE project_id = @project_id LIMIT @quota
+           ) AS stored
+       ) <= @quota
     ORDER BY profile, alias
     ON CONFLICT (project_id, profile, alias)
     DO UPDATE SET model = excluded.model, metadata = excluded.metadata, updated_at = now()

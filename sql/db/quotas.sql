@@ -5,5 +5,5 @@
 -- more. The snapshot of a statement is older than the locks that it takes, so this is a statement of
 -- its own.
 SELECT pg_advisory_xact_lock(
-    hashtextextended('llmring quota ' || @kind::text || ' ' || @project_id::uuid::text, 0)
+    hashtextextended('llmring quota ' || @setting::text || ' ' || @project_id::uuid::text, 0)
 );

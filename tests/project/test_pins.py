@@ -427,8 +427,12 @@ def test_advisory_locks() -> None:
     found = re.findall(r"(pg_\w*advisory\w*)\(\s*((?:[^()]|\([^()]*\))*?)\s*\)", statements)
     receipts = "hashtextextended('llmring receipts ' || @project_id::uuid::text, 0)"
     imports = "hashtextextended('llmring import ' || @project_id::uuid::text, 0)"
+    quotas = (
+        "hashtextextended('llmring quota ' || @setting::text || ' ' || @project_id::uuid::text, 0)"
+    )
     assert sorted(found) == [
         ("pg_advisory_xact_lock", imports),
+        ("pg_advisory_xact_lock", quotas),
         ("pg_advisory_xact_lock", receipts),
         ("pg_try_advisory_xact_lock", "'<<tables.usage_adjustments>>'::regclass::oid::bigint"),
         ("pg_try_advisory_xact_lock", receipts),
