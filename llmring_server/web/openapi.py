@@ -23,6 +23,7 @@ from llmring_server.errors import (
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
+    UriTooLong,
 )
 from llmring_server.web.about import NAME, VERSION
 from llmring_server.web.endpoint import BodyOptions, Endpoint, annotations_of, media_types
@@ -364,6 +365,7 @@ def _errors(endpoint: Endpoint) -> list[type[RingError]]:
         Conflict: False,
         RequestInProgress: endpoint.key_type,
         BodyTooLarge: endpoint.body_type,
+        UriTooLong: endpoint.query_model or endpoint.path_params,
         UnsupportedMediaType: endpoint.body_type,
         InvalidRequest: has_input,
         RateLimited: endpoint.required_scopes,

@@ -17,17 +17,19 @@ INSERT INTO <<tables.api_keys>> (project_id, id, digest, label, scopes, expires_
 VALUES (@project_id, @new_id, @digest, @label, @scopes, @expires_at)
 RETURNING project_id;
 
--- name: key_by_id
--- Across projects: the key determines the project of a request. `last_used_at` is set once an
--- hour, since a write for each call would cost more than the call.
+-- name: valid_key
+-- Across projects: the key determines the project of a request. A wrong secret has no row, as an
+-- unknown id has none, so that both take the same time. `last_used_at` is set once an hour, since a
+-- write for each call would cost more than the call.
 WITH used AS (
     UPDATE <<tables.api_keys>> SET last_used_at = now()
     WHERE id = @id AND digest = @digest AND revoked_at IS NULL
       AND coalesce(last_used_at, '-infinity') < now() - interval '1 hour'
 )
-SELECT project_id, digest, scopes, extract(epoch FROM expires_at - now())::float AS seconds_left
+SELECT project_id, scopes, extract(epoch FROM expires_at - now())::float AS seconds_left
 FROM <<tables.api_keys>>
-WHERE id = @id AND revoked_at IS NULL AND coalesce(expires_at, 'infinity') > now();
+WHERE id = @id AND digest = @digest AND revoked_at IS NULL
+  AND coalesce(expires_at, 'infinity') > now();
 
 -- name: list
 -- Across projects: the operator sees all of them, unless @project_id names one.

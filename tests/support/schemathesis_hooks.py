@@ -28,7 +28,7 @@ RULES = re.compile(
     "|metadata: must be at most|expires_at: must be in the future"
     "|Must specify one of|No logs found|Invalid receipt signature|receipt: must be|These calls have"
     "|url: |uri: must be|definition: must be|content: must be|other members: must be"
-    "|the name occurs twice|differ: send one|leads back to itself"
+    "|the name occurs twice|differ: send one|give one, not both|leads back to itself"
     "|arguments: |content: more than|variables: missing"
     "|unknown fields: |usage: must be a usage object|usage.* contradicts|tokens contradicts"
     "|(input|output)_tokens: Field required"

@@ -349,6 +349,7 @@ TAGS = [
 ERRORS = {
     "BadRequest",
     "BodyTooLarge",
+    "UriTooLong",
     "Conflict",
     "Forbidden",
     "InvalidRequest",
