@@ -83,6 +83,8 @@ def _reason(exc: Exception, url: str) -> str:
         return "there was no answer in time."
     if isinstance(exc, socket.gaierror):
         return f"host {parse(url).host} not found."
+    if isinstance(exc, FileNotFoundError):
+        reason = "there is no socket of PostgreSQL where the URL says."
     if addresses := _REFUSED.findall(reason):
         places = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses

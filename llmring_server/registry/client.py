@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-import httpx
+import httpx2
 
 from llmring_server.errors import BodyTooLarge, RingError, UnsupportedMediaType
 
-TIMEOUT = httpx.Timeout(5, connect=2)
+TIMEOUT = httpx2.Timeout(5, connect=2)
 TOTAL_TIMEOUT = 10.0
 MAX_TOTAL_BYTES = 5 * 1024 * 1024
 
@@ -35,14 +35,14 @@ async def fetch_provider_files(base_url: str, providers: Sequence[str]) -> dict[
     return dict(zip(providers, files, strict=True))
 
 
-def _client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(
+def _client() -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
         follow_redirects=False, trust_env=False, timeout=TIMEOUT, headers=_HEADERS
     )
 
 
 async def _fetch(
-    client: httpx.AsyncClient, url: str, max_bytes: int, deadline: float
+    client: httpx2.AsyncClient, url: str, max_bytes: int, deadline: float
 ) -> FetchedFile:
     try:
         async with asyncio.timeout_at(deadline), client.stream("GET", url) as response:
@@ -50,15 +50,15 @@ async def _fetch(
             return b"".join([chunk async for chunk in _limited_body(response, max_bytes)])
     except RingError as exc:
         return exc
-    except (TimeoutError, httpx.TimeoutException):
+    except (TimeoutError, httpx2.TimeoutException):
         return RingError("the registry did not respond in time")
-    except httpx.HTTPError as exc:
+    except httpx2.HTTPError as exc:
         # Its text may contain anything.
         return RingError(f"no connection to the registry ({type(exc).__name__})")
 
 
-def _check_headers(response: httpx.Response) -> None:
-    if response.status_code != httpx.codes.OK:
+def _check_headers(response: httpx2.Response) -> None:
+    if response.status_code != httpx2.codes.OK:
         raise RingError(f"the registry responded with status {response.status_code}")
     media_type, _, parameters = response.headers.get("content-type", "").lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
@@ -68,7 +68,7 @@ def _check_headers(response: httpx.Response) -> None:
         raise UnsupportedMediaType("the response is compressed")
 
 
-async def _limited_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
+async def _limited_body(response: httpx2.Response, max_bytes: int) -> AsyncIterator[bytes]:
     remaining = max_bytes
     async for chunk in response.aiter_raw():
         remaining -= len(chunk)

@@ -262,7 +262,7 @@ class Registry(Repository):
 
     async def _refresh(self, ttl: float) -> list[FetchOutcome]:
         """Fetch the providers that were not fetched in the last `ttl` seconds."""
-        from llmring_server.registry import client  # noqa: PLC0415, httpx takes 50 ms, and brings click
+        from llmring_server.registry import client  # noqa: PLC0415, httpx2 takes 50 ms
 
         rows = await self._fetch_all(
             "claim_refresh",

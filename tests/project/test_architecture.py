@@ -44,7 +44,8 @@ MAY_IMPORT = {
         "llmring_server/__init__.py",
     ),
     # Outgoing HTTP. Only the model registry is ever called.
-    "httpx": ("llmring_server/registry/client.py",),
+    "httpx2": ("llmring_server/registry/client.py",),
+    "httpx": (),
     "aiohttp": (),
     "http.client": (),
     "requests": (),
