@@ -10,7 +10,7 @@ import asyncio
 import time
 from weakref import WeakKeyDictionary
 
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.001
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 

@@ -127,7 +127,7 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
-    # Of several large batches, one is parsed at a time, with other requests between.
+    # Of several batches, one at a time is parsed, or has its response built: neither has slices.
     await let_others_run()
     entries = _parse_batch(body)
     await let_others_run()
@@ -138,7 +138,10 @@ async def log_calls(
         results = await _log_all(request, entries, key)
     if all(isinstance(logged, LoggedEntry) and logged.result.replayed for logged in results):
         request.response_headers = REPLAYED
-    return _batch_response(results)
+    await let_others_run()
+    response = _batch_response(results)
+    await let_others_run()
+    return response
 
 
 # An entry that is not JSON is its error.
