@@ -4,7 +4,7 @@ A project with many requests delays its own; those of another project wait for o
 """
 
 import asyncio
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
@@ -25,14 +25,12 @@ class QueueLimits(NamedTuple):
     project_share: float = 0.25
 
 
-class _ProjectQueue(Generic[Item]):
+class _ProjectQueue(deque[tuple[Item, int]]):
     """What waits of one project: items with their sizes, oldest first, and their total size."""
 
-    __slots__ = ("items", "size")
+    __slots__ = ("size",)
 
-    def __init__(self) -> None:
-        self.items: deque[tuple[Item, int]] = deque()
-        self.size = 0
+    size: int
 
 
 class FairQueue(Generic[Item]):
@@ -43,7 +41,7 @@ class FairQueue(Generic[Item]):
         self._max_size_of_project = max(1, int(limits.max_pending * limits.project_share))
         self._size = 0
         # By project, the one whose turn is next first. None of them is empty.
-        self._projects: OrderedDict[Hashable, _ProjectQueue[Item]] = OrderedDict()
+        self._projects: dict[Hashable, _ProjectQueue[Item]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._projects)
@@ -56,27 +54,40 @@ class FairQueue(Generic[Item]):
         queue = self._projects.get(project_id)
         if queue is None:
             queue = _ProjectQueue()
-        if queue.size >= self._max_size_of_project:
-            raise Overloaded(PROJECT_QUEUE_FULL)
-        if self._size >= self._max_size:
-            # What others have in a full queue is no reason to refuse a project that has little:
-            # each may still have what it could have if all had the same.
-            projects = len(self._projects) + (not queue.items)
-            if queue.size >= self._max_size // projects:
-                raise Overloaded
+            queue.size = 0
+        if queue.size >= self._max_size_of_project or self._size >= self._max_size:
+            self._require_room(queue)
         self._projects[project_id] = queue
-        queue.items.append((item, size))
+        queue.append((item, size))
         queue.size += size
         self._size += size
+
+    def _require_room(self, queue: _ProjectQueue[Item]) -> None:
+        if queue.size >= self._max_size_of_project:
+            raise Overloaded(PROJECT_QUEUE_FULL)
+        # What others have in a full queue is no reason to refuse a project that has little: each
+        # may still have what it could have if all had the same.
+        projects = len(self._projects) + (not queue)
+        if queue.size >= self._max_size // projects:
+            raise Overloaded
 
     def take(self, max_items: int) -> list[Item]:
         """Remove and return the next items, `max_items` at most."""
         taken: list[Item] = []
         projects = self._projects
         while projects and len(taken) < max_items:
-            project_id, queue = projects.popitem(last=False)
-            taken.append(self._pop(queue))
-            if queue.items:
+            project_id = next(iter(projects))
+            queue = projects.pop(project_id)
+            if not projects and len(queue) <= max_items - len(taken):
+                # No other project waits for its turn.
+                taken += [item for item, _ in queue]
+                self._size -= queue.size
+                break
+            item, size = queue.popleft()
+            taken.append(item)
+            queue.size -= size
+            self._size -= size
+            if queue:
                 projects[project_id] = queue
         return taken
 
@@ -84,30 +95,25 @@ class FairQueue(Generic[Item]):
         """Remove and return the next item of a project whose items may leave, and the project."""
         for project_id, queue in self._projects.items():
             if may_leave(project_id):
-                item = self._pop(queue)
-                if queue.items:
-                    self._projects.move_to_end(project_id)
-                else:
-                    del self._projects[project_id]
+                item, size = queue.popleft()
+                queue.size -= size
+                self._size -= size
+                del self._projects[project_id]
+                if queue:
+                    self._projects[project_id] = queue
                 return project_id, item
         return None
 
     def remove(self, project_id: Hashable, item: Item, size: int) -> None:
         """Remove an item that need not wait any longer, unless it has been taken."""
         queue = self._projects.get(project_id)
-        if queue is None or (item, size) not in queue.items:
+        if queue is None or (item, size) not in queue:
             return
-        queue.items.remove((item, size))
+        queue.remove((item, size))
         queue.size -= size
         self._size -= size
-        if not queue.items:
+        if not queue:
             del self._projects[project_id]
-
-    def _pop(self, queue: _ProjectQueue[Item]) -> Item:
-        item, size = queue.items.popleft()
-        queue.size -= size
-        self._size -= size
-        return item
 
 
 class SlotLimits(NamedTuple):

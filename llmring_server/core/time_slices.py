@@ -11,7 +11,7 @@ import time
 from weakref import WeakKeyDictionary
 
 # Short, since a request waits for one slice of each step that it takes on the loop.
-SLICE_SECONDS = 0.002
+SLICE_SECONDS = 0.001
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 

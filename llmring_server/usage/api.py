@@ -140,7 +140,11 @@ async def log_calls(
         results = await _log_all(request, entries, key)
     if all(isinstance(logged, LoggedEntry) and logged.result.replayed for logged in results):
         request.response_headers = REPLAYED
-    return _batch_response(results)
+    # The response of one batch is built at a time.
+    await let_others_run()
+    response = _batch_response(results)
+    await let_others_run()
+    return response
 
 
 # A part of what is between calls.

@@ -149,6 +149,54 @@ async def test_beyond_the_limit_of_waiting_items_a_caller_is_rejected_at_once() 
     assert await asyncio.gather(*waiting) == [0, 10, 20]
 
 
+async def test_projects_take_turns() -> None:
+    sink = Sink()
+    sink.unblocked.clear()
+    group_commit = sink.group_commit(batch_size=4)
+    first = await start_blocked(group_commit, 0)
+    many = [asyncio.create_task(group_commit("many", n)) for n in range(1, 8)]
+    few = [asyncio.create_task(group_commit("few", n)) for n in (10, 20)]
+    await asyncio.sleep(0)
+    sink.unblocked.set()
+    await asyncio.gather(first, *many, *few)
+    assert sink.batches == [[0], [1, 10, 2, 20], [3, 4, 5, 6], [7]]
+
+
+async def test_a_project_is_rejected_only_for_its_own_waiting_items() -> None:
+    sink = Sink()
+    sink.unblocked.clear()
+    group_commit = sink.group_commit(max_pending=8, project_share=0.25)
+    waiting = [asyncio.create_task(group_commit("many", n)) for n in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="of your project"):
+        await group_commit("many", 2)
+    waiting += [asyncio.create_task(group_commit("few", n)) for n in range(2)]
+    sink.unblocked.set()
+    assert await asyncio.gather(*waiting) == [0, 10, 0, 10]
+
+
+async def test_a_full_queue_has_room_for_a_project_with_less_than_an_equal_part() -> None:
+    sink = Sink()
+    sink.unblocked.clear()
+    group_commit = sink.group_commit(max_pending=6, project_share=0.5)
+    waiting = [asyncio.create_task(group_commit(project, n)) for project in "ab" for n in range(3)]
+    await asyncio.sleep(0)
+    waiting += [asyncio.create_task(group_commit("c", n)) for n in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await group_commit("c", 2)
+    sink.unblocked.set()
+    assert len(await asyncio.gather(*waiting)) == 8
+    # As many projects as items may wait, and then no other.
+    sink.unblocked.clear()
+    waiting = [asyncio.create_task(group_commit(str(n), n)) for n in range(6)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await group_commit("another", 0)
+    sink.unblocked.set()
+    await asyncio.gather(*waiting)
+
+
 async def test_cancelling_a_caller_cancels_no_other() -> None:
     sink = Sink()
     sink.unblocked.clear()
