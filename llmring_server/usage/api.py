@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
-from llmring_server.core.time_slices import TimeSlices
+from llmring_server.core.time_slices import TimeSlices, let_others_run
 from llmring_server.core.validation import errors_of, line_of
 from llmring_server.core.warnings import RequestWarning
 from llmring_server.core.worker import in_worker

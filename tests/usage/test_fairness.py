@@ -11,7 +11,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import NewCall, Ring, Settings, build
-from llmring_server.core import slices
+from llmring_server.core import time_slices
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.errors import Overloaded, RingError
@@ -318,11 +318,11 @@ async def test_who_waits_too_long_is_refused() -> None:
 
 
 async def test_between_two_slices_everything_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "SLICE_SECONDS", -1)
+    monkeypatch.setattr(time_slices, "SLICE_SECONDS", -1)
     events: list[str] = []
 
     async def work(name: str) -> None:
-        of_work = slices.Slices()
+        of_work = time_time_slices.TimeSlices()
         for _ in range(5):
             await of_work.pause()
             events.append(name)
