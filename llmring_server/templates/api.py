@@ -83,14 +83,18 @@ async def get_template(request: Request, id: TemplateId) -> Template:
     return await _templates(request).get(request.project_id, id)
 
 
-async def update_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
+async def update_template(
+    request: Request, id: TemplateId, body: TemplateUpdate
+) -> Annotated[Template, QuotaExceeded]:
     """Change the fields that are set and not null; a change of the content creates a version."""
     return await _templates(request).update(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)
     )
 
 
-async def patch_template(request: Request, id: TemplateId, body: TemplateUpdate) -> Template:
+async def patch_template(
+    request: Request, id: TemplateId, body: TemplateUpdate
+) -> Annotated[Template, QuotaExceeded]:
     """Change the fields that are set; null clears `description`, `system_prompt`, `max_tokens`."""
     return await _templates(request).patch(
         request.project_id, id, body, actor=request.actor, may_share=_may_share(request)

@@ -13,7 +13,7 @@ from llmring_server.db.database import Database
 from llmring_server.db.quotas import Quota
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
-from llmring_server.errors import Forbidden, NotFound
+from llmring_server.errors import Forbidden, NotFound, QuotaExceeded
 from llmring_server.settings import Settings
 from llmring_server.templates.models import (
     VERSIONED_FIELDS,
@@ -43,7 +43,7 @@ class Templates(Repository):
     row_kind = "Template"
     sql = "templates/templates"
     tables = (
-        Table("template_versions", "template versions", "erase_template_versions", ("DELETE",)),
+        Table("template_versions", "template versions", "erase_template_versions"),
         Table("templates", "templates", "erase_templates", ("UPDATE", "DELETE")),
     )
 
@@ -229,31 +229,42 @@ class Templates(Repository):
             raise Forbidden(SHARING_FORBIDDEN)
         async with self._database.transaction() as transaction:
             inside = self.with_database(transaction)
+            creates_version = not VERSIONED_FIELDS.isdisjoint(changes)
             rows = await inside._fetch_all(
                 "update",
                 project_id=project_id,
                 id=id,
                 changes=dump_json(changes, "tool_config").decode(),
-                creates_version=not VERSIONED_FIELDS.isdisjoint(changes),
+                creates_version=creates_version,
                 activates=changes.get("is_active") is True,
                 may_share=may_share,
                 max_versions=self._max_versions,
             )
             if not rows:
-                raise await inside._update_error(project_id, id, may_share=may_share)
+                raise await inside._update_error(
+                    project_id, id, may_share=may_share, creates_version=creates_version
+                )
             [row] = rows
             if may_share and (row["shared"] or "shared" in changes):
                 await inside._audit.record(actor, "template.change", str(id), project_id)
         return Template.from_row(project_id, row, self._read_json)
 
     async def _update_error(
-        self, project_id: ProjectId, id: UUID, *, may_share: bool
-    ) -> Forbidden | NotFound:
+        self, project_id: ProjectId, id: UUID, *, may_share: bool, creates_version: bool
+    ) -> Forbidden | QuotaExceeded | NotFound:
         """Return why a template cannot be changed.
 
         Its own project learns that changing a shared template requires a scope; to other projects,
         a template that they cannot change does not exist.
         """
-        if not may_share and (await self.get(project_id, id)).project_id == project_id:
+        template = await self.get(project_id, id)
+        if template.project_id != project_id:
+            return NotFound.of(self.row_kind)
+        if template.shared and not may_share:
             return Forbidden(SHARING_FORBIDDEN)
+        if creates_version and 0 < self._max_versions <= template.version:
+            return QuotaExceeded(
+                f"A template may have at most {self._max_versions:,} versions: create another"
+                " template, or let the operator raise LLMRING_MAX_TEMPLATE_VERSIONS."
+            )
         return NotFound.of(self.row_kind)

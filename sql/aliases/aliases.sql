@@ -98,7 +98,7 @@ WHERE project_id = @project_id AND profile = @profile AND alias = @alias;
 
 -- name: list
 -- Ordered by name. A page ends with the row that reaches @max_bytes: of JSON, in which names, ids and times
--- take up to a kilobyte.
+-- take up to 500 bytes.
 SELECT
     project_id, profile, alias, model, convert_to(metadata::text, 'UTF8') AS metadata, created_at,
     updated_at
@@ -106,7 +106,7 @@ FROM (
     SELECT *, sum(size) OVER (ORDER BY alias, profile ROWS UNBOUNDED PRECEDING) - size AS preceding_bytes
     FROM (
         SELECT
-            *, 1000 + coalesce(octet_length(metadata::text), 0)
+            *, 500 + coalesce(octet_length(metadata::text), 0)
             + octet_length(to_json(concat(profile, alias, model))::text) AS size
         FROM (
             SELECT * FROM <<tables.alias_bindings>>

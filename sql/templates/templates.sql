@@ -54,8 +54,7 @@ WHERE project_id = @project_id AND id = ANY (ARRAY(
 
 -- name: update
 -- Sets the fields of @changes and leaves the others. If @creates_version, the new content is also
--- stored as a version, and the oldest one beyond @max_versions is deleted; a change of who sees the
--- template is none.
+-- stored as a version, unless there are @max_versions; a change of who sees the template is none.
 WITH updated AS (
     UPDATE <<tables.templates>> AS template SET
         (name, description, system_prompt, model, temperature, max_tokens, tool_config,
@@ -70,6 +69,7 @@ WITH updated AS (
     WHERE project_id = @project_id AND id = @id
       AND (is_active OR @activates::boolean)
       AND (@may_share::boolean OR NOT shared)
+      AND (NOT @creates_version OR @max_versions::integer = 0 OR version < @max_versions)
     RETURNING *
 ),
 new_version AS (
@@ -81,13 +81,6 @@ new_version AS (
         project_id, id, version,
         name, description, system_prompt, model, temperature, max_tokens, tool_config
     FROM updated WHERE @creates_version
-),
-old_versions AS (
-    DELETE FROM <<tables.template_versions>> AS old
-    USING updated
-    WHERE old.project_id = updated.project_id AND old.id = updated.id
-      AND @creates_version AND @max_versions::integer > 0
-      AND old.version <= updated.version - @max_versions
 )
 SELECT
     project_id, id, version, name, description, system_prompt, model, temperature, max_tokens,

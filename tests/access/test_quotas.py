@@ -301,21 +301,26 @@ async def test_deleted_templates_make_room(db: AsyncDatabaseManager, ring: Ring)
     assert {row["id"] for row in stored} == {ids[0], ids[2], ids[3]}
 
 
-@pytest.mark.parametrize(("most", "kept"), [(2, [5, 4]), (1, [5]), (0, [5, 4, 3, 2, 1])])
-async def test_the_oldest_versions_of_a_template_are_dropped(
-    most: int, kept: list[int], db: AsyncDatabaseManager, ring: Ring
+async def test_a_template_has_a_limited_number_of_versions(
+    db: AsyncDatabaseManager, ring: Ring
 ) -> None:
     project_id = await new_project(ring)
-    templates = Ring(db, Settings(max_template_versions=most)).templates
+    templates = Ring(db, Settings(max_template_versions=2)).templates
     new = NewTemplate(**NEW_TEMPLATE)
     id, other = [(await templates.create(project_id, new, actor=LIBRARY)).id for _ in range(2)]
-    for text in "bcde":
-        changes = TemplateUpdate(system_prompt=text)
-        await templates.update(project_id, id, changes, actor=LIBRARY)
+    first, second = TemplateUpdate(system_prompt="b"), TemplateUpdate(system_prompt="c")
+    await templates.update(project_id, id, first, actor=LIBRARY)
+    with pytest.raises(QuotaExceeded, match=r"at most 2 versions.*LLMRING_MAX_TEMPLATE_VERSIONS"):
+        await templates.update(project_id, id, second, actor=LIBRARY)
+    # A change of who sees it makes no version.
     await templates.update(project_id, id, TemplateUpdate(shared=False), actor=LIBRARY)
-    assert [each.version for each in await templates.versions(project_id, id)] == kept
-    assert (await templates.version(project_id, id, 5)).system_prompt == "e"
-    assert [each.version for each in await templates.versions(project_id, other)] == [1]
+    assert [each.system_prompt for each in await templates.versions(project_id, id)] == [
+        "b",
+        NEW_TEMPLATE["system_prompt"],
+    ]
+    await templates.update(project_id, other, second, actor=LIBRARY)
+    unlimited = Ring(db, Settings(max_template_versions=0)).templates
+    assert (await unlimited.update(project_id, id, second, actor=LIBRARY)).version == 3
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ async def test_between_two_slices_everything_else_runs(monkeypatch: pytest.Monke
     events: list[str] = []
 
     async def work(name: str) -> None:
-        of_work = time_time_slices.TimeSlices()
+        of_work = time_slices.TimeSlices()
         for _ in range(5):
             await of_work.pause()
             events.append(name)
