@@ -363,8 +363,14 @@ def with_consecutive_ids(
 def message_rows(messages: Sequence[Message], level: ContentLevel) -> str:
     """Return messages as the JSON array that the statement `append` takes."""
     is_searchable = level == "full"
-    rows = [_message_row(message, is_searchable=is_searchable) for message in messages]
-    return f"[{b','.join(rows).decode()}]"
+    # Copied as seldom as possible: they may have 32 MiB.
+    parts = [b"["]
+    for message in messages:
+        parts += _message_row(message, is_searchable=is_searchable), b","
+    parts[max(1, len(parts) - 1) :] = [b"]"]
+    data = b"".join(parts)
+    parts.clear()
+    return data.decode()
 
 
 def _message_row(message: Message, *, is_searchable: bool) -> bytes:

@@ -179,6 +179,7 @@ class Request:
         request_limits.media_type(self.headers, request_limits.JSON)
         data = await self.body()
         if self.has_large_body:
+            self._body = None  # what is read of it takes as much memory
             return await in_worker(partial(self._read, model, data))
         return self._read(model, data)
 
