@@ -179,22 +179,26 @@ async def test_a_full_queue_has_room_for_a_project_with_less_than_an_equal_part(
     sink = Sink()
     sink.unblocked.clear()
     group_commit = sink.group_commit(max_pending=6, project_share=0.5)
-    waiting = [asyncio.create_task(group_commit(project, n)) for project in "ab" for n in range(3)]
-    await asyncio.sleep(0)
-    waiting += [asyncio.create_task(group_commit("c", n)) for n in range(2)]
+    waiting = [await start_blocked(group_commit, 0)]
+    waiting += [asyncio.create_task(group_commit(project, 1)) for project in "aaabbbcc"]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await group_commit("c", 2)
+        await group_commit("c", 1)
     sink.unblocked.set()
-    assert len(await asyncio.gather(*waiting)) == 8
-    # As many projects as items may wait, and then no other.
+    assert await asyncio.gather(*waiting) == [0] + [10] * 8
+
+
+async def test_no_more_projects_wait_than_items_may() -> None:
+    sink = Sink()
     sink.unblocked.clear()
-    waiting = [asyncio.create_task(group_commit(str(n), n)) for n in range(6)]
+    group_commit = sink.group_commit(max_pending=6)
+    waiting = [await start_blocked(group_commit, 0)]
+    waiting += [asyncio.create_task(group_commit(str(n), 1)) for n in range(6)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await group_commit("another", 0)
+        await group_commit("another", 1)
     sink.unblocked.set()
-    await asyncio.gather(*waiting)
+    assert await asyncio.gather(*waiting) == [0] + [10] * 6
 
 
 async def test_cancelling_a_caller_cancels_no_other() -> None:
