@@ -1,6 +1,5 @@
 """HTTP handlers of MCP: servers, capabilities, contents and executions."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
@@ -39,6 +38,7 @@ from llmring_server.mcp.models import (
     ToolStats,
     ToolStatsQuery,
 )
+from llmring_server.mcp.servers import McpServers
 from llmring_server.usage.api import REPLAYED
 from llmring_server.web.request import IdempotencyKeyHeader, IdOf, Request, link, render
 
@@ -139,6 +139,10 @@ def _source(content: CapabilityContent) -> ContentSource:
     return {"source": "recorded", "recorded_at": content.recorded_at, "detail": None}
 
 
+def _servers(request: Request) -> McpServers:
+    return request.ring.mcp.servers.with_unparsed_json()
+
+
 def _capabilities(request: Request) -> McpCapabilities:
     return request.ring.mcp.capabilities.with_unparsed_json()
 
@@ -157,13 +161,13 @@ def _response(capability: Capability, **others: Any) -> Any:
     return orjson.Fragment(members[:-1] + b"," + render(own)[1:])
 
 
-async def _responses(capabilities: Sequence[Capability]) -> list[Any]:
+async def _responses(capabilities: list[Any]) -> list[Any]:
+    """Replace capabilities by their responses, each at once, so that memory has no two of them."""
     slices = TimeSlices()
-    responses = []
-    for capability in capabilities:
-        responses.append(_response(capability))
+    for index, capability in enumerate(capabilities):
+        capabilities[index] = _response(capability)
         await slices.pause()
-    return responses
+    return capabilities
 
 
 def _with_server(capability: McpResource | McpPrompt) -> Any:
@@ -196,14 +200,14 @@ async def register_mcp_server(
     request: Request, body: NewMcpServer
 ) -> Annotated[McpServer, QuotaExceeded]:
     """Register an MCP server. This server never connects to it."""
-    return await request.ring.mcp.servers.register(request.project_id, body)
+    return await _servers(request).register(request.project_id, body)
 
 
 async def list_mcp_servers(
     request: Request, query: ServerPage
 ) -> Annotated[list[McpServer], "Link"]:
     """List MCP servers, newest first. A page of large servers ends early."""
-    servers = await request.ring.mcp.servers.list(request.project_id, query)
+    servers = await _servers(request).list(request.project_id, query)
     if servers:
         request.response_headers = link(query, query.next(request.project_id, servers[-1]))
     return servers
@@ -211,30 +215,28 @@ async def list_mcp_servers(
 
 async def get_mcp_server(request: Request, id: ServerId) -> McpServer:
     """Get an MCP server, without its credentials."""
-    return await request.ring.mcp.servers.get(request.project_id, id)
+    return await _servers(request).get(request.project_id, id)
 
 
 async def update_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null fields are ignored."""
-    return await request.ring.mcp.servers.update(request.project_id, id, body)
+    return await _servers(request).update(request.project_id, id, body)
 
 
 async def patch_mcp_server(request: Request, id: ServerId, body: McpServerUpdate) -> McpServer:
     """Update an MCP server. Null clears `auth_config` or `capabilities`."""
-    return await request.ring.mcp.servers.patch(request.project_id, id, body)
+    return await _servers(request).patch(request.project_id, id, body)
 
 
 async def delete_mcp_server(request: Request, id: ServerId) -> DeletedMcpServer:
     """Delete an MCP server with its capabilities and their executions."""
-    await request.ring.mcp.servers.delete(request.project_id, id)
+    await _servers(request).delete(request.project_id, id)
     return {"message": "Server deleted successfully"}
 
 
 async def get_mcp_server_secret(request: Request, id: ServerId) -> McpServerSecret:
     """Get the credentials of an MCP server. The request is recorded in the audit log."""
-    auth_config = await request.ring.mcp.servers.read_secret(
-        request.project_id, id, actor=request.actor
-    )
+    auth_config = await _servers(request).read_secret(request.project_id, id, actor=request.actor)
     return {"auth_config": auth_config}
 
 

@@ -4,9 +4,14 @@ from pathlib import Path
 from uuid import UUID
 
 API = "/api/v1"
-CONVERSATION, TOOL = (
+CONVERSATION, TOOL, SERVER, TEMPLATE = (
     UUID(text)
-    for text in ("0f4a7e1e-0000-7000-8000-000000000001", "0f4a7e1e-0000-7000-8000-000000000002")
+    for text in (
+        "0f4a7e1e-0000-7000-8000-000000000001",
+        "0f4a7e1e-0000-7000-8000-000000000002",
+        "0f4a7e1f-0000-7000-8000-000000000001",
+        "0f4a7e1f-0000-7000-8001-000000000001",
+    )
 )
 RECEIPT = UUID("0193780a-0000-7000-8000-000000000001")
 
@@ -23,6 +28,11 @@ LISTS = {
     "conversation": f"{API}/conversations/{CONVERSATION}?message_limit=1000",
     "aliases": f"{API}/aliases?limit=1000",
     "executions": f"{API}/mcp/tools/{TOOL}/history?limit=1000",
+    "servers": f"{API}/mcp/servers?limit=1000",
+    "tools": f"{API}/mcp/tools?limit=1000",
+    "tools of a server": f"{API}/mcp/tools?server_id={SERVER}&limit=1000",
+    "templates": f"{API}/templates?limit=100",
+    "template versions": f"{API}/templates/{TEMPLATE}/versions?limit=100",
 }
 EXPORTS = {
     "export, CSV": f"{API}/logs/export",
@@ -37,5 +47,12 @@ def seed_script(project_id: UUID, mcp_schema: str) -> str:
         Path(__file__)
         .with_suffix(".sql")
         .read_text()
-        .format(project=project_id, mcp=mcp_schema, conversation=CONVERSATION, tool=TOOL)
+        .format(
+            project=project_id,
+            mcp=mcp_schema,
+            conversation=CONVERSATION,
+            tool=TOOL,
+            server=SERVER,
+            template=TEMPLATE,
+        )
     )

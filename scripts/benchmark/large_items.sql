@@ -109,4 +109,33 @@ SELECT
 FROM texts, generate_series(1, 6) AS n,
 LATERAL (SELECT ('{{"list":[' || repeat(object || ',', 31) || '1]}}')::json AS payload) AS payload;
 
+-- 150 servers with 64 KiB of capabilities; one offers 160 tools with 64 KiB of schema, more than a new one may.
+INSERT INTO {mcp}.servers (project_id, id, name, url, transport_type, capabilities, created_at)
+SELECT
+    '{project}'::uuid, (left('{server}', 24) || lpad(n::text, 12, '0'))::uuid, controls,
+    'http://localhost/' || repeat('x', 983), 'http', object::json, now()
+FROM texts, generate_series(1, 150) AS n;
+INSERT INTO {mcp}.capabilities (
+    project_id, id, server_id, kind, name, definition, members, digest, acknowledged_digest, size
+)
+SELECT
+    '{project}'::uuid, md5('tool ' || n)::uuid, '{server}'::uuid, 'tool', n || repeat(chr(1), 250),
+    object::json, '{{"title":"Tool"}}', sha256(''), sha256(''), octet_length(object) + 20
+FROM texts, generate_series(1, 160) AS n;
+
+-- 20 templates with a system prompt of 1.2 MB as JSON, and as many versions of one of them.
+INSERT INTO templates (
+    project_id, id, name, system_prompt, model, temperature, tool_config, created_by, created_at
+)
+SELECT
+    '{project}'::uuid, (left('{template}', 24) || lpad(n::text, 12, '0'))::uuid, controls,
+    repeat(chr(1), 200000), controls, 1, object::json, controls, now()
+FROM texts, generate_series(1, 20) AS n;
+INSERT INTO template_versions (
+    project_id, id, version, name, system_prompt, model, temperature, tool_config
+)
+SELECT
+    '{project}'::uuid, '{template}'::uuid, n, controls, repeat(chr(1), 200000), controls, 1, object::json
+FROM texts, generate_series(1, 20) AS n;
+
 DROP TABLE texts;

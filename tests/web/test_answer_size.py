@@ -30,6 +30,11 @@ COUNTS = {
     "newest messages": 120,
     "aliases": 200,
     "executions": 6,
+    "servers": 151,
+    "tools": 161,
+    "tools of a server": 160,
+    "templates": 20,
+    "template versions": 20,
 }
 
 
@@ -72,7 +77,7 @@ def items_of(answer: Any) -> list[dict[str, Any]]:
 
 
 def identity(item: dict[str, Any]) -> str:
-    return str(item.get("receipt_id") or item["id"])
+    return str(item.get("receipt_id") or item.get("id") or item["version"])
 
 
 @pytest.mark.parametrize("name", COUNTS)
