@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
-from llmring_server.errors import Overloaded
+from llmring_server.errors import Overloaded, RingError
 
 Item = TypeVar("Item")
 
 PROJECT_QUEUE_FULL = (
-    "Too many requests of your project wait to be stored: retry later, with fewer at a time."
+    "Too many requests of your project are waiting: retry later, with fewer at a time."
 )
 
 
@@ -124,20 +124,29 @@ class SlotLimits(NamedTuple):
 
 
 class FairSlots:
-    """Slots for work that occupies a connection. Who finds none free waits; projects take turns."""
+    """Slots for work that occupies a connection. Who finds none free waits; projects take turns.
+
+    After `timeout` seconds of waiting, the error is that of `too_many` if the slots of the project
+    are occupied, otherwise Overloaded.
+    """
 
     def __init__(
-        self, limits: Callable[[], SlotLimits], queue_limits: QueueLimits, timeout: float
+        self,
+        limits: Callable[[], SlotLimits],
+        queue_limits: QueueLimits,
+        timeout: float,
+        too_many: Callable[[], RingError] = Overloaded,
     ) -> None:
         self._limits = limits
         self._timeout = timeout
+        self._too_many = too_many
         self._waiting: FairQueue[asyncio.Future[None]] = FairQueue(queue_limits)
         # How many slots each project occupies.
         self._occupied: Counter[Hashable] = Counter()
 
     @asynccontextmanager
     async def slot(self, project_id: Hashable, size: int = 1) -> AsyncIterator[None]:
-        """Occupy a slot. Overloaded if too much waits already, or if it takes too long.
+        """Occupy a slot. Overloaded if too much waits already; see the class for other errors.
 
         `size` is that of the work, for the limits of what waits.
         """
@@ -149,7 +158,8 @@ class FairSlots:
                 async with asyncio.timeout(self._timeout):
                     await granted
             except TimeoutError as exc:
-                raise Overloaded from exc
+                has_room = self._occupied[project_id] < self._limits().slots_of_project
+                raise Overloaded if has_room else self._too_many() from exc
             yield
         finally:
             # A caller that left, or whose time was up, may have been granted a slot before that.

@@ -180,16 +180,16 @@ class Database:
                 await transaction.commit()
 
     def long_statement(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
-        """Wait for a place for a read that may hold a connection for seconds.
+        """Wait for a slot for a read that may hold a connection for seconds.
 
-        Wait for no place within another. A read in a transaction needs none.
+        Do not wait for a slot within another. A read in a transaction needs none.
         """
         if not self._takes_connections:
             return nullcontext()
         return self._long_reads.statement(project_id)
 
     def long_transaction(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
-        """Wait for a place for a transaction that may last as long as a client reads, likewise."""
+        """Wait for a slot for a transaction that may last as long as a client reads, likewise."""
         if not self._takes_connections:
             return nullcontext()
         return self._long_reads.transaction(project_id)

@@ -1,102 +1,23 @@
-"""Long reads: places for reads that may hold a connection for seconds, so that writes find one."""
+"""Long reads: slots for reads that may hold a connection for seconds, so that writes find one."""
 
-import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
-from llmring_server.errors import Overloaded, RateLimited
+from llmring_server.errors import RateLimited
 from llmring_server.settings import Settings
 
 RETRY_SECONDS = 5
-
-
-class Places:
-    """A number of places for reads. Projects that wait for one take turns.
-
-    A project has at most `per_project` places, and never the last one of several.
-    """
-
-    def __init__(self, places: int, per_project: int, wait_seconds: float, reads: str) -> None:
-        self.places = places
-        self.per_project = min(per_project, max(1, places - 1))
-        self._wait_seconds = wait_seconds
-        self._reads = reads
-        self._taken: Counter[ProjectId] = Counter()
-        # The reads that wait: of a project in the order of their arrival, the project whose turn it
-        # is first.
-        self._waiting: dict[ProjectId, deque[asyncio.Future[None]]] = {}
-
-    @asynccontextmanager
-    async def place(self, project_id: ProjectId) -> AsyncIterator[None]:
-        """Wait for a place, and occupy it; raise RateLimited or Overloaded after `wait_seconds`."""
-        if self._may_take(project_id):
-            self._taken[project_id] += 1
-        else:
-            await self._wait(project_id)
-        try:
-            yield
-        finally:
-            self._release(project_id)
-
-    def _may_take(self, project_id: ProjectId) -> bool:
-        # A read that could take this place does not wait: it was given one when one became free.
-        return self._taken.total() < self.places and self._taken[project_id] < self.per_project
-
-    async def _wait(self, project_id: ProjectId) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(project_id, deque()).append(turn)
-        try:
-            async with asyncio.timeout(self._wait_seconds):
-                await turn
-        except BaseException as exc:
-            if turn.done() and not turn.cancelled():
-                # The place was given in the moment in which the wait ended.
-                self._release(project_id)
-            else:
-                self._stop_waiting(project_id, turn)
-            if isinstance(exc, TimeoutError):
-                raise self._refusal(project_id) from None
-            raise
-
-    def _stop_waiting(self, project_id: ProjectId, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(project_id, deque())
-        if turn in turns:
-            turns.remove(turn)
-        if not turns:
-            self._waiting.pop(project_id, None)
-
-    def _refusal(self, project_id: ProjectId) -> RateLimited | Overloaded:
-        if self._taken[project_id] < self.per_project:
-            return Overloaded()
-        return RateLimited(
-            f"Your project already has {self.per_project} {self._reads} in progress; retry later.",
-            self.per_project,
-            RETRY_SECONDS,
-        )
-
-    def _release(self, project_id: ProjectId) -> None:
-        self._taken[project_id] -= 1
-        if not self._taken[project_id]:
-            del self._taken[project_id]
-        while (next_project := next(filter(self._may_take, self._waiting), None)) is not None:
-            turns = self._waiting.pop(next_project)
-            turn = turns.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._taken[next_project] += 1
-            if turns:
-                # Its next turn comes after that of the other projects.
-                self._waiting[next_project] = turns
+# How many reads may wait, of which a quarter may be of one project.
+QUEUE_LIMITS = QueueLimits(max_pending=1000)
 
 
 class _Options(NamedTuple):
-    """The settings of places. A statement waits for its place as long as another one may take."""
+    """The settings of slots. A statement waits for its slot as long as another one may take."""
 
     share: float
     per_project: int
@@ -104,32 +25,47 @@ class _Options(NamedTuple):
     acquire_timeout: float
 
 
-class _PoolPlaces:
-    """The places of one pool, which is kept alive, so that its id identifies it.
+def read_slots(slots: int, per_project: int, timeout: float, reads: str) -> FairSlots:
+    """Return slots for `reads`, of which a project never takes the last one of several."""
+    per_project = min(per_project, max(1, slots - 1))
+    limits = SlotLimits(slots, per_project)
+
+    def too_many() -> RateLimited:
+        return RateLimited(
+            f"Your project already has {per_project} {reads} in progress; retry later.",
+            per_project,
+            RETRY_SECONDS,
+        )
+
+    return FairSlots(lambda: limits, QUEUE_LIMITS, timeout, too_many)
+
+
+class _PoolSlots:
+    """The slots of one pool, which is kept alive, so that its id identifies it.
 
     `statements` end by themselves, after their timeout at the latest. `transactions` may last as
-    long as a client reads, so they have places of their own, unless there is only one.
+    long as a client reads, so they have slots of their own, unless there is only one.
     """
 
     def __init__(self, pool: Any, options: _Options) -> None:
         self._pool = pool
-        places = max(1, int(pool.get_max_size() * options.share))
-        self.statements = Places(
-            places - places // 2,
+        slots = max(1, int(pool.get_max_size() * options.share))
+        self.statements = read_slots(
+            slots - slots // 2,
             options.per_project,
             options.statement_timeout,
             "statistics or searches",
         )
         self.transactions = self.statements
-        if places > 1:
-            self.transactions = Places(
-                places // 2, options.per_project, options.acquire_timeout, "exports or receipts"
+        if slots > 1:
+            self.transactions = read_slots(
+                slots // 2, options.per_project, options.acquire_timeout, "exports or receipts"
             )
 
 
 # Several managers may share a pool, such as those of two schemas: with the same settings, they
-# share its places, too.
-_places_of_pools: WeakValueDictionary[tuple[int, _Options], _PoolPlaces] = WeakValueDictionary()
+# share its slots, too.
+_slots_of_pools: WeakValueDictionary[tuple[int, _Options], _PoolSlots] = WeakValueDictionary()
 
 
 class LongReads:
@@ -143,23 +79,23 @@ class LongReads:
             settings.statement_timeout,
             settings.acquire_timeout,
         )
-        self._places: _PoolPlaces | None = None
+        self._slots: _PoolSlots | None = None
 
     def statement(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
-        """Occupy a place for a statement that may take seconds."""
-        return self._pool_places().statements.place(project_id)
+        """Occupy a slot for a statement that may take seconds."""
+        return self._pool_slots().statements.slot(project_id)
 
     def transaction(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
-        """Occupy a place for a transaction that may take as long as its results are read."""
-        return self._pool_places().transactions.place(project_id)
+        """Occupy a slot for a transaction that may take as long as its results are read."""
+        return self._pool_slots().transactions.slot(project_id)
 
-    def _pool_places(self) -> _PoolPlaces:
+    def _pool_slots(self) -> _PoolSlots:
         # Not before the first use: a manager may be connected later.
-        if self._places is None:
+        if self._slots is None:
             pool = self._manager._pool
             key = id(pool), self._options
-            places = _places_of_pools.get(key)
-            if places is None:
-                places = _places_of_pools[key] = _PoolPlaces(pool, self._options)
-            self._places = places
-        return self._places
+            slots = _slots_of_pools.get(key)
+            if slots is None:
+                slots = _slots_of_pools[key] = _PoolSlots(pool, self._options)
+            self._slots = slots
+        return self._slots

@@ -11,8 +11,9 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings
 from llmring_server.asgi import ASGIFactory
+from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId, project_of_key
-from llmring_server.db.long_reads import Places
+from llmring_server.db.long_reads import read_slots
 from llmring_server.errors import Overloaded, RateLimited
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
@@ -72,7 +73,7 @@ async def test_writes_find_a_connection_beside_any_number_of_long_reads(
             await export.aclose()
 
 
-async def test_rings_on_one_pool_share_its_places(db: AsyncDatabaseManager) -> None:
+async def test_rings_on_one_pool_share_its_slots(db: AsyncDatabaseManager) -> None:
     settings = Settings(acquire_timeout=0.5)
     first, second = Ring(db, settings), Ring(db, settings)
     await first.usage.log(A, NewCall(**CALL))
@@ -82,7 +83,7 @@ async def test_rings_on_one_pool_share_its_places(db: AsyncDatabaseManager) -> N
             await anext(second.usage.export(A))
         with pytest.raises(Overloaded):
             await anext(second.usage.export(B))
-        # Statistics have other places, and the caller's transaction has a connection.
+        # Statistics have other slots, and the caller's transaction has a connection.
         assert (await second.usage.stats(A)).summary.total_requests == 1
         async with db.transaction() as transaction:
             calls = [call async for call in second.within(transaction).usage.export(A)]
@@ -90,19 +91,19 @@ async def test_rings_on_one_pool_share_its_places(db: AsyncDatabaseManager) -> N
     assert len([call async for call in second.usage.export(A)]) == 1
 
 
-def places(number: int, per_project: int, wait_seconds: float = 60) -> Places:
-    return Places(number, per_project, wait_seconds, "reads")
+def slots(number: int, per_project: int, timeout: float = 60) -> FairSlots:
+    return read_slots(number, per_project, timeout, "reads")
 
 
-async def read(places: Places, project_id: ProjectId, order: list[str], name: str) -> None:
-    async with places.place(project_id):
+async def read(slots: FairSlots, project_id: ProjectId, order: list[str], name: str) -> None:
+    async with slots.slot(project_id):
         order.append(name)
 
 
 async def test_projects_take_turns_and_their_reads_keep_their_order() -> None:
-    one, order = places(1, 1), list[str]()
+    one, order = slots(1, 1), list[str]()
     names = {"a1": A, "a2": A, "a3": A, "b1": B, "c1": C, "b2": B}
-    async with asyncio.TaskGroup() as group, one.place(C):
+    async with asyncio.TaskGroup() as group, one.slot(C):
         for name, project_id in names.items():
             group.create_task(read(one, project_id, order, name))
         await asyncio.sleep(0)
@@ -113,34 +114,34 @@ async def test_projects_take_turns_and_their_reads_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("number", "per_project", "expected"), [(1, 2, 1), (2, 2, 1), (3, 2, 2), (3, 9, 2), (15, 2, 2)]
 )
-async def test_a_project_leaves_one_of_several_places_to_others(
+async def test_a_project_leaves_one_of_several_slots_to_others(
     number: int, per_project: int, expected: int
 ) -> None:
-    some = places(number, per_project, wait_seconds=0)
+    some = slots(number, per_project, timeout=0)
     async with AsyncExitStack() as stack:
         for _ in range(expected):
-            await stack.enter_async_context(some.place(A))
+            await stack.enter_async_context(some.slot(A))
         with pytest.raises(RateLimited, match=f"already has {expected} reads in progress"):
-            await stack.enter_async_context(some.place(A))
+            await stack.enter_async_context(some.slot(A))
         if number > 1:
-            await stack.enter_async_context(some.place(B))
+            await stack.enter_async_context(some.slot(B))
         else:
             with pytest.raises(Overloaded):
-                await stack.enter_async_context(some.place(B))
+                await stack.enter_async_context(some.slot(B))
 
 
-@pytest.mark.parametrize("when", ["waiting", "given a place"])
-async def test_a_read_that_is_cancelled_leaves_its_place(when: str) -> None:
-    one = places(1, 1)
-    async with one.place(A):
+@pytest.mark.parametrize("when", ["waiting", "given a slot"])
+async def test_a_read_that_is_cancelled_leaves_its_slot(when: str) -> None:
+    one = slots(1, 1)
+    async with one.slot(A):
         cancelled = asyncio.create_task(read(one, B, [], "b1"))
         waiting = asyncio.create_task(read(one, B, [], "b2"))
         await asyncio.sleep(0)
         if when == "waiting":
             cancelled.cancel()
-    if when == "given a place":
+    if when == "given a slot":
         cancelled.cancel()
     await asyncio.wait([cancelled, waiting])
     assert (cancelled.cancelled(), waiting.cancelled()) == (True, False)
-    async with one.place(C):
+    async with one.slot(C):
         pass
