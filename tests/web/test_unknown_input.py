@@ -117,7 +117,7 @@ async def test_an_unknown_parameter_is_named_with_the_known_ones(
 ) -> None:
     response = await client.get("/api/v1/stats?origin=checkout&x=y")
     assert response.json()["detail"] == (
-        "query: unknown parameters: origin, x; known are: end_date, group_by, start_date, tz"
+        "query: unknown parameters: origin, x; known are: end_date, group_by, start_date, top, tz"
     )
     long = await client.get("/api/v1/stats?" + "&".join(f"{'x' * 100}{i}=1" for i in range(50)))
     assert (long.status_code, len(long.json()["errors"])) == (422, 20)
