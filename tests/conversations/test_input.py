@@ -124,7 +124,8 @@ async def test_a_page_of_large_messages_is_shorter(client: httpx.AsyncClient) ->
     for _ in range(5):
         message = {"role": "user", "content": "x" * 3_000_000}
         assert (await client.post(f"{path}/messages", json=message)).status_code == 200
-    counts, target = [], f"{path}/messages"
+    counts: list[int] = []
+    target = f"{path}/messages"
     while len(counts) < 4:
         page = await client.get(target)
         counts.append(len(page.json()))
