@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 SCHEMATHESIS = Path(sys.executable).parent / "schemathesis"
 
 
+@cache
 def document(auth: str = "keys") -> dict[str, Any]:
     described: dict[str, Any] = orjson.loads(openapi_document(API_GROUPS + META_GROUPS, auth, ""))
     return described
