@@ -180,7 +180,8 @@ class ApiKeys(Repository):
     ) -> IssuedKey:
         """Issue a key for an existing project."""
         valid_options = options.validated()
-        async with self._database.transaction() as transaction:
+        slot = self._quota.slot(project_id)
+        async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             return await inside._issue(project_id, "key.issue", actor, **valid_options)
 
@@ -197,7 +198,8 @@ class ApiKeys(Repository):
 
         NotFound if that key is not valid, or has a scope that is not among `scopes`.
         """
-        async with self._database.transaction() as transaction:
+        slot = self._quota.slot(project_id)
+        async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             old = await inside._fetch_one(
                 "replace",

@@ -55,7 +55,8 @@ class Aliases(Repository):
             "bindings": dump_json(list(distinct.values()), "metadata").decode(),
             "quota": self._quota.limit,
         }
-        async with self._database.transaction() as transaction:
+        slot = self._quota.slot(project_id)
+        async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._quota.lock(project_id)
             rows = await inside._fetch_all("bind", **params)

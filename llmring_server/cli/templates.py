@@ -14,13 +14,13 @@ from llmring_server.aliases.models import (
     AliasPage,
     BindAlias,
 )
-from llmring_server.cli.environment import all_pages, project_options, with_project
+from llmring_server.cli.environment import all_pages, operator, project_options, with_project
 from llmring_server.cli.output import CONSOLE, entry, wrapping_table
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.validation import lines_of
 from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
-from llmring_server.templates.models import Template, TemplatePage
+from llmring_server.templates.models import Template, TemplatePage, TemplateUpdate
 
 profile_option = click.option(
     "--profile",
@@ -104,7 +104,7 @@ def delete_alias(env: str, data_dir: Path, project: str, profile: str, alias: st
 
 @click.group()
 def templates() -> None:
-    """List and show prompt templates."""
+    """List, show and withdraw prompt templates."""
 
 
 @templates.command("list")
@@ -139,3 +139,18 @@ def show_template(env: str, data_dir: Path, project: str, id: UUID) -> None:
     for name in Template.__slots__:
         table.add_row(name.replace("_", " "), str(getattr(template, name)))
     CONSOLE.print(table)
+
+
+@templates.command("unshare")
+@project_options
+@click.argument("id", type=click.UUID)
+def unshare_template(env: str, data_dir: Path, project: str, id: UUID) -> None:
+    """Withdraw a template of the project from all other projects."""
+    actor = operator()
+
+    async def unshare(ring: Ring, project_id: ProjectId) -> Template:
+        update = TemplateUpdate(shared=False)
+        return await ring.templates.update(project_id, id, update, actor=actor, may_share=True)
+
+    template = with_project(env, data_dir, project, unshare, writes=True)
+    entry(template.id, template.name, "not shared")

@@ -57,6 +57,7 @@ def _session_parameters(settings: Settings) -> dict[str, str]:
         return {}
     return {
         "search_path": "pg_catalog",
+        "default_transaction_isolation": "read committed",
         "timezone": "UTC",
         "jit": "off",
         "statement_timeout": _milliseconds(settings.statement_timeout),
@@ -165,9 +166,11 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Self]:
         """Yield this database inside a transaction, or inside a savepoint of the current one."""
+        # A role or a database may have another default, at which concurrent writers would fail.
+        isolation: Any = None if self.connection else "read_committed"
         async with self.acquire() as connection:
             with translated(connection):
-                transaction = connection.transaction()
+                transaction = connection.transaction(isolation=isolation)
                 await transaction.start()
             try:
                 yield self._on(connection)

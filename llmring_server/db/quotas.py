@@ -1,11 +1,13 @@
 """Quotas: how many things of one kind a project may have.
 
-A service locks the quota first. The statement that adds things then counts those that there are,
-and adds none if there would be too many.
+A service waits for a slot, begins a transaction and locks the quota. The statement that adds things
+then counts those that there are, and adds none if there would be too many.
 """
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import ClassVar
 
+from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
@@ -25,6 +27,21 @@ class Quota(Repository):
         self._setting = setting
         self._kind = kind
         self._remedy = remedy
+        self._slots = FairSlots(self._slot_limits, QueueLimits(), database.acquire_timeout)
+
+    def slot(self, project_id: ProjectId | None) -> AbstractAsyncContextManager[None]:
+        """Wait for the slot of a project, which has one.
+
+        Transactions that wait for the lock of a quota hold a connection. Without slots, those of
+        one project could hold all connections.
+        """
+        if not self.limit or self._database.connection is not None:
+            return nullcontext()
+        return self._slots.slot(project_id)
+
+    def _slot_limits(self) -> SlotLimits:
+        """Return how many transactions may run at once: most connections are for others."""
+        return SlotLimits(max(1, self._database.max_connections // 4), 1)
 
     async def lock(self, project_id: ProjectId) -> None:
         """Let no other transaction add such things to the project until this one ends.
@@ -32,7 +49,12 @@ class Quota(Repository):
         A statement that follows, at isolation level READ COMMITTED, counts all that were added.
         """
         if self.limit:
-            await self._fetch_all("lock", setting=self._setting, project_id=project_id)
+            await self._fetch_all(
+                "lock",
+                schema=self._database.schema,
+                setting=self._setting,
+                project_id=project_id,
+            )
 
     def exceeded(self) -> QuotaExceeded:
         """Return the error for a request that would exceed the quota."""

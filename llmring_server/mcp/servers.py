@@ -55,7 +55,8 @@ class McpServers(Repository):
         """Register a server. Its id, a UUIDv7, holds the time of its creation."""
         id, created_at = new_id_and_time()
         columns = self._columns(project_id, id, new)
-        async with self._database.transaction() as transaction:
+        slot = self._quota.slot(project_id)
+        async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._quota.lock(project_id)
             rows = await inside._fetch_all(

@@ -75,7 +75,8 @@ class Templates(Repository):
             "created_at": created_at,
             "template": dump_json(new.model_dump(), "tool_config").decode(),
         }
-        async with self._database.transaction() as transaction:
+        slot = self._quota.slot(project_id)
+        async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
             await inside._quota.lock(project_id)
             rows = await inside._fetch_all("create", **quota, **template)

@@ -24,6 +24,10 @@ from tests.support.templates import NEW_TEMPLATE
 API = "/api/v1"
 QUOTA = 3
 MODEL = "openai:gpt-4o-mini"
+WAITING_FOR_ADVISORY_LOCK = """
+SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()
+"""
 
 
 class Kind(NamedTuple):
@@ -336,3 +340,52 @@ def test_the_default_quotas() -> None:
     assert (settings.max_keys, settings.max_mcp_servers) == (1000, 1000)
     assert (settings.max_aliases, settings.max_templates) == (10_000, 10_000)
     assert settings.max_template_versions == 1000
+
+
+@asynccontextmanager
+async def locked_quota(ring: Ring, project_id: ProjectId) -> AsyncIterator[None]:
+    """Hold the lock of a project's quota of MCP servers, as a caller's transaction does."""
+    async with ring.db.transaction() as transaction:
+        await ring.within(transaction).mcp.servers.register(project_id, NEW_SERVER)
+        yield
+
+
+async def test_requests_that_wait_for_a_quota_leave_connections_to_others(
+    settings: Settings, db: AsyncDatabaseManager
+) -> None:
+    async with Ring.open(settings) as ring:
+        project_id, other_id = [await new_project(ring) for _ in range(2)]
+        async with locked_quota(Ring(db, settings), project_id):
+            waiting = [
+                asyncio.create_task(ring.mcp.servers.register(project_id, NEW_SERVER))
+                for _ in range(20)
+            ]
+            while not await db.fetch_value(WAITING_FOR_ADVISORY_LOCK):  # noqa: ASYNC110, no event tells
+                await asyncio.sleep(0.01)
+            assert await db.fetch_value(WAITING_FOR_ADVISORY_LOCK) == 1
+            await ring.mcp.servers.register(other_id, NEW_SERVER)
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert len(await ring.mcp.servers.list(other_id)) == 1
+
+
+async def test_quotas_hold_where_the_default_isolation_level_is_another(
+    owner_settings: Settings, owner: AsyncDatabaseManager
+) -> None:
+    schema = f"quotas_{uuid4().hex[:8]}"
+    url = f"{owner_settings.database_url}"
+    separator = "&" if "?" in url else "?"
+    options = {
+        "database_url": f"{url}{separator}default_transaction_isolation=repeatable read",
+        "database_schema": schema,
+        "max_mcp_servers": QUOTA,
+    }
+    async with Ring.open(owner_settings.model_copy(update=options)) as ring:
+        project_id = await new_project(ring)
+        results = await asyncio.gather(
+            *(ring.mcp.servers.register(project_id, NEW_SERVER) for _ in range(20)),
+            return_exceptions=True,
+        )
+        refused = [result for result in results if isinstance(result, QuotaExceeded)]
+        assert len(refused) == 20 - QUOTA
+    await owner.execute(f"DROP SCHEMA {schema} CASCADE")
+    await owner.execute(f"DROP SCHEMA {schema}_mcp CASCADE")

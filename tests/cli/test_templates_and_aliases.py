@@ -1,5 +1,6 @@
 """`llmring-server aliases` and `templates`, as an operator uses them."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from llmring_server import Ring, Settings
 from llmring_server.aliases import BindAlias
 from llmring_server.core.identity import LIBRARY
+from llmring_server.errors import NotFound
 from llmring_server.templates.models import NewTemplate
 from tests.cli.test_db import check_output, run
 
@@ -76,3 +78,18 @@ async def test_templates_are_listed_and_shown(ring: Ring, prod: dict[str, str]) 
     assert "support" in check_output("templates", "list", *options, **prod)
     assert "ada" in check_output("templates", "show", str(template.id), *options, **prod)
     assert run("templates", "show", str(uuid4()), *options, **prod).returncode == 1
+
+
+async def test_the_operator_withdraws_a_shared_template(ring: Ring, prod: dict[str, str]) -> None:
+    key, stranger = [await ring.keys.issue(f"p{uuid4()}", actor=LIBRARY) for _ in range(2)]
+    new = NewTemplate(name="support", created_by="ada", shared=True)
+    template = await ring.templates.create(key.project_id, new, actor=LIBRARY, may_share=True)
+    options = ("--project", str(stranger.project_id), "--env", "prod")
+    assert run("templates", "unshare", str(template.id), *options, **prod).returncode == 1
+    assert (await ring.templates.get(stranger.project_id, template.id)).shared_by
+    options = ("--project", str(key.project_id), "--env", "prod")
+    assert "not shared" in check_output("templates", "unshare", str(template.id), *options, **prod)
+    with pytest.raises(NotFound):
+        await ring.templates.get(stranger.project_id, template.id)
+    [event, *_] = await ring.audit.events(datetime.now(UTC) - timedelta(minutes=5), key.project_id)
+    assert (event.action, event.target) == ("template.change", str(template.id))
