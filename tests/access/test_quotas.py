@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -379,13 +379,19 @@ async def test_quotas_hold_where_the_default_isolation_level_is_another(
         "database_schema": schema,
         "max_mcp_servers": QUOTA,
     }
-    async with Ring.open(owner_settings.model_copy(update=options)) as ring:
-        project_id = await new_project(ring)
+    settings = owner_settings.model_copy(update=options)
+    async with AsyncExitStack() as stack:
+        # Each is another process, as far as the quota is concerned.
+        rings = [await stack.enter_async_context(Ring.open(settings)) for _ in range(5)]
+        async with rings[0].db.transaction() as transaction:
+            level = await transaction.fetch_value("SHOW transaction_isolation")
+        assert level == "read committed"
+        project_id = await new_project(rings[0])
         results = await asyncio.gather(
-            *(ring.mcp.servers.register(project_id, NEW_SERVER) for _ in range(20)),
+            *(ring.mcp.servers.register(project_id, NEW_SERVER) for ring in rings * 4),
             return_exceptions=True,
         )
         refused = [result for result in results if isinstance(result, QuotaExceeded)]
-        assert len(refused) == 20 - QUOTA
+        assert len(refused) == len(results) - QUOTA
     await owner.execute(f"DROP SCHEMA {schema} CASCADE")
     await owner.execute(f"DROP SCHEMA {schema}_mcp CASCADE")
