@@ -32,7 +32,8 @@ def read_slots(slots: int, per_project: int, timeout: float, reads: str) -> Fair
 
     def too_many() -> RateLimited:
         return RateLimited(
-            f"Your project already has {per_project} {reads} in progress; retry later.",
+            f"Your project already has {per_project} {reads} in progress: run fewer at a time, or"
+            f" retry in {RETRY_SECONDS} s.",
             per_project,
             RETRY_SECONDS,
         )
@@ -54,12 +55,15 @@ class _PoolSlots:
             slots - slots // 2,
             options.per_project,
             options.statement_timeout,
-            "statistics or searches",
+            "long reads (statistics, searches, filtered lists)",
         )
         self.transactions = self.statements
         if slots > 1:
             self.transactions = read_slots(
-                slots // 2, options.per_project, options.acquire_timeout, "exports or receipts"
+                slots // 2,
+                options.per_project,
+                options.acquire_timeout,
+                "long reads (exports, receipts)",
             )
 
 
