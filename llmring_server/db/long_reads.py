@@ -25,10 +25,11 @@ class _Options(NamedTuple):
     acquire_timeout: float
 
 
-def read_slots(slots: int, per_project: int, timeout: float, reads: str) -> FairSlots:
-    """Return slots for `reads`, of which a project never takes the last one of several."""
+def read_slots(slots: int, per_project: int, timeout: float, kinds: str) -> FairSlots:
+    """Return slots for `kinds` of long reads; a project never takes the last one of several."""
     per_project = min(per_project, max(1, slots - 1))
     limits = SlotLimits(slots, per_project)
+    reads = f"long read{'s' if per_project > 1 else ''} ({kinds})"
 
     def too_many() -> RateLimited:
         return RateLimited(
@@ -55,7 +56,7 @@ class _PoolSlots:
             slots - slots // 2,
             options.per_project,
             options.statement_timeout,
-            "long reads (statistics, searches, filtered lists)",
+            "statistics, searches, filtered lists",
         )
         self.transactions = self.statements
         if slots > 1:
@@ -63,7 +64,7 @@ class _PoolSlots:
                 slots // 2,
                 options.per_project,
                 options.acquire_timeout,
-                "long reads (exports, receipts)",
+                "exports, receipts",
             )
 
 

@@ -76,7 +76,7 @@ class DatabaseSafety(Repository):
             raise UnsafeDatabase(f"{UnsafeDatabase.detail} {reasons}")
 
     async def log(self) -> None:
-        """Log what is unsafe, each finding once until it ends."""
+        """Log what is unsafe, each warning once until it ends."""
         warnings = await self.warnings()
         for warning in warnings:
             if warning["code"] not in self._logged:
