@@ -155,7 +155,7 @@ class Ring:
         await self._database.fetch("SELECT 1")
 
     async def ready(self) -> None:
-        """Return if requests can be served.
+        """Check that the server can serve requests.
 
         Raise NotMigrated if migrations are pending, and UnsafeDatabase if the database is unsafe
         and LLMRING_UNSAFE_DATABASE is `refuse`.
@@ -165,7 +165,7 @@ class Ring:
         await self._safety.require()
 
     async def database_warnings(self) -> list[DatabaseWarning]:
-        """Return what makes the database unsafe, and log each finding once.
+        """Return what makes the database unsafe, and log each warning once.
 
         The database is not asked again for ten seconds.
         """

@@ -129,9 +129,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     sealing_keys: SealingKeys = Field((), repr=False)
     # A body that is larger than what all bodies may occupy would never be read.
     max_messages_bytes: int = Field(32 * 1024**2, ge=1024**2, le=96 * 1024**2)
-    # Of bodies that arrive in several parts: by network until the caller is known, then by project.
+    # Of bodies that arrive in several parts: by network while unauthenticated, then by project.
     max_unauthenticated_body_bytes: int = Field(1024**2, ge=256 * 1024, le=16 * 1024**2)
-    max_project_body_bytes: int = Field(24 * 1024**2, ge=1024**2, le=96 * 1024**2)
+    max_project_body_bytes: int = Field(32 * 1024**2, ge=1024**2, le=96 * 1024**2)
     conversation_content: Literal["none", "metadata", "full"] = "full"
     receipt_issuer: str = Field("llmring-server", min_length=1, max_length=255)
     receipt_key_file: Path | None = None
@@ -156,6 +156,15 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
             raise ValueError("LLMRING_AUTH=proxy needs LLMRING_PROXY_SECRETS")
         if self.proxy_secrets and self.auth != "proxy":
             raise ValueError("LLMRING_PROXY_SECRETS needs LLMRING_AUTH=proxy")
+        return self
+
+    @model_validator(mode="after")
+    def _has_memory_for_the_largest_body(self) -> Self:
+        if self.max_project_body_bytes < self.max_messages_bytes:
+            raise ValueError(
+                "LLMRING_MAX_PROJECT_BODY_BYTES must be at least LLMRING_MAX_MESSAGES_BYTES"
+                f" ({self.max_messages_bytes})"
+            )
         return self
 
     @model_validator(mode="after")

@@ -203,7 +203,7 @@ class Results:
     statuses: Counter[str] = field(default_factory=Counter)
     succeeded: Counter[str] = field(default_factory=Counter)
     server_errors: Counter[str] = field(default_factory=Counter)
-    lost_connections: int = 0
+    lost_connections: Counter[str] = field(default_factory=Counter)
     disconnects: int = 0
     # Calls that were not logged: refused, or not acknowledged in time.
     refused: Counter[str] = field(default_factory=Counter)
@@ -302,8 +302,8 @@ class Traffic:
         sent = {"X-API-Key": project.key, "Content-Type": "application/json", **(headers or {})}
         try:
             response = await self._client.request(method, path, content=body, headers=sent)
-        except httpx.TransportError:
-            self.results.lost_connections += 1
+        except httpx.TransportError as exc:
+            self.results.lost_connections[type(exc).__name__] += 1
             return None
         self.results.statuses[str(response.status_code)] += 1
         if response.is_success or response.is_redirect:
@@ -449,7 +449,7 @@ def report(url: str, results: Results, samples: list[Sample], faults: Counter[st
         "requests": results.statuses.total(),
         "statuses": dict(sorted(results.statuses.items())),
         "server_errors": dict(results.server_errors.most_common()),
-        "lost_connections": results.lost_connections,
+        "lost_connections": dict(results.lost_connections),
         "disconnects": results.disconnects,
         "faults": dict(faults),
         "routes_without_success": sorted(routes - NEVER_SUCCEED - set(results.succeeded)),

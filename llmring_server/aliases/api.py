@@ -61,7 +61,7 @@ class DeletedAlias(TypedDict):
 
 
 async def list_aliases(request: Request, query: AliasPage) -> Annotated[list[AliasBinding], "Link"]:
-    """List aliases, ordered by name. A page of large ones ends early."""
+    """List aliases, ordered by name. A page has at most about 8 MiB."""
     aliases = request.ring.aliases.with_unparsed_json()
     bindings = await aliases.list(request.project_id, query)
     if bindings:

@@ -84,7 +84,7 @@ async def create_conversation(request: Request, body: NewConversation) -> Conver
 async def list_conversations(
     request: Request, query: ConversationPage
 ) -> Annotated[list[Conversation], "Link"]:
-    """List conversations, most recently updated first. A page of large ones ends early."""
+    """List conversations, most recently updated first. A page has at most about 8 MiB."""
     conversations = await request.ring.conversations.list(request.project_id, query)
     if conversations:
         request.response_headers = link(query, query.next(request.project_id, conversations[-1]))
@@ -120,7 +120,7 @@ async def delete_conversation(request: Request, id: ConversationId) -> DeletedCo
 async def list_messages(
     request: Request, id: ConversationId, query: MessagePage
 ) -> Annotated[list[MessageResponse], "Link"]:
-    """List the messages of a conversation. A page of large ones ends early."""
+    """List the messages of a conversation. A page has at most about 8 MiB."""
     messages = await request.ring.conversations.message_responses(request.project_id, id, query)
     if messages:
         last = messages[-1]

@@ -1,4 +1,4 @@
-"""Fair queues: what waits is bounded for each project, and projects take turns.
+"""Fair queues: limit how many items each project may queue, and serve projects round-robin.
 
 A project with many requests delays its own; those of another project wait for one of them.
 """
@@ -26,7 +26,7 @@ class QueueLimits(NamedTuple):
 
 
 class _ProjectQueue(deque[tuple[Item, int]]):
-    """What waits of one project: items with their sizes, oldest first, and their total size."""
+    """The queued items of one project, with their sizes, oldest first, and their total size."""
 
     __slots__ = ("size",)
 
@@ -47,7 +47,7 @@ class FairQueue(Generic[Item]):
         return bool(self._projects)
 
     def put(self, project_id: Hashable, item: Item, size: int = 1) -> None:
-        """Add an item; raise Overloaded if as much of its project waits as may.
+        """Add an item; raise Overloaded if the queue, or the project's share of it, is full.
 
         The item itself is not counted: one of any size is accepted if little waits.
         """

@@ -1,7 +1,7 @@
-"""JSON in slices: a large text is parsed piece by piece, each of which takes only milliseconds.
+"""JSON in slices: a large text is parsed in slices, each of which takes only milliseconds.
 
-While a parser runs, no other thread does. Between two pieces they may, so that a worker thread can
-parse a large text beside the event loop. Pieces end between members of arrays and objects, or
+While a parser runs, no other thread does. Between two slices they may, so that a worker thread can
+parse a large text beside the event loop. Slices end between members of arrays and objects, or
 within long strings.
 """
 
@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-# A piece has at most about so many bytes and members.
+# A slice has at most about so many bytes and members.
 SLICE_BYTES = 64 * 1024
 SLICE_MEMBERS = 2000
 

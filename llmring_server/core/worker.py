@@ -1,4 +1,4 @@
-"""Worker: a thread for work that would keep the event loop for long.
+"""Worker: a thread for work that would block the event loop.
 
 Python lets another thread run every 5 ms, so the loop goes on meanwhile. There is one such thread
 in a process: the loop would have to wait for each of several.

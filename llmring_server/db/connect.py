@@ -84,7 +84,7 @@ def _reason(exc: Exception, url: str) -> str:
     if isinstance(exc, socket.gaierror):
         return f"host {parse(url).host} not found."
     if isinstance(exc, FileNotFoundError):
-        reason = "there is no socket of PostgreSQL where the URL says."
+        reason = "there is no PostgreSQL socket at the path in the URL."
     if addresses := _REFUSED.findall(reason):
         places = [
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses

@@ -192,7 +192,7 @@ class Database:
         return self._long_reads.statement(project_id)
 
     def long_transaction(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
-        """Wait for a slot for a transaction that may last as long as a client reads, likewise."""
+        """Wait for a slot for a transaction that may last as long as a client reads."""
         if not self._takes_connections:
             return nullcontext()
         return self._long_reads.transaction(project_id)

@@ -25,14 +25,16 @@ class _Options(NamedTuple):
     acquire_timeout: float
 
 
-def read_slots(slots: int, per_project: int, timeout: float, reads: str) -> FairSlots:
-    """Return slots for `reads`, of which a project never takes the last one of several."""
+def read_slots(slots: int, per_project: int, timeout: float, kinds: str) -> FairSlots:
+    """Return slots for `kinds` of long reads; a project never takes the last one of several."""
     per_project = min(per_project, max(1, slots - 1))
     limits = SlotLimits(slots, per_project)
+    reads = f"long read{'s' if per_project > 1 else ''} ({kinds})"
 
     def too_many() -> RateLimited:
         return RateLimited(
-            f"Your project already has {per_project} {reads} in progress; retry later.",
+            f"Your project already has {per_project} {reads} in progress: run fewer at a time, or"
+            f" retry in {RETRY_SECONDS} s.",
             per_project,
             RETRY_SECONDS,
         )
@@ -54,12 +56,15 @@ class _PoolSlots:
             slots - slots // 2,
             options.per_project,
             options.statement_timeout,
-            "statistics or searches",
+            "statistics, searches, filtered lists",
         )
         self.transactions = self.statements
         if slots > 1:
             self.transactions = read_slots(
-                slots // 2, options.per_project, options.acquire_timeout, "exports or receipts"
+                slots // 2,
+                options.per_project,
+                options.acquire_timeout,
+                "exports, receipts",
             )
 
 

@@ -24,7 +24,7 @@ MAX_CLOCK_DIFFERENCE_SECONDS = 5.0
 # These texts are public: they name no host, role or version.
 _DETAILS: dict[DatabaseWarningCode, str] = {
     "fsync_off": (
-        "fsync is off: if the database's machine fails, stored data are lost or damaged."
+        "fsync is off: if the database's machine fails, stored data is lost or damaged."
         " Set fsync=on."
     ),
     "full_page_writes_off": (
@@ -33,7 +33,8 @@ _DETAILS: dict[DatabaseWarningCode, str] = {
     ),
     "synchronous_commit_off": (
         "synchronous_commit is off: if the database fails, the last acknowledged calls are lost."
-        " Set synchronous_commit=on for the server, the database and the role."
+        " Set synchronous_commit=on for the server, the database and the role, and remove it from"
+        " LLMRING_DATABASE_URL."
     ),
     "version_too_old": (
         f"The database is older than PostgreSQL {MIN_POSTGRES}, the oldest supported version."
@@ -75,7 +76,7 @@ class DatabaseSafety(Repository):
             raise UnsafeDatabase(f"{UnsafeDatabase.detail} {reasons}")
 
     async def log(self) -> None:
-        """Log what is unsafe, each finding once until it ends."""
+        """Log what is unsafe, each warning once until it ends."""
         warnings = await self.warnings()
         for warning in warnings:
             if warning["code"] not in self._logged:

@@ -162,7 +162,10 @@ def _response(capability: Capability, **others: Any) -> Any:
 
 
 async def _responses(capabilities: list[Any]) -> list[Any]:
-    """Replace capabilities by their responses, each at once, so that memory has no two of them."""
+    """Replace capabilities by their responses, one at a time.
+
+    So both forms of all are never in memory at once.
+    """
     slices = TimeSlices()
     for index, capability in enumerate(capabilities):
         capabilities[index] = _response(capability)
@@ -274,14 +277,14 @@ async def list_tools(request: Request, query: ToolPage) -> Annotated[list[McpToo
 async def list_resources(
     request: Request, query: CapabilityPage
 ) -> Annotated[list[McpResource], "Link"]:
-    """List resources by URI: all of a server, or a page. A page of large ones ends early."""
+    """List resources by URI: all of a server, or a page. A page has at most about 8 MiB."""
     return await _list(request, "resource", query)
 
 
 async def list_prompts(
     request: Request, query: CapabilityPage
 ) -> Annotated[list[McpPrompt], "Link"]:
-    """List prompts by name: all of a server, or a page. A page of large ones ends early."""
+    """List prompts by name: all of a server, or a page. A page has at most about 8 MiB."""
     return await _list(request, "prompt", query)
 
 

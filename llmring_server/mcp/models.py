@@ -73,8 +73,9 @@ def _check_url_length(url: str) -> str:
 def too_many(kinds: str, count: int, maximum: int) -> QuotaExceeded:
     """Return the error for a server with too many `tools`, `resources` or `prompts`."""
     return QuotaExceeded(
-        f"An MCP server must have at most {maximum:,} {kinds}, and this one would have {count:,}:"
-        " remove some, or register another server for some of them."
+        f"An MCP server can offer at most {maximum:,} {kinds}, and this one would offer {count:,}:"
+        " remove some, register another server for some of them, or let the operator raise"
+        " LLMRING_MAX_MCP_CAPABILITIES."
     )
 
 
@@ -415,7 +416,7 @@ class CapabilityRefresh(BaseModel, strict=True):
 
     @model_validator(mode="before")
     @classmethod
-    def _check_numbers(cls, value: Any) -> Any:
+    def _check_counts(cls, value: Any) -> Any:
         """Refuse more than any server may offer before they are validated, which takes long."""
         if isinstance(value, dict):
             for kinds, members in REFRESHED_MEMBERS.items():

@@ -102,7 +102,10 @@ async def patch_template(
 
 
 async def delete_template(request: Request, id: TemplateId) -> DeletedTemplate:
-    """Deactivate a template; `is_active: true` restores it, while its room is not needed."""
+    """Deactivate a template.
+
+    `is_active: true` restores it until it is deleted to stay within the quota.
+    """
     await _templates(request).delete(
         request.project_id, id, actor=request.actor, may_share=_may_share(request)
     )

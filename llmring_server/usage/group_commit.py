@@ -33,7 +33,7 @@ SLOW_COMMIT_SECONDS = 0.05
 class GroupCommitLimits(NamedTuple):
     """How many items a batch holds, how many batches run at once, and how many items may wait.
 
-    `project_share` is the part of those that wait that may be of one project.
+    `project_share` is the fraction of `max_pending` that one project may use.
     """
 
     batch_size: int = 500
@@ -87,7 +87,7 @@ class GroupCommit(Generic[Item, Outcome]):
     async def __call__(self, project_id: Hashable, item: Item) -> Outcome:
         """Write `item` together with others; cancelling the caller cancels nothing else.
 
-        Overloaded if as many items wait as may, of the project or of all.
+        Overloaded if the queue, or the project's share of it, is full.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.put(project_id, (item, future))
@@ -100,8 +100,8 @@ class GroupCommit(Generic[Item, Outcome]):
             await asyncio.wait(self._flushes)
 
     def _start_flush(self) -> None:
-        has_room = len(self._flushes) < self._limits.concurrent_commits
-        if self._waiting and has_room and self._others_are_slow():
+        may_start = len(self._flushes) < self._limits.concurrent_commits
+        if self._waiting and may_start and self._others_are_slow():
             # A separate task, so that cancelling a caller does not cancel the commit of others.
             flush = asyncio.create_task(self._flush_loop())
             self._flushes[flush] = time.monotonic()

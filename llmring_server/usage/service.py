@@ -124,7 +124,7 @@ class Usage(Repository):
     ) -> list[LogResult]:
         """Store all calls in one commit, or none; a `key` is that of the batch as a whole.
 
-        Overloaded if as many calls of the project's batches wait as may.
+        Overloaded if the queue of batches, or the project's share of it, is full.
         """
         async with self._batch_slot(project_id, len(calls)):
             warnings: list[list[RequestWarning]] = []
@@ -146,8 +146,8 @@ class Usage(Repository):
         """Store in one commit each call that can be stored, and return the outcome of each.
 
         The outcome of what is already an error is this error. A `key` becomes a key for each index;
-        with it, no call may have its own. Overloaded if as many calls of the project's batches wait
-        as may.
+        with it, no call may have its own. Overloaded if the queue of batches, or the project's
+        share of it, is full.
         """
         items: list[tuple[CallRecord, list[RequestWarning]] | RingError] = []
         async with self._batch_slot(project_id, len(calls)):

@@ -1,8 +1,8 @@
-"""Memory for bodies: what bodies that arrive in several parts may occupy, in all and by owner.
+"""Memory limits of request bodies that arrive in several parts, in total and per owner.
 
-Each body has a limit, but there may be many of them, and their clients may be slow. A project has
-its own share, so that it cannot refuse the bodies of another. While the caller is unknown, its
-network has one, and all networks together have no more than a small part of the whole.
+Each body has a limit, but there may be many of them, and their clients may be slow. Each
+project has a limit of its own, so that it cannot exclude the bodies of another. While the caller
+is unauthenticated, its network has one, and all networks together have a small part of the total.
 """
 
 from collections import Counter
@@ -16,22 +16,24 @@ from llmring_server.settings import Settings
 MIB = 1024**2
 
 MAX_BYTES = 96 * MIB
-# Of these, by callers that are not known yet. Public routes take bodies of at most 256 KiB.
-MAX_UNKNOWN_BYTES = 16 * MIB
+# Of these, by unauthenticated callers. Public routes take bodies of at most 256 KiB.
+MAX_UNAUTHENTICATED_BYTES = 16 * MIB
 
-TOO_MUCH_IN_ALL = "The server is receiving as much as it can take; retry later."
-TOO_MUCH_UNKNOWN = "The server is receiving as much as it can take without a key; retry later."
-TOO_MUCH_OF_NETWORK = (
-    "Your network is sending as much as it may at a time before its callers are known;"
-    " send one request after another, or retry later."
+TOO_MANY = "The server has too many large request bodies in progress: retry later."
+TOO_MANY_UNAUTHENTICATED = (
+    "The server has too many unauthenticated request bodies in progress: retry later."
 )
-TOO_MUCH_OF_PROJECT = (
-    "Your project is sending as much as it may at a time; send large requests one after another,"
+TOO_MANY_OF_NETWORK = (
+    "Your network has too many unauthenticated request bodies in progress: send them one at a time,"
     " or retry later."
 )
+TOO_MANY_OF_PROJECT = (
+    "Your project has too many large request bodies in progress: send them one at a time, or retry"
+    " later."
+)
 
 
-class Share(NamedTuple):
+class MemoryLimit(NamedTuple):
     """How much all bodies of an owner may occupy together, and the error beyond that."""
 
     owner: Hashable
@@ -39,63 +41,65 @@ class Share(NamedTuple):
     message: str
 
 
-_ALL = Share("all", MAX_BYTES, TOO_MUCH_IN_ALL)
-_UNKNOWN = Share("unknown", MAX_UNKNOWN_BYTES, TOO_MUCH_UNKNOWN)
+_ALL = MemoryLimit("all", MAX_BYTES, TOO_MANY)
+_UNAUTHENTICATED = MemoryLimit(
+    "unauthenticated", MAX_UNAUTHENTICATED_BYTES, TOO_MANY_UNAUTHENTICATED
+)
 
 
 class Reservation:
-    """What one body occupies, in each share that it belongs to."""
+    """The memory that one body occupies; it counts for each of its limits."""
 
-    def __init__(self, used: Counter[Hashable], shares: tuple[Share, ...]) -> None:
+    def __init__(self, used: Counter[Hashable], limits: tuple[MemoryLimit, ...]) -> None:
         self._used = used
-        self._shares = shares
+        self._limits = limits
         self._bytes = 0
 
     def add(self, size: int) -> None:
-        """Occupy more; raise Overloaded, and occupy nothing more, if that exceeds a share."""
-        for share in self._shares:
-            if self._used[share.owner] + size > share.max_bytes:
-                raise Overloaded(share.message)
-        for share in self._shares:
-            self._used[share.owner] += size
+        """Occupy more; raise Overloaded, and occupy nothing more, if that exceeds a limit."""
+        for limit in self._limits:
+            if self._used[limit.owner] + size > limit.max_bytes:
+                raise Overloaded(limit.message)
+        for limit in self._limits:
+            self._used[limit.owner] += size
         self._bytes += size
 
     def release(self) -> None:
-        """Occupy nothing any more."""
-        for share in self._shares:
-            self._used[share.owner] -= self._bytes
-            if not self._used[share.owner]:
-                del self._used[share.owner]
+        """Release all memory."""
+        for limit in self._limits:
+            self._used[limit.owner] -= self._bytes
+            if not self._used[limit.owner]:
+                del self._used[limit.owner]
         self._bytes = 0
 
 
 class BodyMemory:
-    """The memory for bodies of one app. `used` is what each owner occupies."""
+    """The memory for bodies of one app. `used` has the bytes that each owner occupies."""
 
     def __init__(self, settings: Settings) -> None:
         self.used: Counter[Hashable] = Counter()
-        self._max_unknown = settings.max_unauthenticated_body_bytes
-        # The largest body must fit, even if it is larger than a share was meant to be.
-        self._max_project = max(settings.max_project_body_bytes, settings.max_messages_bytes)
+        self._max_network = settings.max_unauthenticated_body_bytes
+        self._max_project = settings.max_project_body_bytes
+        # One body of the largest size must fit.
         self._max_claimed = max(MAX_BYTES // 2, settings.max_messages_bytes)
 
     def of_project(self, project_id: ProjectId) -> Reservation:
-        """Return a reservation for a body of a known caller."""
+        """Return a reservation for a body of an authenticated caller."""
         return Reservation(self.used, (self._project(project_id), _ALL))
 
     def of_network(self, network: str) -> Reservation:
-        """Return a reservation for a body of an unknown caller."""
-        share = Share(network, self._max_unknown, TOO_MUCH_OF_NETWORK)
-        return Reservation(self.used, (share, _UNKNOWN, _ALL))
+        """Return a reservation for a body of an unauthenticated caller."""
+        limit = MemoryLimit(network, self._max_network, TOO_MANY_OF_NETWORK)
+        return Reservation(self.used, (limit, _UNAUTHENTICATED, _ALL))
 
     def of_claimed_project(self, project_id: ProjectId, network: str) -> Reservation:
-        """Return a reservation for a body whose signature will tell if the caller is known.
+        """Return a reservation for a body that the caller's signature covers.
 
         All callers of a proxy may share its network, so that has more than other networks have, but
         not all: whoever else can send such requests cannot refuse those of the proxy.
         """
-        share = Share(network, self._max_claimed, TOO_MUCH_OF_NETWORK)
-        return Reservation(self.used, (self._project(project_id), share, _ALL))
+        limit = MemoryLimit(network, self._max_claimed, TOO_MANY_OF_NETWORK)
+        return Reservation(self.used, (self._project(project_id), limit, _ALL))
 
-    def _project(self, project_id: ProjectId) -> Share:
-        return Share(project_id, self._max_project, TOO_MUCH_OF_PROJECT)
+    def _project(self, project_id: ProjectId) -> MemoryLimit:
+        return MemoryLimit(project_id, self._max_project, TOO_MANY_OF_PROJECT)

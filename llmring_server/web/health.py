@@ -51,7 +51,10 @@ async def get_liveness(_: Request) -> Liveness:
 
 
 async def get_readiness(request: Request) -> Readiness:
-    """Probe readiness: 503 until the database is reachable, migrated and safe enough."""
+    """Probe readiness.
+
+    503 unless the database is reachable, migrated and, with `LLMRING_UNSAFE_DATABASE=refuse`, safe.
+    """
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             warnings = await request.ring.database_warnings()

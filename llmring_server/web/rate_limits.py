@@ -1,4 +1,4 @@
-"""Rate limits: requests per key, failed logins per network.
+"""Rate limits: requests per key, failed authentications per network.
 
 The counts are in the memory of this process: each worker has its own limits.
 """
@@ -14,7 +14,7 @@ from llmring_server.settings import Settings
 MAX_BUCKETS = 10_000
 
 TOO_MANY_REQUESTS = "This key has sent too many requests; retry later."
-TOO_MANY_FAILURES = "Too many failed logins from your network; retry later."
+TOO_MANY_FAILURES = "Too many failed authentications from your network; retry later."
 
 
 class TokenBuckets:
@@ -67,12 +67,12 @@ class RateLimits:
             self._requests.take(key, TOO_MANY_REQUESTS)
 
     def count_auth_failure(self, network: str) -> None:
-        """Count a failed login; raise RateLimited if there were too many."""
+        """Count a failed authentication; raise RateLimited if there were too many."""
         if self._failures:
             self._failures.take(network, TOO_MANY_FAILURES)
 
     def check_auth_failures(self, network: str) -> None:
-        """Raise RateLimited for a network with too many failed logins.
+        """Raise RateLimited for a network with too many failed authentications.
 
         This comes before a key is looked up, so that guessing costs the database nothing.
         """

@@ -184,18 +184,25 @@ async def read_body(
     """
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length) > max_bytes:
-        raise BodyTooLarge
+        raise _too_large(max_bytes)
     data, has_more = _body_part(await receive())
     if has_more:
         return await _read_parts(data, receive, max_bytes, reserve())
     if len(data) > max_bytes:
-        raise BodyTooLarge
+        raise _too_large(max_bytes)
     if not data and length != b"0" and b"upgrade" in headers:
         raise BadRequest(
             "The web server drops the body of a request that has the header field Upgrade:"
             " send the request without it, as HTTP/1.1."
         )
     return data
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    limit = f"{max_bytes:,} bytes" if max_bytes % KIB else f"{max_bytes // KIB:,} KiB"
+    if not max_bytes % MIB:
+        limit = f"{max_bytes // MIB} MiB"
+    return BodyTooLarge(f"The request body exceeds the limit of this endpoint, {limit}.")
 
 
 async def _read_parts(
@@ -205,7 +212,7 @@ async def _read_parts(
     has_more = True
     while True:
         if len(body) + len(part) > max_bytes:
-            raise BodyTooLarge
+            raise _too_large(max_bytes)
         reservation.add(len(part))
         body += part
         if not has_more:

@@ -7,6 +7,7 @@ import platform
 import re
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,18 @@ FULL_CALLS = {
 }
 
 
+def _summary(case: Callable[[Settings], dict[str, Any]]) -> str:
+    return " ".join((case.__doc__ or "").split())
+
+
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    cases = "".join(f"\n  {name}: {_summary(case)}" for name, case in CASES.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description=__doc__,
+        epilog=f"cases:{cases}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add(
         "--full",
@@ -51,7 +62,7 @@ def parse_options() -> argparse.Namespace:
         choices=CASES,
         action="append",
         metavar="CASE",
-        help=f"run this case; repeatable. Cases: {', '.join(CASES)}",
+        help="run this case; repeatable. The cases are listed below.",
     )
     add(
         "--against",

@@ -56,7 +56,10 @@ async def test_other_media_types_return_415(
 
 async def test_body_over_the_limit_returns_413(client: httpx.AsyncClient) -> None:
     huge = body(alias=json.dumps("x" * 300_000))
-    await refused(client, await posted(client, huge), 413)
+    response = await posted(client, huge)
+    await refused(client, response, 413)
+    text = "The request body exceeds the limit of this endpoint, 256 KiB."
+    assert response.json()["detail"] == text
 
     async def in_chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(huge), 1000):
@@ -65,6 +68,7 @@ async def test_body_over_the_limit_returns_413(client: httpx.AsyncClient) -> Non
     headers = {"Content-Type": "application/json"}
     response = await client.post("/api/v1/log", content=in_chunks(), headers=headers)
     await refused(client, response, 413)
+    assert response.json()["detail"] == text
 
 
 @pytest.mark.parametrize(

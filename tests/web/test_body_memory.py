@@ -1,4 +1,4 @@
-"""Memory for bodies in several parts: each owner has its share, and it is always given back."""
+"""Memory limits of bodies in several parts: each owner has its own, and all memory is released."""
 
 import asyncio
 import json
@@ -179,15 +179,15 @@ def app_of(db: AsyncDatabaseManager, **settings: Any) -> Any:
     return build(db, Settings(**{"auth": "open", "max_messages_bytes": MIB} | settings))
 
 
-async def test_a_project_cannot_take_the_share_of_another(db: AsyncDatabaseManager) -> None:
+async def test_a_project_cannot_use_the_memory_of_another(db: AsyncDatabaseManager) -> None:
     app = app_of(db, max_project_body_bytes=MIB)
     mine = [await Upload(app, key="mine").send(b" " * 255 * KIB) for _ in range(4)]
     refused = Upload(app, key="mine")
     assert await (await refused.send(b" " * 5 * KIB)).finish(GOOD) == 503
     assert refused.problem["code"] == "overloaded"
-    assert "one after another" in refused.problem["detail"]
+    assert "one at a time" in refused.problem["detail"]
     assert (b"retry-after", b"1") in refused.messages[0]["headers"]
-    # A body that arrives at once needs none of it, and others have their own share.
+    # A body that arrives at once needs none of it, and others have their own limit.
     assert await Upload(app, key="mine").finish(GOOD) == 200
     assert await (await Upload(app, key="other").send(GOOD[:9])).finish(GOOD[9:]) == 200
     await mine.pop().disconnect()
@@ -198,16 +198,18 @@ async def test_a_project_cannot_take_the_share_of_another(db: AsyncDatabaseManag
 
 
 @pytest.mark.parametrize("path", [REGISTER, VERIFY])
-async def test_unknown_callers_have_a_share_by_network(db: AsyncDatabaseManager, path: str) -> None:
+async def test_unauthenticated_callers_have_a_limit_by_network(
+    db: AsyncDatabaseManager, path: str
+) -> None:
     app = app_of(db)
 
     async def hold(address: str) -> Upload:
         return await Upload(app, path, address, key="").send(b"[" * 255 * KIB)
 
-    # The fifth body of a network would exceed its share, and the 65th that of all.
+    # The fifth body of a network would exceed its limit, and the 65th that of all.
     held = [await hold(f"192.0.{number // 4}.{number % 4}") for number in range(64)]
     assert not any(upload.messages for upload in held)
-    for address, text in {"192.0.0.9": "Your network", "198.51.100.1": "without a key"}.items():
+    for address, text in {"192.0.0.9": "Your network", "198.51.100.1": "The server"}.items():
         refused = await Upload(app, path, address, key="").send(b"[" * 255 * KIB)
         assert refused.status == 503
         assert text in refused.problem["detail"]
@@ -258,18 +260,18 @@ async def test_a_body_occupies_memory_until_its_request_is_done(
     assert not app.body_memory.used
 
 
-# Shares.
+# Limits.
 
 
 def project() -> ProjectId:
     return ProjectId(uuid4())
 
 
-def test_a_share_holds_the_largest_body() -> None:
+def test_the_limit_of_a_project_holds_the_largest_body() -> None:
     for settings, largest in (
         (Settings(), 32 * MIB),
-        (Settings(max_messages_bytes=96 * MIB), 96 * MIB),
-        (Settings(max_messages_bytes=MIB), 24 * MIB),
+        (Settings(max_messages_bytes=96 * MIB, max_project_body_bytes=96 * MIB), 96 * MIB),
+        (Settings(max_messages_bytes=MIB), 32 * MIB),
         (Settings(max_messages_bytes=MIB, max_project_body_bytes=5 * MIB), 5 * MIB),
     ):
         memory = BodyMemory(settings)
@@ -280,20 +282,32 @@ def test_a_share_holds_the_largest_body() -> None:
             memory.of_project(mine).add(1)
 
 
+@pytest.mark.parametrize(
+    ("max_messages", "max_project"), [(33 * MIB, None), (None, 31 * MIB), (5 * MIB, 4 * MIB)]
+)
+def test_a_limit_below_the_largest_body_is_refused(
+    max_messages: int | None, max_project: int | None
+) -> None:
+    sizes = {"max_messages_bytes": max_messages, "max_project_body_bytes": max_project}
+    text = "LLMRING_MAX_PROJECT_BODY_BYTES must be at least LLMRING_MAX_MESSAGES_BYTES"
+    with pytest.raises(ValueError, match=text):
+        Settings(**{name: size for name, size in sizes.items() if size})
+
+
 def test_all_projects_have_no_more_than_there_is() -> None:
-    memory = BodyMemory(Settings())
-    reservations = [memory.of_project(project()) for _ in range(4)]
+    memory = BodyMemory(Settings(max_messages_bytes=MIB))
+    reservations = [memory.of_project(project()) for _ in range(3)]
     for reservation in reservations:
-        reservation.add(24 * MIB)
+        reservation.add(32 * MIB)
     last = memory.of_project(project())
     with pytest.raises(Overloaded, match="The server"):
         last.add(1)
     reservations[0].release()
-    last.add(24 * MIB)
+    last.add(32 * MIB)
     # What was refused is not counted, and what is released twice is released once.
     last.release()
     last.release()
-    assert memory.used["all"] == 72 * MIB
+    assert memory.used["all"] == 64 * MIB
 
 
 def test_forged_signatures_of_one_network_leave_half_to_others() -> None:

@@ -20,7 +20,7 @@ TICK_SECONDS = 0.001
 
 
 class Watch:
-    """The longest time for which the loop was not free: of the clock, and of the CPU."""
+    """The longest block of the event loop: by the clock, and in CPU time."""
 
     def __init__(self) -> None:
         self._reset()

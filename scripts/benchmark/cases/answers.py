@@ -1,4 +1,4 @@
-"""How long the largest answers occupy the event loop, and how much memory they take."""
+"""How long the largest responses block the event loop, and how much memory they take."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from scripts.benchmark.runner import Settings, progress
 from scripts.benchmark.servers import RESPONSE_TIMEOUT_SECONDS, ServerUnderTest, start, watched
 
 KEY = KEYS[0]
-# The bars: of one request.
+# The targets of one request.
 MAX_STALL_MS, MAX_MEMORY_MIB = 50, 64
 AT_ONCE = 16
 READ_BYTES = 256 * 1024
@@ -40,7 +40,7 @@ def answers(settings: Settings) -> dict[str, Any]:
             name: {server.name: _measure(settings, server, *load) for server in servers}
             for name, load in loads.items()
         }
-    return {"bars": {"stall_ms": MAX_STALL_MS, "memory_mib": MAX_MEMORY_MIB}} | figures
+    return {"targets": {"stall_ms": MAX_STALL_MS, "memory_mib": MAX_MEMORY_MIB}} | figures
 
 
 def _measure(settings: Settings, server: ServerUnderTest, path: str, times: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How long writing requests of the largest size keep the event loop, and how much memory they take.
+"""How long writing requests of the largest size block the event loop, and their memory.
 
-While a request runs, another client asks for `/health/live` over and over: it waits as long as the
-loop stands. The bars are those of every request: 50 ms, and 64 MiB above rest.
+While a request runs, another client asks for `/health/live` over and over: its longest
+wait is the longest block. The targets are those of every request: 50 ms, and 64 MiB above idle.
 """
 
 import json
@@ -45,7 +45,10 @@ class Large(NamedTuple):
 
 
 def stalls(settings: Settings) -> dict[str, Any]:
-    """Send each writing route the largest bodies that it takes, valid and invalid ones."""
+    """Send each writing route the largest bodies that it takes, valid and invalid ones.
+
+    This has rounds of its own, and ignores --rounds, --seconds and --against.
+    """
     with start(settings.cluster_url, server_with_receipts) as [server]:
         report = {}
         for name, request in _requests(server):
