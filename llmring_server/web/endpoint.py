@@ -166,12 +166,18 @@ class Endpoint:
             request.is_strict = request.is_strict or options.strict
         return params
 
-    async def _read_body(self, request: Request) -> Any:
-        if self.is_body_optional and not await request.body():
-            return None
+    def _read_body(self, request: Request) -> Awaitable[Any]:
+        if self.is_body_optional:
+            return self._read_optional_body(request)
+        return self._read_required_body(request)
+
+    async def _read_optional_body(self, request: Request) -> Any:
+        return await self._read_required_body(request) if await request.body() else None
+
+    def _read_required_body(self, request: Request) -> Awaitable[Any]:
         if self._raw_media_types:
-            return await request.raw(*self._raw_media_types)
-        return await request.read(self.body_type)
+            return request.raw(*self._raw_media_types)
+        return request.read(self.body_type)
 
 
 def _missing(annotation: Any) -> Callable[[], NotFound]:
