@@ -169,15 +169,12 @@ class Endpoint:
     def _read_body(self, request: Request) -> Awaitable[Any]:
         if self.is_body_optional:
             return self._read_optional_body(request)
-        return self._read_required_body(request)
-
-    async def _read_optional_body(self, request: Request) -> Any:
-        return await self._read_required_body(request) if await request.body() else None
-
-    def _read_required_body(self, request: Request) -> Awaitable[Any]:
         if self._raw_media_types:
             return request.raw(*self._raw_media_types)
         return request.read(self.body_type)
+
+    async def _read_optional_body(self, request: Request) -> Any:
+        return await request.read(self.body_type) if await request.body() else None
 
 
 def _missing(annotation: Any) -> Callable[[], NotFound]:
