@@ -14,7 +14,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # far future, when nothing has happened.
 _MAX_MILLISECONDS = 10**14
 
-_FRACTION_BITS = 0xFFF << 64
+_WITHOUT_FRACTION = ~(0xFFF << 64)
 
 
 # Clients of the first servers read `api_key_id`.
@@ -43,7 +43,7 @@ def id_at(microseconds: int) -> UUID:
     """
     fraction = microseconds % 1000 * 4096 // 1000
     id = uuid_utils.uuid7(nanoseconds=microseconds * 1000)
-    return UUID(int=id.int & ~_FRACTION_BITS | fraction << 64)
+    return UUID(int=id.int & _WITHOUT_FRACTION | fraction << 64)
 
 
 def time_at(microseconds: int) -> datetime:

@@ -34,12 +34,12 @@ async def retry_for(
         await asyncio.sleep(pause)
 
 
-async def retry_while_disconnected(
+def retry_while_disconnected(
     work: Callable[[], Awaitable[Outcome]], seconds: float = RETRY_SECONDS
-) -> Outcome:
+) -> Awaitable[Outcome]:
     """Repeat `work` while the connection is lost.
 
     A lost connection does not tell whether the work was committed, so doing it twice must be
     harmless.
     """
-    return await retry_for(work, Unavailable, seconds, RETRY_PAUSE_SECONDS)
+    return retry_for(work, Unavailable, seconds, RETRY_PAUSE_SECONDS)

@@ -46,7 +46,7 @@ class Statement(NamedTuple):
         """Return the values in the order of the parameters; TypeError unless they match."""
         if values.keys() != set(self.params):
             raise TypeError(f"statement takes {sorted(self.params)}, got {sorted(values)}")
-        return tuple(values[name] for name in self.params)
+        return tuple([values[name] for name in self.params])
 
 
 @cache

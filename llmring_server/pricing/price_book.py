@@ -224,7 +224,8 @@ class PriceBook:
     def _compared_prices(
         self, provider: str, model: str, tier: str | None, when: datetime
     ) -> "Sequence[tuple[Price, _Limits]]":
-        found = [history.at(when) for history in self.histories(provider, model, tier)]
+        histories = self._cached_histories(provider, model, tier)
+        found = [history.at(when) for history in histories]
         return self._cached_comparison(tuple(filter(None, found)))
 
     def _find_histories(

@@ -113,9 +113,11 @@ class GroupCommit(Generic[Item, Outcome]):
         return all(began < latest for other, began in self._flushes.items() if other is not flush)
 
     async def _flush_loop(self) -> None:
+        # The first batch is its own to write: `_start_flush` has seen that items wait, and from
+        # then on every other flush takes this one for quick.
         flush = cast("asyncio.Task[None]", asyncio.current_task())
         loop = asyncio.get_running_loop()
-        while self._waiting and self._others_are_slow(flush):
+        while True:
             self._flushes[flush] = time.monotonic()
             # If this batch is slow, items that wait by then need another flush, even if no further
             # item arrives.
@@ -124,6 +126,8 @@ class GroupCommit(Generic[Item, Outcome]):
             if batch := self._take_batch():
                 await self._flush(batch)
             timer.cancel()
+            if not self._waiting or not self._others_are_slow(flush):
+                return
 
     def _flush_done(self, flush: asyncio.Task[None]) -> None:
         del self._flushes[flush]
@@ -138,11 +142,12 @@ class GroupCommit(Generic[Item, Outcome]):
         return [(item, future) for item, future in batch if not future.cancelled()]
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
-        outcomes: list[Outcome | Exception] = [RingError()] * len(batch)
+        outcomes: list[Outcome | Exception] = []
         try:
             outcomes = await write_each(self._write, [item for item, _ in batch])
         finally:
             # Also after an unforeseen error: no caller may wait forever.
+            outcomes = outcomes or [RingError()] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _resolve(future, outcome)
 

@@ -166,12 +166,15 @@ class Endpoint:
             request.is_strict = request.is_strict or options.strict
         return params
 
-    async def _read_body(self, request: Request) -> Any:
-        if self.is_body_optional and not await request.body():
-            return None
+    def _read_body(self, request: Request) -> Awaitable[Any]:
+        if self.is_body_optional:
+            return self._read_optional_body(request)
         if self._raw_media_types:
-            return await request.raw(*self._raw_media_types)
-        return await request.read(self.body_type)
+            return request.raw(*self._raw_media_types)
+        return request.read(self.body_type)
+
+    async def _read_optional_body(self, request: Request) -> Any:
+        return await request.read(self.body_type) if await request.body() else None
 
 
 def _missing(annotation: Any) -> Callable[[], NotFound]:
