@@ -131,6 +131,7 @@ def _batches() -> dict[str, Large]:
     requests = {
         "array": _dump(small),
         "array of long texts": _dump(text),
+        "8 MiB of long texts": _dump(text[:500]),
         "array, broken at its end": _dump(small)[:-1] + b",}",
         "array of unknown fields": _dump(unknown),
         "array of numbers": numbers,
@@ -164,6 +165,10 @@ def _conversations(server: ServerUnderTest) -> dict[str, Large]:
         "message: a long text": Large(path, _dump({**MESSAGE, "content": "word " * 6_000_000})),
         "message: an image": Large(path, _dump(image)),
         "message: many parts": Large(path, _dump(parts)),
+        "message: 8 MiB of text": Large(path, _dump({**MESSAGE, "content": "word " * 1_600_000})),
+        "message: 8 MiB of parts": Large(
+            path, _dump({**parts, "content": parts["content"][:120_000]})
+        ),
         "message: invalid": Large(path, _dump({**parts, "role": 5})),
         "messages: 1,000 of 30 KB": Large(
             f"{path}/batch", _dump({"messages": [{**MESSAGE, "content": "word " * 6_000}] * 1000})
