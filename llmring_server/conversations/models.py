@@ -51,6 +51,10 @@ CONTENT_LEVELS: tuple[ContentLevel, ...] = ("none", "metadata", "full")
 
 MAX_BATCH_MESSAGES = 1000
 
+# To send a statement takes the event loop a millisecond for each MiB, and the database up to a
+# second for four: it makes each word searchable.
+MAX_STATEMENT_BYTES = 4 * 1024 * 1024
+
 # Some providers put the signature of a thought into the id of a tool call.
 MAX_TOOL_CALL_ID = 16 * 1024
 
@@ -360,17 +364,31 @@ def with_consecutive_ids(
     ]
 
 
-def message_rows(messages: Sequence[Message], level: ContentLevel) -> str:
-    """Return messages as the JSON array that the statement `append` takes."""
+def message_arrays(messages: Sequence[Message], level: ContentLevel) -> Iterator[bytes]:
+    """Yield messages as the JSON arrays that the statement `append` takes.
+
+    An array has several messages only as long as it has at most `MAX_STATEMENT_BYTES`.
+    """
     is_searchable = level == "full"
-    # Copied as seldom as possible: they may have 32 MiB.
-    parts = [b"["]
+    rows: list[bytes] = []
+    size = 0
     for message in messages:
-        parts += _message_row(message, is_searchable=is_searchable), b","
-    parts[max(1, len(parts) - 1) :] = [b"]"]
-    data = b"".join(parts)
-    parts.clear()
-    return data.decode()
+        row = _message_row(message, is_searchable=is_searchable)
+        if rows and size + len(row) > MAX_STATEMENT_BYTES:
+            yield _array(rows)
+            rows, size = [], 0
+        rows.append(row)
+        size += len(row)
+        del row  # so that a large one is not kept while the statement runs
+    if rows:
+        yield _array(rows)
+
+
+def _array(rows: list[bytes]) -> bytes:
+    """Return a JSON array; the rows are removed from the list."""
+    array = b"[%b]" % (rows[0] if len(rows) == 1 else b",".join(rows))
+    rows.clear()
+    return array
 
 
 def _message_row(message: Message, *, is_searchable: bool) -> bytes:

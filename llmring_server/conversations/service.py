@@ -22,7 +22,7 @@ from llmring_server.conversations.models import (
     MessageResponse,
     NewConversation,
     NewMessage,
-    message_rows,
+    message_arrays,
     stored_message_response,
     with_consecutive_ids,
 )
@@ -346,8 +346,10 @@ class Conversations(Repository):
         self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
     ) -> None:
         """Insert messages; raise NotFound if the conversation does not exist."""
-        rows = await worker.run(lambda: message_rows(messages, level), _contents(messages))
-        await self._fetch_all("append", project_id=project_id, id=id, messages=rows)
+        contents = _contents(messages)
+        arrays = message_arrays(messages, level)
+        while array := await worker.run(lambda: next(arrays, None), contents):
+            await self._fetch_all("append", project_id=project_id, id=id, messages=array)
 
     async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
         return await self.delete_batch(

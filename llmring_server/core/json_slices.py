@@ -114,6 +114,11 @@ class _Reader:
     def _string(self, start: int) -> tuple[str, int]:
         if self._at(start) != b'"':
             self._refuse(start, "key must be a string")
+        plain = self._data[start : self._data.find(b'"', start + 1) + 1]
+        if plain and plain.isascii() and b"\\" not in plain:
+            # Like an encoded image, it is only copied: a millisecond for 4 MiB. Of parts, the
+            # memory would stay in use for long.
+            return self._parse_slice(plain, start), start + len(plain)
         parts = []
         position = start + 1
         while match := _STRING_PART.match(self._data, position):

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -179,7 +180,8 @@ class CallSelection(Repository):
                         yield row
 
     def _calls_by_id(self, project_id: ProjectId, log_ids: Sequence[UUID]) -> RowStream:
-        ids = sorted(set(log_ids))
+        # By their numbers: to compare UUIDs themselves takes three times as long.
+        ids = sorted(set(log_ids), key=attrgetter("int"))
         times = [moment_of(id) for id in ids]
         return self._stream("calls_by_id", project_id=project_id, ids=ids, times=times)
 

@@ -344,7 +344,7 @@ class Usage(Repository):
             self._move_sums()
         rows = await self._fetch_all(
             "insert_calls",
-            calls=f"[{b','.join([record.row for record in records]).decode()}]",
+            calls=b"[%b]" % b",".join([record.row for record in records]),
             in_caller_transaction=in_caller_transaction,
             keys_inserted=keys_inserted,
         )

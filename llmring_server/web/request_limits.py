@@ -9,6 +9,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from io import BytesIO
 from itertools import chain
 
 from starlette.requests import ClientDisconnect
@@ -208,15 +209,15 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 async def _read_parts(
     part: bytes, receive: Receive, max_bytes: int, reservation: Reservation
 ) -> bytes:
-    body = bytearray()
+    body = BytesIO()  # which returns what was written to it without another copy
     has_more = True
     while True:
-        if len(body) + len(part) > max_bytes:
+        if body.tell() + len(part) > max_bytes:
             raise _too_large(max_bytes)
         reservation.add(len(part))
-        body += part
+        body.write(part)
         if not has_more:
-            return bytes(body)
+            return body.getvalue()
         part, has_more = _body_part(await receive())
 
 

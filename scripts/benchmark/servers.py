@@ -85,9 +85,18 @@ def dev(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:
 
 def with_receipt_key(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:
     """Run the server with a key that signs receipts."""
-    key = urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
-    more = {"LLMRING_RECEIPTS_PRIVATE_KEY_B64": key}
+    more = _receipt_key()
     return _serve(cluster_url, "with receipt key", COMMAND, more_environment=more)
+
+
+def watched_with_receipt_key(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:
+    """Run the server with such a key, and with a watch on its event loop and its memory."""
+    return _watched(cluster_url, "watched", COMMAND, _receipt_key())
+
+
+def _receipt_key() -> dict[str, str]:
+    key = urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
+    return {"LLMRING_RECEIPTS_PRIVATE_KEY_B64": key}
 
 
 def without_request_limits(cluster_url: str) -> AbstractContextManager[ServerUnderTest]:
@@ -108,11 +117,13 @@ def other_checkout_watched(root: Path) -> StartServer:
 
 
 @contextmanager
-def _watched(cluster_url: str, name: str, command: Path) -> Iterator[ServerUnderTest]:
+def _watched(
+    cluster_url: str, name: str, command: Path, more_environment: Mapping[str, str] | None = None
+) -> Iterator[ServerUnderTest]:
     app = Path(__file__).with_name("apps") / "watched.py"
     program = [str(command.with_name("python")), str(app)]
     with TemporaryDirectory(prefix="bench-") as directory:
-        more = {"WATCH_FILE": str(Path(directory, "seen"))}
+        more = {"WATCH_FILE": str(Path(directory, "seen")), **(more_environment or {})}
         with _serve(cluster_url, name, command, program=program, more_environment=more) as server:
             yield server
 

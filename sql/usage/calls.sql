@@ -6,9 +6,9 @@
 -- Across projects: each call brings its own.
 -- Keys and sums are written in the order of their primary keys, so that concurrent statements cannot
 -- deadlock. Returns which of the calls with keys were stored. With `keys_inserted`, this transaction
--- has inserted their keys before.
+-- has inserted their keys before. The calls are sent as bytes, which the driver copies less often than text.
 WITH new_calls AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(@calls::text::json) AS call (
+    SELECT * FROM json_to_recordset(convert_from(@calls::bytea, 'UTF8')::json) AS call (
         project_id uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
         cost numeric, cost_source text, price uuid, status text,
         provider text, normal_provider text, model text, profile text, alias text, origin text,

@@ -11,9 +11,13 @@ import httpx
 import pytest
 
 from llmring_server import Ring
-from llmring_server.conversations import MessagePage, NewMessage
+from llmring_server.conversations import MessagePage, NewConversation, NewMessage
+from llmring_server.conversations.models import MAX_STATEMENT_BYTES, message_arrays
 from llmring_server.core.identity import ProjectId
+from llmring_server.errors import NotFound
 from tests.support.conversations import CONVERSATIONS, add_texts, create_conversation
+
+KIB = 1024
 
 
 async def test_create_conversation_and_get_conversation(
@@ -125,6 +129,25 @@ async def test_add_messages_is_all_or_nothing(client: httpx.AsyncClient) -> None
         assert response.status_code == 422
     assert (await client.get(path)).json()["message_count"] == 0
     assert (await client.get(f"{path}/messages")).json() == []
+
+
+async def test_large_messages_are_stored_together_in_several_statements(
+    ring: Ring, project_id: ProjectId
+) -> None:
+    conversation = await ring.conversations.create(project_id, NewConversation())
+    sizes = [MAX_STATEMENT_BYTES + 1, 5, MAX_STATEMENT_BYTES // 2, MAX_STATEMENT_BYTES // 2, 5]
+    texts = ["-" * size for size in sizes]
+    messages = [NewMessage(role="user", content=text, input_tokens=1) for text in texts]
+    added = (await ring.conversations.append(project_id, conversation.id, messages)).messages
+    lengths = [len(array) for array in message_arrays(added, "metadata")]
+    assert len(lengths) == 3
+    assert max(lengths[1:]) <= MAX_STATEMENT_BYTES + KIB
+    stored = [each async for each in ring.conversations.all_messages(project_id, conversation.id)]
+    assert [message.content for message in stored] == texts
+    after = await ring.conversations.get(project_id, conversation.id)
+    assert (after.message_count, after.total_input_tokens) == (5, 5)
+    with pytest.raises(NotFound):
+        await ring.conversations.append(project_id, uuid4(), messages)
 
 
 async def test_list_messages_from_either_end_by_cursor(client: httpx.AsyncClient) -> None:

@@ -60,12 +60,12 @@ def _measure(settings: Settings, server: ServerUnderTest, path: str, times: int)
 def _round(
     server: ServerUnderTest, path: str, times: int
 ) -> tuple[dict[str, float], Sequence[int]]:
-    before = _seen(server)
+    before = seen_by(server)
     started = time.monotonic()
     with ThreadPoolExecutor(times) as threads:
         answers = list(threads.map(lambda _: _read(server, path), range(times)))
     seconds = time.monotonic() - started
-    seen = _seen(server)
+    seen = seen_by(server)
     figures = {
         "answer_mib": max(size for _, size in answers) / MIB,
         "seconds": seconds,
@@ -92,7 +92,7 @@ def _parts(response: Any) -> Iterator[bytes]:
         yield part
 
 
-def _seen(server: ServerUnderTest) -> dict[str, float]:
+def seen_by(server: ServerUnderTest) -> dict[str, float]:
     """Return what the server has seen since the last time; see `apps/watched.py`."""
     file = Path(server.environment["WATCH_FILE"])
     file.unlink(missing_ok=True)
