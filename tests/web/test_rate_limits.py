@@ -106,8 +106,8 @@ async def test_concurrent_exports_of_a_project_are_limited(
         response = await client.get("/api/v1/logs/export")
         assert response.status_code == 429
         assert response.json()["detail"] == (
-            "Your project already has 1 long read (exports, receipts) in progress: run fewer at a time,"
-            " or retry in 5 s."
+            "Your project already has 1 long read (exports, receipts) in progress: run fewer at a"
+            " time, or retry in 5 s."
         )
         assert (response.headers["Retry-After"], response.headers["RateLimit-Limit"]) == ("5", "1")
         assert (await client.get("/api/v1/stats")).status_code == 200
