@@ -10,7 +10,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Ring, Settings, build
-from llmring_server.access.key_format import PATTERN, new_api_key
+from llmring_server.access.key_format import ID_LENGTH, PATTERN, PREFIX, key_id, new_api_key
 from llmring_server.core.identity import LIBRARY, Caller, ProjectId, project_of_key
 from tests.conftest import CALL
 from tests.support.lists import every_key
@@ -33,12 +33,21 @@ async def test_issued_key_is_accepted_in_either_header(
         {"X-Project-Key": issued},
         {"X-Project-Key": issued, "X-API-Key": issued, "Authorization": f"Bearer {issued}"},
         {"X-Project-Key": issued, "X-API-Key": " "},
+        # Of a proxy, for example: no credential of ours.
+        {"X-API-Key": issued, "Authorization": "Basic dXNlcjpwYXNzd29yZA=="},
         {"X-API-Key": issued, "X-User-ID": str(uuid4()), "X-Project-ID": str(uuid4())},
     ):
         assert (
             await keys_client.post("/api/v1/log", json=CALL, headers=headers)
         ).status_code == 200
-    assert len((await keys_client.get("/api/v1/logs", headers={"X-API-Key": issued})).json()) == 7
+    assert len((await keys_client.get("/api/v1/logs", headers={"X-API-Key": issued})).json()) == 8
+
+
+def test_a_key_with_a_wrong_checksum_has_no_id() -> None:
+    key = new_api_key()
+    assert key_id(key) == key.removeprefix(PREFIX)[:ID_LENGTH]
+    assert key_id(key[:-1] + ("a" if key[-1] != "a" else "b")) is None
+    assert key_id(key[:-1]) is None
 
 
 async def test_two_keys_of_a_project_see_the_same_data(
