@@ -14,7 +14,7 @@ import sys
 import time
 from base64 import urlsafe_b64encode
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,37 +218,39 @@ class Traffic:
         self.projects = [Project(key) for key in keys]
         self.results = Results()
         self._routes = [*API, *META]
-        limits = httpx.Limits(max_connections=CLIENTS * 2)
-        self._client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=30, limits=limits
-        )
+        self._url = f"http://127.0.0.1:{port}"
 
     async def run(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        async with self._client, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
-                group.create_task(self._client_loop(deadline))
+                group.create_task(self._run_client(deadline))
 
-    async def _client_loop(self, deadline: float) -> None:
-        while time.monotonic() < deadline:
-            project = self.random.choice(self.projects)
-            if self.random.random() < LOGGED:
-                work = self._log(project)
-            else:
-                work = self._request(project, self.random.choice(self._routes))
-            if self.random.random() < DISCONNECTS:
-                await self._disconnect(work)
-            else:
-                await work
-            await asyncio.sleep(self.random.expovariate(REQUESTS_PER_SECOND / CLIENTS))
+    async def _run_client(self, deadline: float) -> None:
+        async with httpx.AsyncClient(base_url=self._url, timeout=30) as client:
+            while time.monotonic() < deadline:
+                if self.random.random() < DISCONNECTS:
+                    await self._disconnect()
+                else:
+                    await self._request_any(client)
+                await asyncio.sleep(self.random.expovariate(REQUESTS_PER_SECOND / CLIENTS))
 
-    async def _disconnect(self, work: Awaitable[None]) -> None:
+    async def _disconnect(self) -> None:
         """Begin a request and leave before the response."""
         self.results.disconnects += 1
-        with suppress(TimeoutError):
-            await asyncio.wait_for(work, self.random.uniform(0, 0.02))
+        # Not the usual client: one whose requests are cancelled may run out of connections.
+        async with httpx.AsyncClient(base_url=self._url) as client:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._request_any(client), self.random.uniform(0, 0.02))
 
-    async def _log(self, project: Project) -> None:
+    async def _request_any(self, client: httpx.AsyncClient) -> None:
+        project = self.random.choice(self.projects)
+        if self.random.random() < LOGGED:
+            await self._log(client, project)
+        else:
+            await self._request(client, project, self.random.choice(self._routes))
+
+    async def _log(self, client: httpx.AsyncClient, project: Project) -> None:
         """Log one or several calls; repeat the request until it is acknowledged."""
         calls = [call() for _ in range(self.random.choice((1, 1, 1, 1, 20)))]
         path, body = "/api/v1/log", orjson.dumps(calls[0])
@@ -258,7 +260,7 @@ class Traffic:
         key = {"Idempotency-Key": str(uuid4())}
         deadline = time.monotonic() + RETRY_SECONDS
         while time.monotonic() < deadline:
-            response = await self._send(project, f"POST {path}", path, body, key)
+            response = await self._send(client, project, f"POST {path}", path, body, key)
             if response is not None and response.is_success:
                 answer = response.json()
                 logged = answer.get("logged", [answer | {"index": 0}])
@@ -273,7 +275,7 @@ class Traffic:
             await asyncio.sleep(0.2)
         self.results.given_up += 1
 
-    async def _request(self, project: Project, route: Route) -> None:
+    async def _request(self, client: httpx.AsyncClient, project: Project, route: Route) -> None:
         name = f"{route.method} {route.path}"
         path = route.path.replace("{version}", "1").replace("{alias:path}", "fast")
         path = path.replace("{provider}", "openai").replace("{log_id}", "$logs")
@@ -283,15 +285,16 @@ class Traffic:
         if name in BODIES:
             text = orjson.dumps(BODIES[name]()).decode()
             body = project.fill(text, self.random).encode()
-        response = await self._send(project, name, path, body)
+        response = await self._send(client, project, name, path, body)
         if response is not None and response.is_success:
             if "json" in response.headers.get("Content-Type", "") and "/export" not in path:
                 project.remember(route.path, response.json())
             if route.method == "DELETE":
                 project.ids[kind_of(route.path)].clear()
 
-    async def _send(
+    async def _send(  # noqa: PLR0913, PLR0917, a request has so many parts
         self,
+        client: httpx.AsyncClient,
         project: Project,
         name: str,
         path: str,
@@ -301,7 +304,7 @@ class Traffic:
         method = name.partition(" ")[0]
         sent = {"X-API-Key": project.key, "Content-Type": "application/json", **(headers or {})}
         try:
-            response = await self._client.request(method, path, content=body, headers=sent)
+            response = await client.request(method, path, content=body, headers=sent)
         except httpx.TransportError as exc:
             self.results.lost_connections[type(exc).__name__] += 1
             return None

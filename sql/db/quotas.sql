@@ -5,5 +5,5 @@
 -- more. The snapshot of a statement is older than the locks that it takes, so this is a statement of
 -- its own. Another server may have a schema of its own in this database.
 SELECT pg_advisory_xact_lock(hashtextextended(
-    concat_ws(' ', 'llmring quota', @schema::text, @setting::text, @project_id::uuid::text), 0
+    'llmring quota ' || @schema::text || ' ' || @setting::text || ' ' || @project_id::uuid::text, 0
 ));

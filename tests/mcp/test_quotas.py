@@ -106,7 +106,7 @@ async def test_no_server_offers_more_than_a_thousand_of_a_kind(
     path = await register(client)
     kind = "resources" if "resource" in member else member
     await refresh(client, path, **{kind: offered(kind, 1)})
-    says = f"at most 1,000 {kind}, and this one would have 1,001"
+    says = f"at most 1,000 {kind}, and this one would offer 1,001"
     await check_refused(client, path, says, **{member: offered(kind, 1001)})
     # What is in the list does not matter: it is refused before it is validated.
     await check_refused(client, path, says, **{member: [None] * 1001})
@@ -125,7 +125,7 @@ async def test_a_lower_maximum_is_for_each_kind(limited: httpx.AsyncClient, kind
     path = await register(limited)
     await refresh(limited, path, **{each: offered(each, 3) for each in KINDS})
     more = {each: offered(each, 4 if each == kind else 3) for each in KINDS}
-    await check_refused(limited, path, f"at most 3 {kind}, and this one would have 4", **more)
+    await check_refused(limited, path, f"at most 3 {kind}, and this one would offer 4", **more)
 
 
 async def test_tools_are_added_up_to_the_maximum(limited: httpx.AsyncClient) -> None:

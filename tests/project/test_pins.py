@@ -428,15 +428,16 @@ def test_advisory_locks() -> None:
     receipts = "hashtextextended('llmring receipts ' || @project_id::uuid::text, 0)"
     imports = "hashtextextended('llmring import ' || @project_id::uuid::text, 0)"
     quotas = (
-        "hashtextextended('llmring quota ' || @setting::text || ' ' || @project_id::uuid::text, 0)"
+        "hashtextextended(\n    'llmring quota ' || @schema::text || ' ' || @setting::text || ' '"
+        " || @project_id::uuid::text, 0\n)"
     )
-    assert sorted(found) == [
+    assert set(found) == {
         ("pg_advisory_xact_lock", imports),
         ("pg_advisory_xact_lock", quotas),
         ("pg_advisory_xact_lock", receipts),
         ("pg_try_advisory_xact_lock", "'<<tables.usage_adjustments>>'::regclass::oid::bigint"),
         ("pg_try_advisory_xact_lock", receipts),
-    ]
+    }
 
 
 # The audit log.
