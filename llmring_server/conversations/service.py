@@ -308,10 +308,11 @@ class Conversations(Repository):
             "offset": page.offset,
             "max_bytes": MAX_PAGE_BYTES,
         }
-        if page.q is None:
-            rows = await self._fetch_all("list", project_id=project_id, **bounds)
-        else:
-            async with self._database.long_statement(project_id):
+        # To measure hundreds of large prompts, or to search, may take seconds.
+        async with self._database.long_statement(project_id):
+            if page.q is None:
+                rows = await self._fetch_all("list", project_id=project_id, **bounds)
+            else:
                 rows = await self._fetch_all(
                     "search",
                     project_id=project_id,
@@ -332,9 +333,12 @@ class Conversations(Repository):
             yield self.with_database(transaction)
 
     def _slot_limits(self) -> SlotLimits:
-        """Return how many transactions may run at once: half of the connections are for others."""
-        connections = self._database.max_connections
-        return SlotLimits(max(1, connections // 2), max(1, connections // 4))
+        """Return how many transactions may run at once.
+
+        Long reads may hold half of the connections. Beside all of these, some are left for calls.
+        """
+        slots = self._database.connections_for(0.2)
+        return SlotLimits(slots, max(1, slots // 2))
 
     async def _create(
         self, project_id: ProjectId, id: UUID, now: datetime, columns: dict[str, Any]

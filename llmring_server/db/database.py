@@ -137,6 +137,14 @@ class Database:
         pool = self.manager._pool
         return pool.get_max_size() if pool else 1
 
+    def connections_for(self, share: float) -> int:
+        """Return how many connections one kind of work may hold: a share of all.
+
+        Two at least, so that one project does not hold all of them, unless the pool is very small.
+        """
+        connections = self.max_connections
+        return max(1, min(2, connections // 2), int(connections * share))
+
     def within(self, transaction: Any) -> Self:
         """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""
         inside = self._on(getattr(transaction, "connection", transaction))

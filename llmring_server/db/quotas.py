@@ -40,8 +40,8 @@ class Quota(Repository):
         return self._slots.slot(project_id)
 
     def _slot_limits(self) -> SlotLimits:
-        """Return how many transactions may run at once: half of the connections are for others."""
-        return SlotLimits(max(1, self._database.max_connections // 2), 1)
+        """Return how many transactions may run at once: nearly all connections are for others."""
+        return SlotLimits(self._database.connections_for(0.1), 1)
 
     async def lock(self, project_id: ProjectId) -> None:
         """Let no other transaction add such things to the project until this one ends.

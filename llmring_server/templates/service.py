@@ -180,15 +180,16 @@ class Templates(Repository):
         It is shorter than its limit if the versions are large.
         """
         page = page or VersionPage()
-        rows = await self._fetch_all(
-            "versions",
-            project_id=project_id,
-            id=id,
-            last_version=page.last_version(project_id, id),
-            limit=page.limit,
-            offset=page.offset,
-            max_bytes=MAX_PAGE_BYTES,
-        )
+        async with self._database.long_statement(project_id):
+            rows = await self._fetch_all(
+                "versions",
+                project_id=project_id,
+                id=id,
+                last_version=page.last_version(project_id, id),
+                limit=page.limit,
+                offset=page.offset,
+                max_bytes=MAX_PAGE_BYTES,
+            )
         # Every template has a version, so an empty first page means that the template is missing.
         if not rows and not page.offset and not page.cursor:
             raise NotFound.of(self.row_kind)
@@ -206,15 +207,17 @@ class Templates(Repository):
         the templates are large.
         """
         page = page or TemplatePage()
-        rows = await self._fetch_all(
-            "list",
-            project_id=project_id,
-            created_by=page.created_by,
-            **page.position(project_id),
-            limit=page.limit,
-            offset=page.offset,
-            max_bytes=MAX_PAGE_BYTES,
-        )
+        # To measure a hundred large prompts may take a second.
+        async with self._database.long_statement(project_id):
+            rows = await self._fetch_all(
+                "list",
+                project_id=project_id,
+                created_by=page.created_by,
+                **page.position(project_id),
+                limit=page.limit,
+                offset=page.offset,
+                max_bytes=MAX_PAGE_BYTES,
+            )
         return [Template.from_row(project_id, row, self._read_json) for row in rows]
 
     async def _update(

@@ -244,8 +244,13 @@ class CallFilter(TimeRange):
 
     @property
     def has_filter(self) -> bool:
-        """Whether calls are read that are not selected, perhaps all of the time range."""
-        return bool(self.model_dump(include=set(CallFilter.__annotations__), exclude_none=True))
+        """Whether calls are read that are not selected, perhaps all of the time range.
+
+        The id of a call holds its time, so that only calls of one millisecond are read.
+        """
+        return self.log_id is None and bool(
+            self.model_dump(include=set(CallFilter.__annotations__), exclude_none=True)
+        )
 
     def params(self) -> dict[str, Any]:
         """Return the parameters of a statement that selects these calls."""

@@ -274,8 +274,8 @@ class Usage(Repository):
             yield
 
     def _slot_limits(self) -> SlotLimits:
-        """Return how many batches are written at once; half of the connections are for others."""
-        slots = max(1, min(2 * self._concurrent_commits, self._database.max_connections // 2))
+        """Return how many batches are written at once; most connections are for others."""
+        slots = min(2 * self._concurrent_commits, self._database.connections_for(0.2))
         return SlotLimits(slots, max(1, slots // 2))
 
     async def _prepare_item(

@@ -5,22 +5,24 @@
 -- statement is one commit. Inserting the same calls again adds nothing.
 -- Across projects: each call brings its own.
 -- Keys and sums are written in the order of their primary keys, so that concurrent statements cannot
--- deadlock. Returns which of the calls with keys were stored. With `keys_inserted`, this transaction
+-- deadlock; of several calls with one key, the first is stored. Returns which of the calls with keys were stored. With `keys_inserted`, this transaction
 -- has inserted their keys before. The calls are sent as bytes, which the driver copies less often than text.
 WITH new_calls AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(convert_from(@calls::bytea, 'UTF8')::json) AS call (
-        project_id uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
-        cost numeric, cost_source text, price uuid, status text,
-        provider text, normal_provider text, model text, profile text, alias text, origin text,
-        id_at_origin text,
-        input_tokens bigint, output_tokens bigint, cached_input_tokens bigint, details json,
-        latency_ms integer, metadata json
-    )
+    SELECT * FROM ROWS FROM (
+        json_to_recordset(convert_from(@calls::bytea, 'UTF8')::json) AS (
+            project_id uuid, id uuid, logged_at timestamptz, key uuid, fingerprint uuid,
+            cost numeric, cost_source text, price uuid, status text,
+            provider text, normal_provider text, model text, profile text, alias text, origin text,
+            id_at_origin text,
+            input_tokens bigint, output_tokens bigint, cached_input_tokens bigint, details json,
+            latency_ms integer, metadata json
+        )
+    ) WITH ORDINALITY
 ),
 inserted_keys AS (
     INSERT INTO <<tables.idempotency_keys>> (project_id, key, fingerprint, id, logged_at)
     SELECT project_id, key, fingerprint, id, logged_at FROM new_calls WHERE key IS NOT NULL
-    ORDER BY project_id, key
+    ORDER BY project_id, key, ordinality
     ON CONFLICT DO NOTHING
     RETURNING id
 ),

@@ -267,3 +267,14 @@ async def test_each_call_has_its_own_warnings(
     assert fields == [[], ["metadata.a.0"], ["metadata.a.0"]]
     stored = [call["metadata"] for call in (await client.get("/api/v1/logs")).json()]
     assert sorted(stored, key=str) == [{"a": ["plain"]}, {"a": ["\ufffd"]}, {"a": ["\ufffd"]}]
+
+
+async def test_of_several_calls_with_one_key_the_first_is_stored(
+    client: httpx.AsyncClient,
+) -> None:
+    calls = [CALL | {"cost": i, "idempotency_key": f"key-{i % 100}"} for i in range(300)]
+    response = await client.post("/api/v1/logs/batch?partial=true", json=calls)
+    answer = response.json()
+    assert [each["index"] for each in answer["logged"]] == [*range(100)]
+    assert [each["cost"] for each in answer["logged"]] == [*range(100)]
+    assert {each["status"] for each in answer["rejected"]} == {422}
