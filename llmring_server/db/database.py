@@ -110,7 +110,11 @@ async def open_database(settings: Settings) -> AsyncIterator[AsyncDatabaseManage
         await _check_version(pool)
         yield OwnedPool(pool=pool, schema=settings.database_schema)
     finally:
-        await pool.close()
+        try:
+            await pool.close()
+        except OSError:
+            # PostgreSQL has ended a connection that nobody has used since.
+            pool.terminate()
 
 
 class Database:
