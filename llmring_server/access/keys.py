@@ -306,12 +306,10 @@ class ApiKeys(Repository):
         id = secret.removeprefix(PREFIX)[:ID_LENGTH]
         key = {"project_id": project_id, "new_id": id, "digest": key_digest(secret), **options}
         quota = self._quota.limit
-        await self._quota.lock(project_id)
-        rows = await self._fetch_all("insert_key", quota=quota, **key)
-        if not rows:
-            await self._fetch_all("delete_invalid_keys", project_id=project_id, quota=quota)
-            rows = await self._fetch_all("insert_key", quota=quota, **key)
-        if not rows:
-            raise self._quota.exceeded()
+        await self._quota.add(
+            project_id,
+            lambda: self._fetch_all("insert_key", quota=quota, **key),
+            lambda: self._fetch_all("delete_invalid_keys", project_id=project_id, quota=quota),
+        )
         await self._audit.record(actor, action, f"{rotated_id} {id}".strip(), project_id)
         return IssuedKey(secret, id, project_id)

@@ -1,7 +1,7 @@
 """Conversations service: stores and reads conversations and messages, and keeps totals exact."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID
@@ -178,10 +178,12 @@ class Conversations(Repository):
         """
         level = min(level, self._level, key=CONTENT_LEVELS.index)
         new_first_id, now = new_id_and_time()
-        contents = _contents(messages)
+        are_large = _are_large(messages)
         idempotency_key = None
         if key:
-            request = await worker.run(lambda: fingerprint("messages", id, *messages), contents)
+            request = await worker.run(
+                lambda: fingerprint("messages", id, *messages), is_large=are_large
+            )
             idempotency_key = IdempotencyKey.of(key, request)
 
         async def attempt() -> AppendResult:
@@ -190,14 +192,15 @@ class Conversations(Repository):
                     project_id, idempotency_key, new_first_id, now, id
                 )
                 stored = await worker.run(
-                    lambda: with_consecutive_ids(messages, first_id, timestamp, id, level), contents
+                    lambda: with_consecutive_ids(messages, first_id, timestamp, id, level),
+                    is_large=are_large,
                 )
                 replayed = first_id != new_first_id
                 if not replayed and (level == "none" or not messages):
                     # Raise NotFound unless the conversation exists.
                     await inside.get(project_id, id)
                 elif not replayed:
-                    await inside._append(project_id, id, stored, level)
+                    await inside._append(project_id, id, stored, level, are_large=are_large)
                 return AppendResult(id, stored, replayed)
 
         return await self._retry(attempt)
@@ -242,10 +245,12 @@ class Conversations(Repository):
             reported = without_usage
             call = await self._usage.price_call(project_id, reported.call, reply_id, now)
         messages = exchange.new_messages(reported.call, call.quote.cost)
-        contents = _contents(messages)
+        are_large = _are_large(messages)
         idempotency_key = None
         if key:
-            request = await worker.run(lambda: fingerprint("exchange", exchange), contents)
+            request = await worker.run(
+                lambda: fingerprint("exchange", exchange), is_large=are_large
+            )
             idempotency_key = IdempotencyKey.of(key, request)
 
         async def attempt() -> AppendResult:
@@ -257,7 +262,7 @@ class Conversations(Repository):
                     lambda: with_consecutive_ids(
                         messages, first_id, timestamp, conversation_id, self._level
                     ),
-                    contents,
+                    is_large=are_large,
                 )
                 replayed = first_id != new_first_id
                 if not replayed:
@@ -265,7 +270,9 @@ class Conversations(Repository):
                         if existing_id is None:
                             columns = exchange.new_conversation()
                             await inside._create(project_id, conversation_id, now, columns)
-                        await inside._append(project_id, conversation_id, stored, self._level)
+                        await inside._append(
+                            project_id, conversation_id, stored, self._level, are_large=are_large
+                        )
                     if exchange.logs_call:
                         await inside._usage.insert(call)
                 receipt = None
@@ -325,11 +332,8 @@ class Conversations(Repository):
     @asynccontextmanager
     async def _transaction(self, project_id: ProjectId) -> AsyncIterator[Self]:
         """Yield this service in a transaction, when it is the project's turn."""
-        async with AsyncExitStack() as stack:
-            # Inside another transaction, there is a connection already.
-            if self._database.connection is None:
-                await stack.enter_async_context(self._transaction_slots.slot(project_id))
-            transaction = await stack.enter_async_context(self._database.transaction())
+        slot = self._database.slot(self._transaction_slots, project_id)
+        async with slot, self._database.transaction() as transaction:
             yield self.with_database(transaction)
 
     def _slot_limits(self) -> SlotLimits:
@@ -347,12 +351,17 @@ class Conversations(Repository):
         return Conversation.from_row(row)
 
     async def _append(
-        self, project_id: ProjectId, id: UUID, messages: Sequence[Message], level: ContentLevel
+        self,
+        project_id: ProjectId,
+        id: UUID,
+        messages: Sequence[Message],
+        level: ContentLevel,
+        *,
+        are_large: bool,
     ) -> None:
         """Insert messages; raise NotFound if the conversation does not exist."""
-        contents = _contents(messages)
         arrays = message_arrays(messages, level)
-        while array := await worker.run(lambda: next(arrays, None), contents):
+        while array := await worker.run(lambda: next(arrays, None), is_large=are_large):
             await self._fetch_all("append", project_id=project_id, id=id, messages=array)
 
     async def _delete_old_batch(self, project_id: ProjectId, before: datetime) -> int:
@@ -361,9 +370,11 @@ class Conversations(Repository):
         )
 
 
-def _contents(messages: Sequence[NewMessage | Message]) -> list[Any]:
-    """Return what may be large in messages."""
-    return [
-        [each.content, each.tool_calls, each.tool_results, each.metadata, each.members]
-        for each in messages
-    ]
+def _are_large(messages: Sequence[NewMessage]) -> bool:
+    """Tell whether the worker should do the work on these messages."""
+    return worker.are_large(
+        [
+            [each.content, each.tool_calls, each.tool_results, each.metadata, each.members]
+            for each in messages
+        ]
+    )

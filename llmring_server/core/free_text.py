@@ -80,6 +80,7 @@ def _label(declared: _Declared, path: Path, body: Any) -> str | None:
     model, length = declared.labelled
     for part in path[:length]:
         body = body[part]
+    # Only models that have this method are `labelled`.
     label: str | None = model.label_in_errors(body)  # type: ignore[attr-defined]
     return label
 

@@ -22,12 +22,13 @@ async def in_worker(function: Callable[[], Result]) -> Result:
     return await asyncio.get_running_loop().run_in_executor(_thread, function)
 
 
-async def run(function: Callable[[], Result], values: Any) -> Result:
-    """Return the result of a function, called by the worker if the JSON `values` are large."""
-    return await in_worker(function) if _are_large(values) else function()
+async def run(function: Callable[[], Result], *, is_large: bool) -> Result:
+    """Return the result of a function, called by the worker if its work is large."""
+    return await in_worker(function) if is_large else function()
 
 
-def _are_large(values: Any) -> bool:
+def are_large(values: Any) -> bool:
+    """Tell whether JSON values are so large that the worker should do the work on them."""
     size = 0
     pending = [values]
     while pending:

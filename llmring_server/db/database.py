@@ -14,6 +14,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId
 from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
@@ -193,6 +194,17 @@ class Database:
                 raise
             with translated(connection):
                 await transaction.commit()
+
+    def slot(
+        self, slots: FairSlots, project_id: ProjectId | None, size: int = 1
+    ) -> AbstractAsyncContextManager[None]:
+        """Wait for a slot for work that takes a connection.
+
+        Work in a transaction has one already, and needs no slot.
+        """
+        if self.connection is not None:
+            return nullcontext()
+        return slots.slot(project_id, size)
 
     def long_statement(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
         """Wait for a slot for a read that may hold a connection for seconds.

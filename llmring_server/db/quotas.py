@@ -4,8 +4,11 @@ A service waits for a slot, begins a transaction and locks the quota. The statem
 then counts those that there are, and adds none if there would be too many.
 """
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import ClassVar
+
+import asyncpg
 
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
@@ -35,9 +38,7 @@ class Quota(Repository):
         Transactions that wait for the lock of a quota hold a connection. Without slots, those of
         one project could hold all connections.
         """
-        if not self.limit or self._database.connection is not None:
-            return nullcontext()
-        return self._slots.slot(project_id)
+        return self._database.slot(self._slots, project_id) if self.limit else nullcontext()
 
     def _slot_limits(self) -> SlotLimits:
         """Return how many transactions may run at once: nearly all connections are for others."""
@@ -55,6 +56,25 @@ class Quota(Repository):
                 setting=self._setting,
                 project_id=project_id,
             )
+
+    async def add(
+        self,
+        project_id: ProjectId,
+        insert: Callable[[], Awaitable[list[asyncpg.Record]]],
+        make_room: Callable[[], Awaitable[object]] | None = None,
+    ) -> asyncpg.Record:
+        """Add one thing, in a transaction; raise QuotaExceeded if there is no room.
+
+        `insert` returns its row, or none at the quota: then it is run again after `make_room`.
+        """
+        await self.lock(project_id)
+        rows = await insert()
+        if not rows and make_room:
+            await make_room()
+            rows = await insert()
+        if not rows:
+            raise self.exceeded()
+        return rows[0]
 
     def exceeded(self) -> QuotaExceeded:
         """Return the error for a request that would exceed the quota."""

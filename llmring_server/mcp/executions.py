@@ -50,7 +50,8 @@ class McpExecutions(Repository):
         key = None
         if idempotency_key:
             request = await worker.run(
-                lambda: fingerprint("execution", tool_id, new), [new.input, new.output]
+                lambda: fingerprint("execution", tool_id, new),
+                is_large=worker.are_large([new.input, new.output]),
             )
             key = IdempotencyKey.of(idempotency_key, request)
         return await self._retry(
@@ -117,7 +118,8 @@ class McpExecutions(Repository):
 
     async def _insert(self, project_id: ProjectId, execution: ToolExecution) -> None:
         input_json, output_json = await worker.run(
-            lambda: _payload(execution), [execution.input, execution.output]
+            lambda: _payload(execution),
+            is_large=worker.are_large([execution.input, execution.output]),
         )
         size = len(input_json.encode()) + len(orjson.dumps(execution.error))
         if output_json is not None:

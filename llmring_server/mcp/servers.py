@@ -58,18 +58,18 @@ class McpServers(Repository):
         slot = self._quota.slot(project_id)
         async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._quota.lock(project_id)
-            rows = await inside._fetch_all(
-                "register",
-                project_id=project_id,
-                id=id,
-                created_at=created_at,
-                quota=self._quota.limit,
-                **columns,
+            row = await inside._quota.add(
+                project_id,
+                lambda: inside._fetch_all(
+                    "register",
+                    project_id=project_id,
+                    id=id,
+                    created_at=created_at,
+                    quota=self._quota.limit,
+                    **columns,
+                ),
             )
-            if not rows:
-                raise self._quota.exceeded()
-        return McpServer.from_row(project_id, rows[0])
+        return McpServer.from_row(project_id, row)
 
     async def get(self, project_id: ProjectId, id: UUID) -> McpServer:
         """Return a server, without its credentials."""

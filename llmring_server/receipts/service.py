@@ -1,21 +1,21 @@
 """Receipts: issued for stored calls, stored as they were signed, listed, proved and verified."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import orjson
 
+from llmring_server.core import worker
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
 from llmring_server.core.strict_json import json_default
 from llmring_server.core.time_slices import TimeSlices
-from llmring_server.core.worker import in_worker
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Table
@@ -66,7 +66,6 @@ MAX_TOTAL = 100_000
 _FIRST_RECEIPTS = ReceiptPage()
 _FIRST_CALLS = OffsetPage()
 
-Result = TypeVar("Result")
 
 # To hash so many calls takes a few milliseconds; the worker hashes more.
 MANY_CALLS = 50
@@ -117,7 +116,7 @@ class Receipts(Repository):
         uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
         async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
             async for rows in pages:
-                await _in_worker_if_many(rows, partial(totals.add, rows))
+                await worker.run(partial(totals.add, rows), is_large=len(rows) > MANY_CALLS)
         return receipt_preview(totals)
 
     async def issue(self, project_id: ProjectId, log_id: UUID) -> Receipt:
@@ -181,7 +180,8 @@ class Receipts(Repository):
         uncertified = UncertifiedCalls(MAX_UNCERTIFIED_CALLS)
         async with aclosing(self._selection.pages(project_id, request, uncertified)) as pages:
             async for rows in pages:
-                leaves = await _in_worker_if_many(rows, partial(_add, rows, tree, totals))
+                add = partial(_add, rows, tree, totals)
+                leaves = await worker.run(add, is_large=len(rows) > MANY_CALLS)
                 last_call = call_from_row(rows[-1])
                 await self._insert_receipt_calls(project_id, id, rows, leaves)
         await self._selection.close_days(project_id, uncertified)
@@ -366,10 +366,6 @@ class Receipts(Repository):
         """Return a receipt by the id in its envelope, or by the one beside it."""
         id = legacy.envelope_id(id) or id
         return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
-
-
-async def _in_worker_if_many(rows: Rows, function: Callable[[], Result]) -> Result:
-    return await in_worker(function) if len(rows) > MANY_CALLS else function()
 
 
 def _add(rows: Rows, tree: MerkleRoot, totals: ReceiptTotals) -> list[bytes]:

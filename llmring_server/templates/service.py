@@ -78,16 +78,14 @@ class Templates(Repository):
         slot = self._quota.slot(project_id)
         async with slot, self._database.transaction() as transaction:
             inside = self.with_database(transaction)
-            await inside._quota.lock(project_id)
-            rows = await inside._fetch_all("create", **quota, **template)
-            if not rows:
-                await inside._fetch_all("delete_inactive", **quota)
-                rows = await inside._fetch_all("create", **quota, **template)
-            if not rows:
-                raise self._quota.exceeded()
+            row = await inside._quota.add(
+                project_id,
+                lambda: inside._fetch_all("create", **quota, **template),
+                lambda: inside._fetch_all("delete_inactive", **quota),
+            )
             if new.shared:
                 await inside._audit.record(actor, "template.create", str(id), project_id)
-        return Template.from_row(project_id, rows[0], self._read_json)
+        return Template.from_row(project_id, row, self._read_json)
 
     async def get(self, project_id: ProjectId, id: UUID) -> Template:
         """Return a template that is the project's own or shared."""

@@ -15,13 +15,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
+from llmring_server.core import worker
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.json_array import split_array
 from llmring_server.core.strict_json import ParsedJson, check_values, parse_request_json
 from llmring_server.core.time_slices import TimeSlices, let_others_run
 from llmring_server.core.validation import errors_of, line_of
 from llmring_server.core.warnings import RequestWarning
-from llmring_server.core.worker import in_worker
 from llmring_server.errors import BadRequest, InvalidRequest, RingError
 from llmring_server.pricing.price_book import CostSource
 from llmring_server.usage import export
@@ -129,10 +129,7 @@ async def log_calls(
     key: IdempotencyKeyHeader,
 ) -> BatchResponse:
     """Log up to 1,000 calls, sent as a JSON array or as JSON lines."""
-    if request.has_large_body:
-        entries = await in_worker(partial(_parse_batch, body))
-    else:
-        entries = _parse_batch(body)
+    entries = await worker.run(partial(_parse_batch, body), is_large=request.has_large_body)
     results: Sequence[LoggedEntry | RingError]
     if query.partial:
         results = await _log_each(request, entries, key)

@@ -1,8 +1,8 @@
 """Usage: the log of LLM calls, written once, and read as lists, exports and statistics."""
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
@@ -126,7 +126,7 @@ class Usage(Repository):
 
         Overloaded if the queue of batches, or the project's share of it, is full.
         """
-        async with self._batch_slot(project_id, len(calls)):
+        async with self._database.slot(self._batch_slots, project_id, len(calls)):
             warnings: list[list[RequestWarning]] = []
             records: list[CallRecord] = []
             slices = TimeSlices()
@@ -150,7 +150,7 @@ class Usage(Repository):
         share of it, is full.
         """
         items: list[tuple[CallRecord, list[RequestWarning]] | RingError] = []
-        async with self._batch_slot(project_id, len(calls)):
+        async with self._database.slot(self._batch_slots, project_id, len(calls)):
             slices = TimeSlices()
             for index, call in enumerate(calls):
                 items.append(await self._prepare_item(project_id, index, call, key))
@@ -263,15 +263,6 @@ class Usage(Repository):
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""
         await self._group_commit.drain()
-
-    @asynccontextmanager
-    async def _batch_slot(self, project_id: ProjectId, calls: int) -> AsyncIterator[None]:
-        """Wait for the turn of a batch. In a transaction, it has a connection already."""
-        if self._database.connection is not None:
-            yield
-            return
-        async with self._batch_slots.slot(project_id, calls):
-            yield
 
     def _slot_limits(self) -> SlotLimits:
         """Return how many batches are written at once; most connections are for others."""

@@ -80,5 +80,6 @@ def watched(startup: Callable[..., Any]) -> Callable[..., Any]:
 if __name__ == "__main__":
     from llmring_server.cli import main
 
+    # The watch needs the event loop, which the server creates before this method runs.
     uvicorn.Server.startup = watched(uvicorn.Server.startup)  # type: ignore[method-assign]
     main()
