@@ -54,6 +54,10 @@ def used(call: dict[str, Any]) -> TokenUsage:
     )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="run the tests marked `full`, too")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Create the folder of the run, once for all workers."""
     if not hasattr(config, "workerinput"):
@@ -62,8 +66,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run each file in one worker, unless it names a group, and start with the slow tests."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run each file in one worker, unless it names a group, and start with the slow tests.
+
+    Leave out what is marked `full`, unless --full is given.
+    """
+    if not config.getoption("--full"):
+        full = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
     for item in items:
         # Tests that kill processes or test timeouts are one group: no two run at the same time.
         if item.get_closest_marker("xdist_group") is None:
