@@ -13,12 +13,13 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.access.authentication import Authenticate, Authentication
+from llmring_server.core.fair_queue import FairSlots
 from llmring_server.db.migrations import migrate
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings
-from llmring_server.web.body_memory import BodyMemory
+from llmring_server.web.body_memory import BodyMemory, large_body_slots
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
@@ -84,7 +85,7 @@ class _App(Starlette):
     limits: RateLimits
     authenticator: Authenticator
     body_memory: BodyMemory
-    large_bodies: asyncio.Semaphore
+    large_bodies: FairSlots
     openapi: Callable[[str], bytes]
 
     def __init__(self, groups: list[RouteGroup], middleware: list[Middleware]) -> None:
@@ -143,7 +144,7 @@ class ASGIFactory:
         app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
         app.limits = RateLimits(self.settings)
         app.body_memory = BodyMemory(self.settings)
-        app.large_bodies = asyncio.Semaphore(1)
+        app.large_bodies = large_body_slots()
         app.authenticator = Authentication(self.settings, app.limits, self.authenticate)
         app.openapi = lru_cache(4)(partial(openapi_document, groups, self.settings.auth))
         app.state.settings, app.state.limits = self.settings, app.limits

@@ -124,7 +124,7 @@ class SlotLimits(NamedTuple):
 
 
 class FairSlots:
-    """Slots for work that occupies a connection. Who finds none free waits; projects take turns.
+    """Slots for work that occupies a connection or much memory. Projects that wait take turns.
 
     After `timeout` seconds of waiting, the error is that of `too_many` if the slots of the project
     are occupied, otherwise Overloaded.
@@ -146,27 +146,42 @@ class FairSlots:
 
     @asynccontextmanager
     async def slot(self, project_id: Hashable, size: int = 1) -> AsyncIterator[None]:
-        """Occupy a slot. Overloaded if too much waits already; see the class for other errors.
+        """Occupy a slot; see `acquire`."""
+        await self.acquire(project_id, size)
+        try:
+            yield
+        finally:
+            self.release(project_id)
 
-        `size` is that of the work, for the limits of what waits.
+    async def acquire(self, project_id: Hashable, size: int = 1) -> None:
+        """Wait for a slot and occupy it, until `release`.
+
+        Overloaded if too much waits already; see the class for other errors. `size` is that of the
+        work, for the limits of what waits.
         """
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.put(project_id, granted, size)
         self._grant()
         try:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await granted
-            except TimeoutError as exc:
-                has_room = self._occupied[project_id] < self._limits().slots_of_project
-                raise Overloaded if has_room else self._too_many() from exc
-            yield
-        finally:
+            async with asyncio.timeout(self._timeout):
+                await granted
+        except BaseException as exc:
             # A caller that left, or whose time was up, may have been granted a slot before that.
             if granted.cancelled():
                 self._waiting.remove(project_id, granted, size)
             else:
-                self._release(project_id)
+                self.release(project_id)
+            if not isinstance(exc, TimeoutError):
+                raise
+            has_room = self._occupied[project_id] < self._limits().slots_of_project
+            raise Overloaded if has_room else self._too_many() from exc
+
+    def release(self, project_id: Hashable) -> None:
+        """Release a slot that `acquire` occupied."""
+        self._occupied[project_id] -= 1
+        if not self._occupied[project_id]:
+            del self._occupied[project_id]
+        self._grant()
 
     def _grant(self) -> None:
         """Grant the free slots to those whose turn it is."""
@@ -182,9 +197,3 @@ class FairSlots:
             if not granted.cancelled():
                 self._occupied[project_id] += 1
                 granted.set_result(None)
-
-    def _release(self, project_id: Hashable) -> None:
-        self._occupied[project_id] -= 1
-        if not self._occupied[project_id]:
-            del self._occupied[project_id]
-        self._grant()

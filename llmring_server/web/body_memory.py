@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
+from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.errors import Overloaded
 from llmring_server.settings import Settings
@@ -16,6 +17,9 @@ from llmring_server.settings import Settings
 MIB = 1024**2
 
 MAX_BYTES = 96 * MIB
+# How long a large body waits for those before it. Serving one takes a second or two, and at most as
+# long as a statement may take.
+TURN_TIMEOUT_SECONDS = 20.0
 # Of these, by unauthenticated callers. Public routes take bodies of at most 256 KiB.
 MAX_UNAUTHENTICATED_BYTES = 16 * MIB
 
@@ -31,6 +35,13 @@ TOO_MANY_OF_PROJECT = (
     "Your project has too many large request bodies in progress: send them one at a time, or retry"
     " later."
 )
+
+
+def large_body_slots() -> FairSlots:
+    """Return the slot of the one large body that may be parsed, which takes much more memory."""
+    return FairSlots(
+        lambda: SlotLimits(1, 1), QueueLimits(), TURN_TIMEOUT_SECONDS, lambda: Overloaded(TOO_MANY)
+    )
 
 
 class MemoryLimit(NamedTuple):

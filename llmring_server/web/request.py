@@ -1,9 +1,8 @@
 """Request: what a handler is called with; and how its result is rendered."""
 
-import asyncio
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -16,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope
 
+from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.free_text import replace_in_free_text
 from llmring_server.core.identity import Actor, ApiScope, Caller, ProjectId
 from llmring_server.core.pagination import PageParams
@@ -91,8 +91,8 @@ class App(Protocol):
     limits: "RateLimits"
     authenticator: Authenticator
     body_memory: BodyMemory
-    # Admits the requests with large bodies, one after another.
-    large_bodies: asyncio.Semaphore
+    # Admits the requests with large bodies one after another; projects take turns.
+    large_bodies: FairSlots
     # Returns the OpenAPI document of an app mounted under this path.
     openapi: Callable[[str], bytes]
 
@@ -117,8 +117,8 @@ class Request:
     has_large_body = False
     # What a body in several parts occupies.
     _reservation: Reservation | None = None
-    # Whether this is the request with a large body whose turn it is.
-    _has_turn = False
+    # Who has the turn, if this is the request with a large body that is being served.
+    _turn_owner: Hashable = None
 
     def __init__(self, scope: Scope, receive: Receive, max_body_bytes: int) -> None:
         self.scope = scope
@@ -150,8 +150,9 @@ class Request:
             )
             self.has_large_body = len(self._body) > LARGE_BYTES
             if len(self._body) > request_limits.LARGE_BODY_BYTES:
-                await self.app.large_bodies.acquire()
-                self._has_turn = True
+                owner = self._owner()
+                await self.app.large_bodies.acquire(owner)
+                self._turn_owner = owner
         return self._body
 
     def _reserve_memory(self) -> Reservation:
@@ -165,14 +166,19 @@ class Request:
             self._reservation = memory.of_network(client_network(self.scope))
         return self._reservation
 
+    def _owner(self) -> Hashable:
+        if hasattr(self, "caller"):
+            return self.project_id
+        return self.claimed_project_id or client_network(self.scope)
+
     def release_body(self) -> None:
         """Return the memory of the body, and the turn of a large one, once the request is done."""
         self._body = None
         if self._reservation:
             self._reservation.release()
-        if self._has_turn:
-            self.app.large_bodies.release()
-            self._has_turn = False
+        if self._turn_owner is not None:
+            self.app.large_bodies.release(self._turn_owner)
+            self._turn_owner = None
 
     async def read(self, model: type[BodyModel]) -> BodyModel:
         """Read the JSON body as a `model`. What the model does not know is refused or reported."""

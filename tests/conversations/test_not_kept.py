@@ -385,6 +385,33 @@ async def test_large_bodies_take_turns(
     assert (await client.get(path)).json()["message_count"] == 5
 
 
+async def test_projects_take_turns_with_large_bodies(
+    ring: Ring, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_limits, "LARGE_BODY_BYTES", 100)
+    app: Any = build(ring.db, settings)
+    transport = httpx.ASGITransport(app=app)
+    served = []
+
+    async def send(key: str) -> None:
+        headers = {"X-API-Key": key}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://test", headers=headers
+        ) as client:
+            response = await client.post(LOG_EXCHANGE, json=EXCHANGE | {"messages": image(200)})
+        assert response.status_code == 200
+        served.append(key)
+
+    flooding, other = uuid4().hex, uuid4().hex
+    await app.large_bodies.acquire("the first")
+    async with asyncio.TaskGroup() as requests:
+        for key in (*[flooding] * 4, other):
+            requests.create_task(send(key))
+            await asyncio.sleep(0.05)
+        app.large_bodies.release("the first")
+    assert served.index(other) == 1
+
+
 async def test_the_limit_of_messages_is_a_setting(ring: Ring, key: str) -> None:
     settings = Settings(auth="open", max_messages_bytes=MIB)
     transport = httpx.ASGITransport(app=build(ring.db, settings))
