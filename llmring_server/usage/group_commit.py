@@ -144,12 +144,15 @@ class GroupCommit(Generic[Item, Outcome]):
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: list[Outcome | Exception] = []
         try:
-            outcomes = await write_each(self._write, [item for item, _ in batch])
+            outcomes = await write_each(self._write_or_retry, [item for item, _ in batch])
         finally:
             # Also after an unforeseen error: no caller may wait forever.
             outcomes = outcomes or [RingError()] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 _resolve(future, outcome)
+
+    async def _write_or_retry(self, items: Sequence[Item]) -> list[Outcome | RingError]:
+        return await retry_while_disconnected(lambda: self._write(items))
 
 
 async def write_each(
@@ -157,7 +160,7 @@ async def write_each(
 ) -> list[Outcome | Exception]:
     """Write `items` at once; if one of them cannot be stored, halve them until it is alone."""
     try:
-        return [*await retry_while_disconnected(lambda: write(items))]
+        return [*await write(items)]
     except (RingError, IntegrityConstraintViolationError) as exc:
         if not refuses_a_row(exc) or len(items) == 1:
             return [exc] * len(items)

@@ -156,7 +156,8 @@ class Usage(Repository):
                 items.append(await self._prepare_item(project_id, index, call, key))
                 await slices.pause()
             records = [item[0] for item in items if not isinstance(item, RingError)]
-            written = iter(await write_each(self._write_batch, records) if records else ())
+            await self._keep_prices(records)
+            written = iter(await write_each(self._write_or_retry, records) if records else ())
         return [
             item
             if isinstance(item, RingError)
@@ -311,21 +312,28 @@ class Usage(Repository):
         async with self._database.transaction() as inside:
             return _raise_first_error(await self.with_database(inside)._insert_records(records))
 
-    async def _write_batch(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
-        """Write calls of a batch, each of which has its own outcome."""
-        await self._keep_prices(records)
-        return await self._write(records)
+    async def _write_or_retry(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
+        return await self._retry(lambda: self._write(records))
 
     async def _write(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
         """Write calls, each of which has its own outcome."""
         try:
-            return await self._insert_records(records)
+            return await self._insert_in_savepoint(records)
         except LockTimeout:
             # The statement takes keys and other locks, and the database names the one it waited for
             # only in the text of its message. Inserting the keys one by one identifies it.
             if not any(record.idempotency_key for record in records):
                 raise
             return await self._insert_around_locked_keys(records)
+
+    async def _insert_in_savepoint(
+        self, records: Sequence[CallRecord]
+    ) -> list[LogResult | RingError]:
+        """Insert calls so that, in a transaction, an error does not end the transaction."""
+        if self._database.connection is None:
+            return await self._insert_records(records)
+        async with self._database.transaction() as inside:
+            return await self.with_database(inside)._insert_records(records)
 
     async def _insert_records(
         self, records: Sequence[CallRecord], *, keys_inserted: bool = False
@@ -371,7 +379,7 @@ class Usage(Repository):
     ) -> list[LogResult | RingError]:
         """Insert each call with a key by itself: a transaction that does not end may hold a key."""
         without_key = [record for record in records if record.idempotency_key is None]
-        stored = await self._insert_records(without_key) if without_key else []
+        stored = await self._insert_in_savepoint(without_key) if without_key else []
         results = dict(zip((record.id for record in without_key), stored, strict=True))
         for record in records:
             if record.idempotency_key:

@@ -207,6 +207,18 @@ async def test_of_a_batch_in_parts_only_the_call_that_the_database_refuses_is_re
     assert ("CheckViolation" in caplog.text) == (status == 500)
 
 
+async def test_a_call_that_the_database_refuses_does_not_end_the_callers_transaction(
+    refusing: Ring, project_id: ProjectId
+) -> None:
+    calls = [call(alias=alias) for alias in ("a", "value", "b")]
+    async with refusing.db.transaction() as transaction:
+        inside = refusing.within(transaction)
+        await inside.usage.log(project_id, call())
+        outcomes = await inside.usage.log_each(project_id, calls)
+        assert [isinstance(outcome, LogResult) for outcome in outcomes] == [True, False, True]
+    assert len(await refusing.usage.logs(project_id)) == 3
+
+
 async def test_each_call_has_its_own_outcome(ring: Ring, project_id: ProjectId) -> None:
     await ring.usage.log(project_id, call(), "used")
     calls: list[NewCall | RingError] = [
