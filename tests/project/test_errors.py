@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -74,6 +75,11 @@ def test_every_error_class_defines_code_and_detail(error: type[RingError]) -> No
     own = vars(error)
     assert own["code"] == error.code
     assert own["detail"].endswith(".")
+
+
+def test_the_operations_page_explains_every_code() -> None:
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    assert [code for code in get_args(Code) if f"`{code}`" not in page] == []
 
 
 def test_details_do_not_depend_on_docstrings() -> None:
