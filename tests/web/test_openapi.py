@@ -110,7 +110,8 @@ def configured(config: Path, variables: dict[str, str]) -> Path:
 
 
 @pytest.mark.slow
-async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.full)])
+async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path, examples: int) -> None:
     key = await alone.keys.issue("tests", KeyOptions(scopes=PROJECT_SCOPES), actor=LIBRARY)
     conversation = str((await alone.conversations.create(key.project_id)).id)
     changes: dict[str, Any] = {"auth": "keys", "failed_auth_limit": 0, "acquire_timeout": 30}
@@ -139,6 +140,7 @@ async def test_schemathesis_finds_nothing(alone: Ring, tmp_path: Path) -> None:
         process = await asyncio.create_subprocess_exec(
             SCHEMATHESIS, f"--config-file={config}", "run",
             f"{server.url}/openapi.json", "--checks=all", "--no-color",
+            f"--max-examples={examples}",
             cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         output, _ = await process.communicate()
