@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 
 # How long a read waits for the position that it brings, before the primary is asked.
 POSITION_TIMEOUT_SECONDS = 0.2
-POSITION_POLL_SECONDS = 0.002
+POSITION_POLL_SECONDS = 0.005
 # How often the position of the primary is read, while there are reads.
 SAMPLE_INTERVAL_SECONDS = 1.0
 # How long an unreachable replica is left alone: after the first failure, and at most.
@@ -100,7 +100,7 @@ class Replica(Repository):
 
     @property
     def is_unreachable(self) -> bool:
-        return self._pause > 0
+        return self._pause > 0 or self._is_same_cluster is False
 
     async def check_cluster(self) -> None:
         """Raise Unavailable if the replica is of another cluster. An unreachable one is retried."""
@@ -236,10 +236,10 @@ class Replica(Repository):
             raise Unavailable(OTHER_CLUSTER)
 
     def _may_be_used(self) -> bool:
-        if self._is_same_cluster is False:
-            return False
         if not self.is_unreachable:
             return True
+        if self._is_same_cluster is False:
+            return False
         # No request waits for a replica that may still be unreachable.
         is_due = time.monotonic() >= self._retry_at
         if is_due and (self._probe is None or self._probe.done()):

@@ -13,12 +13,13 @@ from llmring_server.db.embedded_postgres import find_programs
 from llmring_server.db.postgres_supervisor import USER, chown_to_postgres, spawn
 from tests.support.postgres import make_cluster, open_folder
 
-# The replica applies what it gets at once, also if that cancels a query.
+# A query of the replica that delays replaying is cancelled soon. These data are discarded.
 PRIMARY = """
 wal_level = replica
 max_wal_senders = 10
 wal_keep_size = 64MB
 max_standby_streaming_delay = 100ms
+fsync = off
 """
 
 
@@ -70,7 +71,9 @@ async def running(node: PostgresNode) -> AsyncIterator[PostgresNode]:
 
 
 @asynccontextmanager
-async def primary_and_replica(settings: str = "") -> AsyncIterator[tuple[PostgresNode, PostgresNode]]:
+async def primary_and_replica(
+    settings: str = "",
+) -> AsyncIterator[tuple[PostgresNode, PostgresNode]]:
     """Run a primary with `settings`, and a streaming replica of it."""
     # PostgreSQL's user cannot enter pytest's folders, and the path of a socket must be short.
     folder = Path(tempfile.mkdtemp(prefix="llmring-"))
