@@ -34,6 +34,7 @@ CORS_REQUEST_HEADERS = (
     "Content-Type",
     "Idempotency-Key",
     "If-None-Match",
+    "X-LLMRing-Position",
 )
 CORS_RESPONSE_HEADERS = (
     "Link",
@@ -43,6 +44,8 @@ CORS_RESPONSE_HEADERS = (
     "ETag",
     "X-Registry-Stale",
     "X-Warnings",
+    "X-LLMRing-Position",
+    "X-LLMRing-Replica-Lag",
 )
 
 
@@ -112,9 +115,16 @@ class ASGIFactory:
         if (self.settings.auth == "parent") != bool(self.authenticate):
             raise ValueError("auth=parent and authenticate=... belong together")
 
-    def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> Starlette:
+    def mounted(
+        self,
+        db: AsyncDatabaseManager,
+        *,
+        run_migrations: bool = False,
+        read_db: AsyncDatabaseManager | None = None,
+    ) -> Starlette:
         """Return an app that uses the caller's `db`. It needs no startup and no shutdown."""
-        return self.around(Ring(db, self.settings, self.keyring), run_migrations=run_migrations)
+        ring = Ring(db, self.settings, self.keyring, read_db)
+        return self.around(ring, run_migrations=run_migrations)
 
     def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
         """Return an app that serves an open `ring`."""
@@ -176,14 +186,21 @@ def build(
     settings: Settings | None = None,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
+    read_db: AsyncDatabaseManager | None = None,
 ) -> Starlette:
     """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
 
     `authenticate` identifies the caller of a request: given its ASGI scope, it returns (or awaits)
     the UUID of a project, a `Caller`, or None if the caller is unknown. `keyring` signs receipts.
+    `read_db` is the manager of a read replica, with the same schema.
     """
     return create_app(
-        db, run_migrations=False, settings=settings, authenticate=authenticate, keyring=keyring
+        db,
+        run_migrations=False,
+        settings=settings,
+        authenticate=authenticate,
+        keyring=keyring,
+        read_db=read_db,
     )
 
 
@@ -196,13 +213,14 @@ def create_app(  # noqa: PLR0913, all but the first are options
     include_meta_routes: bool = True,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
+    read_db: AsyncDatabaseManager | None = None,
 ) -> Starlette:
     """Return an app on the caller's `db_manager`, or without one, on its own database.
 
     `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when the
     app's lifespan starts, or before its first request is answered. Without `include_meta_routes`,
-    `/`, `/health` and `/openapi.json` are left to the parent. `authenticate` and `keyring`: see
-    `build`.
+    `/`, `/health` and `/openapi.json` are left to the parent. `authenticate`, `keyring` and
+    `read_db`: see `build`.
     """
     if db_manager is None:
         settings = settings or Settings.from_env()
@@ -215,4 +233,4 @@ def create_app(  # noqa: PLR0913, all but the first are options
         db_manager = AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
     settings = settings or Settings(auth="parent" if authenticate else "keys")
     factory = ASGIFactory(settings, include_meta_routes, authenticate, keyring)
-    return factory.mounted(db_manager, run_migrations=run_migrations)
+    return factory.mounted(db_manager, run_migrations=run_migrations, read_db=read_db)

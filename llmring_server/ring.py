@@ -14,8 +14,9 @@ from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.core.database_warnings import DatabaseWarning
-from llmring_server.db.database import Database, open_database
+from llmring_server.db.database import Database, open_database, open_replica
 from llmring_server.db.migrations import migrate, pending_migrations
+from llmring_server.db.replica import Replica, decode_position
 from llmring_server.db.repository import Repository
 from llmring_server.db.safety import DatabaseSafety
 from llmring_server.errors import NotMigrated
@@ -37,8 +38,9 @@ from llmring_server.usage.transfer import CallImport
 class Ring:
     """All services on one database, which the caller opens and closes.
 
-    `keyring` signs receipts; without it, the keys in `settings` do. `aclose` ends background work
-    before the database is closed.
+    `keyring` signs receipts; without it, the keys in `settings` do. `read_db` is the manager of a
+    read replica, with the same schema. `aclose` ends background work before the databases are
+    closed.
     """
 
     def __init__(
@@ -46,10 +48,13 @@ class Ring:
         db: AsyncDatabaseManager,
         settings: Settings | None = None,
         keyring: Keyring | None = None,
+        read_db: AsyncDatabaseManager | None = None,
     ) -> None:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = database = Database(db, settings)
+        if read_db:
+            database.replica = Replica(database, read_db, settings)
         self._safety = DatabaseSafety(database, settings)
         self.audit = AuditLog(database)
         self.registry = Registry(database, settings, self.audit)
@@ -116,11 +121,13 @@ class Ring:
         """Open the database in `settings`, or at a URL; migrate it, and close it at the end."""
         if isinstance(settings, str):
             settings = Settings(database_url=settings)
-        async with open_database(settings) as db:
+        async with open_database(settings) as db, open_replica(settings) as read_db:
             if settings.migrate_on_start:
                 await migrate(db, settings.mcp_schema)
-            ring = cls(db, settings, keyring)
+            ring = cls(db, settings, keyring, read_db)
             try:
+                if replica := ring._database.replica:
+                    await replica.check_cluster()
                 yield ring
             finally:
                 await ring.aclose()
@@ -130,12 +137,43 @@ class Ring:
 
         `transaction` is pgdbm's, or an asyncpg connection that has one.
         """
-        inside = copy(self)
-        inside._database = self._database.within(transaction)
+        return self._on(self._database.within(transaction))
+
+    def _on(self, database: Database) -> Self:
+        other = copy(self)
+        other._database = database
         for name, value in vars(self).items():
             if isinstance(value, Repository | Mcp):
-                setattr(inside, name, value.with_database(inside._database))
-        return inside
+                setattr(other, name, value.with_database(database))
+        return other
+
+    @property
+    def has_replica(self) -> bool:
+        """Whether reads may be answered by a read replica."""
+        return self._database.replica is not None
+
+    async def position(self) -> str | None:
+        """Return a position that includes all commits until now; None without a read replica."""
+        replica = self._database.replica
+        return await replica.position() if replica else None
+
+    def reading(self, position: str | None = None) -> Self:
+        """Return this ring with reads that see at least what `position` includes.
+
+        `replica_lag` of the returned ring then tells how old the data was that it read. BadRequest
+        if the position is not one of `Ring.position`, or of the header X-LLMRing-Position.
+        """
+        lsn = None if position is None else decode_position(position)
+        return self._on(self._database.reading(lsn))
+
+    @property
+    def replica_lag(self) -> float | None:
+        """How old the data was at most that `reading` got from a read replica, in seconds.
+
+        None if the primary answered, or if it is unknown.
+        """
+        report = self._database.read_report
+        return report.lag if report else None
 
     async def aclose(self) -> None:
         """End all background work and return all connections to the pool.
@@ -148,6 +186,8 @@ class Ring:
         await self.registry.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
+        if replica := self._database.replica:
+            await replica.aclose()
         await self._database.aclose()
 
     async def ping(self) -> None:

@@ -91,6 +91,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     """The configuration of a server. docs/configuration.md describes each field."""
 
     database_url: Url | None = Field(None, repr=False)
+    database_read_url: Url | None = Field(None, repr=False)
+    max_replica_lag: Seconds = 10
     database_schema: Schema = "llmring"
     mcp_schema: Schema | None = None
     database_pool_size: int = Field(20, ge=1)

@@ -41,6 +41,7 @@ class AuditLog(Repository):
     """The audit events of a deployment. They are added and never changed."""
 
     sql = "access/audit"
+    replica_reads = frozenset({"events"})
     # The events of a project stay when it is erased.
     tables = (Table("audit_events"),)
 

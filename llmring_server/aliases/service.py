@@ -24,6 +24,7 @@ class Aliases(Repository):
 
     row_kind = "Alias"
     sql = "aliases/aliases"
+    replica_reads = frozenset({"list"})
     tables = (Table("alias_bindings", "aliases", "erase_aliases", ("UPDATE", "DELETE")),)
 
     def __init__(self, database: Database, settings: Settings) -> None:

@@ -58,6 +58,7 @@ class Conversations(Repository):
 
     row_kind = "Conversation"
     sql = "conversations/conversations"
+    replica_reads = frozenset({"get", "list", "search", "messages_asc", "messages_desc"})
     tables = (
         Table("messages", "messages", "erase_messages", ("DELETE",)),
         Table("conversations", "conversations", "erase_conversations", ("UPDATE", "DELETE")),
@@ -103,7 +104,7 @@ class Conversations(Repository):
         """Set the fields that `changes` sets explicitly; null clears a field."""
         changed = sorted(changes.model_fields_set)
         if not changed:
-            return await self.get(project_id, id)
+            return await self._on_primary().get(project_id, id)
         row = await self._fetch_one(
             "update",
             project_id=project_id,

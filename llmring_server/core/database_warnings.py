@@ -13,6 +13,8 @@ DatabaseWarningCode = Literal[
     "standby",
     "read_only",
     "not_encrypted",
+    "replica_unreachable",
+    "replica_is_primary",
 ]
 
 

@@ -7,8 +7,9 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from copy import copy
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import asyncpg
 from pgdbm import AsyncDatabaseManager
@@ -21,6 +22,9 @@ from llmring_server.db.connection_cache import Connection, ConnectionCache, Owne
 from llmring_server.db.errors import translated
 from llmring_server.db.long_reads import LongReads
 from llmring_server.settings import Settings
+
+if TYPE_CHECKING:
+    from llmring_server.db.replica import Replica
 
 # Generic for the type checker only.
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -38,6 +42,14 @@ NO_DATABASE = (
 )
 
 
+@dataclass(slots=True)
+class ReadReport:
+    """What a read replica told of the reads that it answered."""
+
+    # How old their data was at most, in seconds; None if no replica was asked, or if unknown.
+    lag: float | None = None
+
+
 class _ConnectionWithoutReset(asyncpg.Connection):
     """A connection that is not reset when it is released, which saves a round trip.
 
@@ -50,6 +62,26 @@ class _ConnectionWithoutReset(asyncpg.Connection):
 
 def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
+
+
+@asynccontextmanager
+async def open_replica(settings: Settings) -> AsyncIterator[AsyncDatabaseManager | None]:
+    """Open a pool of the read replica in the settings, and close it at the end.
+
+    It connects when it is used: the server starts without its replica.
+    """
+    if settings.database_read_url is None:
+        yield None
+        return
+    settings = settings.model_copy(update={"database_url": settings.database_read_url})
+    pool = await _pool(settings, min_size=0)
+    try:
+        yield OwnedPool(pool=pool, schema=settings.database_schema)
+    finally:
+        try:
+            await pool.close()
+        except OSError:
+            pool.terminate()
 
 
 def _session_parameters(settings: Settings) -> dict[str, str]:
@@ -67,14 +99,14 @@ def _session_parameters(settings: Settings) -> dict[str, str]:
     }
 
 
-def _pool(settings: Settings) -> Pool:
+def _pool(settings: Settings, min_size: int | None = None) -> Pool:
     url = settings.dsn() or ""
     session = _session_parameters(settings)
     # Adding the same filter again has no effect.
     logging.getLogger("asyncpg.pool").addFilter(_RETRIES_IN_ONE_LINE)
     return asyncpg.create_pool(
         **connect.arguments(url, has_pooler=settings.has_pooler, session=session),
-        min_size=settings.database_pool_size,
+        min_size=settings.database_pool_size if min_size is None else min_size,
         max_size=settings.database_pool_size + settings.database_pool_overflow,
         connect=connect.connect_for_pool,
         connection_class=_ConnectionWithoutReset,
@@ -132,6 +164,11 @@ class Database:
         self.connection: Connection | None = None
         # True if the caller began the transaction, and decides when it ends.
         self.in_caller_transaction = False
+        # Answers reads outside of transactions with data that may be a moment old.
+        self.replica: Replica | None = None
+        # What the replica must have replayed before it answers; None: as little as it has.
+        self.position: int | None = None
+        self.read_report: ReadReport | None = None
         self.acquire_timeout = settings.acquire_timeout
         self._connections = ConnectionCache(manager, settings.acquire_timeout)
         self._long_reads = LongReads(manager, settings)
@@ -159,7 +196,22 @@ class Database:
     def _on(self, connection: Connection) -> Self:
         inside = copy(self)
         inside.connection = connection
+        # What a transaction reads must be what it has written, and what it locks.
+        inside.replica = None
         return inside
+
+    def without_replica(self) -> Self:
+        """Return this database with all reads on the primary."""
+        primary = copy(self)
+        primary.replica = None
+        return primary
+
+    def reading(self, position: int | None) -> Self:
+        """Return this database with reads that see at least `position`, and report on them."""
+        reader = copy(self)
+        reader.position = position
+        reader.read_report = ReadReport()
+        return reader
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:

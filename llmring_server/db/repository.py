@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from datetime import datetime
 from functools import cache
@@ -86,6 +87,8 @@ class Repository:
     retention: ClassVar[tuple[Retention, ...]] = ()
     # The statements that delete rows about calls before @oldest, whose months were dropped.
     delete_with_calls: ClassVar[tuple[str, ...]] = ()
+    # The statements that a read replica may run: nothing is decided by what they return.
+    replica_reads: ClassVar[frozenset[str]] = frozenset()
 
     # How it reads columns of JSON, which its statements select as bytes.
     _read_json: JsonReader = staticmethod(load_json)
@@ -115,6 +118,12 @@ class Repository:
         other._read_json = orjson.Fragment
         return other
 
+    def _on_primary(self) -> Self:
+        """Return a copy whose reads see everything that is committed."""
+        if self._database.replica is None:
+            return self
+        return self.with_database(self._database.without_replica())
+
     async def delete_batch(self, statement: str, **params: Any) -> int:
         """Run a declared statement that deletes a batch of rows; return how many it deleted."""
         deleted: int = (await self._fetch_one(statement, **params))["deleted"]
@@ -127,6 +136,9 @@ class Repository:
     async def _fetch_all(self, name: str, /, **params: Any) -> list[asyncpg.Record]:
         """Run a statement and return its rows."""
         text, arguments = self._prepare(name, params)
+        replica = self._database.replica
+        if replica is not None and name in self.replica_reads:
+            return await replica.fetch(self._database, text, *arguments)
         return await self._database.fetch(text, *arguments)
 
     async def _fetch_one(
@@ -149,9 +161,14 @@ class Repository:
     ) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor, so that their number does not matter to memory."""
         text, arguments = self._prepare(name, {"project_id": project_id, **params})
+        replica = self._database.replica if name in self.replica_reads else None
+        reader: AbstractAsyncContextManager[Database] = nullcontext(self._database)
+        if replica:
+            reader = replica.reader(self._database)
         async with (
             self._database.long_transaction(project_id),
-            self._database.transaction() as inside,
+            reader as database,
+            database.transaction() as inside,
             inside.acquire() as connection,
         ):
             with translated(connection):

@@ -46,7 +46,16 @@ _DETAILS: dict[DatabaseWarningCode, str] = {
         "The connection to the database crosses a public network without encryption."
         " Set LLMRING_DATABASE_TLS=verify-full."
     ),
+    "replica_unreachable": (
+        "The read replica cannot be reached, or is no replica of this database: the primary answers"
+        " all reads. Check LLMRING_DATABASE_READ_URL."
+    ),
+    "replica_is_primary": (
+        "LLMRING_DATABASE_READ_URL names a primary. Name a standby, or remove the setting."
+    ),
 }
+# What makes the server slower, and puts no data at risk.
+_HARMLESS: set[DatabaseWarningCode] = {"replica_unreachable", "replica_is_primary"}
 
 
 class DatabaseSafety(Repository):
@@ -71,8 +80,8 @@ class DatabaseSafety(Repository):
     async def require(self) -> None:
         """Raise UnsafeDatabase with the reasons, if the settings refuse an unsafe database."""
         warnings = await self.warnings()
-        if warnings and self._refuses:
-            reasons = " ".join(warning["detail"] for warning in warnings)
+        reasons = " ".join(each["detail"] for each in warnings if each["code"] not in _HARMLESS)
+        if reasons and self._refuses:
             raise UnsafeDatabase(f"{UnsafeDatabase.detail} {reasons}")
 
     async def log(self) -> None:
@@ -92,9 +101,15 @@ class DatabaseSafety(Repository):
                 [state] = await connection.fetch(text, timeout=timeout)
                 after = datetime.now(UTC)
                 is_exposed = crosses_public_network_unencrypted(transport_of(connection))
-        warnings = [DatabaseWarning(code=code, detail=_DETAILS[code]) for code in _codes(state)]
+        codes = [*_codes(state)]
         if is_exposed:
-            warnings.append({"code": "not_encrypted", "detail": _DETAILS["not_encrypted"]})
+            codes.append("not_encrypted")
+        if replica := self._database.replica:
+            if replica.is_unreachable:
+                codes.append("replica_unreachable")
+            if replica.is_primary:
+                codes.append("replica_is_primary")
+        warnings = [DatabaseWarning(code=code, detail=_DETAILS[code]) for code in codes]
         # The clocks agree if the database's time is between those of sending and receiving.
         difference = max(before - state["now"], state["now"] - after).total_seconds()
         if difference > MAX_CLOCK_DIFFERENCE_SECONDS:

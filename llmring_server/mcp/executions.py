@@ -27,6 +27,7 @@ class McpExecutions(Repository):
 
     row_kind = "Tool"
     sql = "mcp/executions"
+    replica_reads = frozenset({"history", "stats", "get_tool"})
     tables = (Table("executions", "MCP executions", "erase_executions", schema="mcp"),)
     retention = (Retention("delete_expired_executions", "executions", "executions.expire"),)
 

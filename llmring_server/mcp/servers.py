@@ -36,6 +36,7 @@ class McpServers(Repository):
 
     row_kind = "Server"
     sql = "mcp/servers"
+    replica_reads = frozenset({"list"})
     tables = (Table("servers", "MCP servers", "erase_servers", ("UPDATE", "DELETE"), "mcp"),)
 
     def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:

@@ -76,6 +76,20 @@ class Receipts(Repository):
 
     row_kind = "Receipt"
     sql = "receipts/receipts"
+    replica_reads = frozenset(
+        {
+            "get",
+            "list",
+            "count",
+            "list_calls",
+            "count_calls",
+            "list_uncertified",
+            "count_uncertified",
+            "export",
+            "leaf_index",
+            "leaves",
+        }
+    )
     tables = (
         Table("receipt_calls", "receipt calls", "erase_receipt_calls"),
         Table("receipt_days", "receipt days", "erase_receipt_days", ("UPDATE",)),
@@ -352,7 +366,7 @@ class Receipts(Repository):
         if stored.signed is None and legacy.envelope_id(stored.id):
             raise BadRequest("The envelope is missing: only legacy receipts have none.")
         if not await self._insert_receipt(project_id, stored):
-            existing = await self._get(project_id, stored.id)
+            existing = await self._on_primary()._get(project_id, stored.id)
             same = (stored.legacy_body, stored.legacy_signature)
             if (existing.legacy_body, existing.legacy_signature) != same:
                 raise Conflict("Another receipt is stored under this id.")

@@ -42,6 +42,7 @@ class Templates(Repository):
 
     row_kind = "Template"
     sql = "templates/templates"
+    replica_reads = frozenset({"get", "list", "version", "versions", "stats"})
     tables = (
         Table("template_versions", "template versions", "erase_template_versions"),
         Table("templates", "templates", "erase_templates", ("UPDATE", "DELETE")),
@@ -259,7 +260,7 @@ class Templates(Repository):
         Its own project learns that changing a shared template requires a scope; to other projects,
         a template that they cannot change does not exist.
         """
-        template = await self.get(project_id, id)
+        template = await self._on_primary().get(project_id, id)
         if template.project_id != project_id:
             return NotFound.of(self.row_kind)
         if template.shared and not may_share:

@@ -69,6 +69,7 @@ class Usage(Repository):
     """The log of LLM calls of every project."""
 
     sql = ("usage/calls", "usage/stats")
+    replica_reads = frozenset({"list_calls", "export_calls", "stats"})
     tables = (Table("usage_logs", "calls", "erase_calls"),)
     delete_with_calls = ("delete_unpartitioned",)
 

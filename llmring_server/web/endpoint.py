@@ -127,6 +127,9 @@ class Endpoint:
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
+            if request.ring.has_replica:
+                replica_headers = await request.replica_headers()
+                request.response_headers = {**request.response_headers, **replica_headers}
             if request.warnings and not _reports_warnings(result):
                 header = {b"x-warnings": warnings_header(request.warnings)}
                 request.response_headers = {**request.response_headers, **header}

@@ -43,6 +43,10 @@ absent. Below `/api/v1`, unknown parameters are refused (422). Unknown fields of
 and reported: in `warnings` of the response, or else in the header `X-Warnings`; with `strict=true`
 they are refused (422). A number without a fraction is an integer: 12.0 is 12. No number is 2^64 or
 larger, and JSON is nested at most 32 levels deep. A trailing slash in a path is ignored.
+
+If the server has a read replica, `X-LLMRing-Replica-Lag` of a response to GET says how old the data
+is at most, in seconds, unless the primary answered. Responses to other methods have an
+`X-LLMRing-Position`: send it with a GET that must see what the request has written.
 """
 
 TEXT: Schema = {"type": "string"}

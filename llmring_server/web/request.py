@@ -36,7 +36,7 @@ from llmring_server.core.warnings import (
     unknown_fields_error,
 )
 from llmring_server.core.worker import LARGE_BYTES, in_worker
-from llmring_server.errors import BadRequest, InvalidRequest
+from llmring_server.errors import BadRequest, InvalidRequest, Overloaded, Unavailable
 from llmring_server.web import request_limits
 from llmring_server.web.body_memory import BodyMemory, Reservation
 from llmring_server.web.unknown_members import member_names, unknown_members
@@ -61,6 +61,10 @@ IdempotencyKeyHeader = Annotated[
 ]
 
 MAX_WARNINGS_HEADER_BYTES = 2000
+
+# Of reads from a replica: what it must have replayed, and how old its data is, in seconds.
+POSITION = b"x-llmring-position"
+LAG = b"x-llmring-replica-lag"
 
 # Prefix lengths that identify a network rather than a person, by IP version.
 NETWORK_PREFIX_BITS = {4: 24, 6: 48}
@@ -124,8 +128,10 @@ class Request:
         self.scope = scope
         self.receive = receive
         self.app: App = scope["app"]
-        self.ring: Ring = self.app.ring
         self.headers: Mapping[bytes, bytes] = scope["llmring.headers"]
+        self.ring: Ring = self.app.ring
+        if self.ring.has_replica:
+            self._read_from_replica()
         # What the result reports under `warnings`.
         self.warnings: list[RequestWarning] = []
         # Whether unknown fields are refused: by the setting, or by the request itself.
@@ -141,6 +147,24 @@ class Request:
     def actor(self) -> Actor:
         """The actor for the audit log; of the client's address, only the network."""
         return Actor(self.caller.name, client_network(self.scope), self.scope["llmring.request_id"])
+
+    def _read_from_replica(self) -> None:
+        position = self.headers.get(POSITION)
+        # Others write, and what they read besides is not reported.
+        if position is not None or self.scope["method"] == "GET":
+            self.ring = self.ring.reading(position.decode("latin-1") if position else None)
+
+    async def replica_headers(self) -> dict[bytes, bytes]:
+        """Return the headers that a response has if there is a read replica."""
+        if self.scope["method"] == "GET":
+            lag = self.ring.replica_lag
+            return {} if lag is None else {LAG: f"{lag:.3f}".encode()}
+        try:
+            position = await self.ring.position()
+        except (Unavailable, Overloaded):
+            # What the request has written is committed, and the response must say so.
+            return {}
+        return {POSITION: position.encode()} if position else {}
 
     async def body(self) -> bytes:
         """Read the body, once; raise BodyTooLarge beyond the limit of the route."""

@@ -1,0 +1,300 @@
+"""Read replica: reads that may be a moment old, and reads that see the writes of their client."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+from uuid import uuid4
+
+import httpx
+import pytest
+from pgdbm import AsyncDatabaseManager, DatabaseConfig
+from starlette.applications import Starlette
+
+from llmring_server import Ring, Settings, build
+from llmring_server.core.identity import ProjectId, project_of_key
+from llmring_server.db import replica as replica_module
+from llmring_server.db.replica import OTHER_CLUSTER, decode_position, encode_position
+from llmring_server.db.repository import Repository
+from llmring_server.errors import BadRequest, Unavailable, UnsafeDatabase
+from llmring_server.usage.models import NewCall
+from tests.conftest import CALL
+from tests.support.replica import PostgresNode, primary_and_replica
+
+POSITION, LAG = "X-LLMRing-Position", "X-LLMRing-Replica-Lag"
+WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE|TRUNCATE|LOCK|nextval|FOR (SHARE|NO KEY))\b")
+
+
+class Nodes(NamedTuple):
+    primary: PostgresNode
+    replica: PostgresNode
+
+    def settings(self, **options: object) -> Settings:
+        urls = {"database_url": self.primary.url, "database_read_url": self.replica.url}
+        sizes = {"database_pool_size": 2, "database_pool_overflow": 2}
+        return Settings(**{"auth": "open", "max_replica_lag": 60} | urls | sizes | options)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let the replica stay as it is."""
+        await self.replica.query("SELECT pg_wal_replay_pause()")
+        try:
+            yield
+        finally:
+            await self.replica.query("SELECT pg_wal_replay_resume()")
+
+
+@pytest.fixture(scope="module")
+async def nodes() -> AsyncIterator[Nodes]:
+    async with primary_and_replica() as (primary, replica):
+        yield Nodes(primary, replica)
+
+
+@pytest.fixture
+async def replicated(nodes: Nodes) -> AsyncIterator[Ring]:
+    async with Ring.open(nodes.settings()) as ring:
+        # The replica has the tables.
+        ring_at = ring.reading(await ring.position())
+        async with asyncio.timeout(10):
+            while ring_at.replica_lag is None:
+                await ring_at.usage.stats(project_of_key("nobody"))
+        yield ring
+
+
+async def log(ring: Ring, project_id: ProjectId) -> None:
+    await ring.usage.log(project_id, NewCall(**CALL))
+
+
+async def count(ring: Ring, project_id: ProjectId) -> int:
+    return (await ring.usage.stats(project_id)).summary.total_requests
+
+
+async def test_a_read_with_a_position_sees_the_write(
+    replicated: Ring, project_id: ProjectId
+) -> None:
+    for number in range(1, 51):
+        await log(replicated, project_id)
+        reading = replicated.reading(await replicated.position())
+        assert await count(reading, project_id) == number
+
+
+async def test_a_read_whose_position_does_not_arrive_is_answered_by_the_primary(
+    replicated: Ring, nodes: Nodes, project_id: ProjectId
+) -> None:
+    await log(replicated, project_id)
+    await count(replicated.reading(await replicated.position()), project_id)
+    async with nodes.paused():
+        await log(replicated, project_id)
+        stale = replicated.reading()
+        assert await count(stale, project_id) == 1
+        assert stale.replica_lag is not None
+        fresh = replicated.reading(await replicated.position())
+        assert await count(fresh, project_id) == 2
+        assert fresh.replica_lag is None
+        calls = [call async for call in fresh.usage.export(project_id)]
+        assert len(calls) == 2
+
+
+async def test_too_old_data_are_not_read(
+    nodes: Nodes, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica_module, "SAMPLE_INTERVAL_SECONDS", 0)
+    async with Ring.open(nodes.settings(max_replica_lag=0.2)) as ring:
+        await log(ring, project_id)
+        async with nodes.paused():
+            await log(ring, project_id)
+            async with asyncio.timeout(10):
+                while await count(ring.reading(), project_id) < 2:  # noqa: ASYNC110, time passes
+                    await asyncio.sleep(0.05)
+
+
+async def test_http_responses_have_the_position_and_the_lag(
+    replicated: Ring, nodes: Nodes, key: str
+) -> None:
+    headers = {"X-API-Key": key}
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=build_on(replicated, nodes)),
+        base_url="http://test",
+        headers=headers,
+    ) as client:
+        async with nodes.paused():
+            logged = await client.post("/api/v1/log", json=CALL)
+            position = {POSITION: logged.headers[POSITION]}
+            assert len((await client.get("/api/v1/logs", headers=position)).json()) == 1
+        assert (await client.get("/api/v1/logs", headers=position)).json()[0]["model"]
+        listed = await client.get("/api/v1/logs")
+        assert 0 <= float(listed.headers[LAG]) < 60
+        assert POSITION not in listed.headers
+        refused = await client.get("/api/v1/logs", headers={POSITION: "AQ"})
+        assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
+
+
+def build_on(ring: Ring, nodes: Nodes) -> Starlette:
+    """Return an app on the managers of a parent: those of `ring`."""
+    replica = ring._database.replica
+    assert replica
+    return build(ring.db, nodes.settings(), read_db=replica._database.manager)
+
+
+async def test_without_a_replica_no_response_has_a_position(client: httpx.AsyncClient) -> None:
+    logged = await client.post("/api/v1/log", json=CALL, headers={POSITION: "anything"})
+    assert POSITION not in logged.headers
+    assert LAG not in (await client.get("/api/v1/logs")).headers
+
+
+async def test_what_is_in_a_transaction_is_read_there(
+    replicated: Ring, nodes: Nodes, project_id: ProjectId
+) -> None:
+    async with nodes.paused(), replicated.db.transaction() as transaction:
+        inside = replicated.within(transaction)
+        await log(inside, project_id)
+        assert await count(inside, project_id) == 1
+        assert len([call async for call in inside.usage.export(project_id)]) == 1
+
+
+async def test_a_query_in_conflict_with_replaying_is_run_on_the_primary(
+    replicated: Ring, nodes: Nodes
+) -> None:
+    replica = replicated._database.replica
+    assert replica
+    reading = replicated.reading()._database
+    # Longer than the replica waits until it cancels what holds a lock that it must take.
+    text = "SELECT pg_is_in_recovery() FROM llmring.templates RIGHT JOIN pg_sleep(1) ON true"
+    running = asyncio.create_task(replica.fetch(reading, text))
+    await asyncio.sleep(0.3)
+    await nodes.primary.query("DO 'BEGIN LOCK TABLE llmring.templates; END'")
+    [row] = await running
+    assert row["pg_is_in_recovery"] is False
+    assert not replica.is_unreachable
+
+
+async def test_while_the_replica_is_down_the_primary_answers(
+    replicated: Ring,
+    nodes: Nodes,
+    project_id: ProjectId,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica_module, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(replica_module, "MAX_PAUSE_SECONDS", 0.2)
+    caplog.set_level(logging.WARNING, "llmring_server.db")
+    await log(replicated, project_id)
+    await nodes.replica.stop()
+    for _ in range(5):
+        reading = replicated.reading()
+        assert await count(reading, project_id) == 1
+        assert reading.replica_lag is None
+    assert len(caplog.messages) == 1
+    codes = [warning["code"] for warning in await replicated.database_warnings()]
+    assert "replica_unreachable" in codes
+    await replicated.ready()
+    await nodes.replica.start()
+    async with asyncio.timeout(20):
+        while reading.replica_lag is None:
+            await asyncio.sleep(0.05)
+            await count(reading := replicated.reading(), project_id)
+    assert "again" in caplog.messages[-1]
+
+
+async def test_a_server_starts_without_its_replica(nodes: Nodes, project_id: ProjectId) -> None:
+    settings = nodes.settings(database_read_url="postgresql://127.0.0.1:1/x")
+    async with Ring.open(settings) as ring:
+        await log(ring, project_id)
+        assert await count(ring, project_id) == 1
+
+
+async def test_a_database_of_another_cluster_is_refused(
+    nodes: Nodes, url: str, replicated: Ring, project_id: ProjectId
+) -> None:
+    with pytest.raises(Unavailable, match=OTHER_CLUSTER):
+        async with Ring.open(nodes.settings(database_read_url=url)):
+            pass
+    # A parent's replica is checked when it is used.
+    pool = await AsyncDatabaseManager.create_shared_pool(
+        DatabaseConfig(connection_string=url, min_connections=1, max_connections=2)
+    )
+    read_db = AsyncDatabaseManager(pool=pool, schema=replicated.db.schema)
+    ring = Ring(replicated.db, nodes.settings(), read_db=read_db)
+    await log(ring, project_id)
+    assert await count(ring, project_id) == 1
+    await ring.aclose()
+    await pool.close()
+
+
+async def test_a_read_url_of_the_primary_works_with_a_warning(
+    nodes: Nodes, project_id: ProjectId
+) -> None:
+    settings = nodes.settings(database_read_url=nodes.primary.url, unsafe_database="refuse")
+    async with Ring.open(settings) as ring:
+        await log(ring, project_id)
+        assert await count(ring.reading(await ring.position()), project_id) == 1
+        codes = [warning["code"] for warning in await ring.database_warnings()]
+        assert "replica_is_primary" in codes
+        with pytest.raises(UnsafeDatabase) as refused:
+            await ring.ready()
+        # fsync is off here; that the replica is none does not matter.
+        assert "LLMRING_DATABASE_READ_URL" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["", "x", "AQ", "AQAAAAAAAAAAAA==", "AgAAAAAAAAAB", "ä" * 12])
+def test_positions_of_others_are_refused(text: str) -> None:
+    assert decode_position(encode_position(2**62)) == 2**62
+    with pytest.raises(BadRequest):
+        decode_position(text)
+
+
+def test_statements_for_a_replica_exist_and_only_read(ring: Ring) -> None:
+    for service in ring.services:
+        for name in type(service).replica_reads:
+            assert not WRITING.search(service._sql[name].text), name
+    assert sum(len(type(service).replica_reads) for service in ring.services) > 20
+    assert Repository.replica_reads == frozenset()
+
+
+@pytest.mark.full
+async def test_10_000_reads_with_a_position_see_their_writes(nodes: Nodes) -> None:
+    """The replica also stops to replay now and then, so that reads wait or go to the primary."""
+    answered = {"replica": 0, "primary": 0}
+
+    async def write_and_read(ring: Ring, tries: int) -> None:
+        project_id = ProjectId(uuid4())
+        for number in range(1, tries + 1):
+            await log(ring, project_id)
+            reading = ring.reading(await ring.position())
+            assert await count(reading, project_id) == number
+            answered["primary" if reading.replica_lag is None else "replica"] += 1
+
+    async def pause_now_and_then() -> None:
+        while True:
+            async with nodes.paused():
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(0.7)
+
+    async with Ring.open(nodes.settings(database_pool_overflow=10)) as ring:
+        pausing = asyncio.create_task(pause_now_and_then())
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(10):
+                clients.create_task(write_and_read(ring, 1000))
+        pausing.cancel()
+        await asyncio.wait([pausing])
+    assert min(answered.values()) > 10, answered
+
+
+@pytest.mark.full
+async def test_a_promoted_replica_is_read_as_a_primary(project_id: ProjectId) -> None:
+    async with primary_and_replica() as nodes, Ring.open(Nodes(*nodes).settings()) as ring:
+        primary, replica = nodes
+        await log(ring, project_id)
+        position = await ring.position()
+        assert await count(ring.reading(position), project_id) == 1
+        await primary.stop()
+        await replica.promote()
+        promoted = Nodes(replica, replica).settings()
+        async with Ring.open(promoted) as after:
+            assert await count(after.reading(position), project_id) == 1
+            await log(after, project_id)
+            # A position of a write that the new primary never got.
+            lost = encode_position(decode_position(position or "") + 2**32)
+            assert await count(after.reading(lost), project_id) == 2
