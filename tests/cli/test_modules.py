@@ -102,6 +102,7 @@ async def test_the_documented_file_migrates_its_modules_in_order(
     status = db("status").stdout
     assert "pending" not in status
     assert all(name in status for name in (*names(), "001_users.sql", "002_index.sql", "billing"))
+    assert re.search(r"llmring +│ mcp_client +│ 002_definitions.sql", status)
     # So does pgdbm.
     pool = await AsyncDatabaseManager.create_shared_pool(
         DatabaseConfig(connection_string=empty, min_connections=1, max_connections=2)
