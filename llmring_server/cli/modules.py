@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import rich_click as click
-from rich.table import Table
 
 from llmring_server.cli import environment
-from llmring_server.cli.output import CONSOLE
+from llmring_server.cli.output import CONSOLE, wrapping_table
 from llmring_server.db import admin
 from llmring_server.db.module_migrations import migrate_modules, module_status, plan
 from llmring_server.db.pgdbm_config import Module, PgdbmConfig, read_pgdbm_config
@@ -77,7 +76,8 @@ def migrate(target: ConfiguredModules) -> None:
 def show_status(target: ConfiguredModules) -> None:
     config, settings, location = target
     name = f", {config.environment}" if config.environment else ""
-    table = Table("module", "schema", "migration", "applied", title=f"{location}{name}")
+    table = wrapping_table("module", "schema", "migration", "applied")
+    table.title = f"{location}{name}"
     for each in asyncio.run(module_status(config, settings)):
         applied = f"{each.applied_at:%Y-%m-%d %H:%M:%S %Z}" if each.applied_at else "pending"
         if each.is_changed:

@@ -30,8 +30,14 @@ from llmring_server.settings import Settings
 LOCK_POLL_SECONDS = 0.1
 # Of all runs on one database: a module may change what another one needs.
 _TRY_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('llmring-server: modules', 0))"
-# A migration may take long, but must not block later users of a table while it waits for it.
-_SESSION = {"statement_timeout": "0", "lock_timeout": "10s", "timezone": "UTC"}
+# A migration may take long, but must not block later users of a table while it waits for it. The
+# connection that holds the lock is idle meanwhile.
+_SESSION = {
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_session_timeout": "0",
+    "timezone": "UTC",
+}
 
 
 class PlannedModule(NamedTuple):
