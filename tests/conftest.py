@@ -125,7 +125,7 @@ def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseM
 def grants(role: str, schema: str) -> str:
     """Return the grants of docs/deployment.md for a role that serves."""
     text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
-    [statements] = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    [statements] = re.findall(r"```sql\n(CREATE ROLE .*?)```", text, re.DOTALL)
     statements = statements.replace("llmring_app", role).replace("llmring", schema)
     return str(statements.replace("mcp_client", f"{schema}_mcp"))
 

@@ -14,6 +14,7 @@ from llmring_server.cli.pricing import prices
 from llmring_server.cli.receipts import receipts
 from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
+from llmring_server.cli.stats import stats
 from llmring_server.cli.templates import aliases, templates
 from llmring_server.cli.transfer import export_calls, import_calls
 from llmring_server.errors import RingError
@@ -54,6 +55,7 @@ main.add_command(db)
 main.add_command(keys)
 main.add_command(projects)
 main.add_command(audit)
+main.add_command(stats)
 main.add_command(export_calls)
 main.add_command(import_calls)
 main.add_command(prices)

@@ -1,6 +1,7 @@
 """`llmring-server db`: the database and its schema."""
 
 import asyncio
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -9,12 +10,13 @@ import rich_click as click
 from rich.table import Table
 
 from llmring_server import maintenance
-from llmring_server.cli import environment
+from llmring_server.cli import environment, modules
 from llmring_server.cli.output import CONSOLE
 from llmring_server.core.connection_string import parse
 from llmring_server.core.database_warnings import DatabaseWarning
 from llmring_server.db import admin, migrations
 from llmring_server.db.database import Database, open_database
+from llmring_server.db.migration_script import migration_script
 from llmring_server.db.safety import DatabaseSafety
 from llmring_server.settings import Settings
 
@@ -25,12 +27,16 @@ def db() -> None:
 
 
 @db.command()
-@environment.options
-def create(env: str, data_dir: Path) -> None:
+@environment.config_options
+def create(env: str, data_dir: Path, config: Path | None) -> None:
     """Create the database and its tables.
 
     With --env test, create a temporary database and keep it; `db drop-test` drops it.
     """
+    if config is not None:
+        with modules.open_config(config, env, data_dir) as target:
+            modules.create_and_migrate(target)
+        return
     if env == "test":
         with environment.server_for_tests(data_dir) as server:
             click.echo(admin.display_location(asyncio.run(_create_throwaway(server))))
@@ -42,17 +48,32 @@ def create(env: str, data_dir: Path) -> None:
 
 
 @db.command()
-@environment.options
-def migrate(env: str, data_dir: Path) -> None:
-    """Apply pending migrations. Repeated and concurrent runs are safe."""
+@environment.config_options
+def migrate(env: str, data_dir: Path, config: Path | None) -> None:
+    """Apply pending migrations. Repeated and concurrent runs are safe.
+
+    With --config pgdbm.toml, apply those of all modules in the file, each in its schema, in the
+    order of their dependencies.
+    """
+    if config is not None:
+        with modules.open_config(config, env, data_dir) as target:
+            modules.migrate(target)
+        return
     with environment.open_environment(env, data_dir) as target:
         _report(asyncio.run(_migrate(target.settings)))
 
 
 @db.command()
-@environment.options
-def status(env: str, data_dir: Path) -> None:
-    """List the migrations and when each was applied, and what makes the database unsafe."""
+@environment.config_options
+def status(env: str, data_dir: Path, config: Path | None) -> None:
+    """List the migrations and when each was applied, and what makes the database unsafe.
+
+    With --config pgdbm.toml, list the migrations of all modules in the file.
+    """
+    if config is not None:
+        with modules.open_config(config, env, data_dir) as target:
+            modules.show_status(target)
+        return
     with environment.open_environment(env, data_dir) as target:
         statuses, warnings = asyncio.run(_status(target.settings))
         table = Table(
@@ -64,6 +85,27 @@ def status(env: str, data_dir: Path) -> None:
         CONSOLE.print(table)
         for warning in warnings:
             click.echo(f"Unsafe database: {warning['detail']}")
+
+
+@db.command()
+@click.option("--schema", help="Schema of the tables. Default: LLMRING_DATABASE_SCHEMA, llmring.")
+@click.option("--mcp-schema", help="Schema of the tables of MCP. Default: LLMRING_MCP_SCHEMA.")
+def sql(schema: str | None, mcp_schema: str | None) -> None:
+    """Print the SQL of all migrations, for a database administrator to apply.
+
+    \b
+    llmring-server db sql > llmring.sql
+    psql -v ON_ERROR_STOP=1 -f llmring.sql "$DATABASE_URL"
+
+    It is one transaction. What has been applied before is left out when it runs, so it is also
+    how to upgrade. `db status` agrees with it afterwards.
+    """
+    given = {"LLMRING_DATABASE_SCHEMA": schema, "LLMRING_MCP_SCHEMA": mcp_schema}
+    settings = environment.read(
+        {**os.environ, **{name: value for name, value in given.items() if value is not None}}
+    )
+    schemas = settings.database_schema, settings.mcp_schema_beside(settings.database_schema)
+    click.echo(asyncio.run(migration_script(*schemas)), nl=False)
 
 
 @db.command()

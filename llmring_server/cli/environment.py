@@ -307,6 +307,35 @@ def embedded(data_dir: Path) -> Iterator[EmbeddedPostgres]:
         yield server
 
 
+class EnvironmentName(click.Choice[str]):
+    """The name of an environment: one of ours, or with --config any name in the file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if ctx is not None and ctx.params.get("config") is not None:
+            return str(value)
+        return super().convert(value, param, ctx)
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --config, --env and --data-dir to a command of `db`."""
+    env = click.option(
+        "--env",
+        callback=_remember,
+        type=EnvironmentName(NAMES),
+        default="dev",
+        show_default=True,
+        help="Environment; see llmring-server --help. With --config, an environment of the file.",
+    )
+    config = click.option(
+        "--config",
+        callback=_remember,
+        is_eager=True,
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A pgdbm.toml: work on all of its modules, in the database of its environment.",
+    )
+    return config(env(data_dir(command)))
+
+
 class ProjectText(click.ParamType[str]):
     """A project's name or id, or its key of mode `open`; `-` reads it from standard input."""
 

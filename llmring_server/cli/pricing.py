@@ -4,7 +4,7 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import rich_click as click
 from pydantic import ValidationError
@@ -182,7 +182,7 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
             env, data_dir, lambda ring: _override(ring, prices, actor), writes=True
         )
         for change in changes:
-            _print_change(*change)
+            _print_change(change)
         click.echo(f"Set: {len(prices)}. Every process uses the new prices within 5 seconds.")
         click.echo("Past calls keep their cost; to change it, run: prices rerate", err=True)
     elif any(value is not None for name, value in options.items() if name != "remove"):
@@ -192,15 +192,27 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
             _print_price(price, tz)
 
 
-async def _override(
-    ring: Ring, prices: list[PriceOverride], actor: Actor
-) -> list[tuple[PriceDetail | None, PriceDetail]]:
-    """Set prices; return the earlier price of each, if there was one, and the new one."""
+class _Change(NamedTuple):
+    """A price that was set, the one that it replaces, and what has prices of its own."""
+
+    before: PriceDetail | None
+    price: PriceDetail
+    dated_names: list[str]
+
+
+async def _override(ring: Ring, prices: list[PriceOverride], actor: Actor) -> list[_Change]:
+    """Set prices; return what each changed."""
     before = {_key(price): price for price in await ring.prices.overrides()}
     await ring.prices.override(prices, actor=actor)
     after = {_key(price): price for price in await ring.prices.overrides()}
     keys = dict.fromkeys(map(_key_of_override, prices))
-    return [(before.get(key), after[key]) for key in keys]
+    book = await ring.prices.book()
+    changes = []
+    for key in keys:
+        price = after[key]
+        dated_names = book.dated_names(price.provider, price.model)
+        changes.append(_Change(before.get(key), price, dated_names))
+    return changes
 
 
 def _key(price: PriceDetail) -> tuple[object, ...]:
@@ -215,7 +227,8 @@ def _key_of_override(price: PriceOverride) -> tuple[object, ...]:
     return normal_provider(price.provider), price.model, tier or None, valid_from
 
 
-def _print_change(before: PriceDetail | None, price: PriceDetail) -> None:
+def _print_change(change: _Change) -> None:
+    before, price, dated_names = change
     old, new = before.rates if before else {}, price.rates
     tier = f", {price.service_tier}" if price.service_tier else ""
     click.echo(f"{price.provider} {price.model}{tier}")
@@ -226,6 +239,12 @@ def _print_change(before: PriceDetail | None, price: PriceDetail) -> None:
     CONSOLE.print(table)
     if before:
         click.echo("All earlier rates of this override are replaced.", err=True)
+    if dated_names:
+        click.echo(
+            f"Versions with prices of their own keep them: {', '.join(dated_names)}. To change"
+            " them, override them, too.",
+            err=True,
+        )
 
 
 def _parse_overrides(options: dict[str, Any]) -> list[PriceOverride]:

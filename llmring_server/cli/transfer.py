@@ -120,7 +120,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
                 yield call
 
     async def write(ring: Ring) -> str:
-        exported_project = await _project_to_read(ring, project)
+        exported_project = await project_to_read(ring, project)
         project_id = exported_project.project_id
         with _written(output) as file:
             if file_format == "csv":
@@ -135,7 +135,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
     click.echo(f"{exported:,} calls of project {name} exported.", err=True)
 
 
-async def _project_to_read(ring: Ring, project: str) -> Project:
+async def project_to_read(ring: Ring, project: str) -> Project:
     """Return the project that --project names. One that does not exist is an error."""
     try:
         return await ring.projects.get(await ring.projects.find(project))

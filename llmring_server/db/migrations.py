@@ -52,7 +52,7 @@ class MigrationStatus(NamedTuple):
     applied_at: datetime | None
 
 
-class _SingleConnectionPool(NamedTuple):
+class SingleConnectionPool(NamedTuple):
     """The pool that pgdbm gets: it has one connection, which is in our transaction."""
 
     connection: Connection
@@ -99,11 +99,13 @@ async def pending_migrations(db: AsyncDatabaseManager, mcp_schema: str | None = 
     return [status.filename for status in statuses if status.applied_at is None]
 
 
+def schema_modules(schema: str, mcp_schema: str) -> list[SchemaModule]:
+    """Return the folders of migrations in the order in which they are applied."""
+    return [SchemaModule("llmring", schema), SchemaModule("mcp_client", mcp_schema)]
+
+
 def _modules(database: Database) -> list[SchemaModule]:
-    return [
-        SchemaModule("llmring", database.schema),
-        SchemaModule("mcp_client", database.mcp_schema),
-    ]
+    return schema_modules(database.schema, database.mcp_schema)
 
 
 async def _lock(connection: Connection, module: SchemaModule) -> None:
@@ -118,7 +120,7 @@ async def _lock(connection: Connection, module: SchemaModule) -> None:
 
 async def _apply(connection: Connection, module: SchemaModule) -> list[str]:
     await _create_schema(connection, module.schema)
-    pool = cast("Any", _SingleConnectionPool(connection))
+    pool = cast("Any", SingleConnectionPool(connection))
     manager = AsyncMigrationManager(
         AsyncDatabaseManager(pool=pool, schema=module.schema),
         str(FOLDER / module.folder),

@@ -129,6 +129,9 @@ class PriceSource(Protocol):
     def knows(self, provider: str, model: str) -> bool:
         """Tell whether the source has prices of a model in any service tier."""
 
+    def models(self, provider: str) -> Iterable[str]:
+        """Return the names of models that the source lists, of which it may know more."""
+
 
 class PriceTable:
     """A price source that finds models by their exact names, else ignoring case."""
@@ -156,6 +159,9 @@ class PriceTable:
 
     def knows(self, provider: str, model: str) -> bool:
         return (provider, model.lower()) in self._models
+
+    def models(self, provider: str) -> Iterable[str]:
+        return {model for seller, model, _ in self._exact if seller == provider}
 
 
 class PricedCall(NamedTuple):
@@ -220,6 +226,12 @@ class PriceBook:
             Candidate(price, *_price_usage(price, limits, usage))
             for price, limits in self._compared_prices(provider, model, tier, when)
         ]
+
+    def dated_names(self, provider: str, model: str) -> list[str]:
+        """Return the listed names of dated versions of a model: its price is not theirs."""
+        seller = normal_provider(provider)
+        names = {name for source in self._sources for name in source.models(seller)}
+        return sorted(name for name in names if (undated(name) or "").lower() == model.lower())
 
     def _compared_prices(
         self, provider: str, model: str, tier: str | None, when: datetime

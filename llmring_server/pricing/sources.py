@@ -41,7 +41,7 @@ from llmring_server.registry.models import ProviderFile
 from llmring_server.registry.price_fields import PRICE_FIELDS, REGISTRY_PRICE_FIELDS
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, Provider
+    from genai_prices.types import MatchLogic, ModelInfo, ModelPrice, Provider
 
 # Overrides
 
@@ -260,6 +260,12 @@ class GenaiPrices:
     def knows(self, provider: str, model: str) -> bool:
         return self._find(provider, model) is not None
 
+    def models(self, provider: str) -> Iterator[str]:
+        seller = _genai_sellers().get(_GENAI_IDS.get(provider, provider))
+        for info in seller.models if seller else ():
+            yield info.id
+            yield from _names_in(info.match)
+
     @staticmethod
     def _find(provider: str, model: str) -> "tuple[Provider, ModelInfo] | None":
         # genai-prices itself would take a name for any that it contains, but what tokens mean would
@@ -268,6 +274,14 @@ class GenaiPrices:
         providers = genai_providers()
         info = seller and seller.find_model(model, all_providers=providers)
         return (seller, info) if seller and info else None
+
+
+def _names_in(match: "MatchLogic") -> Iterator[str]:
+    """Yield the complete names that a rule of genai-prices matches; others are patterns."""
+    if name := getattr(match, "equals", None):
+        yield name
+    for alternative in getattr(match, "or_", ()):
+        yield from _names_in(alternative)
 
 
 def _free_model(provider: str, model: str, tier: str | None) -> PriceHistory | None:

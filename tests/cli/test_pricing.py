@@ -10,6 +10,8 @@ import pytest
 
 from llmring_server import Ring
 from llmring_server.core.identity import ProjectId
+from llmring_server.pricing.price_book import PriceBook
+from llmring_server.pricing.sources import GenaiPrices
 from tests.cli.test_db import check_output, prod, run
 from tests.pricing.test_pricing import call
 
@@ -121,6 +123,17 @@ def override(model: str, *options: str, **settings: str) -> str:
     ran = run("prices", "override", "acme", model, *options, *PROD, **settings)
     assert ran.returncode == 0, ran.stderr
     return re.sub(r"[\s│]+", " ", ran.stdout + ran.stderr)
+
+
+def test_an_override_names_the_versions_that_keep_their_prices(
+    prod: dict[str, str], model: str
+) -> None:
+    assert "prices of their own" not in override(f"{model}-2031-01-01", "--input", "3", **prod)
+    text = "Versions with prices of their own keep them: {0}-2031-01-01. To change them"
+    assert text.format(model) in override(model, "--input", "2", **prod)
+    names = PriceBook([GenaiPrices()]).dated_names("OpenAI", "GPT-4o")
+    assert {"gpt-4o-2024-05-13", "gpt-4o-2024-08-06"} <= {*names}
+    assert not any("mini" in name for name in names)
 
 
 def test_an_override_shows_the_rates_that_it_replaces(prod: dict[str, str], model: str) -> None:
