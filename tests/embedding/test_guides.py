@@ -77,7 +77,13 @@ class Service:
             await self.db.disconnect()
 
 
-@pytest.mark.parametrize("options", [{}, {"schema": "my_service"}], ids=["public", "schema"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="public"),
+        pytest.param({"schema": "my_service"}, id="schema", marks=pytest.mark.full),
+    ],
+)
 async def test_a_standalone_service_owns_its_database(
     options: dict[str, Any], empty_url: str, project_id: ProjectId
 ) -> None:
@@ -130,11 +136,12 @@ async def test_an_application_shares_its_pool_with_services_that_migrate_themsel
     health = await DatabaseDebugger(llmring).check_connection_health()
     assert health["status"] == "healthy"
     sizes = await DatabaseDebugger(llmring).analyze_table_sizes()
-    assert "tool_definitions" not in {size["tablename"] for size in sizes}
+    assert "usage_recent" in {size["tablename"] for size in sizes}
     await library.shutdown()
     await pool.close()
 
 
+@pytest.mark.full
 async def test_each_tenant_can_have_a_schema(empty_url: str, project_id: ProjectId) -> None:
     pool = await AsyncDatabaseManager.create_shared_pool(config(empty_url))
     tenants = [AsyncDatabaseManager(pool=pool, schema=f"tenant_{name}") for name in ("a", "b")]

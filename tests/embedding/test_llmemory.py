@@ -215,7 +215,15 @@ async def test_they_close_in_any_order(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("search_path", [DEFAULT, "public", None, LLMEMORY_PATH])
+@pytest.mark.parametrize(
+    "search_path",
+    [
+        DEFAULT,
+        pytest.param("public", marks=pytest.mark.full),
+        pytest.param(None, marks=pytest.mark.full),
+        LLMEMORY_PATH,
+    ],
+)
 async def test_only_its_own_search_path_suits_llmemory_and_every_one_suits_the_server(
     search_path: str | None, fresh_url: str
 ) -> None:
@@ -237,6 +245,7 @@ async def test_only_its_own_search_path_suits_llmemory_and_every_one_suits_the_s
     await pool.close()
 
 
+@pytest.mark.full
 async def test_llmemory_that_is_migrated_works_on_a_pool_with_the_search_path_public(
     migrated_url: str,
 ) -> None:

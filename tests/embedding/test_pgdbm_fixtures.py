@@ -62,6 +62,7 @@ async def test_a_fixture_of_an_application_has_the_server_in_a_database_of_its_o
     await ring.aclose()
 
 
+@pytest.mark.full
 async def test_the_isolated_fixture_rolls_back_what_the_server_wrote(
     test_db: AsyncDatabaseManager, test_db_isolated: TransactionManager, project_id: ProjectId
 ) -> None:
@@ -76,6 +77,7 @@ async def test_the_isolated_fixture_rolls_back_what_the_server_wrote(
     await ring.aclose()
 
 
+@pytest.mark.full
 async def test_the_fixture_with_a_schema_is_that_of_the_server(
     test_db_with_schema: AsyncDatabaseManager, project_id: ProjectId
 ) -> None:
@@ -87,6 +89,7 @@ async def test_the_fixture_with_a_schema_is_that_of_the_server(
     await ring.aclose()
 
 
+@pytest.mark.full
 async def test_a_test_database_without_fixtures(
     test_config: DatabaseTestConfig, project_id: ProjectId
 ) -> None:
