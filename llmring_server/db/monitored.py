@@ -17,7 +17,8 @@ class _MonitoredConnection:
     """A connection whose statements appear in the history and the metrics of a manager.
 
     Like pgdbm, it leaves out those that begin and end transactions. A cursor is one statement, and
-    its time is that of opening it: how long its rows are read depends on the reader.
+    its time is that of opening it: how long its rows are read depends on the reader. The methods
+    below are all with which the server runs statements.
     """
 
     def __init__(self, connection: "Connection", manager: MonitoredAsyncDatabaseManager) -> None:
@@ -34,9 +35,6 @@ class _MonitoredConnection:
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
         return await self._run(self._connection.fetch, query, args, options)
-
-    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
-        return await self._run(self._connection.fetchrow, query, args, options)
 
     async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
         return await self._run(self._connection.fetchval, query, args, options)
@@ -73,6 +71,11 @@ def monitored(connection: "Connection", manager: AsyncDatabaseManager) -> "Conne
 
 def with_schema(manager: AsyncDatabaseManager, schema: str) -> AsyncDatabaseManager:
     """Return a manager of another schema on the same pool."""
+    if manager._pool is None:
+        raise ValueError(
+            "A manager of another schema needs the pool: call `await manager.connect()` first, or"
+            " name the schema in the manager's DatabaseConfig."
+        )
     if isinstance(manager, MonitoredAsyncDatabaseManager):
         return _MonitoredSchema(manager, schema)
     return AsyncDatabaseManager(pool=manager._pool, schema=schema)

@@ -22,6 +22,7 @@ from llmring_server import Ring, Settings, create_app, migrate
 from llmring_server.aliases.models import BindAlias
 from llmring_server.core.identity import ProjectId
 from llmring_server.db.database import Pool
+from llmring_server.db.errors import NOT_CONNECTED
 from llmring_server.errors import LockTimeout, Overloaded
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL, SCHEMA
@@ -179,6 +180,23 @@ async def test_a_dual_mode_library_is_mounted_twice_on_the_managers_own_pool(
         True,
         "service1",
     )
+
+
+async def test_a_manager_that_is_not_connected_is_reported(url: str, key: str) -> None:
+    db = AsyncDatabaseManager(config(url, schema=SCHEMA))
+    with pytest.raises(ValueError, match="needs the pool"):
+        create_app(db, schema="another")
+    transport = httpx.ASGITransport(create_app(db, settings=OPEN, run_migrations=False))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        client.headers["X-API-Key"] = key
+        assert (await client.get("/health/live")).status_code == 200
+        refused = await client.get("/api/v1/logs")
+        assert (refused.status_code, refused.json()["detail"]) == (503, NOT_CONNECTED)
+        # An app may be built before the manager is connected.
+        await db.connect()
+        assert (await client.get("/api/v1/logs")).json() == []
+        await db.disconnect()
+        assert (await client.get("/api/v1/logs")).status_code == 503
 
 
 async def test_endpoints_of_the_application_depend_on_the_ring(

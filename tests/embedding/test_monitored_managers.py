@@ -10,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from pgdbm import AsyncDatabaseManager, MonitoredAsyncDatabaseManager
+from pgdbm import AsyncDatabaseManager, DatabaseConfig, MonitoredAsyncDatabaseManager
 
 from llmring_server import Ring, Settings, create_app
 from llmring_server.core.identity import ProjectId
@@ -90,13 +90,17 @@ async def test_failed_statements_are_counted_as_failed(pool: Pool, project_id: P
     assert "no_such_schema" in (parent.get_query_history()[0].error or "")
 
 
-async def test_slow_statements_are_logged(
-    pool: Pool, project_id: ProjectId, caplog: pytest.LogCaptureFixture
+async def test_slow_statements_of_a_manager_with_a_pool_of_its_own_are_logged(
+    url: str, project_id: ProjectId, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parent = MonitoredAsyncDatabaseManager(pool=pool, schema=SCHEMA, slow_query_threshold_ms=0)
+    config = DatabaseConfig(connection_string=url, schema=SCHEMA, min_connections=1)
+    parent = MonitoredAsyncDatabaseManager(config, slow_query_threshold_ms=0)
+    await parent.connect()
     with caplog.at_level(logging.WARNING, "pgdbm"):
         await Ring(parent).usage.logs(project_id)
     assert "Slow query detected" in caplog.text
+    assert f'"{SCHEMA}".' in parent.get_slow_queries(0.001)[0].query
+    await parent.disconnect()
 
 
 async def test_statements_in_the_parents_transaction_are_counted(
