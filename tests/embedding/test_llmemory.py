@@ -25,8 +25,10 @@ from tests.support.llmemory import (
     add,
     config_without_models,
     found,
+    has_extension,
     memory_on,
     offline_tokenizer,
+    require_vector,
 )
 from tests.support.postgres import database
 
@@ -38,7 +40,12 @@ LLMEMORY_PATH = "llmemory, public"
 DEFAULT = "pg_catalog"
 
 
-pytestmark = pytest.mark.usefixtures("_tokenizer", "_pools")
+pytestmark = pytest.mark.usefixtures("_vector", "_tokenizer", "_pools")
+
+
+@pytest.fixture(scope="module")
+async def _vector(server_url: str) -> None:
+    await require_vector(server_url)
 
 
 @pytest.fixture
@@ -260,8 +267,12 @@ async def test_llmemory_that_is_migrated_works_on_a_pool_with_the_search_path_pu
     await pool.close()
 
 
-async def test_llmemory_with_a_connection_string_needs_pgcrypto(fresh_url: str) -> None:
+async def test_llmemory_with_a_connection_string_needs_pgcrypto(
+    fresh_url: str, server_url: str
+) -> None:
     """docs/embedding.md says so: the embedded PostgreSQL does not have this extension."""
+    if await has_extension(server_url, "pgcrypto"):
+        pytest.skip("this PostgreSQL has the extension pgcrypto")
     memory = LLMemory(connection_string=fresh_url, config=config_without_models())
     with pytest.raises(ValueError, match="pgcrypto extension not available"):
         await memory.initialize()

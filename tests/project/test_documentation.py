@@ -33,7 +33,7 @@ from tests.support.fake_provider import (
     WEB_SEARCHES,
     fake_provider,
 )
-from tests.support.llmemory import offline_tokenizer
+from tests.support.llmemory import offline_tokenizer, require_vector
 from tests.support.postgres import database
 
 ROOT = Path(llmring_server.__file__).parents[1]
@@ -226,8 +226,9 @@ async def test_scripts_print_the_documented_output(
 
 @pytest.mark.usefixtures("empty_database")
 async def test_the_program_with_llmemory_prints_a_document_and_a_cost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    await require_vector(server_url)
     with offline_tokenizer():
         await asyncio.to_thread(load, program(*BESIDE_LLMEMORY), tmp_path)
     assert capsys.readouterr().out.splitlines() == [

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from unittest.mock import patch
 from uuid import NAMESPACE_OID, uuid5
 
+import asyncpg
+import pytest
 import tiktoken
 from llmemory import LLMemory, LLMemoryConfig
 from llmemory.config import set_config
@@ -36,6 +38,20 @@ def offline_tokenizer() -> Iterator[None]:
     )
     with patch("tiktoken.encoding_for_model", return_value=encoding):
         yield
+
+
+async def has_extension(server: str, name: str) -> bool:
+    """Tell whether a PostgreSQL has an extension; TEST_DATABASE_URL may name one without."""
+    connection = await asyncpg.connect(server)
+    query = "SELECT true FROM pg_available_extensions WHERE name = $1"
+    found = await connection.fetchval(query, name)
+    await connection.close()
+    return bool(found)
+
+
+async def require_vector(server: str) -> None:
+    if not await has_extension(server, "vector"):
+        pytest.skip("llmemory needs a PostgreSQL with the extension vector")
 
 
 def config_without_models() -> LLMemoryConfig:
