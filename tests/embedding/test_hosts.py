@@ -22,7 +22,8 @@ import asyncio, os
 from llmring_server import NewCall, Ring, Settings, project_of_key
 
 async def main():
-    settings = Settings(database_url=os.environ["DATABASE_URL"], database_schema="tested")
+    url = os.environ["DATABASE_URL"]
+    settings = Settings(database_url=url, database_schema="tested", registry_url="none")
     project = project_of_key("my-app")
     async with Ring.open(settings) as ring:
         call = NewCall(provider="openai", model="gpt-4o-mini", input_tokens=1200, output_tokens=300)
@@ -70,9 +71,9 @@ async def test_a_script_ends_by_itself_and_leaves_nothing_open(
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
     async with own_database as url:
-        # In this mode, Python reports what was not awaited or not closed.
+        # Python then reports what was not closed; it reports what was not awaited in any case.
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "dev", "-W", "error", path),
+            *(sys.executable, "-W", "default::ResourceWarning", path),
             env=os.environ | {"DATABASE_URL": url},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
