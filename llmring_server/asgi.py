@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmring_server.access.authentication import Authenticate, Authentication
 from llmring_server.core.fair_queue import FairSlots
 from llmring_server.db.migrations import migrate
+from llmring_server.db.monitored import with_schema
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
@@ -230,7 +231,7 @@ def create_app(  # noqa: PLR0913, all but the first are options
         settings = Settings(**settings.model_dump() | changes)
         return ASGIFactory(settings, include_meta_routes, authenticate, keyring).standalone()
     if schema and schema != db_manager.schema:
-        db_manager = AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
+        db_manager = with_schema(db_manager, schema)
     settings = settings or Settings(auth="parent" if authenticate else "keys")
     factory = ASGIFactory(settings, include_meta_routes, authenticate, keyring)
     return factory.mounted(db_manager, run_migrations=run_migrations, read_db=read_db)

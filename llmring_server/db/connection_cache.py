@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server.db.errors import is_lost, translated
+from llmring_server.db.monitored import monitored
 
 if TYPE_CHECKING:
     import asyncpg
@@ -63,7 +64,8 @@ class ConnectionCache:
         with translated(self._manager._pool):
             async with asyncio.timeout(self._timeout):
                 connection = await releasing.enter_async_context(self._manager.acquire())
-        return CachedConnection(cast("Connection", connection), releasing, time.monotonic())
+        connection = monitored(cast("Connection", connection), self._manager)
+        return CachedConnection(connection, releasing, time.monotonic())
 
     async def keep(self, cached: CachedConnection) -> None:
         """Keep a connection for the next user, or release it if others may want it."""

@@ -21,6 +21,7 @@ from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
 from llmring_server.db.long_reads import LongReads
+from llmring_server.db.monitored import monitored
 from llmring_server.settings import Settings
 
 if TYPE_CHECKING:
@@ -189,7 +190,8 @@ class Database:
 
     def within(self, transaction: Any) -> Self:
         """Return this database inside pgdbm's `transaction`, or an asyncpg connection with one."""
-        inside = self._on(getattr(transaction, "connection", transaction))
+        connection = getattr(transaction, "connection", transaction)
+        inside = self._on(monitored(connection, self.manager))
         inside.in_caller_transaction = True
         return inside
 

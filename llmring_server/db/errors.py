@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 import asyncpg
+from pgdbm import PoolError
 
 from llmring_server.errors import (
     Conflict,
@@ -47,6 +48,10 @@ _BUSY = (
 READ_ONLY = (
     "The database is read-only: name its primary in LLMRING_DATABASE_URL, or all of its hosts with"
     " target_session_attrs=read-write."
+)
+NOT_CONNECTED = (
+    "The database is not connected: call `await manager.connect()` before the first request, and"
+    " `disconnect()` after the last."
 )
 _OUTDATED = (
     asyncpg.UndefinedTableError,
@@ -99,6 +104,8 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
         )
     if isinstance(exc, asyncpg.ReadOnlySQLTransactionError):
         return Unavailable(READ_ONLY)
+    if isinstance(exc, PoolError):
+        return Unavailable(NOT_CONNECTED)
     if isinstance(exc, asyncpg.LockNotAvailableError):
         return LockTimeout()
     if isinstance(exc, _BUSY):

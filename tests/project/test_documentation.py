@@ -33,6 +33,7 @@ from tests.support.fake_provider import (
     WEB_SEARCHES,
     fake_provider,
 )
+from tests.support.llmemory import offline_tokenizer, require_vector
 from tests.support.postgres import database
 
 ROOT = Path(llmring_server.__file__).parents[1]
@@ -52,6 +53,8 @@ SCRIPTS = {
     (EMBEDDING, "In your own transaction"): ["0"],
     (EMBEDDING, "Serve from a running program"): ["ready"],
 }
+
+BESIDE_LLMEMORY = (EMBEDDING, "Beside llmemory")
 
 
 class Block(NamedTuple):
@@ -122,7 +125,7 @@ def test_every_program_is_run() -> None:
     pages = {README, EMBEDDING, "docs/getting-started.md"}
     programs = [block[:2] for block in blocks("python") if block.document in pages]
     tested = {(README, heading) for heading in SDK_PROGRAMS} | APPLICATIONS | SCRIPTS.keys()
-    assert sorted(programs) == sorted(tested)
+    assert sorted(programs) == sorted(tested | {BESIDE_LLMEMORY})
 
 
 @pytest.mark.slow
@@ -219,6 +222,19 @@ async def test_scripts_print_the_documented_output(
     # In a thread, since it starts an event loop.
     await asyncio.to_thread(load, program(document, heading), tmp_path)
     assert capsys.readouterr().out.splitlines() == SCRIPTS[document, heading]
+
+
+@pytest.mark.usefixtures("empty_database")
+async def test_the_program_with_llmemory_prints_a_document_and_a_cost(
+    server_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await require_vector(server_url)
+    with offline_tokenizer():
+        await asyncio.to_thread(load, program(*BESIDE_LLMEMORY), tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        "Invoices are paid within thirty days.",
+        "0.00036",
+    ]
 
 
 def test_imports_in_documents_exist() -> None:
