@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.access.authentication import Authenticate, Authentication
 from llmring_server.db.migrations import migrate
-from llmring_server.owned_ring import OwnedRing
+from llmring_server.errors import RingError
+from llmring_server.owned_ring import ClosedDatabase, OwnedRing
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
@@ -29,7 +30,7 @@ from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
 from llmring_server.web.request_limits import may_lose_framing
-from llmring_server.web.router import Router
+from llmring_server.web.router import Router, path_below_root
 
 CORS_REQUEST_HEADERS = (
     "Authorization",
@@ -48,6 +49,9 @@ CORS_RESPONSE_HEADERS = (
     "X-Registry-Stale",
     "X-Warnings",
 )
+
+# The paths that are served although the database cannot be opened.
+WITHOUT_DATABASE = {"/", "/docs", "/redoc", "/openapi.json", "/health/live"}
 
 
 class _Cors(CORSMiddleware):
@@ -89,7 +93,14 @@ class _PrepareApp:
         return self._prepare(scope, receive, send)
 
     async def _prepare(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._prepared.prepare()
+        path = path_below_root(scope)
+        if path not in WITHOUT_DATABASE:
+            try:
+                await self._prepared.prepare()
+            except RingError:
+                # It tells that the database cannot be reached.
+                if path != "/health":
+                    raise
         await self.app(scope, receive, send)
 
 
@@ -251,6 +262,8 @@ class ASGIFactory:
         app.router.lifespan_context = lifespan
         app.state.mode, app.state.external_db = "standalone", False
         app.state.schema = self.settings.database_schema
+        # Until the database is opened.
+        app.ring = Ring(ClosedDatabase(self.settings.database_schema), self.settings)
         return app
 
     def cors(self) -> list[Middleware]:

@@ -1,6 +1,9 @@
 """Owned ring: a ring that is opened when it is first needed, by an app or a service."""
 
 import asyncio
+from typing import Any
+
+from pgdbm import AsyncDatabaseManager
 
 from llmring_server.errors import Unavailable
 from llmring_server.receipts.signing_keys import Keyring
@@ -11,6 +14,18 @@ OTHER_LOOP = (
     "The database was opened in another event loop, which still runs. Use one app for each event"
     " loop, or await its aclose() there first."
 )
+
+
+class ClosedDatabase(AsyncDatabaseManager):
+    """Stands for a database that has not been opened."""
+
+    def __init__(self, schema: str) -> None:
+        self.schema = schema
+        self.config = None
+        self._pool = None
+
+    def acquire(self) -> Any:
+        raise Unavailable
 
 
 class OwnedRing:

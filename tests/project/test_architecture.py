@@ -42,6 +42,7 @@ MAY_IMPORT = {
         "llmring_server/cli/serve.py",
         # For the type checker only.
         "llmring_server/__init__.py",
+        "llmring_server/main.py",
     ),
     # Outgoing HTTP. Only the model registry is ever called.
     "httpx2": ("llmring_server/registry/client.py",),
