@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -25,6 +25,7 @@ from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings
 from llmring_server.web.body_memory import BodyMemory
+from llmring_server.web.health import TIMEOUT_SECONDS
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
@@ -50,8 +51,9 @@ CORS_RESPONSE_HEADERS = (
     "X-Warnings",
 )
 
-# The paths that are served although the database cannot be opened.
+# The paths that are served before the database is opened, or although it cannot be.
 WITHOUT_DATABASE = {"/", "/docs", "/redoc", "/openapi.json", "/health/live"}
+HEALTH_CHECKS = {"/health", "/health/ready"}
 
 
 class _Cors(CORSMiddleware):
@@ -67,7 +69,7 @@ class _Cors(CORSMiddleware):
 class _State(State):
     """The state of an app. A host may set `db` and `settings`; the next request uses them."""
 
-    def __init__(self, app: "_App") -> None:
+    def __init__(self, app: "App") -> None:
         super().__init__()
         vars(self)["_app"] = app
 
@@ -79,10 +81,10 @@ class _State(State):
         setattr(self, key, value)
 
 
-class _PrepareApp:
+class _Prepare:
     """Prepares the app before the first request; after a failure, before the next one."""
 
-    def __init__(self, app: ASGIApp, prepared: "_App") -> None:
+    def __init__(self, app: ASGIApp, prepared: "App") -> None:
         self.app = app
         self._prepared = prepared
 
@@ -94,17 +96,17 @@ class _PrepareApp:
 
     async def _prepare(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_below_root(scope)
-        if path not in WITHOUT_DATABASE:
-            try:
-                await self._prepared.prepare()
-            except RingError:
-                # It tells that the database cannot be reached.
-                if path != "/health":
-                    raise
+        if path in HEALTH_CHECKS:
+            # They tell whether the database can be reached, and soon.
+            with suppress(RingError, TimeoutError):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await self._prepared.prepare()
+        elif path not in WITHOUT_DATABASE:
+            await self._prepared.prepare()
         await self.app(scope, receive, send)
 
 
-class _App(Starlette):
+class App(Starlette):
     """A Starlette app with our router, and with our middleware in place of its error handling.
 
     The attributes are what endpoints need (`web.request.App`). They are not in `state`, where a
@@ -120,7 +122,7 @@ class _App(Starlette):
 
     def __init__(self, factory: "ASGIFactory", owned: OwnedRing | None, *, migrates: bool) -> None:
         # CORS is outside, so that browsers may read error responses, too.
-        inner = [Middleware(RequestMiddleware), Middleware(_PrepareApp, self)]
+        inner = [Middleware(RequestMiddleware), Middleware(_Prepare, self)]
         super().__init__(middleware=[*factory.cors(), *inner])
         self._factory = factory
         self._groups = [*API_GROUPS, *META_GROUPS] if factory.include_meta_routes else API_GROUPS
@@ -132,7 +134,7 @@ class _App(Starlette):
         self._migrated_db: AsyncDatabaseManager | None = None
         # The event loop in which `ring` can be used. None: it must be prepared.
         self.prepared_in: asyncio.AbstractEventLoop | None = None
-        self._preparing: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
+        self._preparing: asyncio.Task[None] | None = None
         self.large_bodies = asyncio.Semaphore(1)
         self.state = _State(self)
         self._configure(factory.settings)
@@ -144,24 +146,30 @@ class _App(Starlette):
         return [*self.router.routes, *(StarletteRoute(path, self) for path in ours)]
 
     async def prepare(self) -> None:
-        """Make `ring` that of the app's own database, or of the one that the host has lent."""
+        """Make `ring` that of the app's own database, or of the one that the host has lent.
+
+        All who ask meanwhile get the same result; after a failure, the next one tries again.
+        """
         loop = asyncio.get_running_loop()
-        if self._preparing is None or self._preparing[0] is not loop:
-            self._preparing = loop, asyncio.Lock()
-        async with self._preparing[1]:
-            if self.prepared_in is loop:
-                return
-            settings = self.state.settings
-            db: Any = getattr(self.state, "db", self._owned_db)
-            if self._owned and db is self._owned_db:
-                ring = await self._open(self._owned, settings)
-            else:
-                ring = self._borrow(db, settings)
-                if self._migrates and self._migrated_db is not ring.db:
-                    await migrate(ring.db, ring.settings.mcp_schema)
-                    self._migrated_db = ring.db
-            self.use(ring)
-            self.prepared_in = loop
+        task = self._preparing
+        if task is None or task.done() or task.get_loop() is not loop:
+            task = self._preparing = loop.create_task(self._prepare(loop))
+            # There may be no request left to see an error.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(task)
+
+    async def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        settings = self.state.settings
+        db: Any = getattr(self.state, "db", self._owned_db)
+        if self._owned and db is self._owned_db:
+            ring = await self._open(self._owned, settings)
+        else:
+            ring = self._borrow(db, settings)
+            if self._migrates and self._migrated_db is not ring.db:
+                await migrate(ring.db, ring.settings.mcp_schema)
+                self._migrated_db = ring.db
+        self.use(ring)
+        self.prepared_in = loop
 
     async def _open(self, owned: OwnedRing, settings: Settings) -> Ring:
         ring = await owned.open(settings)
@@ -233,17 +241,17 @@ class ASGIFactory:
         if (self.settings.auth == "parent") != bool(self.authenticate):
             raise ValueError("auth=parent and authenticate=... belong together")
 
-    def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> _App:
+    def mounted(self, db: AsyncDatabaseManager, *, run_migrations: bool = False) -> App:
         """Return an app that uses the caller's `db`. It needs no startup and no shutdown."""
         return self.around(Ring(db, self.settings, self.keyring), run_migrations=run_migrations)
 
-    def around(self, ring: Ring, *, run_migrations: bool = False) -> _App:
+    def around(self, ring: Ring, *, run_migrations: bool = False) -> App:
         """Return an app that serves an open `ring`."""
-        app = _App(self, None, migrates=run_migrations)
+        app = App(self, None, migrates=run_migrations)
         app.use(ring)
         return app
 
-    def standalone(self) -> _App:
+    def standalone(self) -> App:
         """Return an app that opens, migrates and closes its own database.
 
         It opens it when it starts. If nobody runs its lifespan, as of an app that is mounted, it
@@ -251,14 +259,14 @@ class ASGIFactory:
         """
 
         @asynccontextmanager
-        async def lifespan(app: _App) -> AsyncIterator[None]:
+        async def lifespan(app: App) -> AsyncIterator[None]:
             try:
                 await app.prepare()
                 yield
             finally:
                 await app.aclose()
 
-        app = _App(self, OwnedRing(self.keyring), migrates=self.settings.migrate_on_start)
+        app = App(self, OwnedRing(self.keyring), migrates=self.settings.migrate_on_start)
         app.router.lifespan_context = lifespan
         app.state.mode, app.state.external_db = "standalone", False
         app.state.schema = self.settings.database_schema
@@ -286,7 +294,7 @@ def build(
     settings: Settings | None = None,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
-) -> Starlette:
+) -> App:
     """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
 
     `authenticate` identifies the caller of a request: given its ASGI scope, it returns (or awaits)
@@ -308,7 +316,7 @@ def create_app(  # noqa: PLR0913, PLR0917, the order is that of llmring-server 0
     config: Mapping[str, Any] | None = None,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
-) -> Starlette:
+) -> App:
     """Return an app on the caller's `db_manager`, or without one, on its own database.
 
     `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when an

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING
 import llmring_server
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from llmring_server.asgi import App, create_app
 
-    from llmring_server.asgi import create_app
-
-    app: Starlette
+    app: App
 
 __all__ = ["app", "create_app"]
 

@@ -15,6 +15,8 @@ OTHER_LOOP = (
     " loop, or await its aclose() there first."
 )
 
+CLOSED = "The database was closed before it was open."
+
 
 class ClosedDatabase(AsyncDatabaseManager):
     """Stands for a database that has not been opened."""
@@ -79,7 +81,9 @@ class OwnedRing:
                 opened.set_result(ring)
                 await closing.wait()
         except asyncio.CancelledError:
-            opened.cancel()
+            if not opened.done():
+                opened.set_exception(Unavailable(CLOSED))
+                opened.exception()
             raise
         except Exception as exc:
             if opened.done():
