@@ -19,12 +19,10 @@ from llmring_server.usage.models import NewCall
 from llmring_server.usage.transfer import read_export
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-    from llmring_server.asgi import build, create_app
+    from llmring_server.asgi import App, build, create_app
     from llmring_server.server.in_process import Server
 
-    app: Starlette
+    app: App
 
 __all__ = [
     "LIBRARY",

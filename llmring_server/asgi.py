@@ -1,32 +1,39 @@
 """ASGI app: wires the routes, the middleware and a Ring, which the app opens or receives."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import Any
 
 from pgdbm import AsyncDatabaseManager
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.access.authentication import Authenticate, Authentication
 from llmring_server.core.fair_queue import FairSlots
 from llmring_server.db.migrations import migrate
 from llmring_server.db.monitored import with_schema
+from llmring_server.errors import RingError
+from llmring_server.owned_ring import ClosedDatabase, OwnedRing
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings
 from llmring_server.web.body_memory import BodyMemory, large_body_slots
+from llmring_server.web.health import TIMEOUT_SECONDS
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
 from llmring_server.web.request_limits import may_lose_framing
-from llmring_server.web.router import RouteGroup, Router
+from llmring_server.web.router import Router, path_below_root
 
 CORS_REQUEST_HEADERS = (
     "Authorization",
@@ -49,6 +56,10 @@ CORS_RESPONSE_HEADERS = (
     "X-LLMRing-Replica-Lag",
 )
 
+# The paths that are served before the database is opened, or although it cannot be.
+WITHOUT_DATABASE = {"/", "/docs", "/redoc", "/openapi.json", "/health/live"}
+HEALTH_CHECKS = {"/health", "/health/ready"}
+
 
 class _Cors(CORSMiddleware):
     """Cross-origin resource sharing, except for responses that must close their connection."""
@@ -60,25 +71,47 @@ class _Cors(CORSMiddleware):
             await super().__call__(scope, receive, send)
 
 
-class MigrateOnFirstRequest:
-    """Migrates the schema before the first request; after a failure, before the next one."""
+class _State(State):
+    """The state of an app. A host may set `db` and `settings`; the next request uses them."""
 
-    def __init__(self, app: ASGIApp, ring: Ring) -> None:
+    def __init__(self, app: "App") -> None:
+        super().__init__()
+        vars(self)["_app"] = app
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        super().__setattr__(key, value)
+        self._app.prepared_in = None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self, key, value)
+
+
+class _Prepare:
+    """Prepares the app before the first request; after a failure, before the next one."""
+
+    def __init__(self, app: ASGIApp, prepared: "App") -> None:
         self.app = app
-        self.ring = ring
-        self._is_migrated = False
-        self._lock = asyncio.Lock()
+        self._prepared = prepared
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._is_migrated:
-            async with self._lock:
-                if not self._is_migrated:
-                    await migrate(self.ring.db, self.ring.settings.mcp_schema)
-                    self._is_migrated = True
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        is_prepared = self._prepared.prepared_in is asyncio.get_running_loop()
+        if is_prepared or scope["type"] != "http":
+            return self.app(scope, receive, send)
+        return self._prepare(scope, receive, send)
+
+    async def _prepare(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = path_below_root(scope)
+        if path in HEALTH_CHECKS:
+            # They tell whether the database can be reached, and soon.
+            with suppress(RingError, TimeoutError):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
+                    await self._prepared.prepare()
+        elif path not in WITHOUT_DATABASE:
+            await self._prepared.prepare()
         await self.app(scope, receive, send)
 
 
-class _App(Starlette):
+class App(Starlette):
     """A Starlette app with our router, and with our middleware in place of its error handling.
 
     The attributes are what endpoints need (`web.request.App`). They are not in `state`, where a
@@ -92,13 +125,110 @@ class _App(Starlette):
     large_bodies: FairSlots
     openapi: Callable[[str], bytes]
 
-    def __init__(self, groups: list[RouteGroup], middleware: list[Middleware]) -> None:
-        super().__init__(middleware=middleware)
-        self._groups = groups
+    def __init__(self, factory: "ASGIFactory", owned: OwnedRing | None, *, migrates: bool) -> None:
+        # CORS is outside, so that browsers may read error responses, too.
+        inner = [Middleware(RequestMiddleware), Middleware(_Prepare, self)]
+        super().__init__(middleware=[*factory.cors(), *inner])
+        self._factory = factory
+        self._groups = [*API_GROUPS, *META_GROUPS] if factory.include_meta_routes else API_GROUPS
+        # The ring that the app opens itself, and its database: None if the app borrows one.
+        self._owned = owned
+        self._owned_db: AsyncDatabaseManager | None = None
+        # Whether a borrowed database is migrated, and the one that was migrated last.
+        self._migrates = migrates
+        self._migrated_db: AsyncDatabaseManager | None = None
+        # The event loop in which `ring` can be used. None: it must be prepared.
+        self.prepared_in: asyncio.AbstractEventLoop | None = None
+        self._preparing: asyncio.Task[None] | None = None
+        self.large_bodies = large_body_slots()
+        self.state = _State(self)
+        self._configure(factory.settings)
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """Our routes, and before them those that the host has added to this app."""
+        ours = dict.fromkeys(route.path for group in self._groups for route in group.routes)
+        return [*self.router.routes, *(StarletteRoute(path, self) for path in ours)]
+
+    async def prepare(self) -> None:
+        """Make `ring` that of the app's own database, or of the one that the host has lent.
+
+        All who ask meanwhile get the same result; after a failure, the next one tries again.
+        """
+        loop = asyncio.get_running_loop()
+        task = self._preparing
+        if task is None or task.done() or task.get_loop() is not loop:
+            task = self._preparing = loop.create_task(self._prepare(loop))
+            # There may be no request left to see an error.
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(task)
+
+    async def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
+        settings = self.state.settings
+        db: Any = getattr(self.state, "db", self._owned_db)
+        if self._owned and db is self._owned_db:
+            ring = await self._open(self._owned, settings)
+        else:
+            ring = self._borrow(db, settings)
+            if self._migrates and self._migrated_db is not ring.db:
+                await migrate(ring.db, ring.settings.mcp_schema)
+                self._migrated_db = ring.db
+        self.use(ring)
+        self.prepared_in = loop
+
+    async def _open(self, owned: OwnedRing, settings: Settings) -> Ring:
+        ring = await owned.open(settings)
+        if self._is_replaced(settings, ring):
+            await owned.aclose()
+            ring = await owned.open(settings)
+        self._owned_db = ring.db
+        return ring
+
+    def _borrow(self, db: AsyncDatabaseManager, settings: Settings) -> Ring:
+        ring: Ring | None = getattr(self, "ring", None)
+        if ring is None or ring.db is not db or self._is_replaced(settings, ring):
+            return Ring(db, settings, self._factory.keyring)
+        return ring
+
+    def _is_replaced(self, settings: Settings, ring: Ring) -> bool:
+        """Whether the host has set `state.settings` since they were last applied."""
+        return settings is not self._settings and settings is not ring.settings
+
+    def use(self, ring: Ring) -> None:
+        """Serve `ring`, and show it in `state`."""
+        self._configure(self.state.settings)
+        is_own = ring.db is self._owned_db
+        self.ring = self.state.ring = ring
+        self.state.db, self.state.schema = ring.db, ring.db.schema
+        self.state.mode = "standalone" if is_own else "library"
+        self.state.external_db = not is_own
+
+    async def aclose(self) -> None:
+        """End all background work, and close the database if the app opened it.
+
+        The app opens it again if another request comes.
+        """
+        self.prepared_in = None
+        ring = getattr(self, "ring", None)
+        if ring is not None and ring.db is not self._owned_db:
+            await ring.aclose()
+        if self._owned:
+            await self._owned.aclose()
+
+    def _configure(self, settings: Settings) -> None:
+        if getattr(self, "_settings", None) is settings:
+            return
+        factory = replace(self._factory, settings=settings)
+        self._settings = settings
+        self.limits = RateLimits(settings)
+        self.body_memory = BodyMemory(settings)
+        self.authenticator = Authentication(settings, self.limits, factory.authenticate)
+        self.openapi = lru_cache(4)(partial(openapi_document, self._groups, settings.auth))
+        self.state.settings, self.state.limits = settings, self.limits
 
     def build_middleware_stack(self) -> ASGIApp:
         routes = [route for group in self._groups for route in group.routes]
-        # Starlette's own router has no routes; it runs the lifespan.
+        # Starlette's own router runs the lifespan, and has the routes that the host adds.
         app: ASGIApp = Router(routes, self.router)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
@@ -122,46 +252,41 @@ class ASGIFactory:
         *,
         run_migrations: bool = False,
         read_db: AsyncDatabaseManager | None = None,
-    ) -> Starlette:
+    ) -> App:
         """Return an app that uses the caller's `db`. It needs no startup and no shutdown."""
         ring = Ring(db, self.settings, self.keyring, read_db)
         return self.around(ring, run_migrations=run_migrations)
 
-    def around(self, ring: Ring, *, run_migrations: bool = False) -> Starlette:
+    def around(self, ring: Ring, *, run_migrations: bool = False) -> App:
         """Return an app that serves an open `ring`."""
-        app = self._app([Middleware(MigrateOnFirstRequest, ring)] if run_migrations else [])
-        _set_ring(app, ring)
-        app.state.mode, app.state.external_db = "library", True
+        app = App(self, None, migrates=run_migrations)
+        app.use(ring)
         return app
 
-    def standalone(self) -> Starlette:
-        """Return an app that opens, migrates and closes its own database."""
+    def standalone(self) -> App:
+        """Return an app that opens, migrates and closes its own database.
+
+        It opens it when it starts. If nobody runs its lifespan, as of an app that is mounted, it
+        opens it before the first request, and `aclose` closes it.
+        """
 
         @asynccontextmanager
-        async def lifespan(app: _App) -> AsyncIterator[None]:
-            async with Ring.open(self.settings, self.keyring) as ring:
-                await ring.database_warnings()
-                _set_ring(app, ring)
+        async def lifespan(app: App) -> AsyncIterator[None]:
+            try:
+                await app.prepare()
                 yield
+            finally:
+                await app.aclose()
 
-        app = self._app([])
+        app = App(self, OwnedRing(self.keyring), migrates=self.settings.migrate_on_start)
         app.router.lifespan_context = lifespan
         app.state.mode, app.state.external_db = "standalone", False
+        app.state.schema = self.settings.database_schema
+        # Until the database is opened.
+        app.ring = Ring(ClosedDatabase(self.settings.database_schema), self.settings)
         return app
 
-    def _app(self, inner: list[Middleware]) -> _App:
-        groups = [*API_GROUPS, *META_GROUPS] if self.include_meta_routes else API_GROUPS
-        # CORS is outside, so that browsers may read error responses, too.
-        app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
-        app.limits = RateLimits(self.settings)
-        app.body_memory = BodyMemory(self.settings)
-        app.large_bodies = large_body_slots()
-        app.authenticator = Authentication(self.settings, app.limits, self.authenticate)
-        app.openapi = lru_cache(4)(partial(openapi_document, groups, self.settings.auth))
-        app.state.settings, app.state.limits = self.settings, app.limits
-        return app
-
-    def _cors(self) -> list[Middleware]:
+    def cors(self) -> list[Middleware]:
         # Mounted apps have none by default: CORS is up to the parent.
         if not self.settings.cors_origins:
             return []
@@ -176,19 +301,13 @@ class ASGIFactory:
         ]
 
 
-def _set_ring(app: _App, ring: Ring) -> None:
-    app.ring = app.state.ring = ring
-    app.state.db = ring.db
-    app.state.schema = ring.db.schema
-
-
 def build(
     db: AsyncDatabaseManager,
     settings: Settings | None = None,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
     read_db: AsyncDatabaseManager | None = None,
-) -> Starlette:
+) -> App:
     """Return the app to mount on a migrated `db`: `parent.mount("/llmring", build(db))`.
 
     `authenticate` identifies the caller of a request: given its ASGI scope, it returns (or awaits)
@@ -205,33 +324,58 @@ def build(
     )
 
 
-def create_app(  # noqa: PLR0913, all but the first are options
+def create_app(  # noqa: PLR0913, PLR0917, the order is that of llmring-server 0.1
     db_manager: AsyncDatabaseManager | None = None,
-    *,
-    run_migrations: bool = True,
+    run_migrations: bool = True,  # noqa: FBT001, FBT002, as above
     schema: str | None = None,
     settings: Settings | None = None,
-    include_meta_routes: bool = True,
+    standalone: bool = True,  # noqa: FBT001, FBT002, as above
+    include_meta_routes: bool = True,  # noqa: FBT001, FBT002, as above
+    *,
+    config: Mapping[str, Any] | None = None,
     authenticate: Authenticate | None = None,
     keyring: Keyring | None = None,
     read_db: AsyncDatabaseManager | None = None,
-) -> Starlette:
+) -> App:
     """Return an app on the caller's `db_manager`, or without one, on its own database.
 
-    `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when the
-    app's lifespan starts, or before its first request is answered. Without `include_meta_routes`,
-    `/`, `/health` and `/openapi.json` are left to the parent. `authenticate`, `keyring` and
-    `read_db`: see `build`.
+    `schema` overrides the manager's. With `run_migrations`, pending migrations are applied when an
+    app with its own database starts, otherwise before the first request is answered. `config` has
+    settings by name: of an app with its own database, those that differ from the environment.
+    `standalone=False` demands a `db_manager`. Without `include_meta_routes`, `/`, `/docs`,
+    `/health` and `/openapi.json` are left to the parent. `authenticate`,
+    `keyring` and `read_db`: see `build`.
     """
+    if settings is not None and config is not None:
+        raise ValueError("pass settings=... or config=..., not both")
     if db_manager is None:
-        settings = settings or Settings.from_env()
-        changes: dict[str, object] = {"migrate_on_start": run_migrations}
-        if schema:
-            changes["database_schema"] = schema
-        settings = Settings(**settings.model_dump() | changes)
+        if not standalone:
+            raise ValueError(
+                "db_manager required when standalone=False: pass a manager of pgdbm, or leave out"
+                " standalone=False for an app that opens its own database"
+            )
+        settings = _own_settings(settings, config, schema, run_migrations=run_migrations)
         return ASGIFactory(settings, include_meta_routes, authenticate, keyring).standalone()
     if schema and schema != db_manager.schema:
         db_manager = with_schema(db_manager, schema)
-    settings = settings or Settings(auth="parent" if authenticate else "keys")
+    if settings is None:
+        settings = Settings(**{"auth": "parent" if authenticate else "keys"} | dict(config or {}))
     factory = ASGIFactory(settings, include_meta_routes, authenticate, keyring)
     return factory.mounted(db_manager, run_migrations=run_migrations, read_db=read_db)
+
+
+def _own_settings(
+    settings: Settings | None,
+    config: Mapping[str, Any] | None,
+    schema: str | None,
+    *,
+    run_migrations: bool,
+) -> Settings:
+    """Return the settings of an app with its own database; the same object if nothing differs."""
+    settings = settings or Settings.from_env()
+    changes = dict(config or {})
+    if schema and schema != settings.database_schema:
+        changes["database_schema"] = schema
+    if settings.migrate_on_start and not run_migrations:
+        changes["migrate_on_start"] = False
+    return Settings(**settings.model_dump() | changes) if changes else settings

@@ -13,7 +13,7 @@ from llmring_server.receipts import api as receipts
 from llmring_server.registry import api as registry
 from llmring_server.templates import api as templates
 from llmring_server.usage import api as usage
-from llmring_server.web import about, health, openapi
+from llmring_server.web import about, api_page, health, openapi
 from llmring_server.web.request_limits import KIB, MIB
 from llmring_server.web.router import Route, RouteGroup
 
@@ -231,6 +231,8 @@ ABOUT = RouteGroup(
     "about",
     "The server itself, and this description of its API.",
     Route("GET", "/", about.get_root, PUBLIC),
+    Route("GET", "/docs", api_page.get_api_docs, PUBLIC),
+    Route("GET", "/redoc", api_page.get_api_docs, PUBLIC, same_as="/docs"),
     Route("GET", "/openapi.json", openapi.get_openapi, PUBLIC),
 )
 

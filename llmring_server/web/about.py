@@ -58,6 +58,7 @@ PAGE = Template("""<!doctype html>
 <h1>$name <small>$version</small></h1>
 <p>Records LLM calls exactly once, with exact costs and signed receipts.</p>
 <ul>
+<li><a href="docs">Endpoints <code>/docs</code></a></li>
 <li><a href="openapi.json">API description (OpenAPI 3.1) <code>/openapi.json</code></a></li>
 <li><a href="health">Health <code>/health</code></a></li>
 <li><a href="registry.json">Models and prices <code>/registry.json</code></a></li>
@@ -80,30 +81,43 @@ EXAMPLE_KEYS = {"open": "my-app", "keys": "llmr_k1_...", "proxy": "...", "parent
 # other hosts, the scheme that a proxy uses is unknown, and a key must not be sent in the clear.
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
 
-_STYLE_HASH = b64encode(sha256(STYLE.encode()).digest()).decode()
-HTML_HEADERS = {
-    # Nothing may be loaded or run: only this one style sheet, by its hash, and the empty icon.
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; img-src data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Referrer-Policy": "no-referrer",
-}
+
+def html_headers(style: str) -> dict[str, str]:
+    """Return the headers of a page: nothing may be loaded or run but its style and empty icon."""
+    style_hash = b64encode(sha256(style.encode()).digest()).decode()
+    return {
+        "Content-Security-Policy": (
+            f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:;"
+            " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+        "Referrer-Policy": "no-referrer",
+    }
+
+
+HTML_HEADERS = html_headers(STYLE)
 
 
 class About(TypedDict):
-    """The name and the version of the server."""
+    """The name and the version of the server, and the paths of its API page and its models."""
 
     name: str
     version: str
+    docs: str
+    registry: str
 
 
 async def get_root(request: Request) -> Annotated[Response, {JSON: About, HTML: str}]:
-    """Show the name and the version of the server."""
+    """Show the name and the version of the server, and where its API page and its models are."""
     vary = {"Vary": "Accept"}
     if prefers_html(request.headers.get(b"accept", b"")):
         return Response(_page(request), headers=vary | HTML_HEADERS, media_type=HTML)
-    about: About = {"name": NAME, "version": VERSION}
+    root = request.scope.get("root_path", "")
+    about: About = {
+        "name": NAME,
+        "version": VERSION,
+        "docs": f"{root}/docs",
+        "registry": f"{root}/registry",
+    }
     return Response(render(about), headers=vary, media_type=JSON)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from starlette.routing import compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import Match, compile_path
+from starlette.routing import Router as StarletteRouter
+from starlette.types import Receive, Scope, Send
 
 from llmring_server.core.identity import ApiScope
 from llmring_server.errors import MethodNotAllowed, NotFound
@@ -79,12 +81,15 @@ class Router:
     """An ASGI app that passes a request to its endpoint, or refuses it with 404 or 405.
 
     An exact path takes precedence over patterns for every method: `/conversations/log` is never
-    the conversation with the id `log`. HEAD is answered wherever GET is. What is not HTTP (the
-    lifespan of the app) goes to `other`.
+    the conversation with the id `log`. HEAD is answered wherever GET is.
+
+    What is not HTTP (the lifespan of the app) goes to `other`. So do the requests that match one of
+    its routes, if that has the path of one of `routes`, which it replaces, or if none matches.
     """
 
-    def __init__(self, routes: Sequence[Route], other: ASGIApp) -> None:
+    def __init__(self, routes: Sequence[Route], other: StarletteRouter) -> None:
         self._other = other
+        self._other_app = ExceptionMiddleware(other)
         self._exact: dict[str, dict[str, Route]] = {}
         patterns: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -100,6 +105,8 @@ class Router:
             return self._other(scope, receive, send)
         path, method = path_below_root(scope), scope["method"]
         methods = self._exact.get(path)
+        if self._other.routes and self._is_for_other(scope, path):
+            return self._other_app(scope, receive, send)
         if methods is None:
             methods, params = self._match(path, method)
             if not methods:
@@ -111,6 +118,14 @@ class Router:
         # The name is Starlette's: middleware of other packages reads it, too.
         scope["route"] = route
         return route.endpoint(scope, receive, send)
+
+    def _is_for_other(self, scope: Scope, path: str) -> bool:
+        has_match = path in self._exact or bool(self._match(path, scope["method"])[0])
+        return any(
+            route.matches(scope)[0] is Match.FULL
+            for route in self._other.routes
+            if not has_match or getattr(route, "path", None) == path
+        )
 
     def _match(self, path: str, method: str) -> tuple[dict[str, Route], dict[str, Any]]:
         """Return the first pattern with this method, or the methods of all patterns that match.

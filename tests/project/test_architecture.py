@@ -40,8 +40,6 @@ MAY_IMPORT = {
         "llmring_server/access/authentication.py",
         "llmring_server/asgi.py",
         "llmring_server/cli/serve.py",
-        # For the type checker only.
-        "llmring_server/__init__.py",
     ),
     # Outgoing HTTP. Only the model registry is ever called.
     "httpx2": ("llmring_server/registry/client.py",),

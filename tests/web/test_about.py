@@ -12,6 +12,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import Settings, build
+from llmring_server.routes import API, META
 from llmring_server.web.about import prefers_html
 
 CHROMIUM = (
@@ -26,7 +27,16 @@ async def test_a_program_gets_the_version_as_json(client_of_each_kind: httpx.Asy
         response = await client_of_each_kind.get("/", headers={"X-API-Key": "", "Accept": accept})
         assert response.headers["Content-Type"] == "application/json"
         assert response.headers["Vary"] == "Accept"
-        assert response.json() == {"name": "LLMRing Server", "version": version("llmring-server")}
+        root = response.url.path.rstrip("/")
+        assert response.json() == {
+            "name": "LLMRing Server",
+            "version": version("llmring-server"),
+            "docs": f"{root}/docs",
+            "registry": f"{root}/registry",
+        }
+        for member in ("docs", "registry"):
+            found = await client_of_each_kind.get(response.url.join(response.json()[member]))
+            assert found.status_code == 200
 
 
 async def test_browsers_get_a_page_with_valid_links(client_of_each_kind: httpx.AsyncClient) -> None:
@@ -35,9 +45,22 @@ async def test_browsers_get_a_page_with_valid_links(client_of_each_kind: httpx.A
     assert response.headers["Content-Type"] == "text/html; charset=utf-8"
     assert f"LLMRing Server <small>{version('llmring-server')}</small>" in response.text
     links = re.findall(r'<a href="([^"]+)"', response.text)
-    assert {"openapi.json", "health"} < {*links}
+    assert {"docs", "openapi.json", "health"} < {*links}
     for link in links:
         assert (await client_of_each_kind.get(response.url.join(link))).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["docs", "redoc"])
+async def test_the_api_page_lists_every_endpoint(
+    client_of_each_kind: httpx.AsyncClient, path: str
+) -> None:
+    response = await client_of_each_kind.get(path, headers={"X-API-Key": ""})
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    root = response.url.path.removesuffix(f"/{path}")
+    for route in API + META:
+        assert f"<code>{route.method} {root}{route.path_format}</code>" in response.text
+    assert "script" not in response.headers["Content-Security-Policy"]
+    assert "<script" not in response.text
 
 
 @pytest.mark.parametrize(
