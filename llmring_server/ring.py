@@ -50,6 +50,8 @@ class Ring:
         self.db = db
         self.settings = settings = settings or Settings()
         self._database = database = Database(db, settings)
+        # What is committed with this ring: `ring.events.subscribe(callback)`.
+        self.events = database.events
         self._safety = DatabaseSafety(database, settings)
         self.audit = AuditLog(database)
         self.registry = Registry(database, settings, self.audit)
@@ -128,7 +130,8 @@ class Ring:
     def within(self, transaction: Any) -> Self:
         """Return this ring inside the caller's transaction, with which its writes are committed.
 
-        `transaction` is pgdbm's, or an asyncpg connection that has one.
+        `transaction` is pgdbm's, or an asyncpg connection that has one. No events are announced:
+        only the caller knows whether it was committed.
         """
         inside = copy(self)
         inside._database = self._database.within(transaction)
@@ -140,12 +143,15 @@ class Ring:
     async def aclose(self) -> None:
         """End all background work and return all connections to the pool.
 
-        Calls that wait to be stored are stored; registry files that are being fetched are dropped.
+        Calls that wait to be stored are stored, and their events delivered; registry files that are
+        being fetched are dropped.
         If you lend the database, await this before you close it, when no more requests come.
         """
-        # In this order: the first three write, storing calls may start to move totals, and all of
-        # them use connections.
+        # In this order: all but the events write, storing calls announces events and may start to
+        # move totals, callbacks of events may store calls, and all of them use connections.
         await self.registry.aclose()
+        await self.usage.aclose()
+        await self.events.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
         await self._database.aclose()

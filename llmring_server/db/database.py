@@ -14,6 +14,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.core.events import Events
 from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId
 from llmring_server.db import connect
@@ -132,6 +133,8 @@ class Database:
         self.connection: Connection | None = None
         # True if the caller began the transaction, and decides when it ends.
         self.in_caller_transaction = False
+        # Of what is committed outside of a caller's transaction.
+        self.events = Events()
         self.acquire_timeout = settings.acquire_timeout
         self._connections = ConnectionCache(manager, settings.acquire_timeout)
         self._long_reads = LongReads(manager, settings)
@@ -194,6 +197,11 @@ class Database:
                 raise
             with translated(connection):
                 await transaction.commit()
+
+    @property
+    def announces(self) -> bool:
+        """Whether somebody subscribes to events, and what was written is committed."""
+        return self.events.has_subscribers and self.connection is None
 
     def slot(
         self, slots: FairSlots, project_id: ProjectId | None, size: int = 1

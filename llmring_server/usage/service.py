@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from llmring_server.core.events import CallLogged
 from llmring_server.core.fair_queue import FairSlots, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
@@ -138,6 +139,7 @@ class Usage(Repository):
                 await slices.pause()
             await self._keep_prices(records)
             results = await self._retry(lambda: self._insert_all(records))
+            self._announce(records, results)
         return [*map(_with_warnings, results, warnings)]
 
     async def log_each(
@@ -319,13 +321,30 @@ class Usage(Repository):
     async def _write(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
         """Write calls, each of which has its own outcome."""
         try:
-            return await self._insert_records(records)
+            outcomes = await self._insert_records(records)
         except LockTimeout:
             # The statement takes keys and other locks, and the database names the one it waited for
             # only in the text of its message. Inserting the keys one by one identifies it.
             if not any(record.idempotency_key for record in records):
                 raise
-            return await self._insert_around_locked_keys(records)
+            outcomes = await self._insert_around_locked_keys(records)
+        # Read here: without subscribers, not even a function is called.
+        if self._database.events.has_subscribers:
+            self._announce(records, outcomes)
+        return outcomes
+
+    def _announce(
+        self, records: Sequence[CallRecord], outcomes: Sequence[LogResult | RingError]
+    ) -> None:
+        """Announce the calls that were stored, unless they are in a caller's transaction."""
+        if self._database.announces:
+            self._database.events.announce(
+                [
+                    call_logged(record)
+                    for record, outcome in zip(records, outcomes, strict=True)
+                    if isinstance(outcome, LogResult) and not outcome.replayed
+                ]
+            )
 
     async def _insert_records(
         self, records: Sequence[CallRecord], *, keys_inserted: bool = False
@@ -393,6 +412,17 @@ class Usage(Repository):
                 return (await inside._first_results([record]))[record.id]
         except RingError as exc:
             return exc
+
+
+def call_logged(record: CallRecord) -> CallLogged:
+    """Return the event of a call that was stored."""
+    return CallLogged(
+        project_id=record.project_id,
+        call_id=record.id,
+        logged_at=record.logged_at,
+        cost=_stored(record).cost,
+        cost_source=record.quote.source,
+    )
 
 
 def _stored(record: CallRecord) -> LogResult:
