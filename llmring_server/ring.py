@@ -1,7 +1,8 @@
 """Ring: the server without HTTP, one service per domain: `Ring(db).usage.log(project, call)`."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Self
 
@@ -14,11 +15,12 @@ from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.core.database_warnings import DatabaseWarning
+from llmring_server.core.server_stats import RingStats, embedded_servers
 from llmring_server.db.database import Database, open_database
-from llmring_server.db.migrations import migrate, pending_migrations
+from llmring_server.db.migrations import migrate, module_stats, pending_migrations
 from llmring_server.db.repository import Repository
 from llmring_server.db.safety import DatabaseSafety
-from llmring_server.errors import NotMigrated
+from llmring_server.errors import NotMigrated, Overloaded, Unavailable
 from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.pricing.service import Pricing
@@ -32,6 +34,9 @@ from llmring_server.usage.idempotency import IdempotencyKeys
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
 from llmring_server.usage.transfer import CallImport
+
+# How long `Ring.stats` waits for a database that does not answer.
+STATS_TIMEOUT_SECONDS = 2.0
 
 
 class Ring:
@@ -169,6 +174,23 @@ class Ring:
         if pending := await pending_migrations(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(pending)}.")
         await self._safety.require()
+
+    async def stats(self) -> RingStats:
+        """Return what this ring is doing now: connections, queues, and the schemas' migrations."""
+        pool = self._database.pool_stats()  # before the next statement takes a connection
+        modules = None
+        with suppress(Unavailable, Overloaded, TimeoutError):
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                modules = await module_stats(self.db, self.settings.mcp_schema)
+        return {
+            "pool": pool,
+            "modules": modules,
+            "commit_queue": self.usage.commit_queue(),
+            "long_reads": self._database.long_read_stats(),
+            "embedded_postgres": [
+                await asyncio.to_thread(state) for state in tuple(embedded_servers)
+            ],
+        }
 
     async def database_warnings(self) -> list[DatabaseWarning]:
         """Return what makes the database unsafe, and log each warning once.

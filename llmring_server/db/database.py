@@ -17,6 +17,7 @@ from llmring_server import errors
 from llmring_server.core.events import Events
 from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId
+from llmring_server.core.server_stats import LongReadStats, PoolStats
 from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
@@ -228,6 +229,14 @@ class Database:
         if not self._takes_connections:
             return nullcontext()
         return self._long_reads.transaction(project_id)
+
+    def pool_stats(self) -> PoolStats | None:
+        """Return the state of the pool; None if the manager has no pool."""
+        return self._connections.pool_stats()
+
+    def long_read_stats(self) -> LongReadStats | None:
+        """Return the slots of long reads; None if the manager has no pool."""
+        return self._long_reads.stats() if self.manager._pool is not None else None
 
     @property
     def _takes_connections(self) -> bool:

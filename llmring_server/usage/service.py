@@ -13,6 +13,7 @@ from llmring_server.core.events import CallLogged
 from llmring_server.core.fair_queue import FairSlots, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
+from llmring_server.core.server_stats import CommitQueueStats
 from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.warnings import (
     RequestWarning,
@@ -261,6 +262,10 @@ class Usage(Repository):
                 cut_days=window.cut_days,
                 **window.segments._asdict(),
             )
+
+    def commit_queue(self) -> CommitQueueStats:
+        """Return how many calls wait to be stored and are being stored."""
+        return self._group_commit.stats()
 
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""
