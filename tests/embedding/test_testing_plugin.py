@@ -17,6 +17,7 @@ from pgdbm import AsyncDatabaseManager
 from llmring_server import Settings, create_app
 from llmring_server.db.admin import throwaway_databases
 from llmring_server.db.postgres_supervisor import DataDirectory
+from tests.project.test_documentation import blocks
 from tests.support.postgres import wait_until_stopped
 
 PYTEST_INI = """
@@ -44,19 +45,16 @@ async def old_app(test_db_factory):
 '''
 
 TESTS = """
-import httpx2
 import pytest
-from starlette.applications import Starlette
 
-from llmring_server import Ring, Settings, build, project_of_key
+from llmring_server import project_of_key
 from llmring_server.testing import API_KEY, MODES, SCHEMA
 
 CALL = {"provider": "openai", "model": "gpt-4o-mini", "input_tokens": 1200, "output_tokens": 300}
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
 @pytest.mark.parametrize("llmring_mode", MODES)
-async def test_each_test_has_a_database_of_its_own(llmring_client, llmring_mode, attempt):
+async def test_each_test_has_a_database_of_its_own(llmring_client, llmring_mode):
     response = await llmring_client.post("/api/v1/log", json=CALL)
     assert response.status_code == 200, response.text
     assert len((await llmring_client.get("/api/v1/logs")).json()) == 1
@@ -69,17 +67,6 @@ async def test_the_app_and_the_client_share_a_ring(llmring_app, llmring_client):
     [call] = await llmring_app.state.ring.usage.logs(project_of_key(API_KEY))
     assert call.model == "gpt-4o-mini"
     assert (llmring_app.state.mode, llmring_app.state.schema) == ("library", SCHEMA)
-
-
-async def test_an_application_of_ones_own_on_the_database(llmring_db, llmring_settings):
-    app = Starlette()
-    server = build(llmring_db, llmring_settings)
-    app.mount("/usage", server)
-    transport = httpx2.ASGITransport(app=app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-        assert (await client.get("/usage/health/ready")).json()["status"] == "ready"
-    assert (await server.state.ring.stats())["modules"][0]["pending"] == []
-    await server.state.ring.aclose()
 
 
 class TestWithOtherSettings:
@@ -150,9 +137,14 @@ def write_project(folder: Path, **tests: str) -> None:
 
 async def test_a_foreign_project_uses_the_fixtures(tmp_path: Path, server_url: str) -> None:
     before = await throwaway_databases(server_url)
-    write_project(tmp_path, new=TESTS, old=OLD_TESTS)
+    [documented] = [
+        block.code
+        for block in blocks("python")
+        if block[:2] == ("docs/embedding.md", "Test an application that embeds the server")
+    ]
+    write_project(tmp_path, documented=documented, new=TESTS, old=OLD_TESTS)
     output = run_pytest(tmp_path, **variables(server_url))
-    assert "8 passed" in output
+    assert "7 passed" in output
     # Other tests run beside this one.
     left = {*await throwaway_databases(server_url)} - {*before}
     assert not [name for name in left if name.startswith("test_") and "llmring" in name]
@@ -197,9 +189,9 @@ pytest_plugins = ["llmring_server.testing"]
 def llmring_data_dir():
     return Path({str(data_dir)!r})
 """)
-    assert "7 passed" in run_pytest(tmp_path)
+    assert "4 passed" in run_pytest(tmp_path)
     # Workers of pytest-xdist join one server.
-    assert "7 passed" in run_pytest(tmp_path, "-p", "xdist", "-n", "2")
+    assert "4 passed" in run_pytest(tmp_path, "-p", "xdist", "-n", "2")
 
 
 def test_without_its_plugin_the_error_says_what_to_install(
