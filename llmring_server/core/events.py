@@ -9,7 +9,7 @@ import asyncio
 import inspect
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
@@ -254,12 +254,21 @@ class Events:
         self.has_subscribers = True
         return subscription
 
-    def announce(self, events: Iterable[AnnouncedEvent]) -> None:
-        """Queue events that are committed for all subscribers."""
-        subscriptions = [subscription for each in self._subscriptions if (subscription := each())]
-        for event in events:
-            for subscription in subscriptions:
-                subscription.put(event)
+    def announce(self, events: Sequence[AnnouncedEvent]) -> None:
+        """Queue events that are committed for all subscribers.
+
+        This raises nothing: the writer has committed, and must be told so.
+        """
+        for subscription in [each() for each in self._subscriptions]:
+            if subscription is None:
+                continue
+            try:
+                for event in events:
+                    subscription.put(event)
+            except Exception as exc:  # noqa: BLE001, such as that of an event loop that has ended
+                _logger.error(  # noqa: TRY400, the text of the error may have a caller's values
+                    "events were not announced: %s", traceback_without_values(exc)
+                )
 
     async def kept_while_waiting(self, subscription: Subscription, news: asyncio.Event) -> None:
         """Wait for `news` of a subscription, which is kept meanwhile."""

@@ -158,11 +158,12 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: list[Outcome | Exception] = []
-        self._in_flight += len(batch)
+        size = len(batch)
+        self._in_flight += size
         try:
             outcomes = await write_each(self._write, [item for item, _ in batch])
         finally:
-            self._in_flight -= len(batch)
+            self._in_flight -= size
             # Also after an unforeseen error: no caller may wait forever.
             outcomes = outcomes or [RingError()] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):

@@ -265,6 +265,26 @@ async def test_a_callback_that_waits_delays_no_writer_and_no_other_subscriber(
     assert blocked.dropped == 1
 
 
+async def test_a_subscriber_in_an_event_loop_that_has_ended_fails_no_writer(
+    ring: Ring, project_id: ProjectId, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscription = ring.events.subscribe()
+
+    def wait_in_another_loop() -> asyncio.Task[Event]:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(subscription.__anext__())
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        return task
+
+    task = await asyncio.to_thread(wait_in_another_loop)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    other = ring.events.subscribe()
+    assert (await ring.usage.log(project_id, ENTRY)).log_id
+    assert "events were not announced: RuntimeError" in caplog.text
+    assert other.pending == 1
+
+
 async def test_unsubscribing_leaves_no_task_and_no_subscriber(
     ring: Ring, project_id: ProjectId
 ) -> None:
