@@ -8,6 +8,14 @@ package reads no environment variables and loads no web framework: that happens 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from llmring_server.core.events import (
+    CallLogged,
+    ConversationUpdated,
+    Event,
+    EventsDropped,
+    KeyRevoked,
+    ReceiptIssued,
+)
 from llmring_server.core.identity import LIBRARY, Actor, Caller, ProjectId, project_of_key
 from llmring_server.db.migrations import migrate
 from llmring_server.maintenance import maintain
@@ -27,10 +35,16 @@ if TYPE_CHECKING:
 __all__ = [
     "LIBRARY",
     "Actor",
+    "CallLogged",
     "Caller",
+    "ConversationUpdated",
+    "Event",
+    "EventsDropped",
+    "KeyRevoked",
     "Keyring",
     "NewCall",
     "ProjectId",
+    "ReceiptIssued",
     "ReceiptRequest",
     "Ring",
     "Server",

@@ -1,7 +1,8 @@
 """Ring: the server without HTTP, one service per domain: `Ring(db).usage.log(project, call)`."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import copy
 from typing import Any, Self
 
@@ -14,12 +15,13 @@ from llmring_server.access.trusted_proxy import Nonces
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.core.database_warnings import DatabaseWarning
+from llmring_server.core.server_stats import RingStats, embedded_servers
 from llmring_server.db.database import Database, open_database, open_replica
-from llmring_server.db.migrations import migrate, pending_migrations
+from llmring_server.db.migrations import migrate, module_stats, pending_migrations
 from llmring_server.db.replica import Replica, decode_position
 from llmring_server.db.repository import Repository
 from llmring_server.db.safety import DatabaseSafety
-from llmring_server.errors import NotMigrated
+from llmring_server.errors import NotMigrated, Overloaded, Unavailable
 from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.pricing.service import Pricing
@@ -33,6 +35,9 @@ from llmring_server.usage.idempotency import IdempotencyKeys
 from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
 from llmring_server.usage.transfer import CallImport
+
+# How long `Ring.stats` waits for a database that does not answer.
+STATS_TIMEOUT_SECONDS = 2.0
 
 
 class Ring:
@@ -55,6 +60,8 @@ class Ring:
         self._database = database = Database(db, settings)
         if read_db:
             database.replica = Replica(database, read_db, settings)
+        # What is committed with this ring: `ring.events.subscribe(callback)`.
+        self.events = database.events
         self._safety = DatabaseSafety(database, settings)
         self.audit = AuditLog(database)
         self.registry = Registry(database, settings, self.audit)
@@ -135,7 +142,8 @@ class Ring:
     def within(self, transaction: Any) -> Self:
         """Return this ring inside the caller's transaction, with which its writes are committed.
 
-        `transaction` is pgdbm's, or an asyncpg connection that has one.
+        `transaction` is pgdbm's, or an asyncpg connection that has one. No events are announced:
+        only the caller knows whether it was committed.
         """
         return self._on(self._database.within(transaction))
 
@@ -178,12 +186,15 @@ class Ring:
     async def aclose(self) -> None:
         """End all background work and return all connections to the pool.
 
-        Calls that wait to be stored are stored; registry files that are being fetched are dropped.
+        Calls that wait to be stored are stored, and their events delivered; registry files that are
+        being fetched are dropped.
         If you lend the database, await this before you close it, when no more requests come.
         """
-        # In this order: the first three write, storing calls may start to move totals, and all of
-        # them use connections.
+        # In this order: all but the events write, storing calls announces events and may start to
+        # move totals, callbacks of events may store calls, and all of them use connections.
         await self.registry.aclose()
+        await self.usage.aclose()
+        await self.events.aclose()
         await self.usage.aclose()
         await self.rollups.aclose()
         if replica := self._database.replica:
@@ -203,6 +214,23 @@ class Ring:
         if pending := await pending_migrations(self.db, self.settings.mcp_schema):
             raise NotMigrated(f"{NotMigrated.detail} Missing: {', '.join(pending)}.")
         await self._safety.require()
+
+    async def stats(self) -> RingStats:
+        """Return what this ring is doing now: connections, queues, and the schemas' migrations."""
+        pool = self._database.pool_stats()  # before the next statement takes a connection
+        modules = None
+        with suppress(Unavailable, Overloaded, TimeoutError):
+            async with asyncio.timeout(STATS_TIMEOUT_SECONDS):
+                modules = await module_stats(self.db, self.settings.mcp_schema)
+        return {
+            "pool": pool,
+            "modules": modules,
+            "commit_queue": self.usage.commit_queue(),
+            "long_reads": self._database.long_read_stats(),
+            "embedded_postgres": [
+                await asyncio.to_thread(state) for state in tuple(embedded_servers)
+            ],
+        }
 
     async def database_warnings(self) -> list[DatabaseWarning]:
         """Return what makes the database unsafe, and log each warning once.

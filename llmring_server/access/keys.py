@@ -12,6 +12,7 @@ from pydantic import Field
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.access.key_format import ID_LENGTH, PREFIX, key_digest, key_id, new_api_key
+from llmring_server.core.events import KeyRevoked
 from llmring_server.core.identity import (
     DEFAULT_SCOPES,
     SCOPES,
@@ -242,6 +243,9 @@ class ApiKeys(Repository):
             await inside._audit.record(actor, "key.revoke", id, row["project_id"])
         self._valid.clear()
         revoked_at: datetime = row["revoked_at"]
+        if row["newly_revoked"] and self._database.announces:
+            event = KeyRevoked(project_id=row["project_id"], key_id=id, revoked_at=revoked_at)
+            self._database.events.announce([event])
         return revoked_at
 
     def cached_caller(self, key: str) -> Caller | None:

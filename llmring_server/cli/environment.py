@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import rich_click as click
 from click.core import ParameterSource
@@ -261,7 +261,8 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
         return
     user = quote(environ.get("TEST_DB_USER") or "postgres", safe="")
     password = quote(environ.get("TEST_DB_PASSWORD") or "", safe="")
-    host = quote(environ.get("TEST_DB_HOST") or "localhost", safe="")
+    # pgdbm reads the same variable, and needs the folder of a socket percent-encoded.
+    host = quote(unquote(environ.get("TEST_DB_HOST") or "localhost"), safe="")
     port = environ.get("TEST_DB_PORT") or "5432"
     if not port.isdecimal():
         raise click.UsageError("TEST_DB_PORT must be a number")

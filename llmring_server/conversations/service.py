@@ -27,6 +27,7 @@ from llmring_server.conversations.models import (
     with_consecutive_ids,
 )
 from llmring_server.core import worker
+from llmring_server.core.events import AnnouncedEvent, Change, ConversationUpdated
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id, new_id_and_time
@@ -36,9 +37,10 @@ from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
 from llmring_server.errors import InvalidRequest, NotFound
-from llmring_server.receipts.service import Receipts
+from llmring_server.receipts.service import Receipts, receipt_issued
+from llmring_server.usage.call_record import CallRecord
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
-from llmring_server.usage.service import Usage
+from llmring_server.usage.service import Usage, call_logged
 
 # A search for words in this many messages or more does not go by the index of messages.
 SEARCH_MATCH_LIMIT = 2000
@@ -93,7 +95,9 @@ class Conversations(Repository):
         self, project_id: ProjectId, conversation: NewConversation | None = None
     ) -> Conversation:
         columns = (conversation or NewConversation()).model_dump() | {"origin": None}
-        return await self._create(project_id, *new_id_and_time(), columns)
+        created = await self._create(project_id, *new_id_and_time(), columns)
+        self._announce(project_id, created.id, "created")
+        return created
 
     async def get(self, project_id: ProjectId, id: UUID) -> Conversation:
         return Conversation.from_row(await self._fetch_one("get", project_id=project_id, id=id))
@@ -113,11 +117,13 @@ class Conversations(Repository):
             changed=changed,
             **changes.model_dump(),
         )
+        self._announce(project_id, id, "changed")
         return Conversation.from_row(row)
 
     async def delete(self, project_id: ProjectId, id: UUID) -> None:
         """Delete a conversation and its messages."""
         await self._fetch_one("delete", project_id=project_id, id=id)
+        self._announce(project_id, id, "deleted")
 
     async def messages(
         self, project_id: ProjectId, id: UUID, page: MessagePage | None = None
@@ -204,7 +210,10 @@ class Conversations(Repository):
                     await inside._append(project_id, id, stored, level, are_large=are_large)
                 return AppendResult(id, stored, replayed)
 
-        return await self._retry(attempt)
+        result = await self._retry(attempt)
+        if messages and level != "none" and not result.replayed:
+            self._announce(project_id, id, "messages", result.messages)
+        return result
 
     async def log(
         self, project_id: ProjectId, exchange: Exchange, key: str | None = None
@@ -283,7 +292,9 @@ class Conversations(Repository):
                     stored[-1].receipt_id = receipt["receipt_id"]
                 return AppendResult(conversation_id, stored, replayed, receipt, reported.warnings)
 
-        return await self._retry(attempt)
+        result = await self._retry(attempt)
+        self._announce_exchange(project_id, exchange, call, result, is_new=existing_id is None)
+        return result
 
     async def delete_old_messages(self, project_id: ProjectId, days: int, *, actor: Actor) -> int:
         """Delete messages older than `days` and return their number.
@@ -330,6 +341,39 @@ class Conversations(Repository):
                 )
         return [Conversation.from_row(row) for row in rows]
 
+    def _announce(
+        self,
+        project_id: ProjectId,
+        id: UUID,
+        change: Change,
+        messages: Sequence[Message] = (),
+    ) -> None:
+        if self._database.announces:
+            self._database.events.announce([_updated(project_id, id, change, messages)])
+
+    def _announce_exchange(
+        self,
+        project_id: ProjectId,
+        exchange: Exchange,
+        call: CallRecord,
+        result: AppendResult,
+        *,
+        is_new: bool,
+    ) -> None:
+        """Announce the parts of an exchange; `is_new` if its conversation is."""
+        if result.replayed or not self._database.announces:
+            return
+        events: list[AnnouncedEvent] = []
+        if self._level != "none":
+            if is_new:
+                events.append(_updated(project_id, result.conversation_id, "created"))
+            events.append(_updated(project_id, result.conversation_id, "messages", result.messages))
+        if exchange.logs_call:
+            events.append(call_logged(call))
+        if result.receipt:
+            events.append(receipt_issued(project_id, result.receipt, 1))
+        self._database.events.announce(events)
+
     @asynccontextmanager
     async def _transaction(self, project_id: ProjectId) -> AsyncIterator[Self]:
         """Yield this service in a transaction, when it is the project's turn."""
@@ -369,6 +413,17 @@ class Conversations(Repository):
         return await self.delete_batch(
             "delete_old_messages", project_id=project_id, before=before, limit=DELETE_BATCH_SIZE
         )
+
+
+def _updated(
+    project_id: ProjectId, id: UUID, change: Change, messages: Sequence[Message] = ()
+) -> ConversationUpdated:
+    return ConversationUpdated(
+        project_id=project_id,
+        conversation_id=id,
+        change=change,
+        message_ids=tuple([message.id for message in messages]),
+    )
 
 
 def _are_large(messages: Sequence[NewMessage]) -> bool:

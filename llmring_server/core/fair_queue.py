@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
+from llmring_server.core.server_stats import SlotStats
 from llmring_server.errors import Overloaded, RingError
 
 Item = TypeVar("Item")
@@ -45,6 +46,13 @@ class FairQueue(Generic[Item]):
 
     def __bool__(self) -> bool:
         return bool(self._projects)
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._projects.values())
+
+    @property
+    def max_size_of_project(self) -> int:
+        return self._max_size_of_project
 
     def put(self, project_id: Hashable, item: Item, size: int = 1) -> None:
         """Add an item; raise Overloaded if the queue, or the project's share of it, is full.
@@ -182,6 +190,16 @@ class FairSlots:
         if not self._occupied[project_id]:
             del self._occupied[project_id]
         self._grant()
+
+    def stats(self) -> SlotStats:
+        """Return how many slots there are, and how many are occupied and waited for."""
+        limits = self._limits()
+        return {
+            "slots": limits.slots,
+            "slots_of_project": limits.slots_of_project,
+            "in_use": self._occupied.total(),
+            "waiting": len(self._waiting),
+        }
 
     def _grant(self) -> None:
         """Grant the free slots to those whose turn it is."""

@@ -45,15 +45,21 @@ def has_password(url: str) -> bool:
     return parse(url).has_password
 
 
-async def create_database(url: str, *, throwaway: bool = False) -> bool:
-    """Create the database that `url` names; return False if it existed."""
+async def create_database(
+    url: str, *, throwaway: bool = False, template: str | None = None
+) -> bool:
+    """Create the database that `url` names; return False if it existed.
+
+    It is a copy of the database `template`, which must not have connections.
+    """
     # Its owner need not be able to create databases, or to connect to any other one.
     if not throwaway and await _exists(url):
         return False
     name = _quote(database_name(url))
     try:
         async with _connect(url) as connection:
-            await connection.execute(f"CREATE DATABASE {name}")
+            options = f" TEMPLATE {_quote(template)}" if template else ""
+            await connection.execute(f"CREATE DATABASE {name}{options}")
             if throwaway:
                 comment = f"COMMENT ON DATABASE {name} IS '{THROWAWAY_COMMENT}'"
                 await connection.execute(comment)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.core.server_stats import PoolStats
 from llmring_server.db.errors import is_lost, translated
 from llmring_server.db.monitored import monitored
+from llmring_server.db.pool_monitor import PoolMonitor, monitor_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -51,6 +53,8 @@ class ConnectionCache:
         self._idle: list[CachedConnection] = []
         self._acquisitions = 0
         self._release_task: asyncio.Task[None] | None = None
+        # Of the pool, which a manager may have only later.
+        self._monitor: PoolMonitor | None = None
 
     async def acquire(self) -> CachedConnection:
         """Return the connection used last, or one from the pool; Overloaded after the timeout."""
@@ -61,18 +65,29 @@ class ConnectionCache:
                 return cached
             await self.release(cached)
         releasing = AsyncExitStack()
-        with translated(self._manager._pool):
-            async with asyncio.timeout(self._timeout):
-                connection = await releasing.enter_async_context(self._manager.acquire())
+        monitor = self.monitor()
+        ticket = monitor.begin_waiting(len(self._idle)) if monitor else None
+        try:
+            with translated(self._manager._pool):
+                async with asyncio.timeout(self._timeout):
+                    connection = await releasing.enter_async_context(self._manager.acquire())
+        finally:
+            if monitor:
+                monitor.end_waiting(ticket)
         connection = monitored(cast("Connection", connection), self._manager)
         return CachedConnection(connection, releasing, time.monotonic())
 
     async def keep(self, cached: CachedConnection) -> None:
         """Keep a connection for the next user, or release it if others may want it."""
         if not self._may_keep(cached):
-            await cached.releasing.aclose()
+            try:
+                await cached.releasing.aclose()
+            finally:
+                self._look_if_busy()
             return
         self._idle.append(cached)
+        if self._monitor and self._monitor.busy_since is not None:
+            self._look_if_busy()
         if not self._release_task or self._release_task.done():
             self._release_task = asyncio.create_task(self._release_when_idle())
 
@@ -81,6 +96,22 @@ class ConnectionCache:
         # The pool closes a connection that it cannot reset, so the error needs no handling.
         with suppress(Exception):
             await cached.releasing.aclose()
+        self._look_if_busy()
+
+    def monitor(self) -> PoolMonitor | None:
+        """Return the monitor of the pool; None if the manager has no pool yet."""
+        if self._monitor is None and self._manager._pool is not None:
+            self._monitor = monitor_of(self._manager._pool)
+        return self._monitor
+
+    def pool_stats(self) -> PoolStats | None:
+        """Return the state of the pool; None if the manager has no pool."""
+        monitor = self.monitor()
+        return monitor.stats(len(self._idle)) if monitor else None
+
+    def _look_if_busy(self) -> None:
+        if self._monitor and self._monitor.busy_since is not None:
+            self._monitor.look(len(self._idle))
 
     async def aclose(self) -> None:
         """Return all cached connections to the pool."""

@@ -15,8 +15,10 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import errors
+from llmring_server.core.events import Events
 from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId
+from llmring_server.core.server_stats import LongReadStats, PoolStats
 from llmring_server.db import connect
 from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
 from llmring_server.db.errors import translated
@@ -170,6 +172,8 @@ class Database:
         # What the replica must have replayed before it answers; None: as little as it has.
         self.position: int | None = None
         self.read_report: ReadReport | None = None
+        # Of what is committed outside of a caller's transaction.
+        self.events = Events()
         self.acquire_timeout = settings.acquire_timeout
         self._connections = ConnectionCache(manager, settings.acquire_timeout)
         self._long_reads = LongReads(manager, settings)
@@ -249,6 +253,11 @@ class Database:
             with translated(connection):
                 await transaction.commit()
 
+    @property
+    def announces(self) -> bool:
+        """Whether somebody subscribes to events, and what was written is committed."""
+        return self.events.has_subscribers and self.connection is None
+
     def slot(
         self, slots: FairSlots, project_id: ProjectId | None, size: int = 1
     ) -> AbstractAsyncContextManager[None]:
@@ -274,6 +283,14 @@ class Database:
         if not self._takes_connections:
             return nullcontext()
         return self._long_reads.transaction(project_id)
+
+    def pool_stats(self) -> PoolStats | None:
+        """Return the state of the pool; None if the manager has no pool."""
+        return self._connections.pool_stats()
+
+    def long_read_stats(self) -> LongReadStats | None:
+        """Return the slots of long reads; None if the manager has no pool."""
+        return self._long_reads.stats() if self.manager._pool is not None else None
 
     @property
     def _takes_connections(self) -> bool:

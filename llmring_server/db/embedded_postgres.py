@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
+from llmring_server.core.server_stats import EmbeddedPostgresStats, embedded_servers
 from llmring_server.db import postgres_supervisor
 from llmring_server.db.postgres_supervisor import (
     SOCKET_NAME,
@@ -99,9 +100,25 @@ class EmbeddedPostgres:
             if isinstance(exc, OSError | subprocess.SubprocessError):
                 raise self._start_failed(exc) from exc
             raise
+        if self.stats not in embedded_servers:
+            embedded_servers.append(self.stats)
+
+    def stats(self) -> EmbeddedPostgresStats:
+        """Return the state of the server; this waits for its answer, for 2 s at most."""
+        directory = self._directory
+        version = ""
+        with suppress(OSError):
+            version = (directory.data / "PG_VERSION").read_text().strip()
+        return {
+            "data_dir": str(directory.path),
+            "version": version,
+            "answers": directory.answers(),
+        }
 
     def stop(self) -> None:
         """Leave the server, which stops when its last client has left."""
+        if self.stats in embedded_servers:
+            embedded_servers.remove(self.stats)
         if self._client_lock is not None:
             os.close(self._client_lock)
             self._client_lock = None

@@ -8,6 +8,7 @@ from pgdbm import AsyncDatabaseManager
 
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
+from llmring_server.core.server_stats import LongReadStats
 from llmring_server.errors import RateLimited
 from llmring_server.settings import Settings
 
@@ -93,6 +94,14 @@ class LongReads:
     def transaction(self, project_id: ProjectId) -> AbstractAsyncContextManager[None]:
         """Occupy a slot for a transaction that may take as long as its results are read."""
         return self._pool_slots().transactions.slot(project_id)
+
+    def stats(self) -> LongReadStats:
+        """Return how many slots there are, and how many are occupied and waited for."""
+        slots = self._pool_slots()
+        return {
+            "statements": slots.statements.stats(),
+            "transactions": slots.transactions.stats(),
+        }
 
     def _pool_slots(self) -> _PoolSlots:
         # Not before the first use: a manager may be connected later.

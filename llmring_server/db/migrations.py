@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, cast
 from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
 from pgdbm.errors import MigrationError
 
+from llmring_server.core.server_stats import ModuleStats
 from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
@@ -91,6 +92,29 @@ async def migration_status(
         return [
             status for module in _modules(database) for status in await _status(connection, module)
         ]
+
+
+async def module_stats(
+    db: AsyncDatabaseManager, mcp_schema: str | None = None
+) -> list[ModuleStats]:
+    """Return the state of the migrations of each schema."""
+    database = Database(db, Settings(mcp_schema=mcp_schema))
+    async with database.acquire() as connection:
+        return [
+            _module_stats(module, await _status(connection, module))
+            for module in _modules(database)
+        ]
+
+
+def _module_stats(module: SchemaModule, statuses: list[MigrationStatus]) -> ModuleStats:
+    applied = [status.applied_at for status in statuses if status.applied_at]
+    return {
+        "module": module.name,
+        "schema": module.schema,
+        "applied": len(applied),
+        "pending": [status.filename for status in statuses if status.applied_at is None],
+        "last_applied_at": max(applied, default=None),
+    }
 
 
 async def pending_migrations(db: AsyncDatabaseManager, mcp_schema: str | None = None) -> list[str]:

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from llmring_server.core import worker
+from llmring_server.core.events import ReceiptIssued
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.pagination import MAX_PAGE_BYTES
@@ -122,6 +123,7 @@ class Receipts(Repository):
         # After the commit: days without uncertified calls are closed also if there was no call.
         if result is None:
             raise BadRequest(NO_CALLS)
+        self._announce(project_id, result["receipt"], result["certified_count"])
         return result
 
     async def preview(self, project_id: ProjectId, request: ReceiptRequest) -> ReceiptPreview:
@@ -142,9 +144,11 @@ class Receipts(Repository):
         ):
             inside = self.with_database(transaction)
             await inside._lock_project(project_id)
-            receipt = await inside._receipt_for_call(keyring, project_id, log_id)
+            receipt, is_new = await inside._receipt_for_call(keyring, project_id, log_id)
         if receipt is None:
             raise NotFound.of("Call")
+        if is_new:
+            self._announce(project_id, receipt, 1)
         return receipt
 
     async def receipt_for_call(self, project_id: ProjectId, log_id: UUID) -> Receipt | None:
@@ -159,7 +163,8 @@ class Receipts(Repository):
                 return None
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                return await inside._receipt_for_call(keyring, project_id, log_id)
+                receipt, _ = await inside._receipt_for_call(keyring, project_id, log_id)
+                return receipt
         except (InvalidRequest, SigningKeyError):
             return None
 
@@ -176,14 +181,19 @@ class Receipts(Repository):
 
     async def _receipt_for_call(
         self, keyring: Keyring, project_id: ProjectId, log_id: UUID
-    ) -> Receipt | None:
+    ) -> tuple[Receipt | None, bool]:
+        """Return the receipt of a call, None if there is no such call, and whether it is new."""
         rows = await self._fetch_all(
             "receipt_of_call", project_id=project_id, log_id=log_id, kids=list(keyring.trusted)
         )
         if rows:
-            return StoredReceipt.from_row(rows[0]).to_response()
+            return StoredReceipt.from_row(rows[0]).to_response(), False
         result = await self._generate(keyring, project_id, ReceiptRequest(log_ids=[log_id]))
-        return result["receipt"] if result else None
+        return (result["receipt"], True) if result else (None, False)
+
+    def _announce(self, project_id: ProjectId, receipt: Receipt, calls: int) -> None:
+        if self._database.announces:
+            self._database.events.announce([receipt_issued(project_id, receipt, calls)])
 
     async def _generate(
         self, keyring: Keyring, project_id: ProjectId, request: ReceiptRequest
@@ -380,6 +390,11 @@ class Receipts(Repository):
         """Return a receipt by the id in its envelope, or by the one beside it."""
         id = legacy.envelope_id(id) or id
         return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
+
+
+def receipt_issued(project_id: ProjectId, receipt: Receipt, calls: int) -> ReceiptIssued:
+    """Return the event of a receipt that certifies this number of calls."""
+    return ReceiptIssued(project_id=project_id, receipt_id=receipt["receipt_id"], calls=calls)
 
 
 def _add(rows: Rows, tree: MerkleRoot, totals: ReceiptTotals) -> list[bytes]:

@@ -14,6 +14,7 @@ from asyncpg import IntegrityConstraintViolationError
 
 from llmring_server.core.fair_queue import FairQueue, QueueLimits
 from llmring_server.core.retry import retry_while_disconnected
+from llmring_server.core.server_stats import CommitQueueStats
 from llmring_server.db.errors import refuses_a_row
 from llmring_server.errors import RingError, traceback_without_values
 
@@ -83,6 +84,8 @@ class GroupCommit(Generic[Item, Outcome]):
         self._waiting: FairQueue[tuple[Item, asyncio.Future[Outcome]]] = FairQueue(limits.queue)
         # Each running flush, and when it began its present batch.
         self._flushes: dict[asyncio.Task[None], float] = {}
+        # How many items are in batches that are being written.
+        self._in_flight = 0
 
     async def __call__(self, project_id: Hashable, item: Item) -> Outcome:
         """Write `item` together with others; cancelling the caller cancels nothing else.
@@ -93,6 +96,18 @@ class GroupCommit(Generic[Item, Outcome]):
         self._waiting.put(project_id, (item, future))
         self._start_flush()
         return await future
+
+    def stats(self) -> CommitQueueStats:
+        """Return how much waits and is being written, and the limits."""
+        return {
+            "pending": len(self._waiting),
+            "in_flight": self._in_flight,
+            "commits": len(self._flushes),
+            "max_pending": self._limits.max_pending,
+            "max_pending_of_project": self._waiting.max_size_of_project,
+            "max_commits": self._limits.concurrent_commits,
+            "batch_size": self._limits.batch_size,
+        }
 
     async def drain(self) -> None:
         """Wait until everything that waits is written or has failed."""
@@ -143,9 +158,12 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def _flush(self, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: list[Outcome | Exception] = []
+        size = len(batch)
+        self._in_flight += size
         try:
             outcomes = await write_each(self._write_or_retry, [item for item, _ in batch])
         finally:
+            self._in_flight -= size
             # Also after an unforeseen error: no caller may wait forever.
             outcomes = outcomes or [RingError()] * len(batch)
             for (_, future), outcome in zip(batch, outcomes, strict=True):

@@ -9,9 +9,11 @@ from uuid import UUID
 
 import asyncpg
 
+from llmring_server.core.events import CallLogged
 from llmring_server.core.fair_queue import FairSlots, SlotLimits
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.pagination import MAX_PAGE_BYTES
+from llmring_server.core.server_stats import CommitQueueStats
 from llmring_server.core.time_slices import TimeSlices
 from llmring_server.core.warnings import (
     RequestWarning,
@@ -139,6 +141,7 @@ class Usage(Repository):
                 await slices.pause()
             await self._keep_prices(records)
             results = await self._retry(lambda: self._insert_all(records))
+            self._announce(records, results)
         return [*map(_with_warnings, results, warnings)]
 
     async def log_each(
@@ -262,6 +265,10 @@ class Usage(Repository):
                 **window.segments._asdict(),
             )
 
+    def commit_queue(self) -> CommitQueueStats:
+        """Return how many calls wait to be stored and are being stored."""
+        return self._group_commit.stats()
+
     async def aclose(self) -> None:
         """Wait until all calls that wait for a commit are stored."""
         await self._group_commit.drain()
@@ -319,13 +326,30 @@ class Usage(Repository):
     async def _write(self, records: Sequence[CallRecord]) -> list[LogResult | RingError]:
         """Write calls, each of which has its own outcome."""
         try:
-            return await self._insert_in_savepoint(records)
+            outcomes = await self._insert_in_savepoint(records)
         except LockTimeout:
             # The statement takes keys and other locks, and the database names the one it waited for
             # only in the text of its message. Inserting the keys one by one identifies it.
             if not any(record.idempotency_key for record in records):
                 raise
-            return await self._insert_around_locked_keys(records)
+            outcomes = await self._insert_around_locked_keys(records)
+        # Read here: without subscribers, not even a function is called.
+        if self._database.events.has_subscribers:
+            self._announce(records, outcomes)
+        return outcomes
+
+    def _announce(
+        self, records: Sequence[CallRecord], outcomes: Sequence[LogResult | RingError]
+    ) -> None:
+        """Announce the calls that were stored, unless they are in a caller's transaction."""
+        if self._database.announces:
+            self._database.events.announce(
+                [
+                    call_logged(record)
+                    for record, outcome in zip(records, outcomes, strict=True)
+                    if isinstance(outcome, LogResult) and not outcome.replayed
+                ]
+            )
 
     async def _insert_in_savepoint(
         self, records: Sequence[CallRecord]
@@ -402,6 +426,17 @@ class Usage(Repository):
                 return (await inside._first_results([record]))[record.id]
         except RingError as exc:
             return exc
+
+
+def call_logged(record: CallRecord) -> CallLogged:
+    """Return the event of a call that was stored."""
+    return CallLogged(
+        project_id=record.project_id,
+        call_id=record.id,
+        logged_at=record.logged_at,
+        cost=_stored(record).cost,
+        cost_source=record.quote.source,
+    )
 
 
 def _stored(record: CallRecord) -> LogResult:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from llmring_server.core.fair_queue import FairSlots, QueueLimits, SlotLimits
 from llmring_server.core.identity import ProjectId
+from llmring_server.core.server_stats import BodyMemoryStats
 from llmring_server.errors import Overloaded
 from llmring_server.settings import Settings
 
@@ -93,6 +94,15 @@ class BodyMemory:
         self._max_project = settings.max_project_body_bytes
         # One body of the largest size must fit.
         self._max_claimed = max(MAX_BYTES // 2, settings.max_messages_bytes)
+
+    def stats(self) -> BodyMemoryStats:
+        """Return how much is occupied, and the limits."""
+        return {
+            "bytes": self.used[_ALL.owner],
+            "unauthenticated_bytes": self.used[_UNAUTHENTICATED.owner],
+            "max_bytes": MAX_BYTES,
+            "max_unauthenticated_bytes": MAX_UNAUTHENTICATED_BYTES,
+        }
 
     def of_project(self, project_id: ProjectId) -> Reservation:
         """Return a reservation for a body of an authenticated caller."""

@@ -1,24 +1,44 @@
 """Health checks: a summary for people and clients, liveness and readiness for load balancers."""
 
 import asyncio
-from typing import Literal
+from typing import Annotated, Literal, NotRequired
 
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from llmring_server.core.database_warnings import DatabaseWarning
-from llmring_server.errors import NotMigrated, Overloaded, Unavailable
+from llmring_server.core.server_stats import ServerStats
+from llmring_server.errors import (
+    Forbidden,
+    NotMigrated,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
 from llmring_server.web.about import VERSION
 from llmring_server.web.request import Request
 
 TIMEOUT_SECONDS = 2.0
 
 
+class HealthQuery(BaseModel):
+    """What the summary contains."""
+
+    verbose: bool = Field(
+        default=False,
+        description="Add `stats`: connections, queues and migrations. Requires the scope"
+        " `operator`.",
+    )
+
+
 class Health(TypedDict):
-    """Whether the server is healthy."""
+    """Whether the server is healthy; `stats` only if it was asked for."""
 
     status: Literal["healthy", "unhealthy"]
     database: Literal["connected", "disconnected"]
     version: str
+    stats: NotRequired[ServerStats]
 
 
 class Liveness(TypedDict):
@@ -34,8 +54,20 @@ class Readiness(TypedDict):
     warnings: list[DatabaseWarning]
 
 
-async def get_health(request: Request) -> Health:
-    """Summarize the health of the server; always 200."""
+async def get_health(
+    request: Request, query: HealthQuery
+) -> Annotated[Health, Unauthenticated, Forbidden, RateLimited]:
+    """Summarize the health of the server; always 200, unless `verbose` is not allowed."""
+    if not query.verbose:
+        return await _health(request)
+    await request.app.authenticator.authenticate(request, ("operator",))
+    health = await _health(request)
+    body_memory = request.app.body_memory.stats()
+    health["stats"] = {**await request.ring.stats(), "body_memory": body_memory}
+    return health
+
+
+async def _health(request: Request) -> Health:
     # Clients and containers expect 200 and read the body.
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):

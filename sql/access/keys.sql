@@ -74,7 +74,7 @@ WHERE id = @id AND (@project_id::uuid IS NULL OR project_id = @project_id);
 -- key again keeps the time of the first revocation.
 UPDATE <<tables.api_keys>> SET revoked_at = coalesce(revoked_at, now())
 WHERE id = @id AND (@project_id::uuid IS NULL OR project_id = @project_id)
-RETURNING project_id, revoked_at;
+RETURNING project_id, revoked_at, revoked_at = now() AS newly_revoked;
 
 -- name: replace
 -- Lets a valid key expire after @overlap, and returns the options and the lifetime that it had.

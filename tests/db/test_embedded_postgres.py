@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from llmring_server.core.server_stats import embedded_servers
 from llmring_server.db import embedded_postgres
 from llmring_server.db.embedded_postgres import (
     EmbeddedPostgres,
@@ -99,9 +100,14 @@ def server(with_cluster: DataDirectory) -> Iterator[EmbeddedPostgres]:
 
 
 async def test_data_survives_a_restart(directory: DataDirectory) -> None:
+    path = str(directory.path)
     with EmbeddedPostgres(directory.path, linger=0) as server:
         await ask(server.url(), "CREATE TABLE data AS SELECT 42 AS answer")
+        [state] = [state for report in embedded_servers if (state := report())["data_dir"] == path]
+        assert (state["answers"], state["version"].isdecimal()) == (True, True)
+    assert server.stats not in embedded_servers
     eventually(lambda: has_shut_down(directory))
+    assert not server.stats()["answers"]
     with EmbeddedPostgres(directory.path, linger=0) as server:
         assert await ask(server.url(), "SELECT answer FROM data") == 42
 

@@ -51,8 +51,11 @@ APPLICATIONS = {
 SCRIPTS = {
     (EMBEDDING, "Use it without HTTP"): ["1 0.00036"],
     (EMBEDDING, "In your own transaction"): ["0"],
+    (EMBEDDING, "Receive events"): ["call.logged 0.00036"],
     (EMBEDDING, "Serve from a running program"): ["ready"],
 }
+# tests/embedding/test_testing_plugin.py runs these.
+TESTS = {(EMBEDDING, "Test an application that embeds the server")}
 
 BESIDE_LLMEMORY = (EMBEDDING, "Beside llmemory")
 
@@ -124,7 +127,7 @@ async def client_of(app: Any) -> AsyncIterator[httpx.AsyncClient]:
 def test_every_program_is_run() -> None:
     pages = {README, EMBEDDING, "docs/getting-started.md"}
     programs = [block[:2] for block in blocks("python") if block.document in pages]
-    tested = {(README, heading) for heading in SDK_PROGRAMS} | APPLICATIONS | SCRIPTS.keys()
+    tested = {(README, heading) for heading in SDK_PROGRAMS} | APPLICATIONS | SCRIPTS.keys() | TESTS
     assert sorted(programs) == sorted(tested | {BESIDE_LLMEMORY})
 
 

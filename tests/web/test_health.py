@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from uuid import uuid4
 
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server import Ring, Settings, build
+from llmring_server import LIBRARY, Ring, Settings, build
+from llmring_server.access.keys import KeyOptions
+from llmring_server.core.identity import PROJECT_SCOPES
 from llmring_server.db.database import open_database
 from llmring_server.errors import NotMigrated
 
@@ -68,3 +71,27 @@ async def test_health_does_not_wait_for_an_exhausted_pool(small: Settings) -> No
         assert (await client.get("/health")).json()["status"] == "unhealthy"
         refused = await client.get("/api/v1/stats", headers={"X-API-Key": "k"})
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+
+
+async def test_verbose_health_is_for_operators(ring: Ring, keys_client: httpx.AsyncClient) -> None:
+    path = "/health?verbose=true"
+    assert (await keys_client.get(path)).status_code == 401
+    project = f"project {uuid4()}"
+    issued = await ring.keys.issue(project, KeyOptions(scopes=PROJECT_SCOPES), actor=LIBRARY)
+    refused = await keys_client.get(path, headers={"X-API-Key": issued.secret})
+    assert (refused.status_code, "scope operator" in refused.json()["detail"]) == (403, True)
+    issued = await ring.keys.issue(project, KeyOptions(scopes=["operator"]), actor=LIBRARY)
+    allowed = await keys_client.get(path, headers={"X-API-Key": issued.secret})
+    health = allowed.json()
+    assert (allowed.status_code, health["status"]) == (200, "healthy")
+    stats = health.pop("stats")
+    assert stats["pool"]["max_size"] == 5
+    assert stats["pool"]["in_use"] >= 0
+    assert [module["pending"] for module in stats["modules"]] == [[], []]
+    assert stats["commit_queue"]["batch_size"] == 500
+    assert stats["long_reads"]["statements"]["waiting"] == 0
+    assert stats["body_memory"]["bytes"] == 0
+    for path in ("/health", "/health?verbose=false", "/health?other=1"):
+        plain = await keys_client.get(path, headers={"X-API-Key": issued.secret})
+        assert plain.json() == health
+    assert (await keys_client.get("/health?verbose=perhaps")).status_code == 422
