@@ -1,6 +1,7 @@
 """ASGI app: wires the routes, the middleware and a Ring, which the app opens or receives."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from llmring_server.db.migrations import migrate
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
-from llmring_server.settings import Settings
+from llmring_server.settings import Settings, environment_warnings
 from llmring_server.web.body_memory import BodyMemory
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
@@ -25,6 +26,8 @@ from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
 from llmring_server.web.request_limits import may_lose_framing
 from llmring_server.web.router import RouteGroup, Router
+
+logger = logging.getLogger(__name__)
 
 CORS_REQUEST_HEADERS = (
     "Authorization",
@@ -97,7 +100,31 @@ class _App(Starlette):
         app: ASGIApp = Router(routes, self.router)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
-        return app
+        self._inside_cors = app
+        return self._with_cors(app)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the settings that may change while the app serves; see `Ring.reload`."""
+        self.state.settings = settings
+        self.limits.configure(settings)
+        self.body_memory.configure(settings)
+        # Requests that are being served end with the former middleware.
+        if self.middleware_stack is not None:
+            self.middleware_stack = self._with_cors(self._inside_cors)
+
+    def _with_cors(self, app: ASGIApp) -> ASGIApp:
+        """Return the app with CORS outside, so that browsers may read error responses, too."""
+        origins = self.state.settings.cors_origins
+        # Mounted apps have none by default: CORS is up to the parent.
+        if not origins:
+            return app
+        return _Cors(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[*CORS_REQUEST_HEADERS],
+            expose_headers=[*CORS_RESPONSE_HEADERS],
+        )
 
 
 @dataclass(frozen=True)
@@ -139,8 +166,7 @@ class ASGIFactory:
 
     def _app(self, inner: list[Middleware]) -> _App:
         groups = [*API_GROUPS, *META_GROUPS] if self.include_meta_routes else API_GROUPS
-        # CORS is outside, so that browsers may read error responses, too.
-        app = _App(groups, [*self._cors(), Middleware(RequestMiddleware), *inner])
+        app = _App(groups, [Middleware(RequestMiddleware), *inner])
         app.limits = RateLimits(self.settings)
         app.body_memory = BodyMemory(self.settings)
         app.large_bodies = asyncio.Semaphore(1)
@@ -149,23 +175,10 @@ class ASGIFactory:
         app.state.settings, app.state.limits = self.settings, app.limits
         return app
 
-    def _cors(self) -> list[Middleware]:
-        # Mounted apps have none by default: CORS is up to the parent.
-        if not self.settings.cors_origins:
-            return []
-        return [
-            Middleware(
-                _Cors,
-                allow_origins=self.settings.cors_origins,
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=[*CORS_REQUEST_HEADERS],
-                expose_headers=[*CORS_RESPONSE_HEADERS],
-            )
-        ]
-
 
 def _set_ring(app: _App, ring: Ring) -> None:
     app.ring = app.state.ring = ring
+    ring.apps.add(app)
     app.state.db = ring.db
     app.state.schema = ring.db.schema
 
@@ -204,7 +217,10 @@ def create_app(  # noqa: PLR0913, all but the first are options
     `build`.
     """
     if db_manager is None:
-        settings = settings or Settings.from_env()
+        if settings is None:
+            settings = Settings.from_env()
+            for warning in environment_warnings():
+                logger.warning("%s", warning)
         changes: dict[str, object] = {"migrate_on_start": run_migrations}
         if schema:
             changes["database_schema"] = schema

@@ -11,6 +11,7 @@ from llmring_server.errors import (
     Conflict,
     InvalidRequest,
     LockTimeout,
+    MissingPrivilege,
     NotFound,
     NotMigrated,
     Overloaded,
@@ -93,7 +94,7 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
     if isinstance(exc, _OUTDATED):
         return NotMigrated()
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
-        return NotMigrated(
+        return MissingPrivilege(
             f"The role of the database lacks a privilege ({exc.args[0]}): use the owner of the"
             " tables, or repeat the grants in docs/deployment.md."
         )

@@ -20,6 +20,7 @@ from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
 from llmring_server.db.tables import Retention, Table
+from llmring_server.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it in a wheel.
@@ -114,6 +115,9 @@ class Repository:
         other = copy(self)
         other._read_json = orjson.Fragment
         return other
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the settings that may change while the server runs. Most services have none."""
 
     async def delete_batch(self, statement: str, **params: Any) -> int:
         """Run a declared statement that deletes a batch of rows; return how many it deleted."""
