@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,7 @@ from llmring_server.settings import Settings
 
 # How long running requests may take to finish when a server stops, unless it is told otherwise.
 SHUTDOWN_TIMEOUT = 15
+MAX_PORT = 65_535
 # How long cancelled requests may take to end.
 CANCEL_TIMEOUT = 1.0
 
@@ -74,10 +76,10 @@ def listen(host: str, port: int) -> socket.socket:
     """Open the socket to serve on; raise CannotListen, which says why and what to do."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     target = f"Cannot listen on {_host_in_url(host)}:{port}"
+    if not 0 <= port <= MAX_PORT:
+        raise CannotListen(f"{target}: a port is a number from 0 to {MAX_PORT}.")
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except OverflowError as exc:
-        raise CannotListen(f"{target}: a port is a number from 0 to 65535.") from exc
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise PortInUse(
@@ -89,8 +91,11 @@ def listen(host: str, port: int) -> socket.socket:
                 f"{target}: this program may not listen on the port. Choose one above 1023, or"
                 " let a proxy listen on it."
             ) from exc
+        # The errors of a look-up have negative numbers.
+        number = exc.errno or 0
+        reason = os.strerror(number) if number > 0 else "there is no such host"
         raise CannotListen(
-            f"{target}: {exc.strerror or 'unknown host'}. Choose an address of this machine, such"
+            f"{target}: {reason}. Choose an address of this machine, such"
             " as 127.0.0.1, or 0.0.0.0 for all."
         ) from exc
 

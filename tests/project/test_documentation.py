@@ -51,6 +51,8 @@ SCRIPTS = {
     (EMBEDDING, "Use it without HTTP"): ["1 0.00036"],
     (EMBEDDING, "In your own transaction"): ["0"],
     (EMBEDDING, "Serve from a running program"): ["ready"],
+    (EMBEDDING, "In a thread"): ["ready", "0.00036"],
+    (EMBEDDING, "Reload settings"): ["('rate_limit',)"],
 }
 
 
