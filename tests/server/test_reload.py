@@ -57,7 +57,7 @@ async def test_a_reload_changes_what_a_running_server_does(
         assert (await client.post(path, json=content)).json()["content_kept"] is False
         large = content | {"filler": "x" * 1024**2}
         assert (await client.post(path, json=large)).status_code == 413
-        aliases = f"{server.url}/api/v1/aliases/"
+        aliases = f"{server.url}/api/v1/aliases/bind"
         bound = [
             await client.post(aliases, json={"alias": alias, "model": "openai:x"})
             for alias in ("a", "b")
