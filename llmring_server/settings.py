@@ -280,15 +280,18 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         if own and is_readable_by_everyone(path):
             _warn_of_readable_secrets(path, ", ".join(own))
 
+    def replace(self, **values: Any) -> Self:
+        """Return these settings with other values, validated as all of them are."""
+        current = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**current | values)
+
     def reloaded(self, new: Self) -> Self:
         """Return these settings with those of `new` that may change while the server runs.
 
         Raise InvalidSettings if they do not go with those that stay.
         """
-        changes = {name: getattr(new, name) for name in RELOADABLE}
-        current = {name: getattr(self, name) for name in type(self).model_fields}
         try:
-            return type(self)(**current | changes)
+            return self.replace(**{name: getattr(new, name) for name in RELOADABLE})
         except ValidationError as exc:
             raise InvalidSettings(f"{_lines(exc, {})} This needs a restart.") from None
 

@@ -102,12 +102,16 @@ def former_settings(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     if environ.get(_VALIDATION_MODE, "").lower() == "strict":
         former["auth"] = (_VALIDATION_MODE, "keys")
     # It also refused to create conversations, which have titles and system prompts.
-    if environ.get(_TRACKING, "").lower() in _FALSE and environ.get(_LEVEL) != "none":
+    if _is_tracking_refused(environ):
         raise InvalidSettings(
             f"{_TRACKING}: conversations cannot be turned off. Set {_LEVEL}=none, with which no"
             " messages are stored; titles and system prompts are stored if clients send them."
         )
     return former
+
+
+def _is_tracking_refused(environ: Mapping[str, str]) -> bool:
+    return environ.get(_TRACKING, "").lower() in _FALSE and environ.get(_LEVEL) != "none"
 
 
 def variable_warnings(environ: Mapping[str, str], settings: Collection[str]) -> list[str]:
@@ -125,7 +129,9 @@ def variable_warnings(environ: Mapping[str, str], settings: Collection[str]) -> 
                 f" {_WITHOUT_PREFIX[name]}."
             )
         is_ours = name.upper().startswith(PREFIX) and not name.startswith(_TEST_PREFIX)
-        if not is_ours or name in known:
+        # What is refused is an error, and no warning.
+        is_refused = name == _TRACKING and _is_tracking_refused(environ)
+        if not is_ours or name in known or is_refused:
             continue
         warnings.append(_warning(name, environ[name], variables))
     return [*warnings, *_file_warnings(environ, known)]

@@ -93,7 +93,7 @@ def connecting_to(target: str, url: str) -> Iterator[None]:
         raise Unavailable(f"Cannot connect to {target}: {_reason(exc, url)}") from exc
 
 
-def _reason(exc: Exception, url: str) -> str:
+def _reason(exc: Exception, url: str) -> str:  # noqa: PLR0911, a table
     # These messages of the driver name a host, a user or a database, and never a password.
     reason = str(exc) or type(exc).__name__
     if isinstance(exc, TimeoutError):
@@ -107,6 +107,9 @@ def _reason(exc: Exception, url: str) -> str:
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses
         ]
         return f"nothing listens on {' or '.join(places)}."
+    # uvloop does not say which address it was.
+    if isinstance(exc, ConnectionRefusedError) and (hosts := parse(url).hosts):
+        return f"nothing listens on {hosts.replace(',', ' or ')}."
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
         return f"{reason}. Create it with `llmring-server db create`."
     if "unsupported startup parameter" in reason:
