@@ -421,6 +421,16 @@ async def test_reports_that_others_could_write_are_ignored(
         assert len(running_servers_of(apart)) == 1
 
 
+def workers_of(pid: int) -> list[int]:
+    """Return the processes that uvicorn has started, without Python's resource tracker."""
+    children = [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ]
+    return [
+        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
 @pytest.mark.parametrize(
     "workers", [1, pytest.param(2, marks=pytest.mark.full)], ids=["process", "workers"]
 )
@@ -459,4 +469,9 @@ async def test_sighup_reloads_the_settings_file(
         await hang_up(f"Settings not reloaded: {file}: rate_burst: Input should be")
         assert await allowed() == {"https://a.example"}
         assert "canary" not in server.text()
+        if workers > 1:
+            # Workers that replace others have the settings of these.
+            for worker in workers_of(server.process.pid):
+                os.kill(worker, signal.SIGKILL)
+            assert await allowed() == {"https://a.example"}
         assert await server.end(signal.SIGINT) == 0
