@@ -1,6 +1,7 @@
 """ASGI app: wires the routes, the middleware and a Ring, which the app opens or receives."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from llmring_server.owned_ring import ClosedDatabase, OwnedRing
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
-from llmring_server.settings import Settings
+from llmring_server.settings import Settings, environment_warnings
 from llmring_server.web.body_memory import BodyMemory, large_body_slots
 from llmring_server.web.health import TIMEOUT_SECONDS
 from llmring_server.web.middleware import RequestMiddleware
@@ -34,6 +35,8 @@ from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
 from llmring_server.web.request_limits import may_lose_framing
 from llmring_server.web.router import Router, path_below_root
+
+logger = logging.getLogger(__name__)
 
 CORS_REQUEST_HEADERS = (
     "Authorization",
@@ -126,9 +129,7 @@ class App(Starlette):
     openapi: Callable[[str], bytes]
 
     def __init__(self, factory: "ASGIFactory", owned: OwnedRing | None, *, migrates: bool) -> None:
-        # CORS is outside, so that browsers may read error responses, too.
-        inner = [Middleware(RequestMiddleware), Middleware(_Prepare, self)]
-        super().__init__(middleware=[*factory.cors(), *inner])
+        super().__init__(middleware=[Middleware(RequestMiddleware), Middleware(_Prepare, self)])
         self._factory = factory
         self._groups = [*API_GROUPS, *META_GROUPS] if factory.include_meta_routes else API_GROUPS
         # The ring that the app opens itself, and its database: None if the app borrows one.
@@ -199,6 +200,7 @@ class App(Starlette):
         self._configure(self.state.settings)
         is_own = ring.db is self._owned_db
         self.ring = self.state.ring = ring
+        ring.apps.add(self)
         self.state.db, self.state.schema = ring.db, ring.db.schema
         self.state.mode = "standalone" if is_own else "library"
         self.state.external_db = not is_own
@@ -232,7 +234,34 @@ class App(Starlette):
         app: ASGIApp = Router(routes, self.router)
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
-        return app
+        self._inside_cors = app
+        return self._with_cors(app)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the settings that may change while the app serves; see `Ring.reload`."""
+        # The ring that was prepared has these settings, too.
+        prepared_in = self.prepared_in
+        self._settings = self.state.settings = settings
+        self.prepared_in = prepared_in
+        self.limits.configure(settings)
+        self.body_memory.configure(settings)
+        # Requests that are being served end with the former middleware.
+        if self.middleware_stack is not None:
+            self.middleware_stack = self._with_cors(self._inside_cors)
+
+    def _with_cors(self, app: ASGIApp) -> ASGIApp:
+        """Return the app with CORS outside, so that browsers may read error responses, too."""
+        origins = self.state.settings.cors_origins
+        # Mounted apps have none by default: CORS is up to the parent.
+        if not origins:
+            return app
+        return _Cors(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=[*CORS_REQUEST_HEADERS],
+            expose_headers=[*CORS_RESPONSE_HEADERS],
+        )
 
 
 @dataclass(frozen=True)
@@ -285,20 +314,6 @@ class ASGIFactory:
         # Until the database is opened.
         app.ring = Ring(ClosedDatabase(self.settings.database_schema), self.settings)
         return app
-
-    def cors(self) -> list[Middleware]:
-        # Mounted apps have none by default: CORS is up to the parent.
-        if not self.settings.cors_origins:
-            return []
-        return [
-            Middleware(
-                _Cors,
-                allow_origins=self.settings.cors_origins,
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=[*CORS_REQUEST_HEADERS],
-                expose_headers=[*CORS_RESPONSE_HEADERS],
-            )
-        ]
 
 
 def build(
@@ -372,7 +387,10 @@ def _own_settings(
     run_migrations: bool,
 ) -> Settings:
     """Return the settings of an app with its own database; the same object if nothing differs."""
-    settings = settings or Settings.from_env()
+    if settings is None:
+        settings = Settings.from_env()
+        for warning in environment_warnings():
+            logger.warning("%s", warning)
     changes = dict(config or {})
     if schema and schema != settings.database_schema:
         changes["database_schema"] = schema

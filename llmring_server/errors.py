@@ -44,6 +44,12 @@ Code = Literal[
     "http_version_not_supported",
     "postgres_not_found",
     "postgres_start_failed",
+    "invalid_settings",
+    "cannot_listen",
+    "port_in_use",
+    "listen_not_permitted",
+    "database_access_denied",
+    "missing_privilege",
 ]
 
 
@@ -234,6 +240,16 @@ class Unavailable(RingError):
     retry_after = 1
 
 
+class DatabaseAccessDenied(Unavailable):
+    """The database does not let the role in."""
+
+    code: Code = "database_access_denied"
+    detail = (
+        "The database refuses the role of LLMRING_DATABASE_URL: check its name and password, and"
+        " that it may connect to the database."
+    )
+
+
 class DecryptionFailed(RingError):
     """A stored secret cannot be decrypted with the configured keys."""
 
@@ -290,9 +306,47 @@ class NotMigrated(RingError):
     )
 
 
+class MissingPrivilege(NotMigrated):
+    """The role of the database lacks a privilege."""
+
+    code: Code = "missing_privilege"
+    detail = (
+        "The role of the database lacks a privilege: use the owner of the tables, or repeat the"
+        " grants in docs/deployment.md."
+    )
+
+
 class UnsafeDatabase(RingError):
     """The database may lose what it acknowledges, and LLMRING_UNSAFE_DATABASE refuses that."""
 
     status = 503
     code: Code = "unsafe_database"
     detail = "The database is not safe to use."
+
+
+class InvalidSettings(RingError, ValueError):
+    """A setting is invalid. The error names where it is set, and never its value."""
+
+    code: Code = "invalid_settings"
+    detail = "The settings are invalid; see docs/configuration.md."
+
+
+class CannotListen(RingError, OSError):
+    """The server cannot listen on its address."""
+
+    code: Code = "cannot_listen"
+    detail = "The server cannot listen on this address: choose an address of this machine."
+
+
+class PortInUse(CannotListen):
+    """Another program listens on the port."""
+
+    code: Code = "port_in_use"
+    detail = "The port is in use: choose another one, or 0 for any free one."
+
+
+class ListenNotPermitted(CannotListen):
+    """The program may not listen on the port."""
+
+    code: Code = "listen_not_permitted"
+    detail = "The port is not permitted: choose one above 1023."

@@ -1,10 +1,12 @@
 """Ring: the server without HTTP, one service per domain: `Ring(db).usage.log(project, call)`."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
+from weakref import WeakSet
 
 from pgdbm import AsyncDatabaseManager
 
@@ -36,8 +38,21 @@ from llmring_server.usage.rollups import Rollups
 from llmring_server.usage.service import Usage
 from llmring_server.usage.transfer import CallImport
 
+logger = logging.getLogger(__name__)
+
 # How long `Ring.stats` waits for a database that does not answer.
 STATS_TIMEOUT_SECONDS = 2.0
+
+
+class Configurable(Protocol):
+    def configure(self, settings: Settings) -> None: ...
+
+
+class ReloadedSettings(NamedTuple):
+    """The names of the settings that were changed, and of those that take effect at a restart."""
+
+    changed: tuple[str, ...]
+    needs_restart: tuple[str, ...]
 
 
 class Ring:
@@ -108,6 +123,8 @@ class Ring:
         )
         # Erasing a project concerns every domain, also those in layers above `access`.
         self.projects.services = self.services
+        # What serves this ring, and takes over reloaded settings with it, as long as it exists.
+        self.apps: WeakSet[Configurable] = WeakSet()
 
     @property
     def services(self) -> tuple[Repository, ...]:
@@ -200,6 +217,27 @@ class Ring:
         if replica := self._database.replica:
             await replica.aclose()
         await self._database.aclose()
+
+    def reload(self, settings: Settings) -> ReloadedSettings:
+        """Take over the settings that may change while the ring is used (`settings.RELOADABLE`).
+
+        The apps that serve the ring take them over, too. All others stay as they are, and a warning
+        names those that differ. Raise InvalidSettings, and change nothing, if the new settings do
+        not go with those that stay.
+        """
+        reloaded = self.settings.reloaded(settings)
+        changed = self.settings.differences(reloaded)
+        needs_restart = reloaded.differences(settings)
+        self.settings = reloaded
+        for configurable in (*self.services, *self.apps):
+            configurable.configure(reloaded)
+        if changed:
+            logger.info("Settings changed: %s.", ", ".join(changed))
+        if needs_restart:
+            logger.warning(
+                "These settings differ and take effect at a restart: %s.", ", ".join(needs_restart)
+            )
+        return ReloadedSettings(tuple(changed), tuple(needs_restart))
 
     async def ping(self) -> None:
         """Return if the database answers; raise Unavailable or Overloaded otherwise."""

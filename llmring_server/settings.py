@@ -1,18 +1,49 @@
-"""Settings: `LLMRING_<FIELD>` in the environment, or keyword arguments in code."""
+"""Settings: `LLMRING_<FIELD>` in the environment, a file of settings, or arguments in code."""
 
+import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlencode, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from llmring_server.core.connection_string import parse
+from llmring_server.core.settings_file import is_readable_by_everyone, read_settings_file
+from llmring_server.core.validation import errors_of
+from llmring_server.core.variables import CONFIG, former_settings, variable_of, variable_warnings
+from llmring_server.errors import InvalidSettings
 
-PREFIX = "LLMRING_"
+logger = logging.getLogger(__name__)
+
+# What `Ring.reload` changes while the server runs; all others take effect at a restart.
+RELOADABLE = frozenset({
+    "proxy_secrets", "rate_limit", "rate_burst", "failed_auth_limit", "cors_origins",
+    "registry_ttl", "max_keys", "max_aliases", "max_templates", "max_template_versions",
+    "max_mcp_servers", "mcp_urls", "max_mcp_capabilities", "max_mcp_definition_bytes",
+    "max_messages_bytes", "max_unauthenticated_body_bytes", "max_project_body_bytes",
+    "conversation_content", "strict_fields",
+})  # fmt: skip
+
+# Paths in a file are relative to the folder of the file.
+_PATHS = ("database_tls_ca", "receipt_key_file")
+_SECRETS = ("proxy_secrets", "sealing_keys", "receipt_keys", "receipts_private_key_b64")
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 # The registry URL that turns fetching off.
 NO_REGISTRY = "none"
@@ -65,8 +96,15 @@ def _network(value: str) -> str:
 
 
 def _split(value: object) -> object:
-    """Split text at commas and spaces."""
-    return value.replace(",", " ").split() if isinstance(value, str) else value
+    """Split text at commas and spaces, or read a JSON array, as llmring-server 0.1 did."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("write a list separated by commas, or a JSON array") from None
+    return value.replace(",", " ").split()
 
 
 Url = Annotated[str, AfterValidator(_database_url)]
@@ -179,12 +217,91 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         return self
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        """Read the settings from environment variables; `DATABASE_URL` is a fallback."""
-        if (url := environ.get("DATABASE_URL")) and not environ.get(PREFIX + "DATABASE_URL"):
-            environ = {**environ, PREFIX + "DATABASE_URL": url}
-        fields = {name: PREFIX + name.upper() for name in cls.model_fields}
-        return cls(**{name: environ[key] for name, key in fields.items() if environ.get(key)})
+    def from_env(
+        cls,
+        environ: Mapping[str, str] = os.environ,
+        *,
+        defaults: Mapping[str, Any] = _NOTHING,
+        **values: Any,
+    ) -> Self:
+        """Read the settings from environment variables; `values` take precedence.
+
+        Variables take precedence over the file that LLMRING_CONFIG names, and the file over
+        `defaults`. `DATABASE_URL` is used if nothing else names a database. Raise InvalidSettings,
+        which says where an invalid setting comes from.
+        """
+        return cls._read(environ.get(CONFIG), environ, defaults, values)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, environ: Mapping[str, str] = _NOTHING, **values: Any
+    ) -> Self:
+        """Read the settings from a TOML file; `environ`, then `values` take precedence.
+
+        Raise InvalidSettings, which says where an invalid setting comes from.
+        """
+        return cls._read(path, environ, {}, values)
+
+    @classmethod
+    def _read(
+        cls,
+        config: str | Path | None,
+        environ: Mapping[str, str],
+        defaults: Mapping[str, Any],
+        values: Mapping[str, Any],
+    ) -> Self:
+        file = _file_settings(Path(config), cls.model_fields) if config else {}
+        variables = {
+            name: (variable_of(name), value)
+            for name in cls.model_fields
+            if (value := environ.get(variable_of(name)))
+        }
+        former = former_settings(environ)
+        url = environ.get("DATABASE_URL")
+        fallback = {"database_url": ("DATABASE_URL", url)} if url else {}
+        # Where each setting comes from, and its value; what comes later takes precedence.
+        found: dict[str, tuple[str, Any]] = {**fallback, **file, **variables}
+        _require_agreement(found, former)
+        found = {name: each for name, each in (found | former).items() if name not in values}
+        settings = {name: value for name, (_, value) in found.items()}
+        sources = {name: source for name, (source, _) in found.items()}
+        try:
+            read = cls(**{**defaults, **settings, **values})
+        except ValidationError as exc:
+            raise InvalidSettings(_lines(exc, sources)) from None
+        if config:
+            read._warn_if_readable(Path(config), sources)
+        return read
+
+    def _warn_if_readable(self, path: Path, sources: Mapping[str, str]) -> None:
+        """Log a warning if secrets of the file can be read by every user of the machine."""
+        secrets = {*_SECRETS}
+        urls = {"database_url": self.database_url, "database_read_url": self.database_read_url}
+        secrets |= {name for name, url in urls.items() if url and parse(url).has_password}
+        own = sorted(name for name in secrets if sources.get(name) == f"{path}: {name}")
+        if own and is_readable_by_everyone(path):
+            _warn_of_readable_secrets(path, ", ".join(own))
+
+    def replace(self, **values: Any) -> Self:
+        """Return these settings with other values, validated as all of them are."""
+        current = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**current | values)
+
+    def reloaded(self, new: Self) -> Self:
+        """Return these settings with those of `new` that may change while the server runs.
+
+        Raise InvalidSettings if they do not go with those that stay.
+        """
+        try:
+            return self.replace(**{name: getattr(new, name) for name in RELOADABLE})
+        except ValidationError as exc:
+            raise InvalidSettings(f"{_lines(exc, {})} This needs a restart.") from None
+
+    def differences(self, other: Self) -> list[str]:
+        """Return the names of the settings that are different in `other`."""
+        return [
+            name for name in type(self).model_fields if getattr(self, name) != getattr(other, name)
+        ]
 
     def mcp_schema_beside(self, schema: str) -> str:
         """Return the schema of the MCP tables that belong to the tables in `schema`."""
@@ -211,3 +328,49 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         return self.database_pooler or bool(
             self.database_url and parse(self.database_url).parameters.has_pooler
         )
+
+
+def _file_settings(path: Path, names: Collection[str]) -> dict[str, tuple[str, Any]]:
+    """Return where each setting of a file is, and its value."""
+    found = {}
+    for name, value in read_settings_file(path, names).items():
+        is_path = name in _PATHS and isinstance(value, str) and value != "system"
+        found[name] = f"{path}: {name}", path.parent / value if is_path else value
+    return found
+
+
+def _require_agreement(
+    found: Mapping[str, tuple[str, Any]], former: Mapping[str, tuple[str, str]]
+) -> None:
+    """Raise InvalidSettings if a setting and its former variable have different values."""
+    for name, (variable, value) in former.items():
+        if name in found and str(found[name][1]) != value:
+            raise InvalidSettings(
+                f"{variable} and {found[name][0]} differ: remove {variable}, the former name."
+            )
+
+
+def _lines(exc: ValidationError, sources: Mapping[str, str]) -> str:
+    """Return a line for each error, with the place where the setting is set."""
+    lines = []
+    for error in errors_of(exc):
+        # An error about several settings has no location, and its text names them.
+        names = [f"{sources.get(str(name), name)}: " for name in error["loc"][:1]]
+        lines.append("".join((*names, error["msg"])))
+    return "\n".join(lines)
+
+
+@cache
+def _warn_of_readable_secrets(path: Path, names: str) -> None:
+    # Once: commands read their settings several times.
+    logger.warning(
+        "Every user of this machine can read the secrets in %s (%s): run `chmod 640 %s`.",
+        path,
+        names,
+        path,
+    )
+
+
+def environment_warnings(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and has no effect."""
+    return variable_warnings(environ, Settings.model_fields)

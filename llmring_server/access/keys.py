@@ -166,6 +166,9 @@ class ApiKeys(Repository):
         self._valid = _CallerCache()
         self._invalid = _CallerCache()
 
+    def configure(self, settings: Settings) -> None:
+        self._quota.limit = settings.max_keys
+
     async def issue(
         self, project: str, options: KeyOptions = DEFAULT_KEY_OPTIONS, *, actor: Actor
     ) -> IssuedKey:

@@ -37,6 +37,9 @@ class Aliases(Repository):
             remedy="delete some",
         )
 
+    def configure(self, settings: Settings) -> None:
+        self._quota.limit = settings.max_aliases
+
     async def bind(self, project_id: ProjectId, binding: BindAlias) -> AliasBinding:
         """Bind an alias to a model; an existing binding is replaced."""
         [bound] = await self.bind_many(project_id, [binding])

@@ -8,7 +8,7 @@ import rich_click as click
 from llmring_server.cli.access import audit, keys, projects
 from llmring_server.cli.conversations import conversations
 from llmring_server.cli.db import db
-from llmring_server.cli.environment import in_words_of_command_line, warn_of_unknown_variables
+from llmring_server.cli.environment import in_words_of_command_line, warn_of_variables
 from llmring_server.cli.mcp import mcp
 from llmring_server.cli.pricing import prices
 from llmring_server.cli.receipts import receipts
@@ -47,7 +47,7 @@ def main() -> None:
 
     `db url` prints the URL of the database, and commands that write name it on stderr.
     """
-    warn_of_unknown_variables()
+    warn_of_variables()
 
 
 main.add_command(serve)

@@ -196,7 +196,11 @@ async def _status(
 async def _create_throwaway(server: str) -> str:
     url = admin.throwaway_url(server)
     await admin.create_database(url, throwaway=True)
-    await _migrate(Settings(database_url=url, database_pool_size=1))
+    await _migrate(
+        environment.read_settings("test").model_copy(
+            update={"database_url": url, "database_pool_size": 1}
+        )
+    )
     return url
 
 

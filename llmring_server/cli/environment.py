@@ -8,7 +8,6 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
-from difflib import get_close_matches
 from getpass import getuser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -16,41 +15,27 @@ from urllib.parse import quote, unquote
 
 import rich_click as click
 from click.core import ParameterSource
-from pydantic import ValidationError
 
 from llmring_server.access.projects import Project, ProjectPage
 from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
-from llmring_server.core.validation import errors_of
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
-from llmring_server.errors import NotFound
+from llmring_server.errors import InvalidSettings, NotFound
 from llmring_server.mcp.secrets import LOCAL_KEY_NAME, local_key
 from llmring_server.ring import Ring
-from llmring_server.settings import PREFIX, Settings
+from llmring_server.settings import Settings, environment_warnings
 
 Result = TypeVar("Result")
 
 NAMES = ("dev", "test", "prod")
 
-# Settings for a server on a developer's machine.
-LOCAL_DEFAULTS = {"auth": "open"}
-
-
-SETTING_VARIABLES = {PREFIX + name.upper() for name in Settings.model_fields}
-
-# Variables that are no settings: of the embedded PostgreSQL, and of the client `llmring`.
-OTHER_VARIABLES = {
-    "LLMRING_DATA_DIR", "LLMRING_PG_OS_USER",
-    "LLMRING_ALLOWED_CONTENT_TYPES", "LLMRING_ALLOWED_HOSTS", "LLMRING_ALLOW_REMOTE_URLS",
-    "LLMRING_API_KEY", "LLMRING_CONNECT_TIMEOUT_S", "LLMRING_INLINE_REMOTE_IMAGES",
-    "LLMRING_LOCKFILE_PATH", "LLMRING_MAX_DOWNLOAD_SIZE_BYTES", "LLMRING_PREFER_SAAS",
-    "LLMRING_PROFILE", "LLMRING_PROVIDER_TIMEOUT_S", "LLMRING_READ_TIMEOUT_S",
-    "LLMRING_RETRY_ATTEMPTS", "LLMRING_RETRY_BASE_S", "LLMRING_RETRY_MAX_S", "LLMRING_SERVER_URL",
-    "LLMRING_TOTAL_TIMEOUT_S",
-}  # fmt: skip
-# Of tests.
-OTHER_PREFIX = "LLMRING_TEST_"
+# Settings for a server on a developer's machine, and for a database that is dropped at the end.
+LOCAL_DEFAULTS: dict[str, dict[str, str]] = {
+    "dev": {"auth": "open"},
+    "test": {"auth": "open", "database_schema": "llmring_test"},
+    "prod": {},
+}
 
 
 class Environment(NamedTuple):
@@ -59,6 +44,21 @@ class Environment(NamedTuple):
     name: str
     settings: Settings
     location: str
+
+
+class SettingsSource(NamedTuple):
+    """Where `serve` reads its settings, also again while it runs, in each of its processes."""
+
+    env: str
+    data_dir: Path
+    environ: dict[str, str]
+
+    def read(self, current: Settings) -> Settings:
+        """Read the settings again; a database that the environment has chosen stays."""
+        settings = read_settings(self.env, self.environ)
+        if self.env == "test" or not settings.database_url:
+            settings = settings.model_copy(update={"database_url": current.database_url})
+        return settings if self.env == "prod" else with_local_key(settings, self.data_dir)
 
 
 # Where the options of the command that runs are kept, as they were given.
@@ -110,46 +110,27 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return env(data_dir(command))
 
 
-def warn_of_unknown_variables(environ: Mapping[str, str] = os.environ) -> None:
-    """Name the variables on stderr that look like settings and are none: one may be misspelled."""
-    known = SETTING_VARIABLES | OTHER_VARIABLES
-    for name in sorted(environ.keys() - known):
-        if not name.startswith(PREFIX) or name.startswith(OTHER_PREFIX):
-            continue
-        alike = get_close_matches(name, SETTING_VARIABLES, 1, cutoff=0.8)
-        hint = f" Did you mean {alike[0]}?" if alike else ""
-        click.echo(f"Warning: {name} is not a setting and has no effect.{hint}", err=True)
+def warn_of_variables() -> None:
+    """Name the variables on stderr that look like settings and have no effect."""
+    for warning in environment_warnings():
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def read(environ: Mapping[str, str], **defaults: str) -> Settings:
-    """Read settings from `environ`; report an invalid one as a usage error."""
-    defaults = {PREFIX + name.upper(): value for name, value in defaults.items()}
+    """Read the settings; report an invalid one as a usage error."""
     try:
-        return Settings.from_env({**defaults, **environ})
-    except ValidationError as exc:
-        lines = []
-        for error in errors_of(exc):
-            # An error about several settings has no location, and its text names them.
-            names = [f"{_variable(str(name), environ)}: " for name in error["loc"][:1]]
-            lines.append("".join((*names, error["msg"])))
-        raise click.UsageError("\n".join(lines)) from exc
-
-
-def _variable(setting: str, environ: Mapping[str, str]) -> str:
-    """Return the variable that a setting was read from."""
-    variable = PREFIX + setting.upper()
-    is_fallback = variable == PREFIX + "DATABASE_URL" and not environ.get(variable)
-    return "DATABASE_URL" if is_fallback else variable
+        return Settings.from_env(environ, defaults=defaults)
+    except InvalidSettings as exc:
+        raise click.UsageError(str(exc)) from exc
 
 
 def read_settings(env: str, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings of the environment of this name; only prod must name a database."""
     if env != "prod":
         # A variable of some other program must not select the database of an experiment.
-        own = {name: value for name, value in environ.items() if name != "DATABASE_URL"}
-        return read(own, **LOCAL_DEFAULTS)
-    settings = read(environ)
-    if not settings.database_url:
+        environ = {name: value for name, value in environ.items() if name != "DATABASE_URL"}
+    settings = read(environ, **LOCAL_DEFAULTS[env])
+    if env == "prod" and not settings.database_url:
         raise click.UsageError(
             "prod has no default database: set LLMRING_DATABASE_URL=postgresql://user@host/name"
         )
@@ -161,7 +142,7 @@ def open_environment(
     env: str, data_dir: Path, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Environment]:
     """Yield the environment of this name, as the running server has it."""
-    if env == "dev" and not environ.get(PREFIX + "DATABASE_URL"):
+    if env == "dev" and not read_settings(env, environ).database_url:
         data_dir = _data_dir_of_server(data_dir)
     with open_own_environment(env, data_dir, environ) as environment:
         yield environment
@@ -260,7 +241,7 @@ def server_for_tests(data_dir: Path, environ: Mapping[str, str] = os.environ) ->
             yield server.url("postgres")
         return
     user = quote(environ.get("TEST_DB_USER") or "postgres", safe="")
-    password = quote(environ.get("TEST_DB_PASSWORD") or "", safe="")
+    password = quote(environ.get("TEST_DB_PASSWORD") or "postgres", safe="")
     # pgdbm reads the same variable, and needs the folder of a socket percent-encoded.
     host = quote(unquote(environ.get("TEST_DB_HOST") or "localhost"), safe="")
     port = environ.get("TEST_DB_PORT") or "5432"

@@ -2,12 +2,15 @@
 
 import asyncio
 import gc
+import os
+import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 import uvicorn
@@ -17,7 +20,9 @@ from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from llmring_server.asgi import ASGIFactory
 from llmring_server.cli import environment, running
-from llmring_server.cli.environment import Environment
+from llmring_server.cli.environment import Environment, SettingsSource
+from llmring_server.core.variables import CONFIG
+from llmring_server.errors import InvalidSettings
 from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
@@ -51,6 +56,11 @@ AUTH = {
 
 @click.command()
 @environment.options
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with settings; LLMRING_CONFIG is its default. SIGHUP reads it again.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
@@ -75,6 +85,7 @@ AUTH = {
 def serve(  # noqa: PLR0913, PLR0917, they are the options
     env: str,
     data_dir: Path,
+    config: Path | None,
     host: str,
     port: int,
     workers: int,
@@ -82,19 +93,23 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
     access_log: bool | None,  # noqa: FBT001
 ) -> None:
     """Serve the API until Ctrl-C; migrate the database first."""
-    settings = environment.read_settings(env)
+    environ = dict(os.environ)
+    if config:
+        environ[CONFIG] = str(config)
+    settings = environment.read_settings(env, environ)
     _check(settings, host)
     has_own_database = env == "test" or settings.database_url
     with (
         running.reported(env, None if has_own_database else data_dir),
-        environment.open_own_environment(env, data_dir) as target,
+        environment.open_own_environment(env, data_dir, environ) as target,
     ):
         asyncio.run(_prepare(target.settings))
         # Ctrl-C is the normal way to stop; uvicorn raises it again after stopping.
-        with _listening(host, port) as listener, suppress(KeyboardInterrupt):
+        with listen(host, port) as listener, suppress(KeyboardInterrupt):
             banner = _banner(target, url_of(listener))
-            config = _config(target, workers, access_log=access_log)
-            _run(config, listener, banner, reload=reload)
+            source = SettingsSource(env, data_dir, environ) if environ.get(CONFIG) else None
+            options = _options(target, workers, source, access_log=access_log)
+            _run(options, listener, banner, source, reload=reload)
     click.echo("Stopped.", err=True)
 
 
@@ -117,15 +132,6 @@ async def _prepare(settings: Settings) -> None:
         await ring.ready()
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return listen(host, port)
-    except OSError as exc:
-        raise click.ClickException(
-            f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another --port."
-        ) from exc
-
-
 def _banner(target: Environment, url: str) -> str:
     mode = target.settings.auth
     return BANNER.format(
@@ -138,12 +144,18 @@ def _banner(target: Environment, url: str) -> str:
     )
 
 
-def _config(target: Environment, workers: int, *, access_log: bool | None) -> uvicorn.Config:
+def _options(
+    target: Environment,
+    workers: int,
+    source: SettingsSource | None,
+    *,
+    access_log: bool | None,
+) -> uvicorn.Config:
     is_dev = target.name == "dev"
     if access_log is None:
         access_log = is_dev
     return uvicorn.Config(
-        partial(logged_application if access_log else application, target.settings),
+        partial(logged_application if access_log else application, target.settings, source),
         factory=True,
         workers=workers,
         # A worker that starts on a busy machine answers late; uvicorn's 5 s would kill it.
@@ -155,8 +167,11 @@ def _config(target: Environment, workers: int, *, access_log: bool | None) -> uv
     )
 
 
-def application(settings: Settings) -> Starlette:
-    """Return the standalone app for a process that does nothing but serve it."""
+def application(settings: Settings, source: SettingsSource | None = None) -> Starlette:
+    """Return the standalone app for a process that does nothing but serve it.
+
+    At SIGHUP it takes over what may change of the settings that `source` reads.
+    """
     app = ASGIFactory(settings).standalone()
     lifespan = app.router.lifespan_context
 
@@ -166,15 +181,60 @@ def application(settings: Settings) -> Starlette:
             # The objects of the started server are permanent; a collection need not visit them.
             gc.freeze()
             gc.set_threshold(10_000)
-            yield
+            with _reload_at_hangup(app.state.ring, source) if source else nullcontext():
+                yield
 
     app.router.lifespan_context = with_tuned_garbage_collection
     return app
 
 
-def logged_application(settings: Settings) -> ASGIApp:
+def logged_application(settings: Settings, source: SettingsSource | None = None) -> ASGIApp:
     """Return the standalone app with an access log on standard output."""
-    return AccessLog(application(settings))
+    return AccessLog(application(settings, source))
+
+
+@contextmanager
+def _reload_at_hangup(ring: Ring, source: SettingsSource) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, _reload, ring, source)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _reload(ring: Ring, source: SettingsSource) -> None:
+    """Read the settings again; if they are invalid, say so on stderr and change nothing."""
+    try:
+        changed = ring.reload(source.read(ring.settings)).changed
+    except (InvalidSettings, click.ClickException) as exc:
+        message = exc.format_message() if isinstance(exc, click.ClickException) else str(exc)
+        click.echo(f"Settings not reloaded: {message}", err=True)
+    else:
+        click.echo(f"Settings reloaded; changed: {', '.join(changed) or 'none'}.", err=True)
+
+
+class _Workers(Multiprocess):
+    """Worker processes, of which each reloads its settings at SIGHUP."""
+
+    source: SettingsSource | None
+
+    def handle_hup(self) -> None:
+        if self.source is None:
+            return
+        # A worker that replaces another one starts with the settings that the others have.
+        factory: Any = self.config.app
+        function, (settings, source) = factory.func, factory.args
+        try:
+            reloaded = settings.reloaded(source.read(settings))
+        except (InvalidSettings, click.ClickException):
+            # The workers report the reason, and change nothing.
+            reloaded = settings
+        self.config.app = partial(function, reloaded, source)
+        for process in self.processes:
+            # Before it is ready, the signal would end it.
+            if process.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
+                os.kill(process.pid or 0, signal.SIGHUP)
 
 
 class _BannerServer(uvicorn.Server):
@@ -188,7 +248,14 @@ class _BannerServer(uvicorn.Server):
             click.echo(self.banner)
 
 
-def _run(config: uvicorn.Config, listener: socket.socket, banner: str, *, reload: bool) -> None:
+def _run(
+    config: uvicorn.Config,
+    listener: socket.socket,
+    banner: str,
+    source: SettingsSource | None,
+    *,
+    reload: bool,
+) -> None:
     if not reload and config.workers == 1:
         server = _BannerServer(config)
         server.banner = banner
@@ -198,4 +265,6 @@ def _run(config: uvicorn.Config, listener: socket.socket, banner: str, *, reload
     if reload:
         ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
     else:
-        Multiprocess(config, sockets=[listener]).run()
+        workers = _Workers(config, sockets=[listener])
+        workers.source = source
+        workers.run()

@@ -38,6 +38,7 @@ from llmring_server.db.repository import Repository
 from llmring_server.db.tables import Retention, Table
 from llmring_server.errors import InvalidRequest, NotFound
 from llmring_server.receipts.service import Receipts, receipt_issued
+from llmring_server.settings import Settings
 from llmring_server.usage.call_record import CallRecord
 from llmring_server.usage.idempotency import IdempotencyKey, IdempotencyKeys, fingerprint
 from llmring_server.usage.service import Usage, call_logged
@@ -90,6 +91,9 @@ class Conversations(Repository):
         self._transaction_slots = FairSlots(
             self._slot_limits, queue_limits, database.acquire_timeout
         )
+
+    def configure(self, settings: Settings) -> None:
+        self._level = settings.conversation_content
 
     async def create(
         self, project_id: ProjectId, conversation: NewConversation | None = None

@@ -27,7 +27,7 @@ def with_database_name(url: str, name: str) -> str:
 
 def throwaway_url(server: str) -> str:
     """Return the URL of a new test database, which does not exist yet."""
-    return with_database_name(server, f"test_{secrets.token_hex(4)}_llmring")
+    return with_database_name(server, f"test_{secrets.token_hex(4)}_llmring_test")
 
 
 def database_name(url: str) -> str:

@@ -18,7 +18,7 @@ import asyncpg
 from llmring_server.core.connection_string import ConnectionString, parse
 from llmring_server.core.retry import retry_for
 from llmring_server.db.connection_cache import Connection
-from llmring_server.errors import Unavailable
+from llmring_server.errors import DatabaseAccessDenied, Unavailable
 
 Opened = TypeVar("Opened")
 
@@ -57,6 +57,16 @@ _SOCKET_OPTIONS = (
 )
 
 
+# What refuses a role raises one of these: a wrong password or role, no line in pg_hba.conf, or a
+# database without the privilege CONNECT.
+_REFUSALS = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InsufficientPrivilegeError,
+)
+CHECK_ROLE = (
+    "Check the user and the password in the URL, and that the role may connect to this database."
+)
+
 # What cannot be connected to raises one of these.
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -69,14 +79,21 @@ _REFUSED = re.compile(rf"\[Errno {errno.ECONNREFUSED}\] Connect call failed \('(
 
 @contextmanager
 def connecting_to(target: str, url: str) -> Iterator[None]:
-    """Raise Unavailable with the reason if `target`, which `url` names, cannot be reached."""
+    """Raise Unavailable with the reason if `target`, which `url` names, cannot be reached.
+
+    It is DatabaseAccessDenied if the target was reached and refuses the role.
+    """
     try:
         yield
+    except _REFUSALS as exc:
+        raise DatabaseAccessDenied(
+            f"Cannot connect to {target}: {_reason(exc, url)}. {CHECK_ROLE}"
+        ) from exc
     except _FAILURES as exc:
         raise Unavailable(f"Cannot connect to {target}: {_reason(exc, url)}") from exc
 
 
-def _reason(exc: Exception, url: str) -> str:
+def _reason(exc: Exception, url: str) -> str:  # noqa: PLR0911, a table
     # These messages of the driver name a host, a user or a database, and never a password.
     reason = str(exc) or type(exc).__name__
     if isinstance(exc, TimeoutError):
@@ -90,6 +107,9 @@ def _reason(exc: Exception, url: str) -> str:
             f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in addresses
         ]
         return f"nothing listens on {' or '.join(places)}."
+    # uvloop does not say which address it was.
+    if isinstance(exc, ConnectionRefusedError) and (hosts := parse(url).hosts):
+        return f"nothing listens on {hosts.replace(',', ' or ')}."
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
         return f"{reason}. Create it with `llmring-server db create`."
     if "unsupported startup parameter" in reason:

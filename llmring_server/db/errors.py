@@ -12,6 +12,7 @@ from llmring_server.errors import (
     Conflict,
     InvalidRequest,
     LockTimeout,
+    MissingPrivilege,
     NotFound,
     NotMigrated,
     Overloaded,
@@ -98,7 +99,7 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
     if isinstance(exc, _OUTDATED):
         return NotMigrated()
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
-        return NotMigrated(
+        return MissingPrivilege(
             f"The role of the database lacks a privilege ({exc.args[0]}): use the owner of the"
             " tables, or repeat the grants in docs/deployment.md."
         )

@@ -21,6 +21,7 @@ from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
 from llmring_server.db.tables import Retention, Table
+from llmring_server.settings import Settings
 
 _PACKAGE = Path(__file__).parents[1]
 # Beside the package in a checkout, inside it in a wheel.
@@ -123,6 +124,9 @@ class Repository:
         if self._database.replica is None:
             return self
         return self.with_database(self._database.without_replica())
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the settings that may change while the server runs. Most services have none."""
 
     async def delete_batch(self, statement: str, **params: Any) -> int:
         """Run a declared statement that deletes a batch of rows; return how many it deleted."""

@@ -77,9 +77,12 @@ class McpCapabilities(Repository):
     def __init__(self, database: Database, audit: AuditLog, settings: Settings) -> None:
         super().__init__(database)
         self._audit = audit
+        self._read = JsonReaders()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
         self._max_capabilities = settings.max_mcp_capabilities
         self._max_definition_bytes = settings.max_mcp_definition_bytes
-        self._read = JsonReaders()
 
     def with_unparsed_json(self) -> Self:
         other = super().with_unparsed_json()

@@ -52,6 +52,10 @@ class McpServers(Repository):
         self._secret_box = SecretBox(settings.sealing_keys)
         self._public_urls_only = settings.mcp_urls == "public"
 
+    def configure(self, settings: Settings) -> None:
+        self._quota.limit = settings.max_mcp_servers
+        self._public_urls_only = settings.mcp_urls == "public"
+
     async def register(self, project_id: ProjectId, new: NewMcpServer) -> McpServer:
         """Register a server. Its id, a UUIDv7, holds the time of its creation."""
         id, created_at = new_id_and_time()

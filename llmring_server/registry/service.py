@@ -112,11 +112,15 @@ class Registry(Repository):
     def __init__(self, database: Database, settings: Settings, audit: AuditLog) -> None:
         super().__init__(database)
         self._settings = settings
+        self._ttl = settings.registry_ttl
         self._audit = audit
         # Files belong to the deployment: they are committed at once, in no caller's transaction.
         self._pool = database
         self._cache = _RegistryCache()
         self._refreshes: set[asyncio.Task[list[FetchOutcome]]] = set()
+
+    def configure(self, settings: Settings) -> None:
+        self._ttl = settings.registry_ttl
 
     # Reading
 
@@ -128,7 +132,7 @@ class Registry(Repository):
         snapshot = await self.cached_snapshot()
         if self._is_refresh_due():
             self._cache.refreshed_at = time.monotonic()
-            refresh = self._without_transaction()._refresh(self._settings.registry_ttl)
+            refresh = self._without_transaction()._refresh(self._ttl)
             task = asyncio.create_task(refresh)
             self._refreshes.add(task)
             task.add_done_callback(self._refresh_done)
@@ -196,7 +200,7 @@ class Registry(Repository):
         age = max((self._age(file.provider) for file in files if file.id), default=0)
         if age > MAX_AGE_SECONDS:
             raise RegistryStale
-        return int(age) if age > self._settings.registry_ttl else None
+        return int(age) if age > self._ttl else None
 
     # Refreshing
 
@@ -246,7 +250,7 @@ class Registry(Repository):
             return False
         statuses = [cache.status.get(name) for name in self._settings.registry_providers]
         ages = [status.attempt_age if status else math.inf for status in statuses]
-        return max(ages) + now - cache.loaded_at > self._settings.registry_ttl
+        return max(ages) + now - cache.loaded_at > self._ttl
 
     def _refresh_done(self, task: asyncio.Task[list[FetchOutcome]]) -> None:
         self._refreshes.discard(task)

@@ -60,6 +60,10 @@ class Templates(Repository):
         )
         self._max_versions = settings.max_template_versions
 
+    def configure(self, settings: Settings) -> None:
+        self._quota.limit = settings.max_templates
+        self._max_versions = settings.max_template_versions
+
     async def create(
         self, project_id: ProjectId, new: NewTemplate, *, actor: Actor, may_share: bool = False
     ) -> Template:

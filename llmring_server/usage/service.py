@@ -31,6 +31,7 @@ from llmring_server.errors import (
 )
 from llmring_server.pricing.price_book import EMPTY_PRICE_BOOK, PriceBook
 from llmring_server.pricing.service import Pricing
+from llmring_server.settings import Settings
 from llmring_server.usage.call_record import (
     TWO_KEYS,
     CallRecord,
@@ -95,6 +96,9 @@ class Usage(Repository):
         self._move_sums = move_sums
         self._idempotency_keys = idempotency_keys
         self._strict_fields = strict_fields
+
+    def configure(self, settings: Settings) -> None:
+        self._strict_fields = settings.strict_fields
 
     async def log(self, project_id: ProjectId, call: NewCall, key: str | None = None) -> LogResult:
         """Store a call once: committed on return, or with the caller's transaction.

@@ -90,6 +90,10 @@ class BodyMemory:
 
     def __init__(self, settings: Settings) -> None:
         self.used: Counter[Hashable] = Counter()
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the limits of reservations to come."""
         self._max_network = settings.max_unauthenticated_body_bytes
         self._max_project = settings.max_project_body_bytes
         # One body of the largest size must fit.

@@ -49,17 +49,25 @@ class TokenBuckets:
             raise RateLimited(message, self.burst, math.ceil((1 - tokens) / self.rate))
 
 
+def _buckets(current: TokenBuckets | None, rate: float | None, burst: int) -> TokenBuckets | None:
+    if current and (current.rate, current.burst) == (rate, burst):
+        return current
+    return TokenBuckets(rate, burst) if rate else None
+
+
 class RateLimits:
     """The rate limits of one app."""
 
     def __init__(self, settings: Settings) -> None:
-        rate, failures_per_minute = settings.rate_limit, settings.failed_auth_limit
-        self._requests = TokenBuckets(rate, settings.rate_burst) if rate else None
-        self._failures = (
-            TokenBuckets(failures_per_minute / 60, failures_per_minute)
-            if failures_per_minute
-            else None
-        )
+        self._requests: TokenBuckets | None = None
+        self._failures: TokenBuckets | None = None
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over limits; what has been counted for a limit that stays is kept."""
+        self._requests = _buckets(self._requests, settings.rate_limit, settings.rate_burst)
+        failures = settings.failed_auth_limit
+        self._failures = _buckets(self._failures, failures / 60, failures)
 
     def count_request(self, key: Hashable) -> None:
         """Count a request of an authenticated caller; raise RateLimited if it has sent too many."""

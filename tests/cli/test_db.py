@@ -19,6 +19,7 @@ import pytest
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server import build
+from llmring_server.cli import environment
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres
 from llmring_server.db.postgres_supervisor import DataDirectory
@@ -182,11 +183,18 @@ async def test_env_test_creates_a_database_on_the_configured_server(
     created = await asyncio.to_thread(
         check_output, "db", "create", "--env", "test", **server_for_tests
     )
-    made = admin.with_database_name(url, created.strip().rpartition("/")[2])
+    name = created.strip().rpartition("/")[2]
+    assert re.fullmatch("test_[0-9a-f]{8}_llmring_test", name)
+    made = admin.with_database_name(url, name)
     connection = await asyncpg.connect(made)
-    assert await connection.fetchval("SELECT count(*) FROM llmring.usage_logs") == 0
+    assert await connection.fetchval("SELECT count(*) FROM llmring_test.usage_logs") == 0
     await connection.close()
     await admin.drop_database(made)
+
+
+def test_the_server_for_tests_has_the_defaults_of_older_servers(tmp_path: Path) -> None:
+    with environment.server_for_tests(tmp_path, {"TEST_DB_HOST": "db.example"}) as server:
+        assert server == "postgresql://postgres:postgres@db.example:5432/postgres"
 
 
 async def status_with(db: AsyncDatabaseManager, key: str) -> int:
@@ -244,4 +252,4 @@ def test_port_in_use_is_reported(prod: dict[str, str], taken: int) -> None:
     refused = run("serve", "--env", "prod", "--port", str(taken), **prod)
     assert refused.returncode == 1
     assert f"Cannot listen on 127.0.0.1:{taken}" in refused.stderr
-    assert "Choose another --port" in refused.stderr
+    assert "Choose another one (0 picks a free one)" in refused.stderr

@@ -30,6 +30,7 @@ from llmring_server.cli.serve import application
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
 from tests.cli.test_db import ENVIRONMENT, PROGRAM, run, with_password
 from tests.conftest import CALL
+from tests.faults.test_kills import until
 from tests.support.invalid_wire_requests import get
 from tests.support.postgres import make_cluster, wait_until_stopped
 from tests.support.served import ask, statuses
@@ -418,3 +419,59 @@ async def test_reports_that_others_could_write_are_ignored(
         assert running_servers_of(apart) == []
         (tmp_path / "llmring-server").chmod(0o700)
         assert len(running_servers_of(apart)) == 1
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the processes that uvicorn has started, without Python's resource tracker."""
+    children = [
+        int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ]
+    return [
+        child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+@pytest.mark.parametrize(
+    "workers", [1, pytest.param(2, marks=pytest.mark.full)], ids=["process", "workers"]
+)
+async def test_sighup_reloads_the_settings_file(
+    serve: Serve, db: AsyncDatabaseManager, url: str, tmp_path: Path, workers: int
+) -> None:
+    file = tmp_path / "llmring.toml"
+    base = f"database_url = '{url}'\ndatabase_schema = '{db.schema}'\nauth = 'open'\n"
+    base += "database_pool_size = 1\n"
+    file.write_text(base)
+    file.chmod(0o600)
+    headers = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
+    options = ("--env", "prod", "--config", str(file), "--workers", str(workers))
+    async with serve(*options) as server:
+
+        async def allowed() -> set[str | None]:
+            # New connections, so that every worker answers some.
+            async with httpx.AsyncClient(base_url=server.client.base_url) as client:
+                answers = [
+                    await client.options("/", headers=headers | {"Connection": "close"})
+                    for _ in range(1 if workers == 1 else 20)
+                ]
+            return {answer.headers.get("access-control-allow-origin") for answer in answers}
+
+        async def hang_up(expected: str) -> None:
+            before = server.text().count(expected)
+            server.process.send_signal(signal.SIGHUP)
+            await until(lambda: server.text().count(expected) == before + workers)
+
+        assert await allowed() == {None}
+        file.write_text(base + "cors_origins = ['https://a.example']\nlock_timeout = 3\n")
+        await hang_up("Settings reloaded; changed: cors_origins.\n")
+        assert await allowed() == {"https://a.example"}
+        assert "These settings differ and take effect at a restart: lock_timeout." in server.text()
+        file.write_text(base + "rate_burst = 'canary'\n")
+        await hang_up(f"Settings not reloaded: {file}: rate_burst: Input should be")
+        assert await allowed() == {"https://a.example"}
+        assert "canary" not in server.text()
+        if workers > 1:
+            # Workers that replace others have the settings of these.
+            for worker in workers_of(server.process.pid):
+                os.kill(worker, signal.SIGKILL)
+            assert await allowed() == {"https://a.example"}
+        assert await server.end(signal.SIGINT) == 0

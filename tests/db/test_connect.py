@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from llmring_server import Ring, Settings
+from llmring_server.db.connect import connecting_to
 from llmring_server.db.database import open_database
 from llmring_server.errors import Unavailable
 from tests.cli.test_db import with_password
@@ -80,3 +81,13 @@ async def test_a_failed_retry_of_the_pool_is_one_line_without_the_password(
     assert "is not currently accepting connections" in record.getMessage()
     assert "\n" not in caplog.text.strip()
     assert "canary" not in caplog.text
+
+
+def test_every_loop_reports_where_nothing_listens() -> None:
+    # uvloop's error has no address.
+    refused = ConnectionRefusedError(111, "Connection refused")
+    with (
+        pytest.raises(Unavailable, match="nothing listens on h1:5432 or h2:5433"),
+        connecting_to("the database", "postgresql://u:canary@h1:5432,h2:5433/x"),
+    ):
+        raise refused

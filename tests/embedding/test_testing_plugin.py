@@ -150,7 +150,6 @@ async def test_a_foreign_project_uses_the_fixtures(tmp_path: Path, server_url: s
     assert not [name for name in left if name.startswith("test_") and "llmring" in name]
 
 
-@pytest.mark.xfail(reason="app.state.db = manager is not supported yet", strict=True)
 async def test_a_database_is_injected_into_an_app(db: AsyncDatabaseManager) -> None:
     app = create_app(settings=Settings(auth="open"))
     app.state.db = db

@@ -12,10 +12,10 @@ from pgdbm import AsyncDatabaseManager
 
 import llmring_server
 from llmring_server import Ring, Settings
+from llmring_server.core.variables import PREFIX
 from llmring_server.db.partitions import Partitions
 from llmring_server.db.repository import SQL, load
 from llmring_server.routes import API, META
-from llmring_server.settings import PREFIX
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.router import Route, RouteGroup
 

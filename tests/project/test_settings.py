@@ -55,6 +55,16 @@ def test_tls_setting_is_added_to_the_url() -> None:
     assert settings.dsn() == "postgresql://h/x?connect_timeout=5&sslmode=verify-full"
 
 
+def test_replaced_values_are_validated_and_others_kept() -> None:
+    settings = Settings(auth="proxy", proxy_secrets=("0123456789abcdef" * 2,), rate_limit=1)
+    replaced = settings.replace(rate_limit=2)
+    assert settings.differences(replaced) == ["rate_limit"]
+    with pytest.raises(ValidationError):
+        settings.replace(rate_limit=-1)
+    with pytest.raises(ValidationError, match="needs LLMRING_PROXY_SECRETS"):
+        settings.replace(proxy_secrets=())
+
+
 def test_repr_does_not_contain_the_password() -> None:
     assert "canary" not in repr(Settings(database_url="postgresql://u:canary@h/x"))
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager
-from pydantic import ValidationError
 
 from llmring_server import LIBRARY, Ring, Server, Settings
 from llmring_server.access.keys import KeyOptions
+from llmring_server.errors import InvalidSettings
 from tests.support.served import serve
 
 # Tests connect from 127.0.0.1.
@@ -111,5 +111,5 @@ async def test_serve_counts_failed_logins_for_the_client(
     "value", ["*", "0.0.0.0/0", "::/0", "10.0.0.1/8", "proxy.example", "10.0.0", "unix:/run/x"]
 )
 def test_only_addresses_and_networks_are_trusted(value: str) -> None:
-    with pytest.raises(ValidationError, match="write addresses or networks"):
+    with pytest.raises(InvalidSettings, match="write addresses or networks"):
         Settings.from_env({"LLMRING_TRUSTED_PROXIES": value})
