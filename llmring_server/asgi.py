@@ -83,7 +83,7 @@ class _State(State):
 
     def __setattr__(self, key: str, value: Any) -> None:
         super().__setattr__(key, value)
-        self._app.prepared_in = None
+        self._app.is_prepared, self._app.prepared_in = False, None
 
     def __setitem__(self, key: str, value: Any) -> None:
         setattr(self, key, value)
@@ -97,8 +97,7 @@ class _Prepare:
         self._prepared = prepared
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        is_prepared = self._prepared.prepared_in is asyncio.get_running_loop()
-        if is_prepared or scope["type"] != "http":
+        if self._prepared.is_prepared or scope["type"] != "http":
             return self.app(scope, receive, send)
         return self._prepare(scope, receive, send)
 
@@ -138,7 +137,10 @@ class App(Starlette):
         # Whether a borrowed database is migrated, and the one that was migrated last.
         self._migrates = migrates
         self._migrated_db: AsyncDatabaseManager | None = None
-        # The event loop in which `ring` can be used. None: it must be prepared.
+        # Whether `ring` is ready for the next request.
+        self.is_prepared = False
+        # The event loop for which it is; another one is looked for only until the app is started.
+        self.is_started = False
         self.prepared_in: asyncio.AbstractEventLoop | None = None
         self._preparing: asyncio.Task[None] | None = None
         self.large_bodies = large_body_slots()
@@ -157,6 +159,8 @@ class App(Starlette):
         All who ask meanwhile get the same result; after a failure, the next one tries again.
         """
         loop = asyncio.get_running_loop()
+        if self.prepared_in is loop:
+            return
         task = self._preparing
         if task is None or task.done() or task.get_loop() is not loop:
             task = self._preparing = loop.create_task(self._prepare(loop))
@@ -176,6 +180,7 @@ class App(Starlette):
                 self._migrated_db = ring.db
         self.use(ring)
         self.prepared_in = loop
+        self.is_prepared = self.is_started or ring.db is not self._owned_db
 
     async def _open(self, owned: OwnedRing, settings: Settings) -> Ring:
         ring = await owned.open(settings)
@@ -210,7 +215,7 @@ class App(Starlette):
 
         The app opens it again if another request comes.
         """
-        self.prepared_in = None
+        self.is_prepared, self.prepared_in = False, None
         ring = getattr(self, "ring", None)
         if ring is not None and ring.db is not self._owned_db:
             await ring.aclose()
@@ -301,10 +306,13 @@ class ASGIFactory:
 
         @asynccontextmanager
         async def lifespan(app: App) -> AsyncIterator[None]:
+            app.is_started = True
             try:
                 await app.prepare()
+                app.is_prepared = True
                 yield
             finally:
+                app.is_started = False
                 await app.aclose()
 
         app = App(self, OwnedRing(self.keyring), migrates=self.settings.migrate_on_start)

@@ -47,8 +47,10 @@ APPLICATIONS = {
     (README, "Starlette"),
     (EMBEDDING, "Mount it in an application"),
     (EMBEDDING, "Two instances in one database"),
+    (EMBEDDING, "Mount an app that opens its own database"),
 }
 SCRIPTS = {
+    (EMBEDDING, "Lend a database to an app"): ["healthy"],
     (EMBEDDING, "Use it without HTTP"): ["1 0.00036"],
     (EMBEDDING, "In your own transaction"): ["0"],
     (EMBEDDING, "Receive events"): ["call.logged 0.00036"],
@@ -214,6 +216,14 @@ async def test_two_instances_have_separate_data(tmp_path: Path) -> None:
         assert (await client.post("/staging/api/v1/log", json=call)).status_code == 200
         assert len((await client.get("/staging/api/v1/logs")).json()) == 1
         assert (await client.get("/production/api/v1/logs")).json() == []
+
+
+@pytest.mark.usefixtures("empty_database")
+async def test_a_mounted_app_opens_its_own_database(tmp_path: Path) -> None:
+    code = program(EMBEDDING, "Mount an app that opens its own database")
+    async with client_of(load(code, tmp_path).app) as client:
+        response = await client.get("/llmring/api/v1/logs", headers={"X-API-Key": "my-app"})
+        assert response.json() == []
 
 
 @pytest.mark.usefixtures("empty_database")

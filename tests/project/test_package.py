@@ -19,6 +19,10 @@ def run(program: str, **environ: str) -> str:
     return done.stdout
 
 
+# The import paths of llmring-server 0.1, in the page for programs that were written for it.
+FORMER_MODULES = {".main", ".service"}
+
+
 def test_every_exported_name_exists() -> None:
     for name in llmring_server.__all__:
         assert getattr(llmring_server, name) is not None
@@ -30,6 +34,8 @@ def test_documented_programs_import_from_the_package_alone() -> None:
     imports = [found for path in documents for found in IMPORT.findall(path.read_text())]
     assert len(imports) > 5
     for module, names in imports:
+        if module in FORMER_MODULES:
+            continue
         assert module == ""
         assert set(names.split(", ")) <= set(llmring_server.__all__)
 

@@ -180,6 +180,7 @@ def test_paths_for_older_clients_are_deprecated() -> None:
         if operation.get("deprecated")
     }
     assert deprecated == {
+        "/redoc": "Same as `/docs`.",
         "/registry.json": "Same as `/registry`.",
         "/conversations": "Same as `/api/v1/conversations`.",
         "/conversations/{id}": "Same as `/api/v1/conversations/{id}`.",
