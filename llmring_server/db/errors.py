@@ -39,6 +39,15 @@ _UNAVAILABLE = (
     asyncpg.OutdatedSchemaCacheError,
     OSError,
 )
+# The session, or the server that it leads to, is of no more use: SQLSTATE 08xxx, 57P01 to 57P03,
+# and 25006, with which a server answers that was the primary before a failover.
+_ENDS_CONNECTION = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 _BUSY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
@@ -108,6 +117,21 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
     if isinstance(exc, _UNAVAILABLE) or (isinstance(exc, _MISUSED_OR_LOST) and is_lost(target)):
         return Unavailable()
     return None
+
+
+def ends_connection(exc: BaseException) -> bool:
+    """Tell whether the connection on which this error occurred must not be used again."""
+    return isinstance(_drivers_error(exc), _ENDS_CONNECTION)
+
+
+def is_read_only(exc: BaseException) -> bool:
+    """Tell whether a statement failed because the server takes no writes."""
+    return isinstance(_drivers_error(exc), asyncpg.ReadOnlySQLTransactionError)
+
+
+def _drivers_error(exc: BaseException) -> BaseException | None:
+    # A translated error was raised from that of the driver.
+    return exc.__cause__ if isinstance(exc, RingError) else exc
 
 
 def is_lost(target: Any) -> bool:
