@@ -3,17 +3,20 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, cast
 
 import rich_click as click
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
-from uvicorn.supervisors import ChangeReload, Multiprocess
+from uvicorn.supervisors import ChangeReload
 
 from llmring_server.asgi import ASGIFactory
 from llmring_server.cli import environment, running
@@ -21,6 +24,7 @@ from llmring_server.cli.environment import Environment
 from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
+from llmring_server.server.workers import Workers, follow
 from llmring_server.settings import Settings
 from llmring_server.web.about import EXAMPLE_KEYS, first_call
 
@@ -195,7 +199,17 @@ def _run(config: uvicorn.Config, listener: socket.socket, banner: str, *, reload
         server.run(sockets=[listener])
         return
     click.echo(banner)
-    if reload:
-        ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
-    else:
-        Multiprocess(config, sockets=[listener]).run()
+    # The other end is open in this process only, as long as it runs.
+    parent, end_of_parent = Pipe(duplex=False)
+    config.app = partial(_following, parent, cast("Any", config.app))
+    with end_of_parent:
+        if reload:
+            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        else:
+            Workers(config, sockets=[listener]).run()
+
+
+def _following(parent: Connection, factory: Callable[[], ASGIApp]) -> ASGIApp:
+    """Return the application, in a process that ends with its parent."""
+    follow(parent)
+    return factory()
