@@ -16,6 +16,7 @@ import asyncpg
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, prepare_cluster
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
+from tests.support.pooler import is_between, pooled, pooler_between
 
 # Workers of pytest-xdist inherit the environment of the process that starts them.
 FOLDER = "LLMRING_TEST_RUN"
@@ -34,7 +35,8 @@ def run_folder() -> Iterator[None]:
     # Commands look for running servers here: those of whoever runs the tests are none of ours.
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     try:
-        yield
+        with pooler_between(folder):
+            yield
     finally:
         del os.environ[FOLDER]
         wait_until_stopped(DataDirectory(folder / "server"))
@@ -87,13 +89,23 @@ def shared_server() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def database(server: str, name: str, template: str = "") -> AsyncIterator[str]:
-    """Create a database, a copy of `template` if one is named; yield its URL; drop it."""
+async def database(
+    server: str, name: str, template: str = "", *, may_be_pooled: bool = True
+) -> AsyncIterator[str]:
+    """Create a database, a copy of `template` if one is named; yield its URL; drop it.
+
+    The URL leads through the pooler that is between the tests and their server, if there is one.
+    """
     name = f"{name}_{uuid4().hex[:8]}"
     connection = await asyncpg.connect(server)
     try:
         await create(connection, name, template)
-        yield admin.with_database_name(server, name)
+        url = admin.with_database_name(server, name)
+        yield (
+            pooled(url, Path(os.environ[FOLDER]) / "pooler")
+            if may_be_pooled and is_between()
+            else url
+        )
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     finally:
         await connection.close()

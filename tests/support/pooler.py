@@ -1,0 +1,115 @@
+"""PgBouncer in transaction mode between the tests and their PostgreSQL: scripts/test-pgbouncer."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from llmring_server import Settings
+from llmring_server.core.connection_string import parse
+from llmring_server.db.postgres_supervisor import USER, chown_to_postgres, spawn
+
+# The program to put between the tests and their database. Without it, there is none.
+PROGRAM = "LLMRING_TEST_PGBOUNCER"
+PORT = 6432
+START_TIMEOUT_SECONDS = 10.0
+
+# Names of databases are those of the server. Roles are looked up there, since tests create some.
+CONFIGURATION = """
+[databases]
+* = host={server} port=5432 auth_user={user}
+
+[pgbouncer]
+pool_mode = transaction
+unix_socket_dir = {folder}
+listen_port = {port}
+auth_type = trust
+auth_file = {folder}/users
+auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename = $1
+admin_users = {user}
+pidfile = {folder}/pid
+logfile = {folder}/log
+max_client_conn = 1000
+default_pool_size = 10
+# A database with connections cannot be copied.
+server_idle_timeout = 2
+# Of parents' pools: the server sends no parameters of sessions.
+ignore_startup_parameters = extra_float_digits,jit,search_path,statement_timeout,lock_timeout,{timeout}
+"""
+
+
+def find_pgbouncer() -> Path:
+    """Return the program; an error says how to get it."""
+    search = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
+    found = os.environ.get(PROGRAM) or shutil.which("pgbouncer", path=search)
+    if not found:
+        raise FileNotFoundError(
+            "PgBouncer is not installed: run scripts/test-pgbouncer, which gets Debian's, install"
+            f" it, or name it in {PROGRAM}."
+        )
+    return Path(found)
+
+
+@contextmanager
+def pgbouncer(program: Path, folder: Path, server: Path) -> Iterator[None]:
+    """Run PgBouncer with its socket in `folder`, for the server with its socket in `server`."""
+    folder.mkdir(mode=0o755)
+    (folder / "users").write_text(f'"{USER}" ""\n')
+    (folder / "configuration").write_text(
+        CONFIGURATION.format(
+            timeout="idle_in_transaction_session_timeout",
+            server=server,
+            folder=folder,
+            port=PORT,
+            user=USER,
+        )
+    )
+    folder.chmod(0o755)
+    chown_to_postgres(folder)
+    process = spawn(program, "-q", folder / "configuration")
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not (folder / f".s.PGSQL.{PORT}").exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PgBouncer has not started: {(folder / 'log').read_text()}")
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def pooled(url: str, folder: Path) -> str:
+    """Return the URL of the same database behind the PgBouncer in `folder`."""
+    connection = parse(url)
+    return connection.url_with(
+        {**connection.parameters.used, "host": str(folder), "port": str(PORT)}
+    )
+
+
+@contextmanager
+def pooler_between(run: Path) -> Iterator[None]:
+    """Put a PgBouncer between the tests of a run and its server, if the environment names one."""
+    if not (program := os.environ.get(PROGRAM)):
+        yield
+        return
+    with pgbouncer(Path(program), run / "pooler", run / "server/sock"):
+        yield
+
+
+def is_between() -> bool:
+    return bool(os.environ.get(PROGRAM))
+
+
+def expect_pooler() -> None:
+    """Have everything that the tests connect with expect a pooler, as its operator must."""
+    # As `import asyncpg; asyncpg.connect(url, statement_cache_size=0)` everywhere.
+    defaults: Any = asyncpg.connect.__kwdefaults__
+    defaults["statement_cache_size"] = 0
+    Settings.model_fields["database_pooler"].default = True
+    Settings.model_rebuild(force=True)
