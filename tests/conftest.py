@@ -28,7 +28,7 @@ from llmring_server.db.database import open_database
 from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usage
 from llmring_server.pricing.token_semantics import ReportedTokens
 from tests.support.fake_registry import FakeRegistry, fake_registry
-from tests.support.pooler import expect_pooler, is_between
+from tests.support.pooler import allow, expect_pooler, is_between
 from tests.support.postgres import database, run_folder, shared_server
 
 # Only tests with a fake registry fetch anything.
@@ -166,7 +166,10 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
     # A parent's sessions may not be in UTC: in this zone, two days a year have 23 or 25 hours.
     await owner.execute(f"ALTER ROLE {role} SET timezone = 'America/St_Johns'")
     parts = urlsplit(url)
-    yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    role_url = parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    if is_between():
+        await allow(role, role_url)
+    yield role_url
     await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias, cast
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
-from llmring_server.db.errors import ends_connection, is_lost, is_read_only, translated
+from llmring_server.db.errors import ends_all_connections, ends_connection, is_lost, translated
 
 # Generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -124,7 +124,7 @@ class ConnectionCache:
         if exc is not None and ends_connection(exc):
             with suppress(Exception):
                 cached.connection.terminate()
-            if is_read_only(exc) and isinstance(self._manager, OwnedPool):
+            if ends_all_connections(exc) and isinstance(self._manager, OwnedPool):
                 await self._manager.expire_connections()
                 await self._release_all()
         # The pool closes a connection that it cannot reset, so the error needs no handling.

@@ -121,12 +121,18 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
 
 def ends_connection(exc: BaseException) -> bool:
     """Tell whether the connection on which this error occurred must not be used again."""
-    return isinstance(_drivers_error(exc), _ENDS_CONNECTION)
+    return isinstance(_drivers_error(exc), _ENDS_CONNECTION) or _is_unanswered(exc)
 
 
-def is_read_only(exc: BaseException) -> bool:
-    """Tell whether a statement failed because the server takes no writes."""
-    return isinstance(_drivers_error(exc), asyncpg.ReadOnlySQLTransactionError)
+def ends_all_connections(exc: BaseException) -> bool:
+    """Tell whether the server of this connection takes no writes, or does not answer at all."""
+    is_read_only = isinstance(_drivers_error(exc), asyncpg.ReadOnlySQLTransactionError)
+    return is_read_only or _is_unanswered(exc)
+
+
+def _is_unanswered(exc: BaseException) -> bool:
+    # A server that is reachable would have ended the statement itself, a second before.
+    return isinstance(exc, RingError) and isinstance(exc.__cause__, TimeoutError)
 
 
 def _drivers_error(exc: BaseException) -> BaseException | None:

@@ -1,7 +1,10 @@
 """Failover: several hosts, servers that take no writes any more, and connections that grow old."""
 
 import asyncio
+import os
+import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any
@@ -16,7 +19,7 @@ from llmring_server import Settings, build, create_app
 from llmring_server.core.connection_string import parse
 from llmring_server.db.connection_cache import OwnedConnection
 from llmring_server.db.database import Database, open_database
-from llmring_server.errors import Unavailable
+from llmring_server.errors import Overloaded, Unavailable
 from tests.conftest import CALL, client_of
 from tests.db.test_connection_cache import pid, pool_of
 
@@ -151,6 +154,7 @@ async def pids(manager: AsyncDatabaseManager, connections: int) -> set[int]:
         return {await connection.fetchval("SELECT pg_backend_pid()") for connection in held}
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_after_a_failover_all_connections_of_the_own_pool_are_replaced(
     own: Database, settings: Settings, key: str
 ) -> None:
@@ -162,6 +166,7 @@ async def test_after_a_failover_all_connections_of_the_own_pool_are_replaced(
     assert not await pids(own.manager, 3) & demoted
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_of_a_parents_pool_only_the_read_only_connections_are_ended(
     role_url: str, db: AsyncDatabaseManager, key: str
 ) -> None:
@@ -181,6 +186,30 @@ async def test_of_a_parents_pool_only_the_read_only_connections_are_ended(
         assert before - await pids(manager, 3) == {demoted}
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_if_a_server_does_not_answer_all_connections_of_the_own_pool_are_replaced(
+    settings: Settings,
+) -> None:
+    changes = {"database_pool_size": 3, "database_pool_overflow": 0}
+    settings = settings.model_copy(update={**changes, "statement_timeout": 0.1})
+    async with open_database(settings) as db:
+        database = Database(db, settings)
+        silent = await pids(db, 3)
+        for process in silent:
+            # As a host that lost its power: its end of the connections does nothing any more.
+            os.kill(process, signal.SIGSTOP)
+        try:
+            with pytest.raises(Overloaded):
+                await database.fetch("SELECT 1")
+            assert not await pids(db, 3) & silent
+        finally:
+            for process in silent:
+                os.kill(process, signal.SIGCONT)
+        await database.aclose()
+
+
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 @pytest.mark.parametrize(
     "error",
     [
@@ -220,6 +249,7 @@ async def test_another_error_does_not_end_its_connection(own: Database) -> None:
     assert await pids(own.manager, 3) == before
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 @pytest.mark.parametrize(("age", "is_replaced"), [(0, False), (0.001, True), (1800, False)])
 async def test_a_connection_beyond_the_maximum_age_is_replaced(
     settings: Settings,

@@ -1,10 +1,12 @@
 """PgBouncer in transaction mode between the tests and their PostgreSQL: scripts/test-pgbouncer."""
 
+import asyncio
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from llmring_server.db.postgres_supervisor import USER, chown_to_postgres, spawn
 
 # The program to put between the tests and their database. Without it, there is none.
 PROGRAM = "LLMRING_TEST_PGBOUNCER"
+# The folder of a run. Workers of pytest-xdist inherit the environment of the process that starts
+# them.
+FOLDER = "LLMRING_TEST_RUN"
 PORT = 6432
 START_TIMEOUT_SECONDS = 10.0
 
-# Names of databases are those of the server. Roles are looked up there, since tests create some.
+# Names of databases are those of the server. `auth_query` would look up roles there, too, but with
+# it, PgBouncer 1.18 ends if a client logs in while another one cancels a statement.
 CONFIGURATION = """
 [databases]
-* = host={server} port=5432 auth_user={user}
+* = host={server} port=5432
 
 [pgbouncer]
 pool_mode = transaction
@@ -30,7 +36,6 @@ unix_socket_dir = {folder}
 listen_port = {port}
 auth_type = trust
 auth_file = {folder}/users
-auth_query = SELECT usename, passwd FROM pg_shadow WHERE usename = $1
 admin_users = {user}
 pidfile = {folder}/pid
 logfile = {folder}/log
@@ -39,7 +44,7 @@ default_pool_size = 10
 # A database with connections cannot be copied.
 server_idle_timeout = 2
 # Of parents' pools: the server sends no parameters of sessions.
-ignore_startup_parameters = extra_float_digits,jit,search_path,statement_timeout,lock_timeout,{timeout}
+ignore_startup_parameters = extra_float_digits,jit,search_path,statement_timeout,{timeouts}
 """
 
 
@@ -62,7 +67,7 @@ def pgbouncer(program: Path, folder: Path, server: Path) -> Iterator[None]:
     (folder / "users").write_text(f'"{USER}" ""\n')
     (folder / "configuration").write_text(
         CONFIGURATION.format(
-            timeout="idle_in_transaction_session_timeout",
+            timeouts="lock_timeout,idle_in_transaction_session_timeout",
             server=server,
             folder=folder,
             port=PORT,
@@ -90,6 +95,21 @@ def pooled(url: str, folder: Path) -> str:
     return connection.url_with(
         {**connection.parameters.used, "host": str(folder), "port": str(PORT)}
     )
+
+
+async def allow(role: str, url: str) -> None:
+    """Let a new role log in to the PgBouncer that is between the tests and their server."""
+    folder = Path(os.environ[FOLDER]) / "pooler"
+    with (folder / "users").open("a") as file:
+        file.write(f'"{role}" ""\n')
+    os.kill(int((folder / "pid").read_text()), signal.SIGHUP)
+    async with asyncio.timeout(START_TIMEOUT_SECONDS):
+        while True:
+            with suppress(asyncpg.PostgresError):
+                connection = await asyncpg.connect(url)
+                await connection.close()
+                return
+            await asyncio.sleep(0.02)
 
 
 @contextmanager

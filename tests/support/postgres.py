@@ -16,10 +16,8 @@ import asyncpg
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, prepare_cluster
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
-from tests.support.pooler import is_between, pooled, pooler_between
+from tests.support.pooler import FOLDER, is_between, pooled, pooler_between
 
-# Workers of pytest-xdist inherit the environment of the process that starts them.
-FOLDER = "LLMRING_TEST_RUN"
 # The data of this server is discarded: nothing needs to reach the disk. Tests of durability
 # start separate servers, with the default settings.
 UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
