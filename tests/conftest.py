@@ -168,6 +168,8 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
     parts = urlsplit(url)
     role_url = parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
     if is_between():
+        for setting in ("statement_timeout = '10s'", "lock_timeout = '2s'"):
+            await owner.execute(f"ALTER ROLE {role} SET {setting}")
         await allow(role, role_url)
     yield role_url
     await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

@@ -63,7 +63,7 @@ def find_pgbouncer() -> Path:
 @contextmanager
 def pgbouncer(program: Path, folder: Path, server: Path) -> Iterator[None]:
     """Run PgBouncer with its socket in `folder`, for the server with its socket in `server`."""
-    folder.mkdir(mode=0o755)
+    folder.mkdir(mode=0o755, exist_ok=True)
     (folder / "users").write_text(f'"{USER}" ""\n')
     (folder / "configuration").write_text(
         CONFIGURATION.format(

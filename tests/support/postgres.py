@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import asyncpg
 
+from llmring_server.core.connection_string import parse
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, prepare_cluster
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
@@ -98,12 +99,13 @@ async def database(
     connection = await asyncpg.connect(server)
     try:
         await create(connection, name, template)
-        url = admin.with_database_name(server, name)
-        yield (
-            pooled(url, Path(os.environ[FOLDER]) / "pooler")
-            if may_be_pooled and is_between()
-            else url
+        url, run = admin.with_database_name(server, name), Path(os.environ[FOLDER])
+        # It is between the tests and the server that they share, not those of single tests.
+        is_shared = parse(server).parameters.used.get("host") == str(
+            DataDirectory(run / "server").sockets
         )
+        is_pooled = may_be_pooled and is_between() and is_shared
+        yield pooled(url, run / "pooler") if is_pooled else url
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     finally:
         await connection.close()
