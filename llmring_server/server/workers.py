@@ -2,7 +2,7 @@
 
 uvicorn documents none of what `Workers` builds on: `Multiprocess.sockets`, `processes` (with
 `child_conn`), `terminate_all` and `keep_subprocess_alive`. `tests/server/test_workers.py` fails if
-one of them is missing or works in another way.
+one of them is missing.
 """
 
 import os

@@ -50,7 +50,7 @@ async def switch_over(primary: PostgresNode) -> None:
 async def test_no_acknowledged_call_is_lost_in_a_failover(
     standby_names: str, end: Callable[[PostgresNode], Awaitable[None]]
 ) -> None:
-    async with primary_and_replica() as (primary, replica):
+    async with primary_and_replica("fsync = on\n") as (primary, replica):
         # After the copy was made: the replica must not wait for a replica once it is promoted.
         await primary.query(f"ALTER SYSTEM SET synchronous_standby_names = '{standby_names}'")
         await primary.query("SELECT pg_reload_conf()")

@@ -13,12 +13,13 @@ from llmring_server.db.embedded_postgres import find_programs
 from llmring_server.db.postgres_supervisor import USER, chown_to_postgres, spawn
 from tests.support.postgres import make_cluster, open_folder
 
-# The replica applies what it gets at once, also if that cancels a query.
+# A query of the replica that delays replaying is cancelled soon. These data are discarded.
 PRIMARY = """
 wal_level = replica
 max_wal_senders = 10
 wal_keep_size = 64MB
 max_standby_streaming_delay = 100ms
+fsync = off
 """
 
 
