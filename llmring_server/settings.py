@@ -135,6 +135,8 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
     mcp_schema: Schema | None = None
     database_pool_size: int = Field(20, ge=1)
     database_pool_overflow: int = Field(10, ge=0)
+    # 0: no limit.
+    database_max_connection_age: float = Field(1800, ge=0, le=86_400)
     database_pooler: bool = False
     database_tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] | None = None
     database_tls_ca: Path | None = None

@@ -28,11 +28,18 @@ from llmring_server.db.database import open_database
 from llmring_server.pricing.cost import USAGE_FIELDS, TokenUsage, normalize_usage
 from llmring_server.pricing.token_semantics import ReportedTokens
 from tests.support.fake_registry import FakeRegistry, fake_registry
+from tests.support.pooler import allow, expect_pooler, is_between
 from tests.support.postgres import database, run_folder, shared_server
 
 # Only tests with a fake registry fetch anything.
 Settings.model_fields["registry_url"].default = "none"
 Settings.model_rebuild(force=True)
+
+if is_between():
+    expect_pooler()
+
+# What pgdbm must be told behind a pooler.
+BEHIND_POOLER: dict[str, Any] = {"statement_cache_size": 0, "shared_pool_search_path": None}
 
 SCHEMA = "tested"
 
@@ -69,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run each file in one worker, unless it names a group, and start with the slow tests.
 
+    Behind a pooler, skip what is marked `direct`.
+
     Leave out what is marked `full`, unless --full is given.
     """
     if not config.getoption("--full"):
@@ -76,6 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=full)
         items[:] = [item for item in items if item not in full]
     for item in items:
+        if is_between() and (direct := item.get_closest_marker("direct")):
+            item.add_marker(pytest.mark.skip(reason=direct.args[0]))
         # Tests that kill processes or test timeouts are one group: no two run at the same time.
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
@@ -95,7 +106,7 @@ def server_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 async def template(server_url: str) -> AsyncIterator[str]:
     """The name of a migrated database without connections, to create copies of."""
-    async with database(server_url, "template") as url:
+    async with database(server_url, "template", may_be_pooled=False) as url:
         async with pool_of(url, SCHEMA) as db:
             await migrate(db)
         yield admin.database_name(url)
@@ -114,7 +125,12 @@ def pool_of(url: str, schema: str) -> AbstractAsyncContextManager[AsyncDatabaseM
     @asynccontextmanager
     async def open_pool() -> AsyncIterator[AsyncDatabaseManager]:
         pool = await AsyncDatabaseManager.create_shared_pool(
-            DatabaseConfig(connection_string=url, min_connections=1, max_connections=5)
+            DatabaseConfig(
+                connection_string=url,
+                min_connections=1,
+                max_connections=5,
+                **(BEHIND_POOLER if is_between() else {}),
+            )
         )
         yield AsyncDatabaseManager(pool=pool, schema=schema)
         await pool.close()
@@ -150,7 +166,12 @@ async def role_url(url: str, owner: AsyncDatabaseManager) -> AsyncIterator[str]:
     # A parent's sessions may not be in UTC: in this zone, two days a year have 23 or 25 hours.
     await owner.execute(f"ALTER ROLE {role} SET timezone = 'America/St_Johns'")
     parts = urlsplit(url)
-    yield parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    role_url = parts._replace(netloc=f"{role}:{role}@{parts.netloc.rpartition('@')[2]}").geturl()
+    if is_between():
+        for setting in ("statement_timeout = '10s'", "lock_timeout = '2s'"):
+            await owner.execute(f"ALTER ROLE {role} SET {setting}")
+        await allow(role, role_url)
+    yield role_url
     await owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 

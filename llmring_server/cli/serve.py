@@ -5,18 +5,20 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rich_click as click
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
-from uvicorn.supervisors import ChangeReload, Multiprocess
+from uvicorn.supervisors import ChangeReload
 
 from llmring_server.asgi import ASGIFactory
 from llmring_server.cli import environment, running
@@ -26,6 +28,7 @@ from llmring_server.errors import InvalidSettings
 from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
+from llmring_server.server.workers import Workers, follow
 from llmring_server.settings import Settings
 from llmring_server.web.about import EXAMPLE_KEYS, first_call
 
@@ -214,7 +217,7 @@ def _reload(ring: Ring, source: SettingsSource) -> None:
         click.echo(f"Settings reloaded; changed: {', '.join(changed) or 'none'}.", err=True)
 
 
-class _Workers(Multiprocess):
+class _Workers(Workers):
     """Worker processes, of which each reloads its settings at SIGHUP."""
 
     source: SettingsSource | None
@@ -223,14 +226,15 @@ class _Workers(Multiprocess):
         if self.source is None:
             return
         # A worker that replaces another one starts with the settings that the others have.
-        factory: Any = self.config.app
-        function, (settings, source) = factory.func, factory.args
+        following: Any = self.config.app
+        parent, factory = following.args
+        settings, source = factory.args
         try:
             reloaded = settings.reloaded(source.read(settings))
         except (InvalidSettings, click.ClickException):
             # The workers report the reason, and change nothing.
             reloaded = settings
-        self.config.app = partial(function, reloaded, source)
+        self.config.app = partial(_following, parent, partial(factory.func, reloaded, source))
         for process in self.processes:
             # Before it is ready, the signal would end it.
             if process.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
@@ -262,9 +266,19 @@ def _run(
         server.run(sockets=[listener])
         return
     click.echo(banner)
-    if reload:
-        ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
-    else:
-        workers = _Workers(config, sockets=[listener])
-        workers.source = source
-        workers.run()
+    # The other end is open in this process only, as long as it runs.
+    parent, end_of_parent = Pipe(duplex=False)
+    config.app = partial(_following, parent, cast("Any", config.app))
+    with end_of_parent:
+        if reload:
+            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+        else:
+            workers = _Workers(config, sockets=[listener])
+            workers.source = source
+            workers.run()
+
+
+def _following(parent: Connection, factory: Callable[[], ASGIApp]) -> ASGIApp:
+    """Return the application, in a process that ends with its parent."""
+    follow(parent)
+    return factory()

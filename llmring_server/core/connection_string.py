@@ -6,7 +6,7 @@ add to it: what this server cannot use must not keep it from connecting.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -245,6 +245,31 @@ class ConnectionString:
     @property
     def has_password(self) -> bool:
         return bool(self.credentials.partition(":")[2] or self.parameters.used.get("password"))
+
+    def each_host(self) -> "list[ConnectionString]":
+        """Return one connection string for each host, in order."""
+        if self.hosts:
+            return [replace(self, hosts=host) for host in self.hosts.split(",")]
+        used = self.parameters.used
+        hosts, ports = (used.get(name, "").split(",") for name in ("host", "port"))
+        if len(ports) == 1:
+            ports *= len(hosts)
+        if len(hosts) == 1 or len(ports) != len(hosts):
+            return [self]
+        return [
+            replace(
+                self, parameters=replace(self.parameters, used={**used, "host": host, "port": port})
+            )
+            for host, port in zip(hosts, ports, strict=True)
+        ]
+
+    @property
+    def place(self) -> str:
+        """The host and its port, to be shown."""
+        used = self.parameters.used
+        host = self.hosts or used.get("host", "")
+        port = used.get("port")
+        return f"{host}:{port}" if port and not self.hosts else host
 
     def libpq_url(self) -> str:
         """Return the URL that libpq, and so psql, understands."""

@@ -6,7 +6,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from ipaddress import ip_address
@@ -67,6 +67,25 @@ CHECK_ROLE = (
     "Check the user and the password in the URL, and that the role may connect to this database."
 )
 
+# How much later the next host of a URL is tried, if one has neither answered nor failed.
+HEAD_START_SECONDS = 0.25
+# After these errors of one host, another one may do. As in libpq, a wrong password is not one.
+_NEXT_HOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+
+class NoUsableHost(ConnectionError):
+    """None of the hosts of a URL answers and has the role that the URL asks for."""
+
+    def __init__(self, failures: list[tuple[str, Exception]]) -> None:
+        super().__init__("no host is usable")
+        self.failures = failures
+
+
 # What cannot be connected to raises one of these.
 _FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -95,6 +114,14 @@ def connecting_to(target: str, url: str) -> Iterator[None]:
 
 def _reason(exc: Exception, url: str) -> str:  # noqa: PLR0911, a table
     # These messages of the driver name a host, a user or a database, and never a password.
+    if isinstance(exc, NoUsableHost):
+        reasons = [
+            f"{place}: {_reason(failure, url).rstrip('.')}" for place, failure in exc.failures
+        ]
+        return f"{'; '.join(reasons)}."
+    if isinstance(exc, asyncpg.TargetServerAttributeNotMatched):
+        role = parse(url).parameters.used.get("target_session_attrs")
+        return f"it is not {role}, as target_session_attrs asks."
     reason = str(exc) or type(exc).__name__
     if isinstance(exc, TimeoutError):
         return "there was no answer in time."
@@ -160,7 +187,7 @@ async def connect(url: str, **options: Any) -> Connection:
     """Open one connection to a URL."""
 
     async def open_connection() -> Connection:
-        return await asyncpg.connect(**arguments(url), **options)
+        return await _connect_to_one_of_the_hosts(**arguments(url), **options)
 
     connection = await when_started(open_connection)
     await keep_alive(url, connection)
@@ -170,10 +197,82 @@ async def connect(url: str, **options: Any) -> Connection:
 async def connect_for_pool(dsn: str | None = None, **options: Any) -> Connection:
     """Connect as the driver's pool does, and note the reason of a failure for its log entry."""
     try:
-        return await asyncpg.connect(dsn, **options)
+        return await _connect_to_one_of_the_hosts(dsn or "", **options)
     except _FAILURES as exc:
         exc.__dict__[_REASON] = _reason(exc, dsn or "")
         raise
+
+
+async def _connect_to_one_of_the_hosts(dsn: str, **options: Any) -> Connection:
+    """Connect to the first host of a URL that answers and is what `target_session_attrs` wants.
+
+    The driver would wait for a host that does not answer until its time limit, before it tries the
+    next one, and it would not try the others if one is starting. Here, the next host is tried as
+    soon as one has failed, and after a moment in any case.
+    """
+    connection = parse(dsn)
+    used = connection.parameters.used
+    role = used.get("target_session_attrs", "any")
+    urls = [(host.place, host.url_with(host.parameters.used)) for host in connection.each_host()]
+    if role != "prefer-standby":
+        return await _race(urls, options)
+    try:
+        return await _race([(place, _with_role(url, "standby")) for place, url in urls], options)
+    except NoUsableHost:
+        return await _race([(place, _with_role(url, "any")) for place, url in urls], options)
+
+
+def _with_role(url: str, role: str) -> str:
+    connection = parse(url)
+    return connection.url_with({**connection.parameters.used, "target_session_attrs": role})
+
+
+async def _race(urls: Sequence[tuple[str, str]], options: Mapping[str, Any]) -> Connection:
+    """Return the first connection. Each host has a head start before the next one is tried."""
+    waiting = iter(urls)
+    attempts: dict[asyncio.Task[Connection], str] = {}
+    failures: dict[asyncio.Task[Connection], Exception] = {}
+    chosen = None
+    try:
+        while chosen is None:
+            is_last = not (url := next(waiting, None))
+            if url:
+                place, dsn = url
+                attempts[asyncio.create_task(asyncpg.connect(dsn, **options))] = place
+            running = attempts.keys() - failures
+            if not running:
+                raise _failure([(attempts[task], exc) for task, exc in failures.items()])
+            done, _ = await asyncio.wait(
+                running,
+                timeout=None if is_last else HEAD_START_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                try:
+                    chosen = task.result()
+                except _NEXT_HOST as exc:
+                    failures[task] = exc
+                else:
+                    del attempts[task]
+                    break
+    finally:
+        for task in attempts:
+            task.cancel()
+            task.add_done_callback(_discard)
+    return chosen
+
+
+def _discard(task: asyncio.Task[Connection]) -> None:
+    """Close a connection to another host."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().terminate()
+
+
+def _failure(failures: list[tuple[str, Exception]]) -> Exception:
+    exc = failures[0][1]
+    if len(failures) == 1 and not isinstance(exc, asyncpg.TargetServerAttributeNotMatched):
+        return exc
+    return NoUsableHost(failures)
 
 
 class RetriesInOneLine(logging.Filter):
@@ -229,13 +328,11 @@ def _bracketed(host: str) -> str:
 
 
 def _timeout(connection: ConnectionString) -> float | None:
-    """Return the time limit of connecting, in seconds; as in libpq, 0 means none."""
+    """Return the time limit of connecting to a host, in seconds; as in libpq, 0 means none."""
     seconds = connection.parameters.used.get("connect_timeout")
     if seconds is None:
         return CONNECT_TIMEOUT_SECONDS
-    # It is meant for each host, and the driver has one for all.
-    hosts = (connection.hosts or connection.parameters.used.get("host", "")).count(",") + 1
-    return int(seconds) * hosts if int(seconds) > 0 else None
+    return int(seconds) if int(seconds) > 0 else None
 
 
 def _check_files(connection: ConnectionString) -> None:

@@ -5,19 +5,18 @@ next user within `IDLE_SECONDS` gets a kept connection without that cost.
 """
 
 import asyncio
+import math
 import time
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
+import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server.core.server_stats import PoolStats
-from llmring_server.db.errors import is_lost, translated
+from llmring_server.db.errors import ends_all_connections, ends_connection, is_lost, translated
 from llmring_server.db.monitored import monitored
 from llmring_server.db.pool_monitor import PoolMonitor, monitor_of
-
-if TYPE_CHECKING:
-    import asyncpg
 
 # Generic for the type checker only.
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -26,6 +25,24 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 IDLE_SECONDS = 0.01
 # How long a connection stays out of the pool in total: the pool may have to close it.
 MAX_HELD_SECONDS = 1.0
+# How long an old connection has to end its session.
+CLOSE_TIMEOUT_SECONDS = 1.0
+# A database that stays read-only must not cause all connections to be replaced for each statement.
+EXPIRY_PAUSE_SECONDS = 1.0
+
+
+class OwnedConnection(asyncpg.Connection):
+    """A connection of the server's own pool.
+
+    It is not reset when it is released, which saves a round trip: the server leaves no state in its
+    sessions. What it sets, it sets for a transaction.
+    """
+
+    # When it is to be replaced by a new one, which may lead to another host.
+    retires_at = math.inf
+
+    def get_reset_query(self) -> str:
+        return ""
 
 
 class OwnedPool(AsyncDatabaseManager):
@@ -34,6 +51,16 @@ class OwnedPool(AsyncDatabaseManager):
     Only its connections are cached: a parent's pool may have a callback that must run each time a
     connection is acquired.
     """
+
+    # When the connections that were open at that time were expired.
+    expired_at = -math.inf
+
+    async def expire_connections(self) -> None:
+        """Have all open connections replaced before they are used again; at most once a second."""
+        now = time.monotonic()
+        if self._pool is not None and now - self.expired_at > EXPIRY_PAUSE_SECONDS:
+            self.expired_at = now
+            await self._pool.expire_connections()
 
 
 class CachedConnection(NamedTuple):
@@ -64,6 +91,15 @@ class ConnectionCache:
             if not is_lost(cached.connection):
                 return cached
             await self.release(cached)
+        cached = await self._acquire_from_pool()
+        if self._is_too_old(cached.connection):
+            with suppress(Exception):
+                await cached.connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+            await self.release(cached)
+            cached = await self._acquire_from_pool()
+        return cached
+
+    async def _acquire_from_pool(self) -> CachedConnection:
         releasing = AsyncExitStack()
         monitor = self.monitor()
         ticket = monitor.begin_waiting(len(self._idle)) if monitor else None
@@ -91,8 +127,23 @@ class ConnectionCache:
         if not self._release_task or self._release_task.done():
             self._release_task = asyncio.create_task(self._release_when_idle())
 
-    async def release(self, cached: CachedConnection) -> None:
-        """Return a connection to the pool."""
+    def _is_too_old(self, connection: Connection) -> bool:
+        return (
+            isinstance(self._manager, OwnedPool)
+            and time.monotonic() > cast("OwnedConnection", connection).retires_at
+        )
+
+    async def release(self, cached: CachedConnection, exc: BaseException | None = None) -> None:
+        """Return a connection to the pool; if it failed with `exc`, it may have to be ended.
+
+        Of a parent's pool, only this connection is ended: the others are the parent's.
+        """
+        if exc is not None and ends_connection(exc):
+            with suppress(Exception):
+                cached.connection.terminate()
+            if ends_all_connections(exc) and isinstance(self._manager, OwnedPool):
+                await self._manager.expire_connections()
+                await self._release_all()
         # The pool closes a connection that it cannot reset, so the error needs no handling.
         with suppress(Exception):
             await cached.releasing.aclose()
@@ -126,6 +177,8 @@ class ConnectionCache:
         if pool is None or not isinstance(self._manager, OwnedPool):
             return False
         # If the pool has no idle connection, another task may be waiting for this one.
+        if cached.acquired_at < self._manager.expired_at:
+            return False
         return pool.get_idle_size() > 0 and time.monotonic() - cached.acquired_at < MAX_HELD_SECONDS
 
     async def _release_when_idle(self) -> None:

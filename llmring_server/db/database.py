@@ -4,12 +4,14 @@ It provides connections, transactions and single statements, and translates the 
 """
 
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from random import random
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 import asyncpg
 from pgdbm import AsyncDatabaseManager
@@ -20,7 +22,12 @@ from llmring_server.core.fair_queue import FairSlots
 from llmring_server.core.identity import ProjectId
 from llmring_server.core.server_stats import LongReadStats, PoolStats
 from llmring_server.db import connect
-from llmring_server.db.connection_cache import Connection, ConnectionCache, OwnedPool
+from llmring_server.db.connection_cache import (
+    Connection,
+    ConnectionCache,
+    OwnedConnection,
+    OwnedPool,
+)
 from llmring_server.db.errors import translated
 from llmring_server.db.long_reads import LongReads
 from llmring_server.db.monitored import monitored
@@ -34,6 +41,8 @@ Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 # The client waits this much longer than the server: it gives up only if the server does not answer.
 CLIENT_TIMEOUT_MARGIN_SECONDS = 1.0
+# Connections reach their maximum age at different times, within this share of it.
+MAX_AGE_JITTER = 0.2
 # The oldest major version of PostgreSQL that the server is tested with.
 MIN_POSTGRES = 14
 
@@ -51,16 +60,6 @@ class ReadReport:
 
     # How old their data was at most, in seconds; None if no replica was asked, or if unknown.
     lag: float | None = None
-
-
-class _ConnectionWithoutReset(asyncpg.Connection):
-    """A connection that is not reset when it is released, which saves a round trip.
-
-    The server leaves no state in its sessions: what it sets, it sets for a transaction.
-    """
-
-    def get_reset_query(self) -> str:
-        return ""
 
 
 def _milliseconds(seconds: float) -> str:
@@ -112,9 +111,18 @@ def _pool(settings: Settings, min_size: int | None = None) -> Pool:
         min_size=settings.database_pool_size if min_size is None else min_size,
         max_size=settings.database_pool_size + settings.database_pool_overflow,
         connect=connect.connect_for_pool,
-        connection_class=_ConnectionWithoutReset,
-        init=partial(connect.keep_alive, url),
+        connection_class=OwnedConnection,
+        init=partial(_prepare, settings),
     )
+
+
+async def _prepare(settings: Settings, connection: Connection) -> None:
+    """Prepare a new connection of the server's own pool."""
+    await connect.keep_alive(settings.dsn() or "", connection)
+    if age := settings.database_max_connection_age:
+        # Not all at once: connecting takes time, and a pooler may limit its rate.
+        share = 1 - MAX_AGE_JITTER * random()  # noqa: S311, not a secret
+        cast("OwnedConnection", connection).retires_at = time.monotonic() + age * share
 
 
 async def _open_pool(settings: Settings) -> Pool:
@@ -228,8 +236,8 @@ class Database:
         cached = await self._connections.acquire()
         try:
             yield cached.connection
-        except BaseException:
-            await self._connections.release(cached)
+        except BaseException as exc:
+            await self._connections.release(cached, exc)
             raise
         with translated(cached.connection):
             await self._connections.keep(cached)

@@ -41,6 +41,15 @@ _UNAVAILABLE = (
     asyncpg.OutdatedSchemaCacheError,
     OSError,
 )
+# The session, or the server that it leads to, is of no more use: SQLSTATE 08xxx, 57P01 to 57P03,
+# and 25006, with which a server answers that was the primary before a failover.
+_ENDS_CONNECTION = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
 _BUSY = (
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
@@ -116,6 +125,27 @@ def _translation(exc: BaseException, target: Any) -> RingError | None:  # noqa: 
     if isinstance(exc, _UNAVAILABLE) or (isinstance(exc, _MISUSED_OR_LOST) and is_lost(target)):
         return Unavailable()
     return None
+
+
+def ends_connection(exc: BaseException) -> bool:
+    """Tell whether the connection on which this error occurred must not be used again."""
+    return isinstance(_drivers_error(exc), _ENDS_CONNECTION) or _is_unanswered(exc)
+
+
+def ends_all_connections(exc: BaseException) -> bool:
+    """Tell whether the server of this connection takes no writes, or does not answer at all."""
+    is_read_only = isinstance(_drivers_error(exc), asyncpg.ReadOnlySQLTransactionError)
+    return is_read_only or _is_unanswered(exc)
+
+
+def _is_unanswered(exc: BaseException) -> bool:
+    # A server that is reachable would have ended the statement itself, a second before.
+    return isinstance(exc, RingError) and isinstance(exc.__cause__, TimeoutError)
+
+
+def _drivers_error(exc: BaseException) -> BaseException | None:
+    # A translated error was raised from that of the driver.
+    return exc.__cause__ if isinstance(exc, RingError) else exc
 
 
 def is_lost(target: Any) -> bool:

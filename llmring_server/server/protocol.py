@@ -6,9 +6,9 @@ limits, with every server.
 
 uvicorn documents none of what this module builds on. It overrides these methods of
 `HttpToolsProtocol`: `connection_made`, `connection_lost`, `data_received`, `on_headers_complete`,
-`on_body`, `on_message_complete`, `on_response_complete` and `_should_upgrade`. It uses its
-attributes `cycle` (`keep_alive`, `response_started`, `response_complete`), `flow` (`read_paused`,
-`resume_reading`), `headers`, `loop`, `parser`, `pipeline`, `scope`, `server_state`
+`on_body`, `on_message_complete`, `on_response_complete`, `shutdown` and `_should_upgrade`. It uses
+its attributes `cycle` (`keep_alive`, `response_started`, `response_complete`), `flow`
+(`read_paused`, `resume_reading`), `headers`, `loop`, `parser`, `pipeline`, `scope`, `server_state`
 (`total_requests`), `transport` and `url`; and `STATUS_LINE`. `tests/server/test_protocol.py` fails
 if one of them is missing or takes other parameters.
 """
@@ -17,10 +17,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import httptools
 import uuid_utils
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from llmring_server.errors import (
     BadRequest,
@@ -48,6 +50,9 @@ from llmring_server.web.request_limits import (
 # How long a client that is rejected while it sends has to read the response.
 LINGER_SECONDS = 1.0
 
+# How long a server that stops waits for a request on an idle connection: one may be on its way.
+DRAIN_SECONDS = 0.5
+
 # How often a connection is checked: one timer serves all of its requests.
 CHECK_INTERVAL_SECONDS = 1.0
 
@@ -65,6 +70,9 @@ _EXTENSIONS: dict[str, dict[Any, Any]] = {BOUNDED: {}}
 
 # The header fields that tell where a request ends, and whether another one may follow.
 _FRAMING = {b"connection", b"content-length", b"transfer-encoding"}
+
+# The states of the servers that are stopping.
+_draining: WeakSet[ServerState] = WeakSet()
 
 # A write that starts and ends like this is a head without a body.
 _HEAD_START = b"HTTP/1.1 "
@@ -166,6 +174,31 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # When the client last did what the server waits for.
         self._progress_at = self.loop.time()
         self._timer = self.loop.call_later(CHECK_INTERVAL_SECONDS, self._check)
+        # Whether the server stops, so that the next response is the last one.
+        self._is_draining = False
+        # A connection may have been accepted before the server stopped, and arrive afterwards.
+        if self.server_state in _draining:
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """Close the connection as soon as the client expects it.
+
+        A client that reads `Connection: close` sends its next request elsewhere. One that has not
+        been told may be sending at this moment, and would not know whether its request was served.
+        """
+        _draining.add(self.server_state)
+        self._is_draining = True
+        if self.cycle is None or self.cycle.response_started:
+            self.loop.call_later(DRAIN_SECONDS, self._close_if_idle)
+        else:
+            self.cycle.keep_alive = False
+
+    def _close_if_idle(self) -> None:
+        is_responding = self.cycle is not None and not self.cycle.response_complete
+        # The rest of a body whose response is complete is not waited for.
+        is_receiving = self._is_receiving and not self._is_in_body
+        if not is_responding and not is_receiving:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -232,6 +265,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) == MAX_PIPELINED:
             raise Overloaded  # those in the queue are answered, then the connection is closed
         super().on_headers_complete()
+        if self._is_draining:
+            self.cycle.keep_alive = False
         # From here on, header fields are trailers. They must not join the checked ones.
         self.headers = []
         self._begin_request()  # if it came in one packet with the request before
@@ -256,6 +291,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._progress_at = self.loop.time()
+        if self._is_draining and not self.transport.is_closing():
+            self.loop.call_later(DRAIN_SECONDS, self._close_if_idle)
         if self.pipeline or self.transport.is_closing():
             super().on_response_complete()
         else:

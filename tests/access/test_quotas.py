@@ -368,6 +368,7 @@ async def test_requests_that_wait_for_a_quota_leave_connections_to_others(
         assert len(await ring.mcp.servers.list(other_id)) == 1
 
 
+@pytest.mark.direct("a pooler in transaction mode refuses parameters of sessions")
 async def test_quotas_hold_where_the_default_isolation_level_is_another(
     owner_settings: Settings, owner: AsyncDatabaseManager
 ) -> None:

@@ -26,6 +26,7 @@ from llmring_server.db.postgres_supervisor import DataDirectory
 from tests.conftest import CALL
 from tests.db.test_migrations import names
 from tests.support.command_line import invoke
+from tests.support.pooler import is_between
 from tests.support.postgres import make_cluster, wait_until_stopped
 
 PROGRAM = str(Path(sys.executable).parent / "llmring-server")
@@ -33,6 +34,8 @@ OURS = ("LLMRING_", "DATABASE_URL", "TEST_DB_")
 # Without the settings of whoever runs the tests: they may name a database with valuable data.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
 ENVIRONMENT |= {"COLUMNS": "300", "LLMRING_REGISTRY_URL": "none"}
+if is_between():
+    ENVIRONMENT |= {"LLMRING_DATABASE_POOLER": "true"}
 
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:

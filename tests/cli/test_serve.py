@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from asyncio.subprocess import Process
@@ -28,9 +29,10 @@ from llmring_server import Ring, Server, Settings, create_app
 from llmring_server.cli.running import RunningServer, running_servers
 from llmring_server.cli.serve import application
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
+from llmring_server.server.in_process import listen
 from tests.cli.test_db import ENVIRONMENT, PROGRAM, run, with_password
 from tests.conftest import CALL
-from tests.faults.test_kills import until
+from tests.faults.test_kills import children, has_no_supervisor, until
 from tests.support.invalid_wire_requests import get
 from tests.support.postgres import make_cluster, wait_until_stopped
 from tests.support.served import ask, statuses
@@ -200,6 +202,34 @@ async def test_two_workers_serve_the_same_calls(serve: Serve) -> None:
         assert await server.ids() == sorted(logged)
         assert await server.end(signal.SIGINT) == 0
         assert server.text().count("Waiting for child process") == 2
+
+
+def processes_below(process: int) -> set[int]:
+    below = set(children(process))
+    return below.union(*(processes_below(child) for child in below))
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_workers_and_the_embedded_postgresql_end_with_a_killed_parent(
+    serve: Serve, data_dir: Path
+) -> None:
+    async with serve("--workers", "2") as server:
+        await server.log()
+        workers = processes_below(server.process.pid)
+        assert len(workers) >= 2
+        await server.end(signal.SIGKILL)
+        await until(lambda: not any(map(is_running, workers)))
+        with listen("127.0.0.1", server.client.base_url.port or 0):
+            pass
+        await until(lambda: has_no_supervisor(DataDirectory(data_dir)))
+        assert not (data_dir / "data/postmaster.pid").exists()
 
 
 async def test_procfile_enforces_the_request_limits_of_serve(

@@ -51,6 +51,7 @@ async def test_without_a_database_the_error_says_what_to_set() -> None:
             pass
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_a_failed_retry_of_the_pool_is_one_line_without_the_password(
     server_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -81,6 +81,7 @@ async def test_a_connection_is_released_after_its_maximum_time(
     assert pool_of(three).get_idle_size() == 3
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_a_connection_that_was_closed_is_not_reused(
     three: Database, ring: Ring, monkeypatch: pytest.MonkeyPatch
 ) -> None:

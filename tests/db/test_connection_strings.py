@@ -292,6 +292,7 @@ def test_what_may_be_a_part_of_a_password_is_not_quoted(rest: str) -> None:
     assert "canary" not in str(raised.value)
 
 
+@pytest.mark.direct("a pooler in transaction mode refuses parameters of sessions")
 @pytest.mark.parametrize(
     ("parameter", "setting", "value"),
     [
@@ -313,6 +314,7 @@ async def test_parameters_of_a_session_arrive(
     assert await ask(f"{ours}&{parameter}", f"SHOW {setting}") == value
 
 
+@pytest.mark.direct("a pooler in transaction mode refuses parameters of sessions")
 @pytest.mark.parametrize(
     ("parameter", "is_cached"),
     [("pgbouncer=true", False), ("statement_cache_size=0", False), ("pgbouncer=false", True)],

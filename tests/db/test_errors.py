@@ -89,6 +89,7 @@ async def test_misuse_of_a_connection_is_not_translated(ring: Ring, project_id: 
     assert {type(error) for error in errors} == {asyncpg.InterfaceError}
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_statements_on_a_lost_connection_raise_unavailable(ring: Ring, own: Ring) -> None:
     database = own._database
     for use in (
@@ -104,6 +105,7 @@ async def test_statements_on_a_lost_connection_raise_unavailable(ring: Ring, own
                     await use(inside)
 
 
+@pytest.mark.direct("the sessions of a pooler are not those of the server's connections")
 async def test_connection_lost_before_commit_raises_unavailable(ring: Ring, own: Ring) -> None:
     with pytest.raises(Unavailable):
         async with own._database.transaction() as inside:

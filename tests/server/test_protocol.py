@@ -177,6 +177,7 @@ OVERRIDDEN = {
     "on_body": ["self", "body"],
     "on_message_complete": ["self"],
     "on_response_complete": ["self"],
+    "shutdown": ["self"],
     "_should_upgrade": ["self"],
 }
 # The attributes that ours uses: of the protocol, of a request, of flow control, of the server.

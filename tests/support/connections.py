@@ -11,5 +11,6 @@ async def terminate_connections(settings: Settings) -> None:
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
         " WHERE application_name = 'llmring-server' AND datname = current_database()"
+        " AND pid <> pg_backend_pid()"
     )
     await connection.close()

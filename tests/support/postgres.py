@@ -13,12 +13,12 @@ from uuid import uuid4
 
 import asyncpg
 
+from llmring_server.core.connection_string import parse
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, prepare_cluster
 from llmring_server.db.postgres_supervisor import DataDirectory, lock_file
+from tests.support.pooler import FOLDER, is_between, pooled, pooler_between
 
-# Workers of pytest-xdist inherit the environment of the process that starts them.
-FOLDER = "LLMRING_TEST_RUN"
 # The data of this server is discarded: nothing needs to reach the disk. Tests of durability
 # start separate servers, with the default settings.
 UNSAFE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"
@@ -34,7 +34,8 @@ def run_folder() -> Iterator[None]:
     # Commands look for running servers here: those of whoever runs the tests are none of ours.
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     try:
-        yield
+        with pooler_between(folder):
+            yield
     finally:
         del os.environ[FOLDER]
         wait_until_stopped(DataDirectory(folder / "server"))
@@ -87,13 +88,24 @@ def shared_server() -> Iterator[str]:
 
 
 @asynccontextmanager
-async def database(server: str, name: str, template: str = "") -> AsyncIterator[str]:
-    """Create a database, a copy of `template` if one is named; yield its URL; drop it."""
+async def database(
+    server: str, name: str, template: str = "", *, may_be_pooled: bool = True
+) -> AsyncIterator[str]:
+    """Create a database, a copy of `template` if one is named; yield its URL; drop it.
+
+    The URL leads through the pooler that is between the tests and their server, if there is one.
+    """
     name = f"{name}_{uuid4().hex[:8]}"
     connection = await asyncpg.connect(server)
     try:
         await create(connection, name, template)
-        yield admin.with_database_name(server, name)
+        url, run = admin.with_database_name(server, name), Path(os.environ[FOLDER])
+        # It is between the tests and the server that they share, not those of single tests.
+        is_shared = parse(server).parameters.used.get("host") == str(
+            DataDirectory(run / "server").sockets
+        )
+        is_pooled = may_be_pooled and is_between() and is_shared
+        yield pooled(url, run / "pooler") if is_pooled else url
         await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     finally:
         await connection.close()

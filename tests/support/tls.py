@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmring_server.db.postgres_supervisor import chown_to_postgres, spawn
-from tests.support.postgres import FOLDER, open_folder
+from tests.support.pooler import FOLDER
+from tests.support.postgres import open_folder
 
 HOST = "localhost"
 MISSING = (

@@ -52,8 +52,10 @@ async def filled(
 ) -> AsyncIterator[Filled]:
     output = tmp_path_factory.mktemp("served") / "output"
     async with database(server_url, "answers", template) as url:
-        connection = await asyncpg.connect(url, server_settings={"search_path": SCHEMA})
-        await connection.execute(seed_script(project_of_key(KEY), f"{SCHEMA}_mcp"), timeout=120)
+        connection = await asyncpg.connect(url)
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL search_path = {SCHEMA}")
+            await connection.execute(seed_script(project_of_key(KEY), f"{SCHEMA}_mcp"), timeout=120)
         await connection.close()
         given = {"auth": "open", "database_url": url, "database_schema": SCHEMA}
         async with (
