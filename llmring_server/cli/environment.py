@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from llmring_server.access.projects import Project, ProjectPage
 from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
+from llmring_server.core.ids import new_id
 from llmring_server.core.validation import errors_of
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
@@ -373,3 +374,15 @@ async def find_project(ring: Ring, project: str) -> ProjectId:
         if ring.settings.auth != "open":
             raise
         return project_of_key(project)
+
+
+async def find_or_create_project(ring: Ring, project: str, *, dry_run: bool) -> ProjectId:
+    """Return the project that an option names, to store data in it."""
+    try:
+        return await ring.projects.find(project)
+    except NotFound:
+        if ring.settings.auth == "open":
+            return project_of_key(project)
+        if dry_run:
+            return ProjectId(new_id())
+        return await ring.projects.create(project, actor=operator())
