@@ -11,7 +11,7 @@ SELECT
     n, n % 100, n % 10, n * 0.00000123, n % 1000, 'shop', 'order-' || n,
     CASE WHEN n % 4 = 0 THEN jsonb_build_object('n', n, 'text', 'é') ELSE '{}' END,
     date_trunc('minute', now()) - interval '100 days' + n * interval '1 minute 1.234567 seconds'
-FROM generate_series(1, 6000) AS n;
+FROM generate_series(1, 2400) AS n;
 
 INSERT INTO llmring.conversations (
     id, api_key_id, project_id, title, system_prompt, model_alias, temperature, max_tokens,
@@ -27,7 +27,7 @@ SELECT
     7, 5 * n + 11, 5 + 7, 5 * 0.00012345 + 1,
     now() - interval '50 days', now() - interval '50 days' + n * interval '1 hour',
     now() - interval '50 days' + n * interval '1 hour'
-FROM generate_series(1, 100) AS n;
+FROM generate_series(1, 60) AS n;
 
 INSERT INTO llmring.messages (
     conversation_id, role, content, content_hash, input_tokens, output_tokens, tool_calls, metadata,
@@ -40,7 +40,7 @@ SELECT
     CASE WHEN m = 2 THEN '[{"id": "call_1", "function": {"name": "look", "arguments": "{}"}}]'::jsonb END,
     jsonb_build_object('cost', 0.00012345, 'model', 'gpt-4o-mini'),
     now() - interval '50 days' + n * interval '1 hour' + m * interval '17 microseconds'
-FROM generate_series(1, 100) AS n, generate_series(1, 5) AS m;
+FROM generate_series(1, 60) AS n, generate_series(1, 5) AS m;
 
 UPDATE llmring.usage_logs SET conversation_id = '00000000-0000-4000-8000-000000000002'
 WHERE id_at_origin = 'order-3';
