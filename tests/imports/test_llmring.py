@@ -29,7 +29,8 @@ from tests.cli.test_db import run
 from tests.conftest import SCHEMA
 from tests.support.postgres import database
 
-HERE = Path(__file__).parent
+TABLES = Path(__file__).parents[2] / "scripts/benchmark/llmring_0_1_3.sql"
+ROWS = Path(__file__).with_name("llmring_rows.sql")
 KEYS = ("key-of-a", "key-of-b")
 A, B = map(project_of_key, KEYS)
 USERS = ProjectId(UUID("5e0f9f29-0c6f-4f6f-9a0c-aaaaaaaaaaaa"))
@@ -44,8 +45,8 @@ async def filled(server_url: str) -> AsyncIterator[str]:
     """The URL of a database of llmring-server 0.1.3 with data, which no test changes."""
     async with database(server_url, "llmring_0_1") as url:
         connection = await asyncpg.connect(url)
-        for script in ("llmring_0_1_3.sql", "llmring_rows.sql"):
-            await connection.execute((HERE / script).read_text())
+        for script in (TABLES, ROWS):
+            await connection.execute(script.read_text())
         await connection.close()
         yield url
 
