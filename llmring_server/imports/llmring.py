@@ -4,13 +4,15 @@ Batches commit on their own, and ids follow from the rows: an import that was in
 point is continued by starting it again. Rows that are stored are not changed.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -20,6 +22,7 @@ from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
 from llmring_server.core.ids import new_id
 from llmring_server.core.strict_json import json_default
+from llmring_server.core.worker import in_worker
 from llmring_server.db.database import Database
 from llmring_server.db.repository import Repository
 from llmring_server.errors import InvalidRequest
@@ -35,7 +38,12 @@ from llmring_server.usage.transfer import (
     ImportRun,
 )
 
-CALLS_PER_BATCH = 2000
+Batch = TypeVar("Batch")
+_CallsOfProject: TypeAlias = tuple[ProjectId, Sequence[CallToStore]]
+# A row of the source, and as JSON how it is stored.
+_RowToStore: TypeAlias = tuple[asyncpg.Record, bytes]
+
+CALLS_PER_BATCH = 5000
 # Of other kinds, whose rows may be large. A statement has as many, or as much.
 ROWS_PER_BATCH = 200
 MAX_STATEMENT_BYTES = 4 * 1024 * 1024
@@ -131,6 +139,11 @@ class _Run:
     id: UUID = field(default_factory=new_id)
     recorded: bool = False
 
+    def show(self, report: KindReport, rows: int) -> None:
+        report.read += rows
+        if self.progress:
+            self.progress(report)
+
 
 class LlmringImport(Repository):
     """Stores the data of an llmring-server 0.1, for the operator."""
@@ -185,26 +198,27 @@ class LlmringImport(Repository):
     async def _import_calls(self, run: _Run, report: KindReport) -> None:
         project: ImportRun | None = None
         batches = 0
-        async for rows in run.source.batches("calls", CALLS_PER_BATCH):
-            for _, of_owner in groupby(rows, _owner):
-                calls = _converted_calls(run.conversion, report, list(of_owner))
-                if not calls:
-                    continue
-                project_id, by_id = calls
-                if project is None or project.project_id != project_id:
-                    project = ImportRun(project_id, run.actor, run.dry_run)
-                await self._store_calls(project, report, by_id)
-                batches += 1
-                if batches % BATCHES_BETWEEN_MOVES == 0:
-                    await self._call_import.move_sums(project)
-            self._show(run, report, len(rows))
+
+        async def converted() -> AsyncGenerator[tuple[int, list[_CallsOfProject]]]:
+            async for rows in run.source.batches("calls", CALLS_PER_BATCH):
+                yield len(rows), await in_worker(partial(_convert_calls, run, report, rows))
+
+        async with aclosing(_one_ahead(converted())) as ahead:
+            async for rows, projects in ahead:
+                for project_id, calls in projects:
+                    if project is None or project.project_id != project_id:
+                        project = ImportRun(project_id, run.actor, run.dry_run)
+                    await self._store_calls(project, report, calls)
+                    batches += 1
+                    if batches % BATCHES_BETWEEN_MOVES == 0:
+                        await self._call_import.move_sums(project)
+                run.show(report, rows)
         if project:
             await self._call_import.move_sums(project)
 
     async def _store_calls(
-        self, project: ImportRun, report: KindReport, by_id: dict[UUID, CallToStore]
+        self, project: ImportRun, report: KindReport, calls: Sequence[CallToStore]
     ) -> None:
-        calls = list(by_id.values())
         new = await self._call_import.store(project, calls)
         report.stored += len(new.stored)
         refused = report.refused.setdefault(DROPPED, Totals()) if new.counted else Totals()
@@ -217,39 +231,42 @@ class LlmringImport(Repository):
                     report.here.add(_tokens_of(call), call.first_cost)
             return
         # Read back: the report tells what is stored, not what was sent.
-        stored = await self._fetch_all(
-            "stored_calls",
+        row = await self._fetch_one(
+            "sum_calls",
             project_id=project.project_id,
+            since=calls[0].logged_at,
+            until=calls[-1].logged_at,
             ids=[call.id for call in calls],
-            times=[call.logged_at for call in calls],
         )
-        for row in stored:
-            report.here.add(row["tokens"], row["cost"])
+        report.here += Totals(*row)
 
     async def _import_rows(self, run: _Run, report: KindReport) -> None:
         kind = _ROWS[report.kind]
-        async for rows in run.source.batches(report.kind, ROWS_PER_BATCH):
-            converted: list[tuple[asyncpg.Record, bytes]] = []
-            for row in rows:
-                try:
-                    stored = kind.convert(run.conversion, row)
-                except Refused as exc:
-                    report.refuse(str(exc), row)
-                else:
-                    converted.append((row, orjson.dumps(stored, json_default)))
-            for part in _parts(converted):
-                array = b"[%b]" % b",".join(encoded for _, encoded in part)
-                inserted, here = await self._retry(partial(self._store_rows, run, kind, array))
-                report.stored += inserted
-                for position, (row, _) in enumerate(part):
-                    if position in here:
-                        report.here.add(here[position]["tokens"], here[position]["cost"])
-                    elif run.dry_run:
-                        report.stored += 1
-                        report.here.add(*_amounts(report.kind, row))
-                    else:
-                        report.refuse(kind.if_missing, row)
-            self._show(run, report, len(rows))
+
+        async def converted() -> AsyncGenerator[tuple[int, list[_RowToStore]]]:
+            async for rows in run.source.batches(report.kind, ROWS_PER_BATCH):
+                yield len(rows), await in_worker(partial(_convert_rows, run, report, rows))
+
+        async with aclosing(_one_ahead(converted())) as ahead:
+            async for rows, to_store in ahead:
+                for part in _parts(to_store):
+                    await self._store_part(run, kind, report, part)
+                run.show(report, rows)
+
+    async def _store_part(
+        self, run: _Run, kind: _Rows, report: KindReport, part: Sequence[_RowToStore]
+    ) -> None:
+        array = b"[%b]" % b",".join(encoded for _, encoded in part)
+        inserted, here = await self._retry(partial(self._store_rows, run, kind, array))
+        report.stored += inserted
+        for position, (row, _) in enumerate(part):
+            if position in here:
+                report.here.add(here[position]["tokens"], here[position]["cost"])
+            elif run.dry_run:
+                report.stored += 1
+                report.here.add(*_amounts(report.kind, row))
+            else:
+                report.refuse(kind.if_missing, row)
 
     async def _store_rows(
         self, run: _Run, kind: _Rows, array: bytes
@@ -269,33 +286,59 @@ class LlmringImport(Repository):
         run.recorded = run.recorded or inserted > 0
         return inserted, {row["position"]: row for row in here}
 
-    @staticmethod
-    def _show(run: _Run, report: KindReport, rows: int) -> None:
-        report.read += rows
-        if run.progress:
-            run.progress(report)
-
 
 def _owner(row: asyncpg.Record) -> tuple[str | None, UUID | None]:
     return row["api_key_id"], row["project_id"]
 
 
-def _converted_calls(
-    conversion: Conversion, report: KindReport, rows: Sequence[asyncpg.Record]
-) -> tuple[ProjectId, dict[UUID, CallToStore]] | None:
-    """Return the project of an owner's calls, and those that can be stored."""
-    calls: dict[UUID, CallToStore] = {}
+def _convert_calls(
+    run: _Run, report: KindReport, rows: Sequence[asyncpg.Record]
+) -> list[_CallsOfProject]:
+    """Return the calls that can be stored, by project; note the reasons why others cannot."""
+    projects: list[_CallsOfProject] = []
+    for _, of_owner in groupby(rows, _owner):
+        calls: dict[UUID, CallToStore] = {}
+        for row in of_owner:
+            try:
+                call = run.conversion.call(row)
+            except Refused as exc:
+                report.refuse(str(exc), row)
+                continue
+            if call.id in calls:
+                report.refuse(SAME_ID, row)
+            else:
+                calls[call.id] = call
+        if calls:
+            projects.append((run.conversion.project_of(row), list(calls.values())))
+    return projects
+
+
+def _convert_rows(
+    run: _Run, report: KindReport, rows: Sequence[asyncpg.Record]
+) -> list[_RowToStore]:
+    convert = _ROWS[report.kind].convert
+    converted = []
     for row in rows:
         try:
-            call = conversion.call(row)
+            stored = convert(run.conversion, row)
         except Refused as exc:
             report.refuse(str(exc), row)
-            continue
-        if call.id in calls:
-            report.refuse(SAME_ID, row)
         else:
-            calls[call.id] = call
-    return (conversion.project_of(rows[0]), calls) if calls else None
+            converted.append((row, orjson.dumps(stored, json_default)))
+    return converted
+
+
+async def _one_ahead(batches: AsyncGenerator[Batch]) -> AsyncGenerator[Batch]:
+    """Yield batches. While one is used, the next is prepared."""
+    async with aclosing(batches):
+        following = asyncio.ensure_future(anext(batches, None))
+        try:
+            while (batch := await following) is not None:
+                following = asyncio.ensure_future(anext(batches, None))
+                yield batch
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
 
 def _tokens_of(call: CallToStore) -> int:
@@ -313,10 +356,10 @@ def _amounts(kind: str, row: asyncpg.Record) -> tuple[int | None, Decimal | None
 
 
 def _parts(
-    rows: Sequence[tuple[asyncpg.Record, bytes]],
-) -> Iterator[list[tuple[asyncpg.Record, bytes]]]:
+    rows: Sequence[_RowToStore],
+) -> Iterator[list[_RowToStore]]:
     """Yield rows in parts of at most `MAX_STATEMENT_BYTES`, or of one row."""
-    part: list[tuple[asyncpg.Record, bytes]] = []
+    part: list[_RowToStore] = []
     size = 0
     for row in rows:
         if part and size + len(row[1]) > MAX_STATEMENT_BYTES:

@@ -25,6 +25,7 @@ from llmring_server.core.identity import ProjectId, project_of_key
 from llmring_server.core.ids import EPOCH, moment_of
 from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
+    MAX_DEPTH,
     MAX_SMALL_OBJECT_BYTES,
     dump_bounded_json,
     encode_json,
@@ -44,7 +45,7 @@ from llmring_server.mcp.secrets import SecretBox
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.call_record import MAX_METADATA_BYTES
 from llmring_server.usage.models import MAX_CLOCK_SKEW
-from llmring_server.usage.transfer import CallToStore
+from llmring_server.usage.transfer import CallToStore, day_of
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -149,7 +150,7 @@ class Conversion:
         normal_name = normal_provider(provider)
         if normal_name != provider:
             stored["normal_provider"] = normal_name
-        return CallToStore(id, at, cost, stored, None)
+        return CallToStore(id, at, cost, stored, day_of(at))
 
     def conversation(self, row: asyncpg.Record) -> Row:
         self._require_conversations()
@@ -358,8 +359,8 @@ class Conversion:
         return count
 
     def _call_metadata(self, text: str | None, conversation_id: UUID | None) -> orjson.Fragment:
-        if conversation_id is None and text in {None, "{}"}:
-            return orjson.Fragment("{}")
+        if conversation_id is None and _is_small_object(text):
+            return orjson.Fragment(text or "{}")
         metadata = self._metadata(text, MAX_METADATA_BYTES - 64)
         if conversation_id is not None:
             metadata.setdefault("conversation_id", str(conversation_id))
@@ -377,6 +378,15 @@ class Conversion:
             pass
         self.notes[NO_METADATA] += 1
         return {}
+
+
+def _is_small_object(text: str | None) -> bool:
+    """Tell quickly whether valid JSON is an object that need not be looked at, as most are."""
+    return text is None or (
+        text.startswith("{")
+        and len(text) <= MAX_METADATA_BYTES // 4
+        and text.count("{") + text.count("[") <= MAX_DEPTH
+    )
 
 
 def _unwrapped(value: Any) -> Any:

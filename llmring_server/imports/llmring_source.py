@@ -80,6 +80,9 @@ class Totals:
         self.tokens += tokens or 0
         self.cost += cost or 0
 
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(self.rows + other.rows, self.tokens + other.tokens, self.cost + other.cost)
+
     def __sub__(self, other: "Totals") -> "Totals":
         return Totals(self.rows - other.rows, self.tokens - other.tokens, self.cost - other.cost)
 

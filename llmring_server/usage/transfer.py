@@ -188,6 +188,11 @@ class ImportedCall(BaseModel, strict=True):
         }
 
 
+def day_of(moment: datetime) -> datetime:
+    """Return the beginning of a UTC day."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 class CallToStore(NamedTuple):
     """A valid call of an export, as two rows."""
 
@@ -195,17 +200,14 @@ class CallToStore(NamedTuple):
     logged_at: datetime
     first_cost: Decimal | None
     row: Mapping[str, Any]
-    adjustment: Mapping[str, Any] | None
+    # The UTC day of the call.
+    day: datetime
+    adjustment: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, call: ImportedCall) -> Self:
-        return cls(call.id, call.logged_at, call.first_cost, call.row(), call.adjustment_row())
-
-    @property
-    def day(self) -> datetime:
-        """The UTC day of the call."""
-        logged_at = self.logged_at.astimezone(UTC)
-        return logged_at.replace(hour=0, minute=0, second=0, microsecond=0)
+        row, day = call.row(), day_of(call.logged_at)
+        return cls(call.id, call.logged_at, call.first_cost, row, day, call.adjustment_row())
 
     def record(self, project_id: ProjectId) -> CallRecord:
         row = orjson.dumps({"project_id": project_id, **self.row}, json_default)

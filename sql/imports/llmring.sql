@@ -4,14 +4,15 @@
 -- often than text. `insert_...` leaves rows that are stored as they are; `stored_...` returns which of the
 -- rows are stored, by their position, with their tokens and cost.
 
--- name: stored_calls
-SELECT position - 1 AS position, input_tokens + output_tokens AS tokens, cost
-FROM unnest(@ids::uuid[], @times::timestamptz[]) WITH ORDINALITY AS imported (id, at, position)
-CROSS JOIN LATERAL (
-    SELECT call.input_tokens, call.output_tokens, call.cost FROM <<tables.usage_logs>> AS call
-    WHERE project_id = @project_id AND logged_at = at AND call.id = imported.id
-    LIMIT 1
-) AS stored;
+-- name: sum_calls
+-- What is stored of a batch of calls. They are of one project and in the order of time, so that the range
+-- contains hardly any others.
+SELECT
+    count(*) AS rows, coalesce(sum(input_tokens + output_tokens), 0)::bigint AS tokens,
+    coalesce(sum(cost), 0) AS cost
+FROM <<tables.usage_logs>>
+WHERE project_id = @project_id AND logged_at BETWEEN @since AND @until
+  AND id = ANY (@ids::uuid[]);
 
 -- name: insert_conversations
 WITH inserted AS (

@@ -11,7 +11,7 @@ SELECT
     n, n % 100, n % 10, n * 0.00000123, n % 1000, 'shop', 'order-' || n,
     CASE WHEN n % 4 = 0 THEN jsonb_build_object('n', n, 'text', 'é') ELSE '{}' END,
     date_trunc('minute', now()) - interval '100 days' + n * interval '1 minute 1.234567 seconds'
-FROM generate_series(1, 2400) AS n;
+FROM generate_series(1, 5400) AS n;
 
 INSERT INTO llmring.conversations (
     id, api_key_id, project_id, title, system_prompt, model_alias, temperature, max_tokens,

@@ -142,7 +142,7 @@ async def test_the_command_stores_everything_once_and_compares(
 ) -> None:
     first = imported_by_command
     assert first.returncode == 0, first.stderr
-    assert "stored: 2,788\n" in first.stdout
+    assert "stored: 5,788\n" in first.stdout
     calls = await totals(filled, "llmring.usage_logs")
     for side in (f"{calls.rows:,}", f"{calls.tokens:,}", f"{calls.cost.normalize():,}"):
         assert first.stdout.count(side) >= 2, first.stdout
@@ -151,7 +151,7 @@ async def test_the_command_stores_everything_once_and_compares(
     before = await sums(ring)
     again = command(ring, filled, "--project", "others")
     assert again.returncode == 0
-    assert "stored: 0\nstored before: 2,788\n" in again.stdout
+    assert "stored: 0\nstored before: 5,788\n" in again.stdout
     assert await sums(ring) == before
 
 
@@ -177,7 +177,7 @@ async def test_calls_are_stored_as_they_were(ring: Ring, filled: str) -> None:
     await connection.close()
     calls = CallFilter(start_date=datetime.now(UTC) - 200 * DAYS)
     exported = [call async for call in ring.usage.export(A, calls)]
-    assert len(exported) == len(rows) == 800
+    assert len(exported) == len(rows) == 1800
     for call, row in zip(exported, rows, strict=True):
         assert call.id == imported_id(row["id"], row["created_at"])
         assert call.logged_at == row["created_at"]
@@ -312,7 +312,7 @@ async def test_a_dry_run_changes_nothing(new: Ring, filled: str) -> None:
     before = await sums(new)
     ran = command(new, filled, "--dry-run")
     assert ran.returncode == 0
-    assert "to be stored: 2,788\nstored before: 0\n" in ran.stdout
+    assert "to be stored: 5,788\nstored before: 0\n" in ran.stdout
     assert await sums(new) == before
     assert await new.audit.events(datetime.now(UTC) - DAYS, None, AuditPage()) == []
 
@@ -364,7 +364,7 @@ async def test_an_earlier_release_and_columns_encoded_twice_are_read(new: Ring, 
     [others] = [each for each in await new.projects.list() if each.name == "others"]
     query = StatsQuery(start_date=datetime.now(UTC) - 200 * DAYS)
     stats = await new.usage.stats(others.project_id, query)
-    assert stats.summary.total_requests == 800
+    assert stats.summary.total_requests == 1800
     calls = CallFilter(start_date=query.start_date, id_at_origin="order-12")
     [call] = [call async for call in new.usage.export(A, calls)]
     assert call.metadata == {"n": 12, "text": "é"}
