@@ -148,16 +148,20 @@ async def _project_to_read(ring: Ring, project: str) -> Project:
     )
 
 
-class _ImportGroup(click.RichGroup):
+class ImportGroup(click.RichGroup):
     """Runs the command `file` if the first argument is no command: `import calls.jsonl`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
-            args = ["file", *args]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self.with_command(args))
+
+    def with_command(self, args: list[str]) -> list[str]:
+        """Return the arguments, beginning with the name of a command."""
+        if not args or args[0] in {"--help", *self.commands}:
+            return args
+        return ["file", *args]
 
 
-@click.group("import", cls=_ImportGroup)
+@click.group("import", cls=ImportGroup)
 def import_data() -> None:
     """Store data of another project, server or program.
 
