@@ -179,7 +179,12 @@ def open_own_environment(
 
 def operator() -> Actor:
     """Return the user of the command line, for the audit log."""
-    return Actor(f"operator {getuser()}")
+    try:
+        name = getuser()
+    except (KeyError, OSError):
+        # In a container, the user may have no name.
+        name = f"uid {os.getuid()}"
+    return Actor(f"operator {name}")
 
 
 def with_ring(

@@ -60,7 +60,7 @@ def old(cluster: str) -> Iterator[str]:
         execute(
             server.database,
             "INSERT INTO conversation_templates (api_key_id, name, created_by)"
-            f" VALUES ('{KEYS[0]}', 'Support', 'ann')",
+            " VALUES ('sk-first-key', 'Support', 'ann')",
         )
         yield server.database
 
