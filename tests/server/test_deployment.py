@@ -1,4 +1,4 @@
-"""Deployment: proxies in front of the server and units of systemd, as docs/deployment.md has them."""
+"""Deployment: proxies and units of systemd, as docs/deployment.md has them."""
 
 import asyncio
 import os
