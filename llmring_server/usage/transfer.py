@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import EPOCH, moment_of, new_id
 from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     NOT_BLANK,
@@ -518,11 +518,14 @@ class CallImport(Repository):
     async def _new_calls(self, run: ImportRun, calls: Sequence[CallToStore]) -> list[CallToStore]:
         """Return the calls that are not stored yet, and keep others from storing them meanwhile."""
         await self._fetch_all("lock_import", project_id=run.project_id)
+        times = [moment_of(call.id) for call in calls]
         rows = await self._fetch_all(
             "stored_calls",
             project_id=run.project_id,
             ids=[call.id for call in calls],
-            times=[moment_of(call.id) for call in calls],
+            times=times,
+            since=min(times, default=EPOCH),
+            until=max(times, default=EPOCH) + MILLISECOND,
         )
         stored = {row["id"] for row in rows}
         return [call for call in calls if call.id not in stored]
