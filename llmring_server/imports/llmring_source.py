@@ -50,7 +50,7 @@ LEFT_OUT: Mapping[str, str] = {
 
 # Reading may take hours, and waits while what was read is stored.
 _SESSION = (
-    "SET LOCAL search_path = pg_catalog; SET LOCAL timezone = 'UTC'; SET LOCAL jit = off;"
+    "SET LOCAL search_path = pg_catalog; SET LOCAL jit = off;"
     " SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 CLOSE_SECONDS = 5.0

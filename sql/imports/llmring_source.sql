@@ -1,6 +1,8 @@
 -- Reads a database of llmring-server 0.1. These statements run there, in one snapshot that changes nothing.
 -- <<source.x>> is a table in the schema of that server, <<mcp_source.x>> one in its schema `mcp_client`.
 --
+-- Times without a zone, if there are any, are read in the zone of that database.
+--
 -- Earlier releases lack columns. `absent` stands in for them: a name in the inner query is the column of
 -- the table if there is one, and else that of `absent`.
 
@@ -20,7 +22,7 @@ SELECT log.*
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
-        id, api_key_id, project_id, CASE WHEN isfinite(created_at) THEN created_at END AS at,
+        id, api_key_id, project_id, CASE WHEN isfinite(created_at) THEN created_at::timestamptz END AS at,
         model, provider, alias, profile, input_tokens, output_tokens,
         cached_input_tokens, cost, latency_ms, origin, id_at_origin, conversation_id,
         metadata::text AS metadata
@@ -47,8 +49,8 @@ FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
         id, api_key_id, project_id, title, system_prompt, model_alias, temperature, max_tokens,
-        message_count, total_input_tokens, total_output_tokens, total_cost, created_at, updated_at,
-        last_message_at
+        message_count, total_input_tokens, total_output_tokens, total_cost,
+        created_at::timestamptz, updated_at::timestamptz, last_message_at::timestamptz
     FROM <<source.conversations>>
     WHERE @since::timestamptz IS NULL OR updated_at >= @since
 ) AS conversation
@@ -84,7 +86,7 @@ CROSS JOIN LATERAL (
 ) AS conversation
 JOIN (
     SELECT
-        id, conversation_id, CASE WHEN isfinite("timestamp") THEN "timestamp" END AS at,
+        id, conversation_id, CASE WHEN isfinite("timestamp") THEN "timestamp"::timestamptz END AS at,
         role, content, content_hash, input_tokens, output_tokens,
         tool_calls::text AS tool_calls, tool_results::text AS tool_results,
         metadata::text AS metadata,
@@ -113,8 +115,8 @@ FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
         id, api_key_id, project_id, name, description, system_prompt, model, temperature, max_tokens,
-        tool_config::text AS tool_config, created_by, is_active, usage_count, created_at, updated_at,
-        last_used_at
+        tool_config::text AS tool_config, created_by, is_active, usage_count,
+        created_at::timestamptz, updated_at::timestamptz, last_used_at::timestamptz
     FROM <<source.conversation_templates>>
 ) AS template;
 
@@ -133,7 +135,8 @@ FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
         id, api_key_id, project_id, name, url, transport_type, auth_config::text AS auth_config,
-        capabilities::text AS capabilities, is_active, created_at, updated_at
+        capabilities::text AS capabilities, is_active, created_at::timestamptz,
+        updated_at::timestamptz
     FROM <<mcp_source.servers>>
 ) AS server;
 
@@ -152,7 +155,7 @@ SELECT count(*) AS rows FROM <<mcp_source.servers>> WHERE auth_config IS NOT NUL
 SELECT
     tool.id, tool.server_id, server.api_key_id, server.project_id, tool.name, tool.description,
     NULL::text AS title, NULL::text AS mime_type, tool.input_schema::text AS definition,
-    tool.is_active, tool.created_at
+    tool.is_active, tool.created_at::timestamptz
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN <<mcp_source.tools>> AS tool
 LEFT JOIN LATERAL (
@@ -167,7 +170,7 @@ FROM <<mcp_source.tools>>;
 SELECT
     resource.id, resource.server_id, server.api_key_id, server.project_id, resource.uri AS name,
     resource.description, resource.name AS title, resource.mime_type, NULL::text AS definition,
-    resource.is_active, resource.created_at
+    resource.is_active, resource.created_at::timestamptz
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN <<mcp_source.resources>> AS resource
 LEFT JOIN LATERAL (
@@ -182,7 +185,7 @@ FROM <<mcp_source.resources>>;
 SELECT
     prompt.id, prompt.server_id, server.api_key_id, server.project_id, prompt.name,
     prompt.description, NULL::text AS title, NULL::text AS mime_type,
-    prompt.arguments::text AS definition, prompt.is_active, prompt.created_at
+    prompt.arguments::text AS definition, prompt.is_active, prompt.created_at::timestamptz
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN <<mcp_source.prompts>> AS prompt
 LEFT JOIN LATERAL (
@@ -196,7 +199,7 @@ FROM <<mcp_source.prompts>>;
 -- name: executions
 SELECT
     execution.id, execution.tool_id, execution.conversation_id,
-    CASE WHEN isfinite(execution.executed_at) THEN execution.executed_at END AS at,
+    CASE WHEN isfinite(execution.executed_at) THEN execution.executed_at::timestamptz END AS at,
     execution.input::text AS input, execution.output::text AS output, execution.error,
     execution.duration_ms, server.api_key_id, server.project_id
 FROM (SELECT NULL::uuid AS project_id) AS absent

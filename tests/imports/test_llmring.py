@@ -38,6 +38,7 @@ OTHERS = project_of_key("others")
 SEALING_KEY = "11" * 32
 EMPTY = Totals()
 DAYS = timedelta(days=1)
+MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture(scope="module")
@@ -355,6 +356,9 @@ async def test_an_earlier_release_and_columns_encoded_twice_are_read(new: Ring, 
         old,
         *(f"ALTER TABLE {table} DROP COLUMN project_id" for table in tables),
         "ALTER TABLE llmring.conversation_templates DROP COLUMN api_key_id",
+        f"ALTER DATABASE {admin.database_name(old)} SET timezone = 'America/New_York'",
+        "ALTER TABLE llmring.usage_logs ALTER created_at TYPE timestamp"
+        " USING created_at AT TIME ZONE 'America/New_York'",
         "UPDATE llmring.usage_logs SET metadata = to_jsonb(metadata::text)",
         "CREATE TABLE llmring.receipts (id uuid); INSERT INTO llmring.receipts VALUES (NULL)",
     )
@@ -368,6 +372,8 @@ async def test_an_earlier_release_and_columns_encoded_twice_are_read(new: Ring, 
     calls = CallFilter(start_date=query.start_date, id_at_origin="order-12")
     [call] = [call async for call in new.usage.export(A, calls)]
     assert call.metadata == {"n": 12, "text": "é"}
+    first = datetime.now(UTC).replace(second=0, microsecond=0) - 100 * DAYS
+    assert abs(call.logged_at - first - 12 * timedelta(minutes=1, seconds=1.234567)) <= 5 * MINUTE
 
 
 async def test_content_is_kept_as_far_as_the_server_keeps_it(new: Ring, filled: str) -> None:
