@@ -18,6 +18,7 @@ from llmring_server.core.events import (
 )
 from llmring_server.core.identity import LIBRARY, Actor, Caller, ProjectId, project_of_key
 from llmring_server.db.migrations import migrate
+from llmring_server.imports.llmring_source import open_llmring
 from llmring_server.maintenance import maintain
 from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.receipts.signing_keys import Keyring, SigningKey
@@ -54,6 +55,7 @@ __all__ = [
     "create_app",
     "maintain",
     "migrate",
+    "open_llmring",
     "project_of_key",
     "read_export",
 ]

@@ -24,6 +24,7 @@ from llmring_server.db.replica import Replica, decode_position
 from llmring_server.db.repository import Repository
 from llmring_server.db.safety import DatabaseSafety
 from llmring_server.errors import NotMigrated, Overloaded, Unavailable
+from llmring_server.imports.llmring import LlmringImport
 from llmring_server.mcp import Mcp, McpCapabilities, McpExecutions, McpServers
 from llmring_server.pricing.rerating import Rerating
 from llmring_server.pricing.service import Pricing
@@ -121,6 +122,7 @@ class Ring:
             McpCapabilities(database, self.audit, settings),
             McpExecutions(database, self.idempotency_keys),
         )
+        self.llmring_import = LlmringImport(database, self.call_import, self.audit, settings)
         # Erasing a project concerns every domain, also those in layers above `access`.
         self.projects.services = self.services
         # What serves this ring, and takes over reloaded settings with it, as long as it exists.

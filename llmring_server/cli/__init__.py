@@ -16,7 +16,7 @@ from llmring_server.cli.registry import registry
 from llmring_server.cli.serve import serve
 from llmring_server.cli.stats import stats
 from llmring_server.cli.templates import aliases, templates
-from llmring_server.cli.transfer import export_calls, import_calls
+from llmring_server.cli.transfer import export_calls, import_data
 from llmring_server.errors import RingError
 
 
@@ -57,7 +57,7 @@ main.add_command(projects)
 main.add_command(audit)
 main.add_command(stats)
 main.add_command(export_calls)
-main.add_command(import_calls)
+main.add_command(import_data)
 main.add_command(prices)
 main.add_command(receipts)
 main.add_command(registry)

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from llmring_server.access.projects import Project, ProjectPage
 from llmring_server.cli.running import running_servers
 from llmring_server.core.identity import Actor, ProjectId, project_of_key
+from llmring_server.core.ids import new_id
 from llmring_server.db import admin
 from llmring_server.db.embedded_postgres import EmbeddedPostgres, default_data_dir
 from llmring_server.errors import InvalidSettings, NotFound
@@ -159,7 +160,12 @@ def open_own_environment(
 
 def operator() -> Actor:
     """Return the user of the command line, for the audit log."""
-    return Actor(f"operator {getuser()}")
+    try:
+        name = getuser()
+    except (KeyError, OSError):
+        # In a container, the user may have no name.
+        name = f"uid {os.getuid()}"
+    return Actor(f"operator {name}")
 
 
 def with_ring(
@@ -384,3 +390,15 @@ async def find_project(ring: Ring, project: str) -> ProjectId:
         if ring.settings.auth != "open":
             raise
         return project_of_key(project)
+
+
+async def find_or_create_project(ring: Ring, project: str, *, dry_run: bool) -> ProjectId:
+    """Return the project that an option names, to store data in it."""
+    try:
+        return await ring.projects.find(project)
+    except NotFound:
+        if ring.settings.auth == "open":
+            return project_of_key(project)
+        if dry_run:
+            return ProjectId(new_id())
+        return await ring.projects.create(project, actor=operator())

@@ -1,13 +1,17 @@
 """Console output: safe for any terminal, and readable at any width."""
 
+import time
 from typing import Any
 
+import rich_click as click
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
 from llmring_server.core.strict_json import encode_json
+
+PROGRESS_SECONDS = 2.0
 
 # Control characters in data must not move the cursor or change colours of the terminal. Tabs and
 # line feeds are harmless.
@@ -57,3 +61,15 @@ def _column(name: str) -> Column:
     # Only columns that may wrap are made narrower. Otherwise that of the ids would be, in vain, and
     # the columns on the right would be cut off.
     return Column(name, overflow="fold", min_width=width, no_wrap=width is not None)
+
+
+class Progress:
+    """Lines on standard error while long work goes on."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PROGRESS_SECONDS
+
+    def show(self, text: str) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            click.echo(f"{text} ...", err=True)

@@ -2,7 +2,6 @@
 
 import gzip
 import sys
-import time
 import zlib
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, nullcontext
@@ -17,8 +16,8 @@ from llmring_server.access.projects import Project
 from llmring_server.cli import environment
 from llmring_server.cli.dates import tz_option
 from llmring_server.cli.environment import is_default, project_options
-from llmring_server.core.identity import ProjectId, project_of_key
-from llmring_server.core.ids import new_id
+from llmring_server.cli.import_llmring import import_llmring
+from llmring_server.cli.output import Progress
 from llmring_server.core.time_range import Instant
 from llmring_server.errors import NotFound
 from llmring_server.ring import Ring
@@ -31,8 +30,6 @@ from llmring_server.usage.transfer import (
     read_export,
     with_peek,
 )
-
-PROGRESS_SECONDS = 2.0
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -109,7 +106,7 @@ def export_calls(  # noqa: PLR0913, PLR0917, they are the options
         start_date=start_date or BEGINNING_OF_TIME, end_date=end_date or END_OF_TIME, tz=tz
     )
     encode = encode_jsonl if file_format == "jsonl" else encode_csv
-    progress = _Progress()
+    progress = Progress()
     exported = 0
 
     async def count(stream: AsyncGenerator[ExportedCall]) -> AsyncGenerator[ExportedCall]:
@@ -151,7 +148,31 @@ async def project_to_read(ring: Ring, project: str) -> Project:
     )
 
 
-@click.command("import")
+class ImportGroup(click.RichGroup):
+    """Runs the command `file` if the first argument is no command: `import calls.jsonl`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self.with_command(args))
+
+    def with_command(self, args: list[str]) -> list[str]:
+        """Return the arguments, beginning with the name of a command."""
+        if not args or args[0] in {"--help", *self.commands}:
+            return args
+        return ["file", *args]
+
+
+@click.group("import", cls=ImportGroup)
+def import_data() -> None:
+    """Store data of another project, server or program.
+
+    `llmring-server import FILE` is the same as `llmring-server import file FILE`.
+    """
+
+
+import_data.add_command(import_llmring)
+
+
+@import_data.command("file")
 @project_options
 @click.option(
     "--format",
@@ -161,7 +182,7 @@ async def project_to_read(ring: Ring, project: str) -> Project:
 )
 @click.option("--dry-run", is_flag=True, help="Check the file and change nothing.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-def import_calls(  # noqa: PLR0913, they are the options
+def import_file(  # noqa: PLR0913, they are the options
     env: str,
     data_dir: Path,
     project: str,
@@ -177,7 +198,7 @@ def import_calls(  # noqa: PLR0913, they are the options
     repeated. Lines that are not a call are named, and the others stored; then the exit code is 1.
     The project is created if it does not exist.
     """
-    progress = _Progress()
+    progress = Progress()
     damaged = False
 
     def until_damage(lines: Iterator[ExportLine]) -> Iterator[ExportLine]:
@@ -191,7 +212,7 @@ def import_calls(  # noqa: PLR0913, they are the options
     async def store(ring: Ring) -> ImportReport:
         with _read(file) as opened:
             lines = read_export(opened, file_format)
-            project_id = await _project_to_fill(ring, project, dry_run=dry_run)
+            project_id = await environment.find_or_create_project(ring, project, dry_run=dry_run)
             return await ring.call_import.run(
                 project_id,
                 until_damage(lines),
@@ -227,17 +248,6 @@ def _read(file: str) -> Iterator[BinaryIO]:
             ) from exc
 
 
-async def _project_to_fill(ring: Ring, project: str, *, dry_run: bool) -> ProjectId:
-    try:
-        return await ring.projects.find(project)
-    except NotFound:
-        if ring.settings.auth == "open":
-            return project_of_key(project)
-        if dry_run:
-            return ProjectId(new_id())
-        return await ring.projects.create(project, actor=environment.operator())
-
-
 def _print_report(report: ImportReport, *, dry_run: bool) -> None:
     for error in report.errors:
         click.echo(error, err=True)
@@ -256,15 +266,3 @@ def _print_report(report: ImportReport, *, dry_run: bool) -> None:
     click.echo(f"stored before: {report.known:,}")
     click.echo(f"skipped, already in daily totals: {report.counted:,}")
     click.echo(f"rejected: {report.rejected:,}")
-
-
-class _Progress:
-    """Lines on standard error while long work goes on."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + PROGRESS_SECONDS
-
-    def show(self, text: str) -> None:
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS_SECONDS
-            click.echo(f"{text} ...", err=True)

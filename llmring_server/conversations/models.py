@@ -373,7 +373,7 @@ def message_arrays(messages: Sequence[Message], level: ContentLevel) -> Iterator
     rows: list[bytes] = []
     size = 0
     for message in messages:
-        row = _message_row(message, is_searchable=is_searchable)
+        row = orjson.dumps(message_row(message, is_searchable=is_searchable), json_default)
         if rows and size + len(row) > MAX_STATEMENT_BYTES:
             yield _array(rows)
             rows, size = [], 0
@@ -391,7 +391,8 @@ def _array(rows: list[bytes]) -> bytes:
     return array
 
 
-def _message_row(message: Message, *, is_searchable: bool) -> bytes:
+def message_row(message: Message, *, is_searchable: bool) -> dict[str, Any]:
+    """Return a message as statements take it, without its conversation."""
     json_columns = {
         "content": dump_json(message.content if message.content_kept else None, "message"),
         "tool_calls": dump_json(message.tool_calls, "message"),
@@ -399,7 +400,7 @@ def _message_row(message: Message, *, is_searchable: bool) -> bytes:
         "metadata": dump_json(message.metadata, "message"),
         "members": dump_json(message.members or None, "message"),
     }
-    row = {
+    row: dict[str, Any] = {
         "id": message.id,
         "created_at": message.timestamp,
         "role": message.role,
@@ -415,7 +416,7 @@ def _message_row(message: Message, *, is_searchable: bool) -> bytes:
     }
     for name, text in json_columns.items():
         row[name] = orjson.Fragment(text)
-    return orjson.dumps(row, json_default)
+    return row
 
 
 def _content_hash(content: Any) -> str | None:

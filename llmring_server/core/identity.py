@@ -134,6 +134,7 @@ Action = Literal[
     "calls.import",
     "capabilities.expire",
     "conversations.expire",
+    "data.import",
     "executions.expire",
     "key.issue",
     "key.revoke",

@@ -308,10 +308,11 @@ def rows_as_json(capabilities: Sequence[OfferedCapability]) -> str:
         if name in names:
             raise InvalidRequest(f"{label_of(*name)}: the name occurs twice")
         names.add(name)
-    return encode_json([_stored_row(capability) for capability in capabilities]).decode()
+    return encode_json([stored_row(capability) for capability in capabilities]).decode()
 
 
-def _stored_row(capability: OfferedCapability) -> dict[str, Any]:
+def stored_row(capability: OfferedCapability) -> dict[str, Any]:
+    """Return a capability as statements take it; InvalidRequest if it is too large."""
     row = capability.to_row()
     members = capability.members
     label = label_of(capability.kind, row.name)

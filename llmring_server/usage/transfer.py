@@ -22,7 +22,7 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError, model_val
 
 from llmring_server.access.audit import AuditLog
 from llmring_server.core.identity import Actor, ProjectId
-from llmring_server.core.ids import moment_of, new_id
+from llmring_server.core.ids import EPOCH, moment_of, new_id
 from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     NOT_BLANK,
@@ -188,6 +188,11 @@ class ImportedCall(BaseModel, strict=True):
         }
 
 
+def day_of(moment: datetime) -> datetime:
+    """Return the beginning of a UTC day."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 class CallToStore(NamedTuple):
     """A valid call of an export, as two rows."""
 
@@ -195,17 +200,14 @@ class CallToStore(NamedTuple):
     logged_at: datetime
     first_cost: Decimal | None
     row: Mapping[str, Any]
-    adjustment: Mapping[str, Any] | None
+    # The UTC day of the call.
+    day: datetime
+    adjustment: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, call: ImportedCall) -> Self:
-        return cls(call.id, call.logged_at, call.first_cost, call.row(), call.adjustment_row())
-
-    @property
-    def day(self) -> datetime:
-        """The UTC day of the call."""
-        logged_at = self.logged_at.astimezone(UTC)
-        return logged_at.replace(hour=0, minute=0, second=0, microsecond=0)
+        row, day = call.row(), day_of(call.logged_at)
+        return cls(call.id, call.logged_at, call.first_cost, row, day, call.adjustment_row())
 
     def record(self, project_id: ProjectId) -> CallRecord:
         row = orjson.dumps({"project_id": project_id, **self.row}, json_default)
@@ -398,15 +400,27 @@ class _Day(NamedTuple):
 
 
 @dataclass
-class _Run:
-    """One import: its project, who started it, and the days that it has met."""
+class ImportRun:
+    """The import of a project: who started it, and the days that it has met."""
 
     project_id: ProjectId
     actor: Actor
     dry_run: bool
+    # Of the audit event, and of the adjustments.
     id: UUID = field(default_factory=new_id)
     days: dict[datetime, _Day] = field(default_factory=dict)
     recorded: bool = False
+
+
+class NewCalls(NamedTuple):
+    """The calls of a batch that were not stored before.
+
+    `counted` ones are of days whose calls were dropped while their totals stayed: they are in the
+    totals already, and are not stored.
+    """
+
+    stored: Sequence[CallToStore]
+    counted: Sequence[CallToStore]
 
 
 class CallImport(Repository):
@@ -447,24 +461,27 @@ class CallImport(Repository):
         is committed with the first batch that stores calls.
         """
         report = ImportReport()
-        run = _Run(project_id, actor, dry_run)
+        run = ImportRun(project_id, actor, dry_run)
         lines = iter(lines)
         batches = 0
         while batch := list(islice(lines, BATCH_SIZE)):
             await self._add_batch(run, batch, report)
             batches += 1
             if batches % BATCHES_BETWEEN_MOVES == 0:
-                await self._move_sums(run)
+                await self.move_sums(run)
             if progress:
                 progress(report)
-        await self._move_sums(run)
+        await self.move_sums(run)
         return report
 
-    async def _move_sums(self, run: _Run) -> None:
+    async def move_sums(self, run: ImportRun) -> None:
+        """Move the sums of calls that were stored from the fast table, so that it stays small."""
         if not run.dry_run and not self._database.in_caller_transaction:
             await self._rollups.move_to_rollups()
 
-    async def _add_batch(self, run: _Run, lines: list[ExportLine], report: ImportReport) -> None:
+    async def _add_batch(
+        self, run: ImportRun, lines: list[ExportLine], report: ImportReport
+    ) -> None:
         calls: dict[UUID, CallToStore] = {}
         valid = 0
         for line in lines:
@@ -472,13 +489,19 @@ class CallImport(Repository):
             if line.call:
                 valid += 1
                 calls.setdefault(line.call.id, line.call)
-        stored, counted = await self._retry(partial(self._store, run, list(calls.values())))
-        report.stored += stored
-        report.counted += counted
-        report.known += valid - stored - counted
+        new = await self.store(run, list(calls.values()))
+        report.stored += len(new.stored)
+        report.counted += len(new.counted)
+        report.known += valid - len(new.stored) - len(new.counted)
 
-    async def _store(self, run: _Run, calls: Sequence[CallToStore]) -> tuple[int, int]:
-        """Store a batch in one transaction; return how many calls are new and how many counted."""
+    async def store(self, run: ImportRun, calls: Sequence[CallToStore]) -> NewCalls:
+        """Store a batch of calls with different ids, in one transaction; return those that are new.
+
+        With `run.dry_run`, only return them. After some batches, await `move_sums`.
+        """
+        return await self._retry(partial(self._store, run, calls))
+
+    async def _store(self, run: ImportRun, calls: Sequence[CallToStore]) -> NewCalls:
         async with self._database.transaction() as transaction:
             if not self._database.in_caller_transaction:
                 await transaction.execute(TIMEOUTS)
@@ -490,21 +513,24 @@ class CallImport(Repository):
             if to_store and not run.dry_run:
                 await inside._insert(run, to_store)
         run.recorded = run.recorded or bool(to_store)
-        return len(to_store), len(new) - len(to_store)
+        return NewCalls(to_store, [call for call in new if run.days[call.day].is_counted])
 
-    async def _new_calls(self, run: _Run, calls: Sequence[CallToStore]) -> list[CallToStore]:
+    async def _new_calls(self, run: ImportRun, calls: Sequence[CallToStore]) -> list[CallToStore]:
         """Return the calls that are not stored yet, and keep others from storing them meanwhile."""
         await self._fetch_all("lock_import", project_id=run.project_id)
+        times = [moment_of(call.id) for call in calls]
         rows = await self._fetch_all(
             "stored_calls",
             project_id=run.project_id,
             ids=[call.id for call in calls],
-            times=[moment_of(call.id) for call in calls],
+            times=times,
+            since=min(times, default=EPOCH),
+            until=max(times, default=EPOCH) + MILLISECOND,
         )
         stored = {row["id"] for row in rows}
         return [call for call in calls if call.id not in stored]
 
-    async def _read_days(self, run: _Run, calls: Sequence[CallToStore]) -> None:
+    async def _read_days(self, run: ImportRun, calls: Sequence[CallToStore]) -> None:
         """Look up the days that this import has not met, before it changes them."""
         days = sorted({call.day for call in calls} - run.days.keys())
         if days:
@@ -512,7 +538,7 @@ class CallImport(Repository):
             for row in rows:
                 run.days[row["day"]] = _Day(row["has_daily_only"], row["is_counted"])
 
-    async def _insert(self, run: _Run, calls: Sequence[CallToStore]) -> None:
+    async def _insert(self, run: ImportRun, calls: Sequence[CallToStore]) -> None:
         if not run.recorded:
             await self._audit.record(run.actor, "calls.import", str(run.id), run.project_id)
         await self._usage.insert_stored([call.record(run.project_id) for call in calls])

@@ -31,6 +31,7 @@ FULL_CALLS = {
     "stats": 5_000_000,
     "logs": 5_000_000,
     "executions": 100_000,
+    "import": 1_000_000,
     "size": 1_000_000,
     "memory": 1_000_000,
     "receipts": 100_000,

@@ -6,13 +6,15 @@ SELECT pg_advisory_xact_lock(hashtextextended('llmring import ' || @project_id::
 
 -- name: stored_calls
 -- Which of these calls are stored. The id of a call contains its time, to the millisecond. LIMIT keeps
--- it a look-up for each call: no plan may read all calls of the project for every batch.
+-- it a look-up for each call: no plan may read all calls of the project for every batch. @since and @until
+-- enclose all of them, so that the partitions of other months are left out at once.
 SELECT imported.id
 FROM unnest(@ids::uuid[], @times::timestamptz[]) AS imported (id, at)
 CROSS JOIN LATERAL (
     SELECT FROM <<tables.usage_logs>> AS call
     WHERE project_id = @project_id AND call.id = imported.id
       AND logged_at >= at AND logged_at < at + interval '1 millisecond'
+      AND logged_at >= @since::timestamptz AND logged_at < @until::timestamptz
     LIMIT 1
 ) AS stored;
 

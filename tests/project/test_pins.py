@@ -449,6 +449,7 @@ def test_actions_in_the_audit_log() -> None:
         "calls.import",
         "capabilities.expire",
         "conversations.expire",
+        "data.import",
         "executions.expire",
         "key.issue",
         "key.revoke",

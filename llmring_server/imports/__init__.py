@@ -1,0 +1,1 @@
+"""Imports: data of other programs, stored here once, with a report that compares both sides."""
