@@ -3,6 +3,7 @@
 It provides connections, transactions and single statements, and translates the driver's errors.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
@@ -40,6 +41,9 @@ NO_DATABASE = (
     "No database is configured: set LLMRING_DATABASE_URL=postgresql://user:password@host/name,"
     " or run `llmring-server serve`, which can start an embedded PostgreSQL."
 )
+
+# How long the end of a server waits for the connections to its replica.
+CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -79,8 +83,10 @@ async def open_replica(settings: Settings) -> AsyncIterator[AsyncDatabaseManager
         yield OwnedPool(pool=pool, schema=settings.database_schema)
     finally:
         try:
-            await pool.close()
-        except OSError:
+            # A frozen replica would not answer.
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await pool.close()
+        except (OSError, TimeoutError):
             pool.terminate()
 
 
