@@ -6,21 +6,19 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
-import httpx
 import pytest
 
 from llmring_server import Ring
-from llmring_server.conversations.models import NewConversation
 from llmring_server.core.identity import ProjectId
 from llmring_server.db import replica as replica_module
 from llmring_server.db.database import Database
 from llmring_server.db.repository import _stream_on
-from llmring_server.errors import NotFound
-from tests.db.test_replica import LAG, Nodes, build_on, count, log
+from tests.db.test_replica import Nodes, count, log
 from tests.support.replica import PostgresNode, primary_and_replica
+
+pytestmark = pytest.mark.full
 
 # Far less than what a statement may take, and far more than a slow machine needs.
 SOON = 6
@@ -68,7 +66,6 @@ async def has_replayed(ring: Ring, project_id: ProjectId) -> None:
             await count(reading := ring.reading(position), project_id)
 
 
-@pytest.mark.full
 async def test_a_frozen_replica_does_not_stop_reads(nodes: Nodes, project_id: ProjectId) -> None:
     async with asyncio.timeout(60):
         async with Ring.open(nodes.settings()) as ring:
@@ -83,7 +80,6 @@ async def test_a_frozen_replica_does_not_stop_reads(nodes: Nodes, project_id: Pr
             await has_replayed(ring, project_id)
 
 
-@pytest.mark.full
 async def test_a_frozen_replica_does_not_stop_the_end(nodes: Nodes, project_id: ProjectId) -> None:
     async with asyncio.timeout(60):
         opened = Ring.open(nodes.settings())
@@ -96,7 +92,6 @@ async def test_a_frozen_replica_does_not_stop_the_end(nodes: Nodes, project_id: 
                 await opened.__aexit__(None, None, None)
 
 
-@pytest.mark.full
 async def test_while_the_primary_is_frozen_the_replica_answers(
     nodes: Nodes, project_id: ProjectId
 ) -> None:
@@ -113,7 +108,6 @@ async def test_while_the_primary_is_frozen_the_replica_answers(
                 assert await asyncio.gather(*reads) == [1] * 4
 
 
-@pytest.mark.full
 async def test_a_promoted_replica_of_a_living_primary_is_not_read(project_id: ProjectId) -> None:
     async with primary_and_replica() as (primary, replica):
         nodes = Nodes(primary, replica)
@@ -129,34 +123,6 @@ async def test_a_promoted_replica_of_a_living_primary_is_not_read(project_id: Pr
                 assert await count(ring.reading(), project_id) == 2
 
 
-async def test_what_was_just_created_exists(nodes: Nodes, project_id: ProjectId) -> None:
-    async with Ring.open(nodes.settings()) as ring:
-        await has_replayed(ring, project_id)
-        async with nodes.paused():
-            created = await ring.conversations.create(project_id, NewConversation(title="old"))
-            assert await ring.conversations.get(project_id, created.id) == created
-            assert await ring.conversations.messages(project_id, created.id) == []
-            renamed = NewConversation(title="new")
-            await ring.conversations.update(project_id, created.id, renamed)
-            assert (await ring.conversations.get(project_id, created.id)).title == "new"
-            with pytest.raises(NotFound):
-                await ring.conversations.get(project_id, uuid4())
-
-
-async def test_exports_tell_the_lag(nodes: Nodes, project_id: ProjectId, key: str) -> None:
-    async with Ring.open(nodes.settings()) as ring:
-        await has_replayed(ring, project_id)
-        transport = httpx.ASGITransport(app=build_on(ring, nodes))
-        headers = {"X-API-Key": key}
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://test", headers=headers
-        ) as client:
-            await client.get("/api/v1/logs")
-            assert LAG in (await client.get("/api/v1/logs")).headers
-            assert LAG in (await client.get("/api/v1/logs/export")).headers
-
-
-@pytest.mark.full
 async def test_a_stream_in_conflict_with_replaying_begins_again_on_the_primary(
     nodes: Nodes, project_id: ProjectId
 ) -> None:
@@ -172,7 +138,7 @@ async def test_a_stream_in_conflict_with_replaying_begins_again_on_the_primary(
             return _stream_on(database, project_id, text, ())
 
         rows = aiter(replica.stream(ring.reading()._database, project_id, stream))
-        first = asyncio.create_task(anext(rows))
+        first = asyncio.ensure_future(anext(rows))
         await asyncio.sleep(0.3)
         await nodes.primary.query("DO 'BEGIN LOCK TABLE llmring.templates; END'")
         assert (await first)["pg_is_in_recovery"] is False
