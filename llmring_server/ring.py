@@ -76,6 +76,8 @@ class Ring:
         self._database = database = Database(db, settings)
         if read_db:
             database.replica = Replica(database, read_db, settings)
+        # Whether a read replica may answer reads.
+        self.has_replica = read_db is not None
         # What is committed with this ring: `ring.events.subscribe(callback)`.
         self.events = database.events
         self._safety = DatabaseSafety(database, settings)
@@ -169,15 +171,11 @@ class Ring:
     def _on(self, database: Database) -> Self:
         other = copy(self)
         other._database = database
+        other.has_replica = database.replica is not None
         for name, value in vars(self).items():
             if isinstance(value, Repository | Mcp):
                 setattr(other, name, value.with_database(database))
         return other
-
-    @property
-    def has_replica(self) -> bool:
-        """Whether reads may be answered by a read replica."""
-        return self._database.replica is not None
 
     async def position(self) -> str | None:
         """Return a position that includes all commits until now; None without a read replica."""

@@ -61,7 +61,7 @@ class Conversations(Repository):
 
     row_kind = "Conversation"
     sql = "conversations/conversations"
-    replica_reads = frozenset({"get", "list", "search", "messages_asc", "messages_desc"})
+    replica_reads = frozenset({"list", "search", "messages_asc", "messages_desc"})
     tables = (
         Table("messages", "messages", "erase_messages", ("DELETE",)),
         Table("conversations", "conversations", "erase_conversations", ("UPDATE", "DELETE")),

@@ -3,6 +3,7 @@
 It provides connections, transactions and single statements, and translates the driver's errors.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -53,6 +54,9 @@ NO_DATABASE = (
     " or run `llmring-server serve`, which can start an embedded PostgreSQL."
 )
 
+# How long the end of a server waits for the connections to its replica.
+CLOSE_TIMEOUT_SECONDS = 2.0
+
 
 @dataclass(slots=True)
 class ReadReport:
@@ -81,8 +85,10 @@ async def open_replica(settings: Settings) -> AsyncIterator[AsyncDatabaseManager
         yield OwnedPool(pool=pool, schema=settings.database_schema)
     finally:
         try:
-            await pool.close()
-        except OSError:
+            # A frozen replica would not answer.
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await pool.close()
+        except (OSError, TimeoutError):
             pool.terminate()
 
 

@@ -12,13 +12,15 @@ import struct
 import time
 from binascii import Error as Base64Error
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import asyncpg
 from pgdbm import AsyncDatabaseManager
 
+from llmring_server.core.identity import ProjectId
+from llmring_server.db.connection_cache import Connection
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
 from llmring_server.db.repository import Repository
@@ -30,8 +32,12 @@ _logger = logging.getLogger(__name__)
 # How long a read waits for the position that it brings, before the primary is asked.
 POSITION_TIMEOUT_SECONDS = 0.2
 POSITION_POLL_SECONDS = 0.005
-# How often the position of the primary is read, while there are reads.
+# How often the position of the primary is read, while there are reads: at least as often as this,
+# and several times within the lag that is accepted.
 SAMPLE_INTERVAL_SECONDS = 1.0
+SAMPLES_PER_LAG = 4
+# A replica that needs longer to say how far it has come is frozen, or its network is cut.
+ANSWER_TIMEOUT_SECONDS = 1.0
 # How long an unreachable replica is left alone: after the first failure, and at most.
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
@@ -50,10 +56,11 @@ OTHER_CLUSTER = (
 
 
 class _Sample(NamedTuple):
-    """The position of the primary at a time of the monotonic clock."""
+    """The position of the primary, on its timeline, at a time of the monotonic clock."""
 
     at: float
     position: int
+    timeline: str | None
 
 
 class _Behind(Exception):
@@ -85,11 +92,17 @@ class Replica(Repository):
         self._primary = primary
         self._max_lag = settings.max_replica_lag
         super().__init__(Database(manager, settings))
+        self._interval = min(SAMPLE_INTERVAL_SECONDS, self._max_lag / SAMPLES_PER_LAG)
         # Oldest first; enough of them to tell any lag that is accepted.
-        self._samples: deque[_Sample] = deque(maxlen=int(self._max_lag) + 2)
-        self._sampling = asyncio.Lock()
-        self._next_position: asyncio.Task[int] | None = None
-        self._running_position: asyncio.Task[int] | None = None
+        self._samples: deque[_Sample] = deque(maxlen=int(self._max_lag / self._interval) + 2)
+        self._sampling: asyncio.Task[None] | None = None
+        self._next_sample_at = 0.0
+        self._primary_answers = True
+        # Queries for a position are numbered, so that a caller knows whether one began after it
+        # asked.
+        self._position_queries = 0
+        self._last_position = (0, 0)
+        self._position_lock = asyncio.Lock()
         # While the replica is unreachable: when it is tried again, after which pause.
         self._retry_at = 0.0
         self._pause = 0.0
@@ -106,7 +119,7 @@ class Replica(Repository):
         """Raise Unavailable if the replica is of another cluster. An unreachable one is retried."""
         try:
             async with self._database.acquire() as connection:
-                await self._compare_cluster(self._database._on(connection))
+                await self._compare_cluster(connection)
         except RingError as exc:
             if self._is_same_cluster is False:
                 raise
@@ -115,9 +128,14 @@ class Replica(Repository):
     async def position(self) -> str:
         """Return a position that includes all commits of the primary until now."""
         # Callers share a query, but not one that began before they asked.
-        if self._next_position is None:
-            self._next_position = asyncio.create_task(self._query_position(self._running_position))
-        return encode_position(await asyncio.shield(self._next_position))
+        begun = self._position_queries
+        async with self._position_lock:
+            number, position = self._last_position
+            if number <= begun:
+                self._position_queries = number = begun = self._position_queries + 1
+                position = (await self._primary_state())["position"]
+                self._last_position = number, position
+        return encode_position(position)
 
     async def fetch(self, reader: Database, text: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run a read on the replica, or on the primary if the replica cannot answer it."""
@@ -128,16 +146,31 @@ class Replica(Repository):
             self._note(exc)
         return await reader.fetch(text, *arguments)
 
-    @asynccontextmanager
-    async def reader(self, reader: Database) -> AsyncIterator[Database]:
-        """Yield the replica on one connection, or the primary if the replica cannot answer."""
-        async with AsyncExitStack() as stack:
-            try:
-                database = await stack.enter_async_context(self.connect(reader))
-            except (_Behind, Unavailable) as exc:
-                self._note(exc)
-                database = reader
-            yield database
+    async def stream(
+        self,
+        reader: Database,
+        project_id: ProjectId,
+        stream: Callable[[Database], AsyncGenerator[asyncpg.Record]],
+    ) -> AsyncGenerator[asyncpg.Record]:
+        """Yield rows from the replica, or from the primary if the replica has not yielded any."""
+        has_begun = False
+        try:
+            async with (
+                reader.long_transaction(project_id),
+                self.connect(reader) as replica,
+                aclosing(stream(replica)) as rows,
+            ):
+                async for row in rows:
+                    has_begun = True
+                    yield row
+                return
+        except (_Behind, Unavailable, NotMigrated) as exc:
+            self._note(exc)
+            if has_begun:
+                raise
+        async with aclosing(stream(reader)) as rows:
+            async for row in rows:
+                yield row
 
     @asynccontextmanager
     async def connect(self, reader: Database) -> AsyncIterator[Database]:
@@ -148,13 +181,12 @@ class Replica(Repository):
         try:
             async with self._database.acquire() as connection:
                 connected = True
-                inside = self._database._on(connection)
                 if self._is_same_cluster is None:
-                    await self._compare_cluster(inside)
-                lag = await self._wait_until_replayed(inside, reader.position)
+                    await self._compare_cluster(connection)
+                lag = await self._wait_until_replayed(connection, reader.position)
                 if reader.read_report:
                     reader.read_report.lag = lag
-                yield inside
+                yield self._database._on(connection)
         except Overloaded as exc:
             if connected:
                 raise
@@ -163,71 +195,98 @@ class Replica(Repository):
 
     async def aclose(self) -> None:
         """End background work and return all connections to the pool."""
-        tasks = [self._next_position, self._running_position, self._probe]
+        tasks = [self._sampling, self._probe]
         for task in filter(None, tasks):
             task.cancel()
             await asyncio.wait([task])
         await self._database.aclose()
 
-    async def _wait_until_replayed(self, replica: Database, position: int | None) -> float | None:
+    async def _wait_until_replayed(
+        self, connection: Connection, position: int | None
+    ) -> float | None:
         """Return how old the replica's data is at most, in seconds; None if that is unknown.
 
         Raise _Behind if that is too old, or if the position does not arrive in time.
         """
-        sampled = await self._sample()
+        primary_answers = await self._sample()
         deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
         while True:
-            [state] = await replica.fetch(self._sql["position"].text)
-            if position is None or state["position"] >= position:
-                break
+            state = await self._ask(connection, "position")
+            lag = self._lag(state)
+            # While the primary does not answer, old data is better than none.
+            is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
+            has_position = position is None or state["position"] >= position
+            if is_recent and has_position:
+                return lag
+            if has_position:
+                # The lag can shrink at once only if a new sample has just been read: after a
+                # pause without reads, the replica has that position a moment later.
+                deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
             if time.monotonic() > deadline:
                 raise _Behind
             await asyncio.sleep(POSITION_POLL_SECONDS)
-        self.is_primary = not state["is_standby"]
-        lag = 0.0 if self.is_primary else self._lag(state["position"])
-        # While the primary does not answer, old data is better than none.
-        if sampled and (lag is None or lag > self._max_lag):
-            raise _Behind
-        return lag
 
-    def _lag(self, replayed: int) -> float | None:
-        """Return how old the data is at most, in seconds; None if it is older than all samples."""
+    def _lag(self, state: asyncpg.Record) -> float | None:
+        """Return how old the data is at most, in seconds; None if it is older than all samples.
+
+        Raise _Behind if it is data of another primary, which once was a replica of ours.
+        """
+        self.is_primary = not state["is_standby"]
+        if self.is_primary:
+            # Both have written since then, so their positions cannot be compared.
+            if not self._samples or state["timeline"] != self._samples[-1].timeline:
+                raise _Behind
+            return 0.0
         for sample in reversed(self._samples):
-            if sample.position <= replayed:
+            if sample.position <= state["position"]:
                 return time.monotonic() - sample.at
         return None
 
     async def _sample(self) -> bool:
         """Read the position of the primary, unless it was read a moment ago; tell if it answers."""
-        async with self._sampling:
-            now = time.monotonic()
-            if self._samples and now - self._samples[-1].at < SAMPLE_INTERVAL_SECONDS:
-                return True
-            try:
-                position = await self._primary_position()
-            except (Unavailable, Overloaded):
-                return False
-            # As of before the query: what is committed meanwhile may be missing.
-            self._samples.append(_Sample(now, position))
-            return True
+        now = time.monotonic()
+        if now >= self._next_sample_at and (self._sampling is None or self._sampling.done()):
+            self._next_sample_at = now + self._interval
+            self._sampling = asyncio.create_task(self._read_sample())
+        # Once the primary has not answered, no read waits until it does.
+        if self._sampling and self._primary_answers:
+            timeout = self._primary.acquire_timeout
+            done, _ = await asyncio.wait([self._sampling], timeout=timeout)
+            if not done:
+                self._primary_answers = False
+        return self._primary_answers
 
-    async def _primary_position(self) -> int:
-        [state] = await self._primary.fetch(self._sql["position"].text)
-        position: int = state["position"]
-        return position
-
-    async def _query_position(self, running: asyncio.Task[int] | None) -> int:
-        if running:
-            await asyncio.wait([running])
-        # Later callers need a query that begins after this one.
-        self._running_position, self._next_position = self._next_position, None
-        return await self._primary_position()
-
-    async def _compare_cluster(self, replica: Database) -> None:
-        text = self._sql["cluster"].text
+    async def _read_sample(self) -> None:
+        # As of before the query: what is committed meanwhile may be missing.
+        now = time.monotonic()
         try:
-            [ours], [theirs] = await self._primary.fetch(text), await replica.fetch(text)
-            self._is_same_cluster = ours == theirs
+            state = await self._primary_state()
+        except RingError:
+            self._primary_answers = False
+            return
+        self._samples.append(_Sample(now, state["position"], state["timeline"]))
+        self._primary_answers = True
+
+    async def _primary_state(self) -> asyncpg.Record:
+        [state] = await self._primary.fetch(self._sql["position"].text)
+        return state
+
+    async def _ask(self, connection: Connection, name: str) -> asyncpg.Record:
+        """Run a statement of this class on the replica, which answers at once or not at all."""
+        text = self._sql[name].text
+        try:
+            with translated(connection):
+                [row] = await connection.fetch(text, timeout=ANSWER_TIMEOUT_SECONDS)
+        except Overloaded as exc:
+            # To return it to the pool would wait for the answer.
+            connection.terminate()
+            raise Unavailable from exc
+        return row
+
+    async def _compare_cluster(self, connection: Connection) -> None:
+        try:
+            [ours] = await self._primary.fetch(self._sql["cluster"].text)
+            self._is_same_cluster = ours == await self._ask(connection, "cluster")
         except NotMigrated:
             # The role may not read the identifier.
             self._is_same_cluster = True
@@ -249,8 +308,7 @@ class Replica(Repository):
     async def _try_again(self) -> None:
         try:
             async with self._database.acquire() as connection:
-                with translated(connection):
-                    await connection.execute("SELECT 1")
+                await self._ask(connection, "position")
         except RingError as exc:
             self._failed(exc)
         else:
@@ -263,6 +321,9 @@ class Replica(Repository):
             self._failed(exc)
 
     def _failed(self, exc: Exception) -> None:
+        if time.monotonic() < self._retry_at:
+            # Another read has failed at the same time.
+            return
         if not self.is_unreachable:
             _logger.warning("The read replica cannot be reached; the primary is asked: %s", exc)
         self._pause = min(MAX_PAUSE_SECONDS, 2 * self._pause) or FIRST_PAUSE_SECONDS

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 from copy import copy
 from datetime import datetime
 from functools import cache
@@ -73,6 +72,23 @@ def bind(block: str, database: Database) -> Statement:
 async def _fetch_rows(connection: Connection, cursor: Cursor) -> list[asyncpg.Record]:
     with translated(connection):
         return await cursor.fetch(FETCH_ROWS)
+
+
+async def _stream_on(
+    database: Database, project_id: ProjectId, text: str, arguments: tuple[Any, ...]
+) -> AsyncGenerator[asyncpg.Record]:
+    async with (
+        database.long_transaction(project_id),
+        database.transaction() as inside,
+        inside.acquire() as connection,
+    ):
+        with translated(connection):
+            if not database.in_caller_transaction:
+                await connection.execute(STREAM_TIMEOUT)
+            cursor = await connection.cursor(text, *arguments)
+        while rows := await _fetch_rows(connection, cursor):
+            for row in rows:
+                yield row
 
 
 class Repository:
@@ -150,6 +166,9 @@ class Repository:
     ) -> asyncpg.Record:
         """Run a statement and return its first row; if it has none, NotFound names the kind."""
         rows = await self._fetch_all(name, **params)
+        if not rows and self._database.replica is not None and name in self.replica_reads:
+            # It may have been created a moment ago.
+            rows = await self._on_primary()._fetch_all(name, **params)
         if not rows:
             raise errors.NotFound.of(row_kind or self.row_kind)
         return rows[0]
@@ -160,28 +179,19 @@ class Repository:
         in_transaction = self._database.connection is not None
         return await retry_while_disconnected(work, 0 if in_transaction else RETRY_SECONDS)
 
-    async def _stream(
+    def _stream(
         self, name: str, /, *, project_id: ProjectId, **params: Any
     ) -> AsyncGenerator[asyncpg.Record]:
         """Yield rows through a cursor, so that their number does not matter to memory."""
         text, arguments = self._prepare(name, {"project_id": project_id, **params})
-        replica = self._database.replica if name in self.replica_reads else None
-        reader: AbstractAsyncContextManager[Database] = nullcontext(self._database)
-        if replica:
-            reader = replica.reader(self._database)
-        async with (
-            self._database.long_transaction(project_id),
-            reader as database,
-            database.transaction() as inside,
-            inside.acquire() as connection,
-        ):
-            with translated(connection):
-                if not self._database.in_caller_transaction:
-                    await connection.execute(STREAM_TIMEOUT)
-                cursor = await connection.cursor(text, *arguments)
-            while rows := await _fetch_rows(connection, cursor):
-                for row in rows:
-                    yield row
+
+        def stream(database: Database) -> AsyncGenerator[asyncpg.Record]:
+            return _stream_on(database, project_id, text, arguments)
+
+        replica = self._database.replica
+        if replica is not None and name in self.replica_reads:
+            return replica.stream(self._database, project_id, stream)
+        return stream(self._database)
 
     def _prepare(self, name: str, params: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
         statement = self._sql[name]

@@ -62,7 +62,7 @@ class McpCapabilities(Repository):
     """The tools, resources and prompts of every project's servers."""
 
     sql = "mcp/capabilities"
-    replica_reads = frozenset({"get", "list"})
+    replica_reads = frozenset({"list"})
     tables = (Table("capabilities", "MCP capabilities", "erase_capabilities", ("UPDATE",), "mcp"),)
     # After the executions: a capability with a history is kept.
     retention = (

@@ -42,7 +42,7 @@ class Templates(Repository):
 
     row_kind = "Template"
     sql = "templates/templates"
-    replica_reads = frozenset({"get", "list", "version", "versions", "stats"})
+    replica_reads = frozenset({"list", "version", "versions", "stats"})
     tables = (
         Table("template_versions", "template versions", "erase_template_versions"),
         Table("templates", "templates", "erase_templates", ("UPDATE", "DELETE")),

@@ -124,12 +124,11 @@ class Endpoint:
             result = await self.handler(request, **arguments)
         finally:
             request.release_body()
+        if request.ring.has_replica:
+            await request.add_replica_headers(result)
         if isinstance(result, Response):
             await result(scope, receive, send)
         else:
-            if request.ring.has_replica:
-                replica_headers = await request.replica_headers()
-                request.response_headers = {**request.response_headers, **replica_headers}
             if request.warnings and not _reports_warnings(result):
                 header = {b"x-warnings": warnings_header(request.warnings)}
                 request.response_headers = {**request.response_headers, **header}

@@ -44,9 +44,9 @@ and reported: in `warnings` of the response, or else in the header `X-Warnings`;
 they are refused (422). A number without a fraction is an integer: 12.0 is 12. No number is 2^64 or
 larger, and JSON is nested at most 32 levels deep. A trailing slash in a path is ignored.
 
-If the server has a read replica, `X-LLMRing-Replica-Lag` of a response to GET says how old the data
-is at most, in seconds, unless the primary answered. Responses to other methods have an
-`X-LLMRing-Position`: send it with a GET that must see what the request has written.
+If the server has a read replica, lists, statistics and exports may be a moment old. Responses to
+methods other than GET then have an `X-LLMRing-Position`: send it with a GET that must see what the
+request has written.
 """
 
 TEXT: Schema = {"type": "string"}
@@ -63,7 +63,25 @@ HEADERS: Mapping[str, tuple[str, Schema]] = {
     ),
     "Link": ('The next page, if there is one: `<?...>; rel="next"`.', TEXT),
     "ETag": ("The version of the response, for `If-None-Match`.", TEXT),
+    "X-LLMRing-Position": (
+        "If the server has a read replica: a position that includes what the request has written.",
+        TEXT,
+    ),
+    "X-LLMRing-Replica-Lag": (
+        "How old the data is at most, in seconds; absent if no read replica answered.",
+        {"type": "number", "minimum": 0},
+    ),
     "X-Registry-Stale": ("Seconds since the data became stale; absent if fresh.", SECONDS),
+}
+
+_POSITION: Schema = {
+    "name": "X-LLMRing-Position",
+    "in": "header",
+    "description": (
+        "The `X-LLMRing-Position` of an earlier response: the data includes what that request has"
+        " written, also if a read replica answers."
+    ),
+    "schema": TEXT,
 }
 
 # Ways to authenticate, by mode. In mode `parent` the application around this one decides.
@@ -246,8 +264,10 @@ class _OpenApiBuilder:
                 {name: list(scopes) for name in way} for way in self._security_schemes if scopes
             ],
             "parameters": [*self._parameters(endpoint)],
-            "responses": self._responses(endpoint),
+            "responses": self._responses(endpoint, is_read=route.method == "GET"),
         }
+        if scopes and route.method == "GET":
+            operation["parameters"].append(_POSITION)
         if route.same_as:
             operation["deprecated"] = True
         if endpoint.body_type:
@@ -295,13 +315,15 @@ class _OpenApiBuilder:
             for media, kind in media_types(annotation).items()
         }
 
-    def _responses(self, endpoint: Endpoint) -> Schema:
+    def _responses(self, endpoint: Endpoint, *, is_read: bool) -> Schema:
         annotations = annotations_of(endpoint.response_type)
         names = [item for item in annotations if isinstance(item, str)]
         if endpoint.key_type:
             names.append("Idempotent-Replayed")
         if endpoint.has_body_options:
             names.append("X-Warnings")
+        if endpoint.required_scopes:
+            names.append("X-LLMRing-Replica-Lag" if is_read else "X-LLMRing-Position")
         headers = _header_refs([*names, "X-Request-ID"])
         content = self._content(endpoint.response_type, "serialization")
         responses = {"200": {"description": "Success.", "headers": headers, "content": content}}

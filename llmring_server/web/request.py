@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import orjson
 from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import QueryParams
+from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from llmring_server.core.fair_queue import FairSlots
@@ -151,12 +152,24 @@ class Request:
     def _read_from_replica(self) -> None:
         position = self.headers.get(POSITION)
         # Others write, and what they read besides is not reported.
-        if position is not None or self.scope["method"] == "GET":
+        if position is not None or self._only_reads:
             self.ring = self.ring.reading(position.decode("latin-1") if position else None)
 
-    async def replica_headers(self) -> dict[bytes, bytes]:
-        """Return the headers that a response has if there is a read replica."""
-        if self.scope["method"] == "GET":
+    @property
+    def _only_reads(self) -> bool:
+        return self.scope["method"] in ("GET", "HEAD")
+
+    async def add_replica_headers(self, result: Any) -> None:
+        """Add the headers that the response to `result` has if there is a read replica."""
+        headers = await self._replica_headers()
+        self.response_headers = {**self.response_headers, **headers}
+        if isinstance(result, Response):
+            result.headers.update(
+                {name.decode(): value.decode() for name, value in headers.items()}
+            )
+
+    async def _replica_headers(self) -> dict[bytes, bytes]:
+        if self._only_reads:
             lag = self.ring.replica_lag
             return {} if lag is None else {LAG: f"{lag:.3f}".encode()}
         try:

@@ -4,8 +4,12 @@
 -- name: position
 -- Of a primary, what has been written to disk: each commit that was acknowledged, unless
 -- synchronous_commit is off. Of a standby, what its queries see.
+-- Of a primary, also its timeline: a new one begins when a standby becomes a primary.
 SELECT
     pg_is_in_recovery() AS is_standby,
+    CASE
+        WHEN NOT pg_is_in_recovery() THEN substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8)
+    END AS timeline,
     (CASE
         WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
         WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()

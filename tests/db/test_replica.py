@@ -14,11 +14,13 @@ from pgdbm import AsyncDatabaseManager, DatabaseConfig
 from starlette.applications import Starlette
 
 from llmring_server import Ring, Settings, build
-from llmring_server.core.identity import ProjectId, project_of_key
+from llmring_server.conversations.models import NewConversation
+from llmring_server.core.identity import LIBRARY, ProjectId, project_of_key
 from llmring_server.db import replica as replica_module
 from llmring_server.db.replica import OTHER_CLUSTER, decode_position, encode_position
 from llmring_server.db.repository import Repository
-from llmring_server.errors import BadRequest, Unavailable, UnsafeDatabase
+from llmring_server.errors import BadRequest, NotFound, Unavailable, UnsafeDatabase
+from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
 from tests.support.replica import PostgresNode, primary_and_replica
@@ -97,10 +99,7 @@ async def test_a_read_whose_position_does_not_arrive_is_answered_by_the_primary(
         assert len(calls) == 2
 
 
-async def test_too_old_data_are_not_read(
-    nodes: Nodes, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replica_module, "SAMPLE_INTERVAL_SECONDS", 0)
+async def test_too_old_data_are_not_read(nodes: Nodes, project_id: ProjectId) -> None:
     async with Ring.open(nodes.settings(max_replica_lag=0.2)) as ring:
         await log(ring, project_id)
         async with nodes.paused():
@@ -108,6 +107,24 @@ async def test_too_old_data_are_not_read(
             async with asyncio.timeout(10):
                 while await count(ring.reading(), project_id) < 2:  # noqa: ASYNC110, time passes
                     await asyncio.sleep(0.05)
+
+
+async def test_what_was_just_created_exists(
+    replicated: Ring, nodes: Nodes, project_id: ProjectId
+) -> None:
+    conversations = replicated.conversations
+    async with nodes.paused():
+        created = await conversations.create(project_id, NewConversation(title="old"))
+        assert await conversations.get(project_id, created.id) == created
+        assert await conversations.messages(project_id, created.id) == []
+        await conversations.update(project_id, created.id, NewConversation(title="new"))
+        assert (await conversations.get(project_id, created.id)).title == "new"
+        new = NewTemplate(name="t", created_by="me", system_prompt="Hello")
+        template = await replicated.templates.create(project_id, new, actor=LIBRARY)
+        version = await replicated.templates.version(project_id, template.id, 1)
+        assert version.system_prompt == "Hello"
+        with pytest.raises(NotFound):
+            await replicated.templates.version(project_id, template.id, 2)
 
 
 async def test_http_responses_have_the_position_and_the_lag(
@@ -127,6 +144,7 @@ async def test_http_responses_have_the_position_and_the_lag(
         listed = await client.get("/api/v1/logs")
         assert 0 <= float(listed.headers[LAG]) < 60
         assert POSITION not in listed.headers
+        assert LAG in (await client.get("/api/v1/logs/export")).headers
         refused = await client.get("/api/v1/logs", headers={POSITION: "AQ"})
         assert (refused.status_code, refused.json()["code"]) == (400, "bad_request")
 

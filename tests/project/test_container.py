@@ -22,7 +22,7 @@ import rich_click as click
 import yaml  # type: ignore[import-untyped]
 
 from llmring_server.cli import main
-from llmring_server.cli.environment import SETTING_VARIABLES
+from llmring_server.core.variables import PREFIX
 from llmring_server.routes import META
 from llmring_server.server.in_process import listen, uvicorn_options
 from llmring_server.settings import Settings
@@ -98,7 +98,7 @@ def test_services_name_what_the_file_defines(compose: dict[str, Any]) -> None:
         for secret in service.get("secrets", []):
             assert secret in compose["secrets"], name
         for variable in service["environment"]:
-            is_ours = variable in SETTING_VARIABLES | {"LLMRING_DATABASE_READ_URL"}
+            is_ours = variable.removeprefix(PREFIX).lower() in Settings.model_fields
             assert is_ours or not variable.startswith("LLMRING_"), variable
         image = service["image"]
         assert image == "llmring-server" or re.search(r"postgres:\d+-\w+$", image), name
