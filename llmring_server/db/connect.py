@@ -139,6 +139,8 @@ def _reason(exc: Exception, url: str) -> str:  # noqa: PLR0911, a table
         return f"nothing listens on {hosts.replace(',', ' or ')}."
     if isinstance(exc, asyncpg.InvalidCatalogNameError):
         return f"{reason}. Create it with `llmring-server db create`."
+    if isinstance(exc, asyncpg.ProtocolViolationError) and reason.endswith("does not exist"):
+        return f"{reason}. PgBouncer does not create databases: use a direct connection for that."
     if "unsupported startup parameter" in reason:
         return f"{reason}. Behind PgBouncer, set LLMRING_DATABASE_POOLER=true."
     return reason

@@ -110,6 +110,7 @@ def test_prod_requires_a_database_url(command: str) -> None:
     assert "prod has no default database: set LLMRING_DATABASE_URL=" in refused.stderr
 
 
+@pytest.mark.direct("PgBouncer does not create databases")
 def test_prod_creates_its_database_once(nowhere: str) -> None:
     prod = {"LLMRING_DATABASE_URL": nowhere}
     missing = run("db", "status", "--env", "prod", **prod)
@@ -180,6 +181,7 @@ def test_drop_test_drops_only_test_databases(data_dir: Path) -> None:
     assert "pending" not in check_output("db", "status", **ours)
 
 
+@pytest.mark.direct("PgBouncer does not create databases")
 async def test_env_test_creates_a_database_on_the_configured_server(
     url: str, server_for_tests: dict[str, str]
 ) -> None:

@@ -16,6 +16,7 @@ from llmring_server.db.migrations import FOLDER, migration_status, pending_migra
 from llmring_server.errors import NotMigrated
 from llmring_server.maintenance import maintain
 from tests.conftest import drop
+from tests.support.pooler import is_between
 
 PROCESSES = 8
 ROUNDS = 10
@@ -162,7 +163,7 @@ async def test_concurrent_processes_apply_each_migration_once(
             sys.executable,
             "-c",
             MIGRATE,
-            url,
+            f"{url}&pgbouncer=true" if is_between() else url,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )
