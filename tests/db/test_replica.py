@@ -4,10 +4,11 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
@@ -286,8 +287,10 @@ async def test_10_000_reads_with_a_position_see_their_writes(nodes: Nodes) -> No
 
     async def pause_now_and_then() -> None:
         while True:
-            async with nodes.paused():
-                await asyncio.sleep(0.3)
+            # Replaying may cancel these queries, too.
+            with suppress(asyncpg.PostgresError):
+                async with nodes.paused():
+                    await asyncio.sleep(0.3)
             await asyncio.sleep(0.7)
 
     async with Ring.open(nodes.settings(database_pool_overflow=10)) as ring:
@@ -296,8 +299,10 @@ async def test_10_000_reads_with_a_position_see_their_writes(nodes: Nodes) -> No
             for _ in range(10):
                 clients.create_task(write_and_read(ring, 1000))
         pausing.cancel()
-        await asyncio.wait([pausing])
-    assert min(answered.values()) > 10, answered
+        # An error of its own would mean that nothing was paused.
+        with suppress(asyncio.CancelledError):
+            await pausing
+    assert min(answered.values()) > 50, answered
 
 
 @pytest.mark.full
