@@ -40,7 +40,7 @@ def test_no_privileged_action_has_a_default_actor(ring: Ring) -> None:
             actor = inspect.signature(function).parameters["actor"]
             assert actor.kind is inspect.Parameter.KEYWORD_ONLY, function
             assert actor.default is inspect.Parameter.empty, function
-    assert len(privileged) == 23
+    assert len(privileged) == 24
 
 
 def test_embedding_programs_can_pass_their_own_actor() -> None:

@@ -156,7 +156,7 @@ async def test_a_database_is_injected_into_an_app(db: AsyncDatabaseManager) -> N
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app=app),
         base_url="http://test",
-        headers={"X-API-Key": "a key"},
+        headers={"X-API-Key": "key"},
     ) as client:
         response = await client.get("/api/v1/logs")
         assert (response.status_code, response.json()) == (200, [])

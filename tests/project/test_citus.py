@@ -15,7 +15,7 @@ from llmring_server import Settings, migrate
 from llmring_server.db.database import open_database
 from tests.support.postgres import database
 
-DEPLOYMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
+SCALING = Path(__file__).parents[2] / "docs" / "scaling.md"
 
 SCHEMAS = ("llmring", "mcp_client")
 # Tables of projects that are not distributed by project: the documentation says why.
@@ -100,7 +100,7 @@ class Script(NamedTuple):
 
 @pytest.fixture(scope="module")
 def script() -> Script:
-    [text] = re.findall(r"```sql\n([^`]*create_distributed_table[^`]*)```", DEPLOYMENT.read_text())
+    [text] = re.findall(r"```sql\n([^`]*create_distributed_table[^`]*)```", SCALING.read_text())
     distributed = re.findall(r"create_distributed_table\('([\w.]+)', '(\w+)'", text)
     reference = re.findall(r"create_reference_table\('([\w.]+)'\)", text)
     local = re.findall(r"^-- local: ([\w.]+)$", text, re.MULTILINE)
@@ -129,7 +129,7 @@ async def test_the_script_names_every_table_once(
     assert script.distributed.keys() == of_projects - EXEMPT
     assert set(script.distributed.values()) == {"project_id"}
     for name in EXEMPT:
-        assert f"`{name.removeprefix('llmring.')}`" in DEPLOYMENT.read_text()
+        assert f"`{name.removeprefix('llmring.')}`" in SCALING.read_text()
 
 
 async def test_every_key_of_a_distributed_table_contains_the_project(

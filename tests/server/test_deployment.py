@@ -26,7 +26,7 @@ from tests.faults.test_kills import LONGEST, until
 from tests.support.served import is_live, serve
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deployment.md"
-UNITS = re.compile(r"```ini\n(.*?)```", re.DOTALL)
+UNITS = re.compile(r"```ini\n(\[Unit\]\n.*?)```", re.DOTALL)
 # Another address of this machine than the proxies', and its network in the audit log.
 CLIENT, NETWORK = "127.5.6.7", "127.5.6.0/24"
 REQUESTS = 100

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.routing import Router as StarletteRouter
 
 from llmring_server.errors import MethodNotAllowed, NotFound
 from llmring_server.routes import API, META
@@ -26,10 +26,6 @@ async def handler(_: Request) -> dict[str, Any]:
     return {}
 
 
-async def other(scope: Scope, receive: Receive, send: Send) -> None:
-    """Stand in for the app that runs the lifespan."""
-
-
 ROUTES = [
     Route(method, path, handler, None)
     for method, path in (EXACT, LOG, ITEM, DELETE, NESTED, HISTORY, ANY_DEPTH)
@@ -39,7 +35,7 @@ ROUTES = [
 def routed(method: str, path: str, root_path: str = "") -> tuple[tuple[str, str], dict[str, str]]:
     """Return the method and path of the route that gets a request, and the path's parameters."""
     scope = {"type": "http", "method": method, "path": path, "root_path": root_path}
-    Router(ROUTES, other)(scope, None, None).close()  # type: ignore[arg-type,attr-defined]
+    Router(ROUTES, StarletteRouter())(scope, None, None).close()  # type: ignore[arg-type,attr-defined]
     route: Any = scope["route"]
     params: Any = scope.get("path_params", {})
     return (route.method, route.path), params
