@@ -295,6 +295,8 @@ class ASGIFactory:
         """Return an app that serves an open `ring`."""
         app = App(self, None, migrates=run_migrations)
         app.use(ring)
+        # So that the first requests do not wait for one another.
+        app.is_prepared = not run_migrations
         return app
 
     def standalone(self) -> App:

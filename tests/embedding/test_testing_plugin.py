@@ -150,13 +150,13 @@ async def test_a_foreign_project_uses_the_fixtures(tmp_path: Path, server_url: s
     assert not [name for name in left if name.startswith("test_") and "llmring" in name]
 
 
-async def test_a_database_is_injected_into_an_app(db: AsyncDatabaseManager) -> None:
+async def test_a_database_is_injected_into_an_app(db: AsyncDatabaseManager, key: str) -> None:
     app = create_app(settings=Settings(auth="open"))
     app.state.db = db
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app=app),
         base_url="http://test",
-        headers={"X-API-Key": "key"},
+        headers={"X-API-Key": key},
     ) as client:
         response = await client.get("/api/v1/logs")
         assert (response.status_code, response.json()) == (200, [])
