@@ -478,7 +478,9 @@ async def test_sighup_reloads_the_settings_file(
 
         async def allowed() -> set[str | None]:
             # New connections, so that every worker answers some.
-            async with httpx.AsyncClient(base_url=server.client.base_url) as client:
+            # While no worker runs, they wait for the one that replaces it.
+            base_url = server.client.base_url
+            async with httpx.AsyncClient(base_url=base_url, timeout=60) as client:
                 answers = [
                     await client.options("/", headers=headers | {"Connection": "close"})
                     for _ in range(1 if workers == 1 else 20)
