@@ -83,7 +83,7 @@ class Ring:
         self._safety = DatabaseSafety(database, settings)
         self.audit = AuditLog(database)
         self.registry = Registry(database, settings, self.audit)
-        self.prices = Pricing(database, self.registry, self.audit)
+        self.pricing = Pricing(database, self.registry, self.audit)
         self.rollups = Rollups(database)
         self.idempotency_keys = IdempotencyKeys(database)
         limits = GroupCommitLimits(
@@ -95,7 +95,7 @@ class Ring:
         self.usage = Usage(
             database,
             limits,
-            self.prices,
+            self.pricing,
             self.rollups.move_in_background,
             self.idempotency_keys,
             strict_fields=settings.strict_fields,
@@ -115,7 +115,7 @@ class Ring:
         self.keys = ApiKeys(database, self.audit, settings)
         self.projects = Projects(database, self.audit)
         self.nonces = Nonces(database)
-        self.rerating = Rerating(database, self.prices, self.audit)
+        self.rerating = Rerating(database, self.pricing, self.audit)
         self.call_import = CallImport(database, self.usage, self.rollups, self.rerating, self.audit)
         self.templates = Templates(database, self.audit, settings)
         self.aliases = Aliases(database, settings)

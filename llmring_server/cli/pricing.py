@@ -71,7 +71,7 @@ def show(env: str, data_dir: Path, provider: str, model: str | None, **options: 
     tz = options.pop("tz")
     options["at"] = in_utc(options["at"], tz)
     query = PriceQuery(provider=provider, model=model, **options)
-    for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.find(query)):
+    for price in environment.with_ring(env, data_dir, lambda ring: ring.pricing.find(query)):
         _print_price(price, tz)
 
 
@@ -172,7 +172,7 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
         count = environment.with_ring(
             env,
             data_dir,
-            lambda ring: ring.prices.withdraw(provider, model, actor=actor),
+            lambda ring: ring.pricing.withdraw(provider, model, actor=actor),
             writes=True,
         )
         click.echo(f"Removed: {count}")
@@ -188,7 +188,7 @@ def override(env: str, data_dir: Path, **options: Any) -> None:
     elif any(value is not None for name, value in options.items() if name != "remove"):
         raise click.UsageError(NO_MODEL)
     else:
-        for price in environment.with_ring(env, data_dir, lambda ring: ring.prices.overrides()):
+        for price in environment.with_ring(env, data_dir, lambda ring: ring.pricing.overrides()):
             _print_price(price, tz)
 
 
@@ -202,11 +202,11 @@ class _Change(NamedTuple):
 
 async def _override(ring: Ring, prices: list[PriceOverride], actor: Actor) -> list[_Change]:
     """Set prices; return what each changed."""
-    before = {_key(price): price for price in await ring.prices.overrides()}
-    await ring.prices.override(prices, actor=actor)
-    after = {_key(price): price for price in await ring.prices.overrides()}
+    before = {_key(price): price for price in await ring.pricing.overrides()}
+    await ring.pricing.override(prices, actor=actor)
+    after = {_key(price): price for price in await ring.pricing.overrides()}
     keys = dict.fromkeys(map(_key_of_override, prices))
-    book = await ring.prices.book()
+    book = await ring.pricing.book()
     changes = []
     for key in keys:
         price = after[key]
@@ -280,7 +280,7 @@ def _parse_overrides(options: dict[str, Any]) -> list[PriceOverride]:
 def check(env: str, data_dir: Path, days: int) -> None:
     """List the models of unpriced calls; exit with 1 if there are any."""
     since = datetime.now(UTC) - timedelta(days=days)
-    models = environment.with_ring(env, data_dir, lambda ring: ring.prices.unpriced(since))
+    models = environment.with_ring(env, data_dir, lambda ring: ring.pricing.unpriced(since))
     if not models:
         click.echo(f"Every call of the last {days} days has a cost.")
         return

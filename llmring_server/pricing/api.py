@@ -23,10 +23,10 @@ class PriceList(TypedDict):
 
 async def list_prices(request: Request, query: PriceQuery) -> Annotated[PriceList, NotFound]:
     """List the prices of a model, in order of precedence."""
-    prices = await request.ring.prices.find(query)
+    prices = await request.ring.pricing.find(query)
     return {"currency": "USD", "per": UNITS_PER_PRICE, "prices": prices}
 
 
 async def explain_cost(request: Request, id: CallId) -> CostExplanation:
     """Explain the cost of a call, line by line."""
-    return await request.ring.prices.explain(request.project_id, id)
+    return await request.ring.pricing.explain(request.project_id, id)

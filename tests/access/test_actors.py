@@ -69,7 +69,7 @@ async def stage(alone: Ring) -> Stage:
     issued = await ring.keys.issue("mine", actor=LIBRARY)
     project, model = issued.project_id, f"m-{uuid4().hex}"
     await ring.usage.log(project, call(model))
-    await ring.prices.override(override(model, 1), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1), actor=LIBRARY)
     conversation = await ring.conversations.create(project)
     await ring.conversations.append(project, conversation.id, [NewMessage(role="user")])
     template = await ring.templates.create(
@@ -122,8 +122,8 @@ ACTIONS: dict[str, Act] = {
     "project.create": lambda s, a: s.ring.projects.create("another", actor=a),
     "project.rename": lambda s, a: s.ring.projects.rename(s.project, "renamed", actor=a),
     "project.retain": lambda s, a: s.ring.projects.retain(s.project, 30, actor=a),
-    "price.override": lambda s, a: s.ring.prices.override(override("other", 1), actor=a),
-    "price.withdraw": lambda s, a: s.ring.prices.withdraw("acme", s.model, actor=a),
+    "price.override": lambda s, a: s.ring.pricing.override(override("other", 1), actor=a),
+    "price.withdraw": lambda s, a: s.ring.pricing.withdraw("acme", s.model, actor=a),
     "price.rerate": lambda s, a: s.ring.rerating.run(everything(), actor=a),
     "registry.accept": lambda s, a: s.ring.registry.accept(s.file, actor=a),
     "template.create": lambda s, a: s.ring.templates.create(
@@ -242,7 +242,7 @@ async def test_work_within_a_transaction_needs_no_second_connection(
         await transaction.start()
         inside = narrow.within(connection)
         await inside.usage.log(project_id, call(model))
-        await inside.prices.override(override(model, 1), actor=LIBRARY)
+        await inside.pricing.override(override(model, 1), actor=LIBRARY)
         await inside.usage.log(project_id, call(model))
         await inside.rerating.run(everything(), actor=LIBRARY)
         await inside.conversations.delete_old_messages(project_id, 1, actor=LIBRARY)

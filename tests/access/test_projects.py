@@ -49,9 +49,9 @@ async def create_full_project(ring: Ring) -> ProjectId:
     await ring.usage.log_many(project_id, [call(model) for _ in range(7)], "key")
     conversation = await ring.conversations.create(project_id)
     await ring.conversations.append(project_id, conversation.id, [NewMessage(role="user")] * 7)
-    await ring.prices.override(override(model, 1), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
     template = await ring.templates.create(
         project_id, NewTemplate(name="t", created_by="ada"), actor=LIBRARY, may_share=True
     )

@@ -59,7 +59,7 @@ async def test_work_in_a_callers_transaction_is_not_retried(ring: Ring) -> None:
 
     async with ring._database.transaction() as inside:
         with pytest.raises(Unavailable):
-            await ring.prices.with_database(inside)._retry(attempt)
+            await ring.pricing.with_database(inside)._retry(attempt)
     assert attempts == 1
 
 

@@ -63,32 +63,32 @@ async def test_the_explanation_of_a_stored_call_adds_up_to_its_stored_cost(
     ring: Ring, owner: AsyncDatabaseManager, project_id: ProjectId, stored: StoredBefore
 ) -> None:
     provider, model, _, earlier, now = stored
-    await ring.prices.override(override(model, 0, provider=provider, rates=RATES), actor=LIBRARY)
+    await ring.pricing.override(override(model, 0, provider=provider, rates=RATES), actor=LIBRARY)
     log_id = await log_at_cost(ring, owner, project_id, stored)
-    found = await ring.prices.explain(project_id, log_id)
+    found = await ring.pricing.explain(project_id, log_id)
     assert (found.cost, sum(line.amount for line in found.lines)) == (Decimal(earlier),) * 2
     assert found.assumptions[0].startswith("The call was priced by an earlier rule")
     # Re-rating applies the present rule, and the explanation follows.
     [change] = await rerate(ring, model)
     assert (change.before, change.quote.cost) == (Decimal(earlier), Decimal(now))
-    found = await ring.prices.explain(project_id, log_id)
+    found = await ring.pricing.explain(project_id, log_id)
     assert (found.cost, sum(line.amount for line in found.lines)) == (Decimal(now),) * 2
     assert not found.assumptions[0].startswith("The call was priced by an earlier rule")
-    await ring.prices.withdraw(provider, model, actor=LIBRARY)
+    await ring.pricing.withdraw(provider, model, actor=LIBRARY)
 
 
 async def test_the_explanation_uses_the_price_of_the_call_whatever_the_book_says_now(
     ring: Ring, project_id: ProjectId
 ) -> None:
-    await ring.prices.override(override("m-then", 2), actor=LIBRARY)
+    await ring.pricing.override(override("m-then", 2), actor=LIBRARY)
     call = NewCall(provider="acme", model="m-then", **TOKENS)
     logged = await ring.usage.log(project_id, call)
     later = override("m-then", 3, valid_from=logged.timestamp - timedelta(hours=1))
-    await ring.prices.override(later, actor=LIBRARY)
-    found = await ring.prices.explain(project_id, logged.log_id)
+    await ring.pricing.override(later, actor=LIBRARY)
+    found = await ring.pricing.explain(project_id, logged.log_id)
     assert found.cost == sum(line.amount for line in found.lines) == Decimal("0.012")
     assert found.price
     assert found.price.rates["input"] == "2"
     # What the sources say is as of today: the override of now would price it.
     assert [source.prices_the_call for source in found.sources] == [True, False, False]
-    await ring.prices.withdraw("acme", "m-then", actor=LIBRARY)
+    await ring.pricing.withdraw("acme", "m-then", actor=LIBRARY)

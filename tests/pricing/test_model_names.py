@@ -127,20 +127,20 @@ async def test_an_override_is_found_by_any_spelling_of_its_provider(
     ring: Ring, project_id: ProjectId, set_for: str, reported: str
 ) -> None:
     model = f"m-{set_for}-{reported}"
-    await ring.prices.override(override(model, 7, provider=set_for), actor=LIBRARY)
+    await ring.pricing.override(override(model, 7, provider=set_for), actor=LIBRARY)
     logged = await ring.usage.log(project_id, call(model, provider=reported))
     assert (logged.cost, logged.cost_source) == (Decimal(7), "override")
-    assert await ring.prices.withdraw(reported, model, actor=LIBRARY) == 1
+    assert await ring.pricing.withdraw(reported, model, actor=LIBRARY) == 1
 
 
 async def test_the_newer_of_two_overrides_of_one_provider_counts(
     ring: Ring, project_id: ProjectId
 ) -> None:
     for usd, provider in ((1, "azure_openai"), (2, "azure"), (3, "azure.ai.openai")):
-        await ring.prices.override(override("m-newer", usd, provider=provider), actor=LIBRARY)
+        await ring.pricing.override(override("m-newer", usd, provider=provider), actor=LIBRARY)
     logged = await ring.usage.log(project_id, call("m-newer", provider="azure"))
     assert logged.cost == 3
-    assert await ring.prices.withdraw("azure", "m-newer", actor=LIBRARY) == 3
+    assert await ring.pricing.withdraw("azure", "m-newer", actor=LIBRARY) == 3
 
 
 def test_the_name_as_reported_comes_first() -> None:

@@ -46,7 +46,7 @@ async def test_an_override_that_is_rolled_back_prices_no_other_call(
         transaction = connection.transaction()
         await transaction.start()
         inside = ring.within(connection)
-        await inside.prices.override(override(model, 2), actor=LIBRARY)
+        await inside.pricing.override(override(model, 2), actor=LIBRARY)
         assert (await inside.usage.log(project_id, call(model))).cost == 2
         assert (await ring.usage.log(project_id, call(model))).cost_source == "unpriced"
         await transaction.rollback()
@@ -58,17 +58,17 @@ async def test_an_override_that_is_rolled_back_prices_no_other_call(
 async def test_an_override_is_found_by_its_own_name(
     ring: Ring, project_id: ProjectId, name: str, tier: str | None
 ) -> None:
-    await ring.prices.override(override(name, 7, service_tier=tier), actor=LIBRARY)
+    await ring.pricing.override(override(name, 7, service_tier=tier), actor=LIBRARY)
     assert (await ring.usage.log(project_id, call(name, service_tier=tier))).cost == 7
-    await ring.prices.withdraw("acme", name, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", name, actor=LIBRARY)
 
 
 async def test_a_long_prompt_may_be_free(ring: Ring, project_id: ProjectId, model: str) -> None:
     rates = {"input": {"base": 1, "above": {"200": 0}}}
-    await ring.prices.override(override(model, 0, rates=rates), actor=LIBRARY)
+    await ring.pricing.override(override(model, 0, rates=rates), actor=LIBRARY)
     costs = [
         (await ring.usage.log(project_id, call(model, input_tokens=tokens))).cost
         for tokens in (200, 201)
     ]
     assert costs == [Decimal("0.0002"), 0]
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)

@@ -150,9 +150,9 @@ async def test_an_override_of_a_dated_model_is_not_replaced_by_its_sibling(
     ring: Ring, project_id: ProjectId
 ) -> None:
     sibling = {"input": 2, "output": 8, "cache_read": "0.2"}
-    await ring.prices.override(override("big-1", 0, rates=sibling), actor=LIBRARY)
+    await ring.pricing.override(override("big-1", 0, rates=sibling), actor=LIBRARY)
     dated = {"input": 20, "output": 80}
-    await ring.prices.override(override("big-1-2026-05-01", 0, rates=dated), actor=LIBRARY)
+    await ring.pricing.override(override("big-1-2026-05-01", 0, rates=dated), actor=LIBRARY)
     costs = []
     for name, cached, tier in (
         ("big-1-2026-05-01", 0, None), ("big-1-2026-05-01", 1, None),
@@ -165,13 +165,13 @@ async def test_an_override_of_a_dated_model_is_not_replaced_by_its_sibling(
         costs.append((await ring.usage.log(project_id, call)).cost)
     assert costs == [20, None, None, Decimal("1.9999982"), Decimal("1.9999982")]
     for name in ("big-1", "big-1-2026-05-01"):
-        await ring.prices.withdraw("acme", name, actor=LIBRARY)
+        await ring.pricing.withdraw("acme", name, actor=LIBRARY)
 
 
 async def test_an_override_is_the_operators_word(ring: Ring, project_id: ProjectId) -> None:
     """It is flat unless it says otherwise, whatever tiers other sources know."""
     flat: dict[str, Any] = {"provider": "openai", "rates": {"input": 2, "output": 12}}
-    await ring.prices.override(override("gpt-5.4", 0, **flat), actor=LIBRARY)
+    await ring.pricing.override(override("gpt-5.4", 0, **flat), actor=LIBRARY)
     long: dict[str, Any] = {"provider": "openai", "model": "gpt-5.4", "input_tokens": 300_000}
     logged = await ring.usage.log(project_id, NewCall(**long, output_tokens=1000))
     assert (logged.cost, logged.cost_source) == (Decimal("0.612"), "override")
@@ -179,7 +179,7 @@ async def test_an_override_is_the_operators_word(ring: Ring, project_id: Project
     cached = NewCall(**long, output_tokens=1000, cached_input_tokens=1)
     logged = await ring.usage.log(project_id, cached)
     assert (logged.cost, logged.cost_source) == (Decimal("1.5224955"), "offline")
-    await ring.prices.withdraw("openai", "gpt-5.4", actor=LIBRARY)
+    await ring.pricing.withdraw("openai", "gpt-5.4", actor=LIBRARY)
 
 
 async def test_an_explanation_says_what_each_source_says(
@@ -195,7 +195,7 @@ async def test_an_explanation_says_what_each_source_says(
     call = NewCall(provider="openai", model="gpt-5.4", input_tokens=300_000, output_tokens=1000)
     logged = await ring.usage.log(project_id, call)
     assert (logged.cost, logged.cost_source) == (Decimal("1.5225"), "offline")
-    found = await ring.prices.explain(project_id, logged.log_id)
+    found = await ring.pricing.explain(project_id, logged.log_id)
     said = [(each.source, each.prices_the_call, each.reason) for each in found.sources]
     assert said == [
         ("override", False, "no price for the model"),
@@ -205,15 +205,15 @@ async def test_an_explanation_says_what_each_source_says(
     assert [bool(each.version) for each in found.sources] == [False, True, True]
     short = call.model_copy(update={"input_tokens": 1000})
     logged = await ring.usage.log(project_id, short)
-    found = await ring.prices.explain(project_id, logged.log_id)
+    found = await ring.pricing.explain(project_id, logged.log_id)
     assert [each.prices_the_call for each in found.sources] == [False, True, False]
     unknown = call.model_copy(update={"model": "x"})
     logged = await ring.usage.log(project_id, unknown)
-    found = await ring.prices.explain(project_id, logged.log_id)
+    found = await ring.pricing.explain(project_id, logged.log_id)
     assert {each.reason for each in found.sources} == {"no price for the model"}
     reported = call.model_copy(update={"cost": Decimal(1)})
     logged = await ring.usage.log(project_id, reported)
-    assert (await ring.prices.explain(project_id, logged.log_id)).sources == []
+    assert (await ring.pricing.explain(project_id, logged.log_id)).sources == []
 
 
 def test_the_registry_prices_what_the_price_book_does_not_know() -> None:

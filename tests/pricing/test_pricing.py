@@ -130,11 +130,11 @@ async def test_list_prices_returns_the_prices_of_a_model(client: httpx.AsyncClie
 async def test_an_override_takes_precedence_from_its_date_on(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
-    await ring.prices.override(override(model, "1.5"), actor=LIBRARY)
-    await ring.prices.override(
+    await ring.pricing.override(override(model, "1.5"), actor=LIBRARY)
+    await ring.pricing.override(
         override(model, 2, valid_from=NOW - timedelta(days=1)), actor=LIBRARY
     )
-    await ring.prices.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
+    await ring.pricing.override(override(model, 3, service_tier="batch"), actor=LIBRARY)
     entries = [
         call(model),
         call(model, logged_at=NOW - timedelta(days=2)),
@@ -144,19 +144,19 @@ async def test_an_override_takes_precedence_from_its_date_on(
     assert [(each.cost, each.cost_source) for each in logged] == [
         (Decimal(usd), "override") for usd in ("2", "1.5", "3")
     ]
-    assert [price.model for price in await ring.prices.overrides()].count(model) == 3
-    assert await ring.prices.withdraw("Acme", model, actor=LIBRARY) == 3
+    assert [price.model for price in await ring.pricing.overrides()].count(model) == 3
+    assert await ring.pricing.withdraw("Acme", model, actor=LIBRARY) == 3
     with pytest.raises(NotFound):
-        await ring.prices.find(PriceQuery(provider="acme", model=model))
+        await ring.pricing.find(PriceQuery(provider="acme", model=model))
 
 
 async def test_explain_cost_after_its_price_was_deleted(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     logged = await ring.usage.log(project_id, call(model))
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
-    found: Any = await ring.prices.explain(project_id, logged.log_id)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
+    found: Any = await ring.pricing.explain(project_id, logged.log_id)
     assert [(line.unit_price, line.amount) for line in found.lines] == [(2, 2)]
 
 
@@ -166,18 +166,18 @@ async def test_a_price_is_stored_again_after_a_rollback(
     # One connection: asking for another inside the transaction would wait forever.
     alone = {"database_pool_size": 1, "database_pool_overflow": 0}
     async with Ring.open(settings.model_copy(update=alone)) as ring:
-        await ring.prices.override(override(model, 2), actor=LIBRARY)
+        await ring.pricing.override(override(model, 2), actor=LIBRARY)
         async with ring.db.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
             await ring.within(connection).usage.log(project_id, call(model))
             await transaction.rollback()
         logged = await ring.usage.log(project_id, call(model))
-        assert (await ring.prices.explain(project_id, logged.log_id)).price is not None
+        assert (await ring.pricing.explain(project_id, logged.log_id)).price is not None
 
 
 async def test_a_bounded_number_of_unpriced_models_is_listed(alone: Ring) -> None:
     await alone.db.execute(UNPRICED_CALLS, MAX_UNPRICED_MODELS + 1)
-    models = await alone.prices.unpriced(datetime.now(UTC) - timedelta(days=1))
+    models = await alone.pricing.unpriced(datetime.now(UTC) - timedelta(days=1))
     assert len(models) == MAX_UNPRICED_MODELS
     assert (models[0].model, models[0].calls, models[-1].calls) == ("m1", 2, 1)

@@ -99,7 +99,7 @@ async def test_an_override_prices_any_quantity(ring: Ring, project_id: ProjectId
         "audio_second": "0.36", "video_second": "0.10", "image": "0.04", "character": 15,
         "request": 1,
     }  # fmt: skip
-    await ring.prices.override(override("media-1", 0, rates=rates), actor=LIBRARY)
+    await ring.pricing.override(override("media-1", 0, rates=rates), actor=LIBRARY)
     quantities = {
         "audio_seconds": Decimal("1.5"), "video_seconds": Decimal("8.5"), "images": 3,
         "characters": 1000, "requests": 2,
@@ -107,14 +107,14 @@ async def test_an_override_prices_any_quantity(ring: Ring, project_id: ProjectId
     logged = await ring.usage.log(project_id, call("media-1", input_tokens=0, **quantities))
     # 1.5 x 0.36 / 3600 + 8.5 x 0.10 + 3 x 0.04 + 1000 x 15 / 10^6 + 2 x 1 / 1000.
     assert logged.cost == Decimal("0.98715")
-    found = await ring.prices.explain(project_id, logged.log_id)
+    found = await ring.pricing.explain(project_id, logged.log_id)
     assert sum(line.amount for line in found.lines) == logged.cost
     assert {line.kind: (str(line.quantity), line.per) for line in found.lines} == {
         "request": ("2", 1000), "audio_second": ("1.5", 3600), "video_second": ("8.5", 1),
         "character": ("1000", 10**6), "image": ("3", 1),
     }  # fmt: skip
     rates["audio_second"] = "0.72"
-    await ring.prices.override(override("media-1", 0, rates=rates), actor=LIBRARY)
+    await ring.pricing.override(override("media-1", 0, rates=rates), actor=LIBRARY)
     [change] = await rerate(ring, "media-1")
     assert change.quote.cost == Decimal("0.9873")
-    await ring.prices.withdraw("acme", "media-1", actor=LIBRARY)
+    await ring.pricing.withdraw("acme", "media-1", actor=LIBRARY)

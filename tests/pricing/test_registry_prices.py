@@ -139,7 +139,7 @@ async def test_the_registry_takes_precedence_over_the_built_in_prices(
         f"{USD}input": 2.4, f"{USD}output": 9.6,
     }  # fmt: skip
     await ring.registry.refresh()
-    found = await ring.prices.find(PriceQuery(provider="openai", model="gpt-4o"))
+    found = await ring.pricing.find(PriceQuery(provider="openai", model="gpt-4o"))
     assert [(each.source, each.rates["input"]) for each in found] == [
         ("registry", "2.4"), ("offline", "2.5"),
     ]  # fmt: skip

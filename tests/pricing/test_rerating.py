@@ -52,7 +52,7 @@ async def test_calls_without_a_price_get_one_when_it_is_known(
     await ring.usage.log(project_id, call(model, cost=9))
     logged = await ring.usage.log(project_id, call(model))
     assert await costs(ring, project_id) == ([0, 9], 9, 0, 1)
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     assert len(await rerate(ring, model, dry_run=True)) == 1
     assert await costs(ring, project_id) == ([0, 9], 9, 0, 1)
     change: Any
@@ -60,21 +60,21 @@ async def test_calls_without_a_price_get_one_when_it_is_known(
     assert (change.before, change.quote.cost) == (None, 2)
     assert await costs(ring, project_id) == ([2, 9], 11, 2, 0)
     assert await rerate(ring, model) == []
-    found: Any = await ring.prices.explain(project_id, logged.log_id)
+    found: Any = await ring.pricing.explain(project_id, logged.log_id)
     assert (found.cost, found.cost_source, found.lines[0].amount) == (2, "override", 2)
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_every_rating_of_a_call_is_stored(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     logged = await ring.usage.log(project_id, call(model, id_at_origin="x"), "key")
     for usd in (3, 1):
-        await ring.prices.override(override(model, usd), actor=LIBRARY)
+        await ring.pricing.override(override(model, usd), actor=LIBRARY)
         await rerate(ring, model)
     assert await costs(ring, project_id) == ([1], 1, -1, 0)
-    found: Any = await ring.prices.explain(project_id, logged.log_id)
+    found: Any = await ring.pricing.explain(project_id, logged.log_id)
     amounts: Any = [
         (Decimal(adjustment["amount"]), Decimal(adjustment["cost"]))
         for adjustment in found.adjustments
@@ -82,7 +82,7 @@ async def test_every_rating_of_a_call_is_stored(
     assert (amounts, found.adjustment) == ([(1, 3), (-2, 1)], -1)
     again: Any = await ring.usage.log(project_id, call(model, id_at_origin="x"), "key")
     assert (again.replayed, again.cost) == (True, 2)  # the cost of the first response
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
     assert await rerate(ring, model) == []
     assert await costs(ring, project_id) == ([1], 1, -1, 0)
 
@@ -93,9 +93,9 @@ async def test_all_batches_of_calls_are_rated(
     monkeypatch.setattr("llmring_server.pricing.rerating.BATCH_SIZE", 3)
     old = [call(model, logged_at=NOW - timedelta(days=40 * n)) for n in range(10)]
     await ring.usage.log_many(project_id, old)
-    await ring.prices.override(override(model, 1), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1), actor=LIBRARY)
     assert len(await rerate(ring, model)) == 10
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_one_rerating_at_a_time(ring: Ring, project_id: ProjectId, model: str) -> None:
@@ -114,32 +114,32 @@ async def test_the_last_rating_counts_even_if_the_clock_goes_back(
     for usd, clock in ((2, 10**18), (3, 10**17)):
         made = UUID(int=uuid_utils.uuid7(nanoseconds=clock).int)
         monkeypatch.setattr("llmring_server.pricing.rerating.new_id", lambda made=made: made)
-        await ring.prices.override(override(model, usd), actor=LIBRARY)
+        await ring.pricing.override(override(model, usd), actor=LIBRARY)
         await rerate(ring, model)
     assert await costs(ring, project_id) == ([3], 3, 3, 0)
     assert await rerate(ring, model) == []
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_prices_are_stored_again_after_a_rollback(
     ring: Ring, project_id: ProjectId, model: str
 ) -> None:
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
-    [history] = (await ring.prices.book()).histories("acme", model, None)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
+    [history] = (await ring.pricing.book()).histories("acme", model, None)
     price: Any = history.at(NOW)
     with suppress(Conflict):
         async with ring._database.transaction() as inside:
-            await ring.prices.with_database(inside).insert_prices([price])
+            await ring.pricing.with_database(inside).insert_prices([price])
             raise Conflict
     logged = await ring.usage.log(project_id, call(model))
-    assert (await ring.prices.explain(project_id, logged.log_id)).price
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    assert (await ring.pricing.explain(project_id, logged.log_id)).price
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
 
 
 async def test_price_changes_are_audited(ring: Ring, model: str) -> None:
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
     done = [event.action for event in await ring.audit.events(NOW) if model in event.target]
     assert done == ["price.withdraw", "price.rerate", "price.override"]
 
@@ -171,7 +171,7 @@ BAD_DETAILS = [
 async def test_a_call_with_bad_details_keeps_its_cost_and_does_not_stop_re_rating(
     ring: Ring, owner: AsyncDatabaseManager, project_id: ProjectId, model: str, details: str
 ) -> None:
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     bad = await ring.usage.log(project_id, call(model))
     good = await ring.usage.log(project_id, call(model))
     await owner.execute(
@@ -180,10 +180,10 @@ async def test_a_call_with_bad_details_keeps_its_cost_and_does_not_stop_re_ratin
         project_id,
         bad.log_id,
     )
-    await ring.prices.override(override(model, 3), actor=LIBRARY)
+    await ring.pricing.override(override(model, 3), actor=LIBRARY)
     assert [change.id for change in await rerate(ring, model)] == [good.log_id]
-    explanation = await ring.prices.explain(project_id, bad.log_id)
+    explanation = await ring.pricing.explain(project_id, bad.log_id)
     assert explanation.cost == 2
     assert explanation.lines == []
-    assert (await ring.prices.explain(project_id, good.log_id)).cost == 3
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    assert (await ring.pricing.explain(project_id, good.log_id)).cost == 3
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)

@@ -63,10 +63,10 @@ async def test_an_override_is_found_by_any_spelling_of_its_tier(
     ring: Ring, project_id: ProjectId, set_for: str | None, reported: str
 ) -> None:
     model = f"m-{set_for}-{reported}"
-    await ring.prices.override(override(model, 7, service_tier=set_for), actor=LIBRARY)
+    await ring.pricing.override(override(model, 7, service_tier=set_for), actor=LIBRARY)
     logged = await ring.usage.log(project_id, call(model, service_tier=reported))
     assert logged.cost == 7
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
 
 
 def test_no_spelling_has_two_normal_names() -> None:

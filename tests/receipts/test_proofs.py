@@ -124,9 +124,9 @@ async def test_a_receipt_stays_true_when_its_calls_are_re_rated(
     response = (await ring.receipts.generate(project_id, UNCERTIFIED))["receipt"]
     totals = body_verified_by_pynacl(response)["totals"]
     assert totals["cost"] == {"currency": "USD", "amount": "0.0000000000", "unpriced": 3}
-    await ring.prices.override(override(model, 1), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
     assert (await ring.usage.logs(project_id))[0].cost > 0
     await check_against_export(ring, key, response)
 

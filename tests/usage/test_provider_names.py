@@ -63,7 +63,7 @@ async def test_rerating_adjusts_the_sums_of_the_normal_name(
     call = {"provider": "ACME", "model": model, "logged_at": HOURS_AGO}
     await ring.usage.log(project_id, NewCall(**CALL | call))
     await ring.rollups.move_to_rollups()
-    await ring.prices.override(override(model, 1, provider="ACME"), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1, provider="ACME"), actor=LIBRARY)
     window = RerateFilter(HOURS_AGO, HOURS_AGO + timedelta(hours=1), model)
     assert await ring.rerating.run(window, actor=LIBRARY) == 1
     stats = await ring.usage.stats(project_id)

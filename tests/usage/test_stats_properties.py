@@ -65,7 +65,7 @@ class Histories(RuleBasedStateMachine):
         self.keys: dict[str, Any] = {}
         self.dropped_until: datetime | None = None
         for model in MODELS:
-            self.wait(self.ring.prices.withdraw("p", model, actor=LIBRARY))
+            self.wait(self.ring.pricing.withdraw("p", model, actor=LIBRARY))
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -142,7 +142,7 @@ class Histories(RuleBasedStateMachine):
     def rerate(self, model: str, price: Decimal) -> None:
         rates = dict.fromkeys(("input", "cache_read", "output"), price)
         override = PriceOverride(provider="p", model=model, rates=rates)
-        self.wait(self.ring.prices.override([override], actor=LIBRARY))
+        self.wait(self.ring.pricing.override([override], actor=LIBRARY))
         self.wait(
             self.adjust(RerateFilter(NOW - timedelta(days=400), NOW + timedelta(hours=1), model))
         )

@@ -56,7 +56,7 @@ def other_project() -> ProjectId:
 async def log_every_kind(ring: Ring, project_id: ProjectId) -> None:
     """Log calls of every kind: of all sources of costs, statuses and labels, some re-rated."""
     model, unknown = f"m-{uuid4().hex}", f"u-{uuid4().hex}"
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     fields: list[dict[str, Any]] = [
         {},
         {"cost": 0},
@@ -78,12 +78,12 @@ async def log_every_kind(ring: Ring, project_id: ProjectId) -> None:
     await ring.usage.log_many(project_id, [call(model), call(unknown), call(model, cost=5)])
     for price in (3, 1):
         # Down and up: one adjustment is negative. `unknown` gets a price only now.
-        await ring.prices.override(override(model, price), actor=LIBRARY)
-        await ring.prices.override(override(unknown, price), actor=LIBRARY)
+        await ring.pricing.override(override(model, price), actor=LIBRARY)
+        await ring.pricing.override(override(unknown, price), actor=LIBRARY)
         await rerate(ring, model)
         await rerate(ring, unknown)
     for name in (model, unknown):
-        await ring.prices.withdraw("acme", name, actor=LIBRARY)
+        await ring.pricing.withdraw("acme", name, actor=LIBRARY)
 
 
 async def exported(ring: Ring, project_id: ProjectId, **window: Any) -> list[ExportedCall]:
@@ -257,18 +257,18 @@ async def test_an_import_costs_what_a_re_rating_makes_of_it(
 ) -> None:
     model = f"m-{uuid4().hex}"
     await ring.usage.log(project_id, call(model))
-    await ring.prices.override(override(model, 2), actor=LIBRARY)
+    await ring.pricing.override(override(model, 2), actor=LIBRARY)
     await rerate(ring, model)
     await import_calls(ring, other_project, await exported(ring, project_id))
     imported: Any
     [imported] = await ring.usage.logs(other_project)
     assert (imported.cost, imported.adjustment, imported.first_cost) == (2, 2, None)
-    explained: Any = await ring.prices.explain(other_project, imported.id)
+    explained: Any = await ring.pricing.explain(other_project, imported.id)
     assert (explained.price, explained.lines, explained.cost) == (None, [], 2)
     assert [each["amount"] for each in explained.adjustments] == ["2.0000000000"]
-    await ring.prices.override(override(model, 5), actor=LIBRARY)
+    await ring.pricing.override(override(model, 5), actor=LIBRARY)
     await rerate(ring, model)
-    await ring.prices.withdraw("acme", model, actor=LIBRARY)
+    await ring.pricing.withdraw("acme", model, actor=LIBRARY)
     assert await stats_of(ring, other_project) == await stats_of(ring, project_id)
     assert await exported(ring, other_project) == await exported(ring, project_id)
 

@@ -112,7 +112,7 @@ async def test_rerating_leaves_unknown_usage_unpriced(ring: Ring, project_id: Pr
     model = f"m-{uuid4().hex}"
     call = {"provider": "acme", "model": model}
     await ring.usage.log_many(project_id, [NewCall(**CALL | NULLS | call), NewCall(**CALL | call)])
-    await ring.prices.override(override(model, 1), actor=LIBRARY)
+    await ring.pricing.override(override(model, 1), actor=LIBRARY)
     now = datetime.now(UTC)
     window = RerateFilter(now - timedelta(days=1), now + timedelta(days=1), model)
     assert await ring.rerating.run(window, actor=LIBRARY) == 1
@@ -120,7 +120,7 @@ async def test_rerating_leaves_unknown_usage_unpriced(ring: Ring, project_id: Pr
     assert (summary.unpriced_requests, summary.unknown_usage_requests) == (1, 1)
     assert summary.total_cost == Decimal("0.0012")
     # No price is missing: with its usage, the call would have one.
-    unpriced = await ring.prices.unpriced(now - timedelta(days=1))
+    unpriced = await ring.pricing.unpriced(now - timedelta(days=1))
     assert model not in {each.model for each in unpriced}
 
 
