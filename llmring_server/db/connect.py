@@ -112,7 +112,7 @@ def connecting_to(target: str, url: str) -> Iterator[None]:
         raise Unavailable(f"Cannot connect to {target}: {_reason(exc, url)}") from exc
 
 
-def _reason(exc: Exception, url: str) -> str:  # noqa: PLR0911, a table
+def _reason(exc: Exception, url: str) -> str:  # noqa: C901, PLR0911, a table
     # These messages of the driver name a host, a user or a database, and never a password.
     if isinstance(exc, NoUsableHost):
         reasons = [
