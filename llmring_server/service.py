@@ -11,6 +11,7 @@ from llmring_server.access.projects import Projects
 from llmring_server.aliases.service import Aliases
 from llmring_server.conversations.service import Conversations
 from llmring_server.db.migrations import migrate
+from llmring_server.db.monitored import with_schema
 from llmring_server.errors import RingError
 from llmring_server.mcp import Mcp
 from llmring_server.owned_ring import OwnedRing
@@ -26,12 +27,13 @@ from llmring_server.usage.service import Usage
 class LLMRingService:
     """Everything without HTTP, on the caller's `db`, or on a database that `initialize` opens.
 
-    `db_manager` is another name of `db`. The services are those of a `Ring`, such as `usage`.
+    `db_manager` is another name of `db`. Without `settings`, they are read from the environment, as
+    in llmring-server 0.1. The services are those of a `Ring`, such as `usage`.
     """
 
     # Those of `ring`.
     usage: Usage
-    prices: Pricing
+    pricing: Pricing
     registry: Registry
     conversations: Conversations
     templates: Templates
@@ -67,15 +69,18 @@ class LLMRingService:
             }
             if schema:
                 changes["database_schema"] = schema
-            base = settings.model_dump(exclude_unset=True) if settings else {}
-            self.settings = Settings(**base | changes)
+            self.settings = (
+                Settings(**settings.model_dump(exclude_unset=True) | changes)
+                if settings
+                else Settings.from_env(**changes)
+            )
             self._owned = OwnedRing()
             return
         manager = db or db_manager
         if manager is not None:
             if schema and schema != manager.schema:
-                manager = AsyncDatabaseManager(pool=manager._pool, schema=schema)
-            self.settings = settings or Settings()
+                manager = with_schema(manager, schema)
+            self.settings = settings or Settings.from_env()
             self._ring = Ring(manager, self.settings)
 
     def __getattr__(self, name: str) -> Any:

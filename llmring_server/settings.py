@@ -25,7 +25,14 @@ from pydantic import (
 from llmring_server.core.connection_string import parse
 from llmring_server.core.settings_file import is_readable_by_everyone, read_settings_file
 from llmring_server.core.validation import errors_of
-from llmring_server.core.variables import CONFIG, former_settings, variable_of, variable_warnings
+from llmring_server.core.variables import (
+    CONFIG,
+    dotenv_variables,
+    former_settings,
+    require_content_asked_for,
+    variable_of,
+    variable_warnings,
+)
 from llmring_server.errors import InvalidSettings
 
 logger = logging.getLogger(__name__)
@@ -232,7 +239,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
         `defaults`. `DATABASE_URL` is used if nothing else names a database. Raise InvalidSettings,
         which says where an invalid setting comes from.
         """
-        return cls._read(environ.get(CONFIG), environ, defaults, values)
+        settings = cls._read(environ.get(CONFIG), environ, defaults, values)
+        require_content_asked_for(environ, dotenv_variables(), settings.conversation_content)
+        return settings
 
     @classmethod
     def from_file(
@@ -242,7 +251,9 @@ class Settings(BaseModel, frozen=True, extra="forbid", hide_input_in_errors=True
 
         Raise InvalidSettings, which says where an invalid setting comes from.
         """
-        return cls._read(path, environ, {}, values)
+        settings = cls._read(path, environ, {}, values)
+        require_content_asked_for(environ, {}, settings.conversation_content)
+        return settings
 
     @classmethod
     def _read(

@@ -1,5 +1,6 @@
 """Variables of the environment that begin with LLMRING_: settings, former settings and others."""
 
+import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -82,6 +83,8 @@ _WITHOUT_PREFIX = {
     "MESSAGE_RETENTION_DAYS": "`llmring-server projects retain`",
 }
 
+# What is stored of conversations, the least first.
+_CONTENT = ("none", "metadata", "full")
 _FALSE = ("0", "f", "false", "n", "no", "off")
 
 
@@ -90,10 +93,7 @@ def variable_of(setting: str) -> str:
 
 
 def former_settings(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the settings that variables of llmring-server 0.1 set: the variable and the value.
-
-    Raise InvalidSettings for one that would make the server store or allow more than it asks for.
-    """
+    """Return the settings that variables of llmring-server 0.1 set: the variable and the value."""
     former = {
         name: (variable, value)
         for variable, name in RENAMED.items()
@@ -101,17 +101,46 @@ def former_settings(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     }
     if environ.get(_VALIDATION_MODE, "").lower() == "strict":
         former["auth"] = (_VALIDATION_MODE, "keys")
-    # It also refused to create conversations, which have titles and system prompts.
-    if _is_tracking_refused(environ):
-        raise InvalidSettings(
-            f"{_TRACKING}: conversations cannot be turned off. Set {_LEVEL}=none, with which no"
-            " messages are stored; titles and system prompts are stored if clients send them."
-        )
     return former
 
 
-def _is_tracking_refused(environ: Mapping[str, str]) -> bool:
-    return environ.get(_TRACKING, "").lower() in _FALSE and environ.get(_LEVEL) != "none"
+def require_content_asked_for(
+    environ: Mapping[str, str], dotenv: Mapping[str, str], content: str
+) -> None:
+    """Raise InvalidSettings if a variable asks to store less of conversations than `content`.
+
+    llmring-server 0.1 read variables in lower case, too, and a file `.env`. Not to read them must
+    not mean to store what they forbid.
+    """
+    file = {name: value for name, value in dotenv.items() if name not in environ}
+    for place, variables in (("", environ), (" in the file .env", file)):
+        for name, value in variables.items():
+            most = _most_content(name.upper(), value)
+            if most is None or _CONTENT.index(most) >= _CONTENT.index(content):
+                continue
+            if name.upper() == _TRACKING:
+                # It also refused to create conversations, which have titles and system prompts.
+                raise InvalidSettings(
+                    f"{name}{place}: conversations cannot be turned off. Set {_LEVEL}=none, with"
+                    " which no messages are stored; titles and system prompts are stored if clients"
+                    " send them."
+                )
+            # What is read in its proper form has had its effect.
+            if place or name != name.upper():
+                raise InvalidSettings(
+                    f"{name}{place} is not read, and asks to store less of conversations than the"
+                    f" server would. Set {_LEVEL}={most} in the environment or in a settings file,"
+                    " or remove it."
+                )
+
+
+def _most_content(variable: str, value: str) -> str | None:
+    """Return how much of conversations a variable lets the server store; None for another one."""
+    value = value.strip().lower()
+    if variable == _TRACKING:
+        return "none" if value in _FALSE else None
+    is_level = variable == _LEVEL or RENAMED.get(variable) == "conversation_content"
+    return value if is_level and value in _CONTENT else None
 
 
 def variable_warnings(environ: Mapping[str, str], settings: Collection[str]) -> list[str]:
@@ -129,9 +158,9 @@ def variable_warnings(environ: Mapping[str, str], settings: Collection[str]) -> 
                 f" {_WITHOUT_PREFIX[name]}."
             )
         is_ours = name.upper().startswith(PREFIX) and not name.startswith(_TEST_PREFIX)
-        # What is refused is an error, and no warning.
-        is_refused = name == _TRACKING and _is_tracking_refused(environ)
-        if not is_ours or name in known or is_refused:
+        # It is an error where it asks for less than is stored, and has its effect where not.
+        is_tracking_off = name == _TRACKING and _most_content(name, environ[name]) is not None
+        if not is_ours or name in known or is_tracking_off:
             continue
         warnings.append(_warning(name, environ[name], variables))
     return [*warnings, *_file_warnings(environ, known)]
@@ -154,13 +183,7 @@ def _file_warnings(environ: Mapping[str, str], known: Collection[str]) -> list[s
 
     llmring-server 0.1 read it. The client does so too, so its variables may be there.
     """
-    try:
-        text = Path(".env").read_text(errors="replace")
-    except OSError:
-        return []
-    names = {
-        line.strip().removeprefix("export ").partition("=")[0].strip() for line in text.splitlines()
-    }
+    names = {*dotenv_variables()}
     settings = (names & ({*known, *RENAMED, *_REPLACEMENTS} - {*CLIENT_VARIABLES})) - environ.keys()
     if not settings:
         return []
@@ -170,3 +193,17 @@ def _file_warnings(environ: Mapping[str, str], known: Collection[str]) -> list[s
             " environment (`set -a; . ./.env`), or into a settings file."
         )
     ]
+
+
+def dotenv_variables() -> dict[str, str]:
+    """Return the variables in the file .env of the working directory."""
+    try:
+        text = Path(".env").read_text(errors="replace")
+    except OSError:
+        return {}
+    variables = {}
+    for line in text.splitlines():
+        name, _, value = line.strip().removeprefix("export ").partition("=")
+        # A comment follows a space.
+        variables[name.strip()] = re.sub(r"\s+#.*", "", value).strip().strip("'\"")
+    return variables

@@ -37,7 +37,7 @@ try:
     main.app
 except ValueError:
     os.environ["LLMRING_DATABASE_SCHEMA"] = "from_env"
-assert main.app is llmring_server.app and main.create_app is llmring_server.create_app
+assert main.app is llmring_server.app
 print(main.app.state.schema, main.app.state.mode)
 """
 
@@ -66,6 +66,26 @@ def test_former_settings_read_the_environment_when_created(
     assert former.Settings(database_schema="mine").database_schema == "mine"
     app = create_app(settings=settings)
     assert app.state.settings == settings
+
+
+async def test_former_calls_on_a_lent_database_read_the_environment(
+    url: str, db: AsyncDatabaseManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMRING_MESSAGE_LOGGING_LEVEL", "none")
+    monkeypatch.setenv("LLMRING_ENABLE_CONVERSATION_TRACKING", "false")
+    for app in (
+        main.create_app(db, config={"auth": "open"}),
+        main.create_app(db_manager=db, authenticate=lambda _: None),
+        main.create_app(config={"auth": "open"}),
+    ):
+        assert app.state.settings.conversation_content == "none"
+    assert main.create_app(db, settings=Settings()).state.settings.conversation_content == "full"
+    for service in (LLMRingService(db), LLMRingService(connection_string=url, schema=SCHEMA)):
+        assert service.settings.conversation_content == "none"
+    assert service.settings.database_url == url
+    assert LLMRingService(db, Settings()).settings.conversation_content == "full"
+    with pytest.raises(ValueError, match=r"settings=\.\.\. or config=\.\.\., not both"):
+        main.create_app(db, settings=Settings(), config={})
 
 
 def test_former_names_of_settings_are_accepted() -> None:

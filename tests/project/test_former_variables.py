@@ -68,8 +68,37 @@ def test_conversations_that_cannot_be_turned_off_are_refused(value: str) -> None
     environ = {"LLMRING_ENABLE_CONVERSATION_TRACKING": value}
     with pytest.raises(InvalidSettings, match="Set LLMRING_CONVERSATION_CONTENT=none"):
         Settings.from_env(environ)
-    settings = Settings.from_env({**environ, "LLMRING_CONVERSATION_CONTENT": "none"})
-    assert settings.conversation_content == "none"
+    for name in ("LLMRING_CONVERSATION_CONTENT", "LLMRING_MESSAGE_LOGGING_LEVEL"):
+        assert Settings.from_env({**environ, name: "none"}).conversation_content == "none"
+    assert Settings.from_env(environ, conversation_content="none").conversation_content == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("llmring_message_logging_level", "none"),
+        ("LLMRing_Message_Logging_Level", "METADATA"),
+        ("llmring_conversation_content", "none"),
+        ("llmring_enable_conversation_tracking", "off"),
+    ],
+)
+def test_what_would_be_private_is_refused_in_a_form_that_is_not_read(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidSettings, match=f"^{name}.*LLMRING_CONVERSATION_CONTENT="):
+        Settings.from_env({name: value})
+    with pytest.raises(InvalidSettings, match=f"^{name}"):
+        Settings.from_env({name: value, "LLMRING_CONVERSATION_CONTENT": "full"})
+    as_private = {"LLMRING_CONVERSATION_CONTENT": "none"}
+    assert Settings.from_env({name: value} | as_private).conversation_content == "none"
+    monkeypatch.chdir(tmp_path)
+    for variable in (name, name.upper()):
+        (tmp_path / ".env").write_text(f"# mine\nexport {variable} = '{value}' # private\n")
+        with pytest.raises(InvalidSettings, match=rf"^{variable} in the file \.env"):
+            Settings.from_env({})
+    assert Settings.from_env(as_private).conversation_content == "none"
+    (tmp_path / ".env").write_text(f"{name}=full\n")
+    assert Settings.from_env({}) == Settings()
 
 
 @pytest.mark.parametrize(
