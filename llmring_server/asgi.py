@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+from asyncio import get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -19,10 +20,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmring_server.access.authentication import Authenticate, Authentication
 from llmring_server.core.fair_queue import FairSlots
+from llmring_server.db.database import loop_of
 from llmring_server.db.migrations import migrate
 from llmring_server.db.monitored import with_schema
-from llmring_server.errors import RingError
-from llmring_server.owned_ring import ClosedDatabase, OwnedRing
+from llmring_server.errors import RingError, Unavailable
+from llmring_server.owned_ring import (
+    CLOSED,
+    LENT_IN_OTHER_LOOP,
+    NOT_LENT,
+    OTHER_LOOP,
+    ClosedDatabase,
+    OwnedRing,
+)
 from llmring_server.receipts.signing_keys import Keyring
 from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
@@ -75,18 +84,32 @@ class _Cors(CORSMiddleware):
 
 
 class _State(State):
-    """The state of an app. A host may set `db` and `settings`; the next request uses them."""
+    """The state of an app. A host may set `db` and `settings`; the next request uses them.
+
+    Without `db`, or if it is None, that is the app's own database.
+    """
 
     def __init__(self, app: "App") -> None:
         super().__init__()
         vars(self)["_app"] = app
 
     def __setattr__(self, key: str, value: Any) -> None:
+        if key == "settings":
+            self._app.check(value)
         super().__setattr__(key, value)
-        self._app.is_prepared, self._app.prepared_in = False, None
+        self._app.prepared_in = None
+
+    def __delattr__(self, key: Any) -> None:
+        if key == "settings":
+            raise AttributeError("app.state.settings cannot be deleted: set other settings")
+        super().__delattr__(key)
+        self._app.prepared_in = None
 
     def __setitem__(self, key: str, value: Any) -> None:
         setattr(self, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        delattr(self, key)
 
 
 class _Prepare:
@@ -97,7 +120,7 @@ class _Prepare:
         self._prepared = prepared
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if self._prepared.is_prepared or scope["type"] != "http":
+        if self._prepared.prepared_in is get_running_loop() or scope["type"] != "http":
             return self.app(scope, receive, send)
         return self._prepare(scope, receive, send)
 
@@ -105,9 +128,13 @@ class _Prepare:
         path = path_below_root(scope)
         if path in HEALTH_CHECKS:
             # They tell whether the database can be reached, and soon.
-            with suppress(RingError, TimeoutError):
+            try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     await self._prepared.prepare()
+            except (RingError, TimeoutError):
+                # The ring of another event loop must not be used in this one.
+                if self._prepared.prepared_in is not None:
+                    raise
         elif path not in WITHOUT_DATABASE:
             await self._prepared.prepare()
         await self.app(scope, receive, send)
@@ -137,10 +164,7 @@ class App(Starlette):
         # Whether a borrowed database is migrated, and the one that was migrated last.
         self._migrates = migrates
         self._migrated_db: AsyncDatabaseManager | None = None
-        # Whether `ring` is ready for the next request.
-        self.is_prepared = False
-        # The event loop for which it is; another one is looked for only until the app is started.
-        self.is_started = False
+        # The event loop in which `ring` is ready for the next request.
         self.prepared_in: asyncio.AbstractEventLoop | None = None
         self._preparing: asyncio.Task[None] | None = None
         self.large_bodies = large_body_slots()
@@ -158,42 +182,56 @@ class App(Starlette):
 
         All who ask meanwhile get the same result; after a failure, the next one tries again.
         """
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         if self.prepared_in is loop:
             return
         task = self._preparing
-        if task is None or task.done() or task.get_loop() is not loop:
+        if task is None or task.done() or task.get_loop().is_closed():
             task = self._preparing = loop.create_task(self._prepare(loop))
-            # There may be no request left to see an error.
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(task)
+        elif task.get_loop() is not loop:
+            raise Unavailable(OTHER_LOOP)
+        # It goes on for the others if one of those who wait is cancelled.
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise Unavailable(CLOSED)
+        task.result()
 
     async def _prepare(self, loop: asyncio.AbstractEventLoop) -> None:
-        settings = self.state.settings
-        db: Any = getattr(self.state, "db", self._owned_db)
-        if self._owned and db is self._owned_db:
-            ring = await self._open(self._owned, settings)
-        else:
-            ring = self._borrow(db, settings)
-            if self._migrates and self._migrated_db is not ring.db:
-                await migrate(ring.db, ring.settings.mcp_schema)
-                self._migrated_db = ring.db
+        while True:
+            lent, settings = self._lent_db(), self.state.settings
+            ring = await (self._open(settings) if lent is None else self._borrow(lent, settings))
+            # The host may have set others meanwhile.
+            if lent is self._lent_db() and settings is self.state.settings:
+                break
+        if lent is None:
+            self._owned_db = ring.db
         self.use(ring)
         self.prepared_in = loop
-        self.is_prepared = self.is_started or ring.db is not self._owned_db
 
-    async def _open(self, owned: OwnedRing, settings: Settings) -> Ring:
-        ring = await owned.open(settings)
+    def _lent_db(self) -> AsyncDatabaseManager | None:
+        db: AsyncDatabaseManager | None = getattr(self.state, "db", None)
+        return None if db is self._owned_db else db
+
+    async def _open(self, settings: Settings) -> Ring:
+        if self._owned is None:
+            raise Unavailable(NOT_LENT)
+        ring = await self._owned.open(settings)
         if self._is_replaced(settings, ring):
-            await owned.aclose()
-            ring = await owned.open(settings)
-        self._owned_db = ring.db
+            await self._owned.aclose()
+            ring = await self._owned.open(settings)
         return ring
 
-    def _borrow(self, db: AsyncDatabaseManager, settings: Settings) -> Ring:
-        ring: Ring | None = getattr(self, "ring", None)
-        if ring is None or ring.db is not db or self._is_replaced(settings, ring):
-            return Ring(db, settings, self._factory.keyring)
+    async def _borrow(self, db: AsyncDatabaseManager, settings: Settings) -> Ring:
+        if loop_of(db) not in {None, get_running_loop()}:
+            raise Unavailable(LENT_IN_OTHER_LOOP)
+        ring = self.ring
+        if ring.db is not db:
+            ring = Ring(db, settings, self._factory.keyring)
+        elif self._is_replaced(settings, ring):
+            ring = ring.with_settings(settings)
+        if self._migrates and self._migrated_db is not db:
+            await migrate(db, settings.mcp_schema)
+            self._migrated_db = db
         return ring
 
     def _is_replaced(self, settings: Settings, ring: Ring) -> bool:
@@ -204,6 +242,8 @@ class App(Starlette):
         """Serve `ring`, and show it in `state`."""
         self._configure(self.state.settings)
         is_own = ring.db is self._owned_db
+        if former := getattr(self, "ring", None):
+            former.apps.discard(self)
         self.ring = self.state.ring = ring
         ring.apps.add(self)
         self.state.db, self.state.schema = ring.db, ring.db.schema
@@ -215,12 +255,22 @@ class App(Starlette):
 
         The app opens it again if another request comes.
         """
-        self.is_prepared, self.prepared_in = False, None
-        ring = getattr(self, "ring", None)
-        if ring is not None and ring.db is not self._owned_db:
-            await ring.aclose()
+        self.prepared_in = None
+        task = self._preparing
+        if task and not task.done() and task.get_loop() is get_running_loop():
+            # It must not serve a ring that is closed.
+            task.cancel()
+            await asyncio.wait({task})
+        if self.ring.db is not self._owned_db:
+            await self.ring.aclose()
         if self._owned:
             await self._owned.aclose()
+
+    def check(self, settings: object) -> None:
+        """Raise an error, in the line of the host that is at fault, for settings of no use."""
+        if not isinstance(settings, Settings):
+            raise TypeError("app.state.settings must be Settings")
+        replace(self._factory, settings=settings)
 
     def _configure(self, settings: Settings) -> None:
         if getattr(self, "_settings", None) is settings:
@@ -295,8 +345,9 @@ class ASGIFactory:
         """Return an app that serves an open `ring`."""
         app = App(self, None, migrates=run_migrations)
         app.use(ring)
-        # So that the first requests do not wait for one another.
-        app.is_prepared = not run_migrations
+        if not run_migrations:
+            # So that the first requests do not wait for one another.
+            app.prepared_in = loop_of(ring.db)
         return app
 
     def standalone(self) -> App:
@@ -308,13 +359,10 @@ class ASGIFactory:
 
         @asynccontextmanager
         async def lifespan(app: App) -> AsyncIterator[None]:
-            app.is_started = True
             try:
                 await app.prepare()
-                app.is_prepared = True
                 yield
             finally:
-                app.is_started = False
                 await app.aclose()
 
         app = App(self, OwnedRing(self.keyring), migrates=self.settings.migrate_on_start)

@@ -1,6 +1,7 @@
 """Owned ring: a ring that is opened when it is first needed, by an app or a service."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from pgdbm import AsyncDatabaseManager
@@ -15,6 +16,11 @@ OTHER_LOOP = (
     " loop, or await its aclose() there first."
 )
 
+LENT_IN_OTHER_LOOP = (
+    "The database that was lent to this app was opened in another event loop. Lend one that was"
+    " opened in the loop that serves the app, and use one app for each event loop."
+)
+NOT_LENT = "This app has no database: set app.state.db to a manager of pgdbm."
 CLOSED = "The database was closed before it was open."
 
 
@@ -49,28 +55,42 @@ class OwnedRing:
         If that fails, each of them gets the error, and the next caller tries again.
         """
         loop = asyncio.get_running_loop()
-        if self._task is None or self._task.done() or self._task.get_loop().is_closed():
-            self._opened, self._closing = loop.create_future(), asyncio.Event()
-            self._task = loop.create_task(self._hold(settings, self._opened, self._closing))
-        elif self._task.get_loop() is not loop:
-            raise Unavailable(OTHER_LOOP)
+        while (task := self._holding()) and self._closing.is_set():
+            await asyncio.wait({task})
+        if task is None:
+            opened, closing = self._opened, self._closing = loop.create_future(), asyncio.Event()
+            task = self._task = loop.create_task(self._hold(settings, opened, closing))
+            task.add_done_callback(partial(_give_up, opened))
+        opened, closing = self._opened, self._closing
         # Other callers wait for it, so it is not given up when one of them is cancelled.
-        return await asyncio.shield(self._opened)
+        ring = await asyncio.shield(opened)
+        if closing.is_set():
+            raise Unavailable(CLOSED)
+        return ring
 
     async def aclose(self) -> None:
         """Close the database; the next `open` opens it again."""
-        task, self._task = self._task, None
-        if task is None or task.done() or task.get_loop().is_closed():
+        task = self._holding()
+        if task is None:
             return
-        if task.get_loop() is not asyncio.get_running_loop():
-            self._task = task
-            raise Unavailable(OTHER_LOOP)
         self._closing.set()
         if not self._opened.done():
             task.cancel()
         await asyncio.wait({task})
         if not task.cancelled():
             task.result()
+
+    def _holding(self) -> asyncio.Task[None] | None:
+        """Return the task that holds the ring open, if there is one.
+
+        Raise Unavailable if it is that of another event loop.
+        """
+        task = self._task
+        if task is None or task.done() or task.get_loop().is_closed():
+            return None
+        if task.get_loop() is not asyncio.get_running_loop():
+            raise Unavailable(OTHER_LOOP)
+        return task
 
     async def _hold(
         self, settings: Settings, opened: asyncio.Future[Ring], closing: asyncio.Event
@@ -80,14 +100,16 @@ class OwnedRing:
                 await ring.database_warnings()
                 opened.set_result(ring)
                 await closing.wait()
-        except asyncio.CancelledError:
-            if not opened.done():
-                opened.set_exception(Unavailable(CLOSED))
-                opened.exception()
-            raise
         except Exception as exc:
             if opened.done():
                 raise
             opened.set_exception(exc)
             # There may be no caller left to see it.
             opened.exception()
+
+
+def _give_up(opened: asyncio.Future[Ring], _: asyncio.Task[None]) -> None:
+    """Tell those who wait for a ring that it was closed, even before its task has begun."""
+    if not opened.done():
+        opened.set_exception(Unavailable(CLOSED))
+        opened.exception()

@@ -72,6 +72,8 @@ class Ring:
         read_db: AsyncDatabaseManager | None = None,
     ) -> None:
         self.db = db
+        self._read_db = read_db
+        self._keyring = keyring
         self.settings = settings = settings or Settings()
         self._database = database = Database(db, settings)
         if read_db:
@@ -159,6 +161,15 @@ class Ring:
                 yield ring
             finally:
                 await ring.aclose()
+
+    def with_settings(self, settings: Settings) -> Self:
+        """Return a ring with other settings, on the same databases and with the same subscribers.
+
+        Close the one that is used last.
+        """
+        other = type(self)(self.db, settings, self._keyring, self._read_db)
+        other.events = other._database.events = self.events
+        return other
 
     def within(self, transaction: Any) -> Self:
         """Return this ring inside the caller's transaction, with which its writes are committed.

@@ -70,6 +70,12 @@ def _milliseconds(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
+def loop_of(manager: AsyncDatabaseManager) -> asyncio.AbstractEventLoop | None:
+    """Return the event loop of the manager's pool; None if it has none yet."""
+    loop: asyncio.AbstractEventLoop | None = getattr(manager._pool, "_loop", None)
+    return loop
+
+
 @asynccontextmanager
 async def open_replica(settings: Settings) -> AsyncIterator[AsyncDatabaseManager | None]:
     """Open a pool of the read replica in the settings, and close it at the end.

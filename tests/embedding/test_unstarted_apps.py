@@ -1,7 +1,7 @@
 """Apps that open their own database, although nobody starts them; and databases lent to an app."""
 
 import asyncio
-import threading
+from contextlib import AsyncExitStack
 from typing import Any
 
 import asyncpg
@@ -36,6 +36,17 @@ def client_of(app: ASGIApp, key: str = "key") -> httpx.AsyncClient:
 async def log(app: ASGIApp, key: str = "key", prefix: str = "") -> int:
     async with client_of(app, key) as client:
         return (await client.post(prefix + LOG, json=CALL)).status_code
+
+
+async def iterate(iterations: int) -> None:
+    """Let the event loop run this many iterations."""
+    for _ in range(iterations):
+        await asyncio.sleep(0)
+
+
+def is_opened(app: Any) -> bool:
+    """Tell whether the app's own database is open, before a request could see it."""
+    return app._owned._task is not None and app._owned._opened.done()
 
 
 @pytest.fixture
@@ -116,6 +127,46 @@ async def test_closing_an_app_that_is_opening_its_database_stops_that(settings: 
     assert asyncio.all_tasks() == before
 
 
+async def test_an_app_may_be_closed_at_any_moment_and_serves_afterwards(
+    settings: Settings, key: str
+) -> None:
+    app = create_app(settings=settings)
+    async with asyncio.timeout(60):
+        # Also before the task that opens the database has begun.
+        for iterations in range(8):
+            request = asyncio.create_task(log(app, key))
+            await iterate(iterations)
+            await app.aclose()
+            assert await request in {200, 503}
+            assert await log(app, key) == 200
+            await app.aclose()
+        # When the database has just been opened, and nothing serves it yet.
+        request = asyncio.create_task(log(app, key))
+        while not is_opened(app):
+            await iterate(1)
+        await app.aclose()
+        assert await request in {200, 503}
+        assert await log(app, key) == 200
+        await app.aclose()
+
+
+async def test_an_app_whose_start_was_cancelled_starts_again(settings: Settings, key: str) -> None:
+    app = create_app(settings=settings)
+
+    async def run() -> None:
+        async with app.router.lifespan_context(app):
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(60):
+        for iterations in range(1, 5):
+            task = asyncio.create_task(run())
+            await iterate(iterations)
+            task.cancel()
+            await asyncio.wait({task})
+        async with app.router.lifespan_context(app):
+            assert await log(app, key) == 200
+
+
 def test_an_app_serves_one_event_loop_after_another(
     settings: Settings, key: str, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -126,24 +177,35 @@ def test_an_app_serves_one_event_loop_after_another(
     assert not recwarn
 
 
+@pytest.mark.parametrize("kind", ["unstarted", "started", "built", "lent"])
 async def test_another_running_loop_is_told_to_use_its_own_app(
-    settings: Settings, key: str
+    kind: str, settings: Settings, db: AsyncDatabaseManager, key: str
 ) -> None:
-    app = create_app(settings=settings)
-    assert await log(app, key) == 200
     found: list[httpx.Response] = []
 
     async def ask() -> None:
         async with client_of(app, key) as client:
+            found.extend([await client.get(path) for path in ("/health", "/health/live")])
             found.append(await client.post(LOG, json=CALL))
 
-    thread = threading.Thread(target=lambda: asyncio.run(ask()))
-    thread.start()
-    await asyncio.to_thread(thread.join)
-    assert found[0].status_code == 503
-    assert "one app for each event loop" in found[0].json()["detail"]
-    assert await log(app, key) == 200
-    await app.aclose()
+    async with AsyncExitStack() as stack:
+        if kind == "built":
+            app = build(db, settings)
+        else:
+            app = create_app(settings=settings)
+            if kind == "started":
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            elif kind == "lent":
+                app.state.db = db
+        stack.push_async_callback(app.aclose)
+        assert await log(app, key) == 200
+        await asyncio.to_thread(asyncio.run, ask())
+        health, alive, refused = found
+        assert alive.status_code == 200
+        for response in (health, refused):
+            assert response.status_code == 503
+            assert "one app for each event loop" in response.json()["detail"]
+        assert await log(app, key) == 200
 
 
 async def test_a_started_app_serves_its_database_until_it_is_shut_down(
@@ -210,6 +272,76 @@ async def test_settings_can_be_replaced(db: AsyncDatabaseManager, key: str) -> N
     app.state.settings = OPEN
     assert await log(app, key) == 200
     assert app.state.ring.settings is app.state.settings is OPEN
+
+
+async def test_a_lent_database_is_taken_back(
+    settings: Settings, db: AsyncDatabaseManager, key: str
+) -> None:
+    app = create_app(settings=settings)
+    for is_deleted in (False, True):
+        app.state.db = db
+        assert await log(app, key) == 200
+        assert (app.state.ring.db, app.state.mode) == (db, "library")
+        if is_deleted:
+            del app.state.db
+        else:
+            app.state.db = None
+        assert await log(app, key) == 200
+        assert app.state.mode == "standalone"
+        assert app.state.db is app.state.ring.db is not db
+    await app.aclose()
+    assert await db.fetch_value("SELECT 1") == 1
+    # This one has no database of its own.
+    app = build(db, OPEN)
+    del app.state["db"]
+    async with client_of(app) as client:
+        response = await client.post(LOG, json=CALL)
+    assert (response.status_code, "set app.state.db" in response.text) == (503, True)
+    app.state.db = db
+    assert await log(app) == 200
+
+
+async def test_what_is_set_while_an_app_opens_its_database_counts(
+    settings: Settings, db: AsyncDatabaseManager, key: str
+) -> None:
+    app = create_app(settings=settings)
+    request = asyncio.create_task(log(app, key))
+    tasks = len(asyncio.all_tasks())
+    await until(lambda: len(asyncio.all_tasks()) > tasks)
+    app.state.db = db
+    app.state.settings = strict = settings.replace(strict_fields=True)
+    assert await request == 200
+    assert (app.state.ring.db, app.state.ring.settings) == (db, strict)
+    await app.aclose()
+
+
+async def test_settings_of_no_use_are_refused_where_they_are_set(db: AsyncDatabaseManager) -> None:
+    app = build(db, OPEN)
+    with pytest.raises(TypeError, match=r"app\.state\.settings must be Settings"):
+        app.state.settings = None
+    with pytest.raises(ValueError, match="auth=parent and authenticate"):
+        app.state["settings"] = Settings(auth="parent")
+    with pytest.raises(AttributeError, match="cannot be deleted"):
+        del app.state.settings
+    assert await log(app) == 200
+
+
+async def test_a_ring_with_other_settings_keeps_its_replica_and_its_subscribers(
+    url: str, db: AsyncDatabaseManager
+) -> None:
+    async with pool_of(url, SCHEMA) as read_db:
+        app = build(db, OPEN, read_db=read_db)
+        former = app.state.ring
+        events = former.events.subscribe()
+        app.state.settings = strict = OPEN.replace(strict_fields=True)
+        assert await log(app) == 200
+        assert app.state.ring.settings is strict
+        assert app.state.ring.has_replica
+        assert (await anext(events)).kind == "call.logged"
+        # The former ring is not that of the app any more.
+        former.reload(OPEN.replace(max_aliases=1))
+        assert app.state.settings is strict
+        await app.aclose()
 
 
 async def test_create_app_takes_its_arguments_by_position(db: AsyncDatabaseManager) -> None:
