@@ -12,6 +12,7 @@ from importlib.metadata import version
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import rich_click as click
@@ -32,6 +33,7 @@ from llmring_server.server.workers import Workers, follow
 from llmring_server.settings import Settings
 from llmring_server.web.about import EXAMPLE_KEYS, first_call
 
+HANGUP = {signal.SIGHUP}
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 BANNER = """
@@ -99,6 +101,8 @@ def serve(  # noqa: PLR0913, PLR0917, they are the options
     environ = dict(os.environ)
     if config:
         environ[CONFIG] = str(config)
+    if environ.get(CONFIG):
+        _hold_hangups()
     settings = environment.read_settings(env, environ)
     _check(settings, host)
     has_own_database = env == "test" or settings.database_url
@@ -196,13 +200,24 @@ def logged_application(settings: Settings, source: SettingsSource | None = None)
     return AccessLog(application(settings, source))
 
 
+def _hold_hangups() -> None:
+    """Let SIGHUP wait until a server handles it, in this process and in those that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
+    click.get_current_context().call_on_close(
+        partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+    )
+
+
 @contextmanager
 def _reload_at_hangup(ring: Ring, source: SettingsSource) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, _reload, ring, source)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
     try:
         yield
     finally:
+        # Without its handler, the signal would end the process before the last response.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
         loop.remove_signal_handler(signal.SIGHUP)
 
 
@@ -241,6 +256,34 @@ class _Workers(Workers):
                 os.kill(process.pid or 0, signal.SIGHUP)
 
 
+class _Reloader(ChangeReload):
+    """uvicorn's supervisor of --reload, whose server reloads its settings at SIGHUP.
+
+    SIGHUP is held in this process, and in a server until that handles it.
+    """
+
+    def startup(self) -> None:
+        self._is_hung_up = False
+        super().startup()
+        Thread(target=self._pass_hangups_on, name="hangups", daemon=True).start()
+
+    def restart(self) -> None:
+        super().restart()
+        # The new server starts with the first settings.
+        if self._is_hung_up:
+            self._hang_up()
+
+    def _pass_hangups_on(self) -> None:
+        while True:
+            signal.sigwait(HANGUP)
+            self._is_hung_up = True
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid or 0, signal.SIGHUP)
+
+
 class _BannerServer(uvicorn.Server):
     """A server that prints the banner once it listens, so that Ctrl-C then stops it cleanly."""
 
@@ -271,10 +314,14 @@ def _run(
     config.app = partial(_following, parent, cast("Any", config.app))
     with end_of_parent:
         if reload:
-            ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+            reloader = _Reloader if source else ChangeReload
+            reloader(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
         else:
             workers = _Workers(config, sockets=[listener])
             workers.source = source
+            if source:
+                # `workers` has set a handler, and waits for each worker before it signals it.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, HANGUP)
             workers.run()
 
 

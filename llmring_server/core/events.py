@@ -25,6 +25,8 @@ _logger = logging.getLogger(__name__)
 
 # How long `Events.aclose` waits for callbacks, which may wait for something themselves.
 CLOSE_TIMEOUT_SECONDS = 5.0
+# How long it then waits for those that were cancelled.
+CANCEL_TIMEOUT_SECONDS = 1.0
 
 
 # What happened to a conversation: `changed` is about its title or its prompt, for example.
@@ -201,14 +203,22 @@ class Subscription:
                     result = callback(event)
                     if inspect.isawaitable(result):
                         await result
+                except asyncio.CancelledError as exc:
+                    # Either of something that the callback waited for, or of this task.
+                    if (task := asyncio.current_task()) and task.cancelling():
+                        raise
+                    _log_failure(exc)
                 except Exception as exc:  # noqa: BLE001, a subscriber may raise anything
-                    _logger.error(  # noqa: TRY400, the text of the error may have a caller's values
-                        "a subscriber to events failed: %s", traceback_without_values(exc)
-                    )
+                    _log_failure(exc)
                 # Many events must not keep requests waiting.
                 await asyncio.sleep(0)
         finally:
             self._task = None
+
+
+def _log_failure(exc: BaseException) -> None:
+    # The text of the error may have a caller's values.
+    _logger.error("a subscriber to events failed: %s", traceback_without_values(exc))
 
 
 class Events:
@@ -296,7 +306,8 @@ class Events:
     async def aclose(self) -> None:
         """End all subscriptions, when the events that wait are delivered.
 
-        Callbacks that take longer than CLOSE_TIMEOUT_SECONDS are cancelled.
+        Callbacks that take longer than CLOSE_TIMEOUT_SECONDS are cancelled, and are left alone if
+        they do not end after that.
         """
         for subscription in [each() for each in self._subscriptions]:
             if subscription:
@@ -310,4 +321,4 @@ class Events:
             _logger.warning("%d callbacks of events took too long and were cancelled", len(slow))
             for task in slow:
                 task.cancel()
-            await asyncio.wait(slow)
+            await asyncio.wait(slow, timeout=CANCEL_TIMEOUT_SECONDS)

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, suppress
-from threading import Thread
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager
+from threading import Lock, Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+STOPPED = "The server has been stopped."
+
 
 class ServerThread:
     """A running server. Every method may be called from any thread but the server's own.
@@ -26,7 +28,9 @@ class ServerThread:
 
     def __init__(self, open_server: Callable[[], AbstractAsyncContextManager["Server"]]) -> None:
         self._open_server = open_server
+        # None before the loop runs, and from when it takes no more work.
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = Lock()
         self._stop_timeout: float | None = None
         self._started: Future[Server] = Future()
         self._ended: Future[None] = Future()
@@ -49,10 +53,18 @@ class ServerThread:
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do work on the ring in the server's thread: `run(server.ring.usage.log(...))`."""
-        if self._loop is None or not self._thread.is_alive():
-            work.close()
-            raise RuntimeError("The server has been stopped.")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        with self._lock:
+            # Before the loop has taken its last work; what it has then, it finishes or cancels.
+            if self._loop is None:
+                work.close()
+                raise RuntimeError(STOPPED)
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            if self._loop is None:
+                raise RuntimeError(STOPPED) from None
+            raise
 
     def reload(self, settings: Settings) -> ReloadedSettings:
         """Take over the settings that may change while the server runs: see `Ring.reload`."""
@@ -84,8 +96,8 @@ class ServerThread:
             self._stop_timeout = timeout
             self._stopping.set()
 
-        # After the loop has ended, there is nothing to stop.
-        with suppress(RuntimeError):
+        with self._lock:
+            # After the loop has ended, there is nothing to stop.
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(request)
 
@@ -101,7 +113,13 @@ class ServerThread:
     async def _serve(self) -> None:
         self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        async with self._open_server() as server:
-            self._started.set_result(server)
-            await self._stopping.wait()
-            await server.stop(self._stop_timeout)
+        try:
+            async with self._open_server() as server:
+                self._started.set_result(server)
+                await self._stopping.wait()
+                await server.stop(self._stop_timeout)
+        finally:
+            with self._lock:
+                self._loop = None
+            # Work that was given last has become a task after this, and asyncio.run cancels it.
+            await asyncio.sleep(0)

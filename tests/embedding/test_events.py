@@ -5,7 +5,7 @@ import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -349,6 +349,49 @@ async def test_closing_the_ring_delivers_what_is_committed_and_ends_its_subscrip
     assert asyncio.all_tasks() == before
     with pytest.raises(TypeError, match="has a callback"):
         aiter(ring.events.subscribe(found.append))
+
+
+async def test_a_callback_that_ends_as_if_it_were_cancelled_gets_the_next_events(
+    ring: Ring, project_id: ProjectId, caplog: pytest.LogCaptureFixture
+) -> None:
+    found: list[Event] = []
+
+    async def fails_once(event: Event) -> None:
+        found.append(event)
+        if len(found) == 1:
+            other = asyncio.create_task(asyncio.Event().wait())
+            other.cancel()
+            await other
+
+    ring.events.subscribe(fails_once)
+    await asyncio.gather(*(ring.usage.log(project_id, ENTRY) for _ in range(3)))
+    async with asyncio.timeout(30):
+        await ring.events.aclose()
+    assert len(found) == 3
+    assert "a subscriber to events failed: CancelledError" in caplog.text
+
+
+async def test_a_callback_that_cannot_be_cancelled_does_not_keep_a_ring_open(
+    ring: Ring, project_id: ProjectId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_module, "CLOSE_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(events_module, "CANCEL_TIMEOUT_SECONDS", 0.01)
+    forever = asyncio.Event()
+    running = asyncio.Event()
+
+    async def goes_on(_: Event) -> None:
+        running.set()
+        while not forever.is_set():
+            with suppress(asyncio.CancelledError):
+                await forever.wait()
+
+    subscription = ring.events.subscribe(goes_on)
+    await ring.usage.log(project_id, ENTRY)
+    await running.wait()
+    async with asyncio.timeout(30):
+        await ring.aclose()
+        forever.set()
+        await subscription.aclose()
 
 
 async def test_without_a_subscriber_logging_a_call_calls_no_function_for_events(

@@ -59,6 +59,33 @@ def test_a_thread_may_be_stopped_by_another_one(settings: Settings) -> None:
     assert server_threads() == []
 
 
+def test_work_that_comes_while_a_server_stops_is_refused(settings: Settings) -> None:
+    server = Server.run_in_thread(settings, port=0)
+    errors: list[str] = []
+
+    def work() -> None:
+        try:
+            while True:
+                server.run(asyncio.sleep(0))
+        except RuntimeError as exc:
+            errors.append(str(exc))
+
+    def wait() -> None:
+        try:
+            server.run(asyncio.Event().wait())
+        except RuntimeError as exc:
+            errors.append(str(exc))
+
+    # Daemons, so that one that hangs does not keep pytest from ending.
+    workers = [threading.Thread(target=target, daemon=True) for target in (work, work, wait)]
+    for worker in workers:
+        worker.start()
+    server.stop()
+    for worker in workers:
+        worker.join(30)
+    assert errors == ["The server has been stopped."] * 3
+
+
 def test_errors_of_a_start_are_raised_in_the_caller(settings: Settings, url: str) -> None:
     nowhere = {"database_url": "postgresql://u:canary@127.0.0.1:1/x?connect_timeout=1"}
     missing = {"database_url": admin.with_database_name(url, "missing")}
