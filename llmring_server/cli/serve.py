@@ -203,9 +203,14 @@ def logged_application(settings: Settings, source: SettingsSource | None = None)
 def _hold_hangups() -> None:
     """Let SIGHUP wait until a server handles it, in this process and in those that it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANGUP)
-    click.get_current_context().call_on_close(
-        partial(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-    )
+
+    def release() -> None:
+        # One that nobody has handled would end this process as if it had failed.
+        signal.sigtimedwait(HANGUP, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    if context := click.get_current_context(silent=True):
+        context.call_on_close(release)
 
 
 @contextmanager
@@ -256,7 +261,7 @@ class _Workers(Workers):
                 os.kill(process.pid or 0, signal.SIGHUP)
 
 
-class _Reloader(ChangeReload):
+class _Reloader(ChangeReload):  # type: ignore[valid-type, misc]
     """uvicorn's supervisor of --reload, whose server reloads its settings at SIGHUP.
 
     SIGHUP is held in this process, and in a server until that handles it.
@@ -281,7 +286,7 @@ class _Reloader(ChangeReload):
 
     def _hang_up(self) -> None:
         with suppress(ProcessLookupError):
-            os.kill(self.process.pid or 0, signal.SIGHUP)
+            os.kill(self.process.pid, signal.SIGHUP)
 
 
 class _BannerServer(uvicorn.Server):

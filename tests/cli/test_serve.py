@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -462,10 +463,21 @@ def workers_of(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "workers", [1, pytest.param(2, marks=pytest.mark.full)], ids=["process", "workers"]
+    ("workers", "option"),
+    [
+        (1, ()),
+        pytest.param(2, ("--workers", "2"), marks=pytest.mark.full),
+        pytest.param(1, ("--reload",), marks=pytest.mark.full),
+    ],
+    ids=["process", "workers", "reload"],
 )
-async def test_sighup_reloads_the_settings_file(
-    serve: Serve, db: AsyncDatabaseManager, url: str, tmp_path: Path, workers: int
+async def test_sighup_reloads_the_settings_file(  # noqa: PLR0913, PLR0917, they are fixtures
+    serve: Serve,
+    db: AsyncDatabaseManager,
+    url: str,
+    tmp_path: Path,
+    workers: int,
+    option: tuple[str, ...],
 ) -> None:
     file = tmp_path / "llmring.toml"
     base = f"database_url = '{url}'\ndatabase_schema = '{db.schema}'\nauth = 'open'\n"
@@ -473,7 +485,7 @@ async def test_sighup_reloads_the_settings_file(
     file.write_text(base)
     file.chmod(0o600)
     headers = {"Origin": "https://a.example", "Access-Control-Request-Method": "GET"}
-    options = ("--env", "prod", "--config", str(file), "--workers", str(workers))
+    options = ("--env", "prod", "--config", str(file), *option)
     async with serve(*options) as server:
 
         async def allowed() -> set[str | None]:
@@ -507,3 +519,25 @@ async def test_sighup_reloads_the_settings_file(
                 os.kill(worker, signal.SIGKILL)
             assert await allowed() == {"https://a.example"}
         assert await server.end(signal.SIGINT) == 0
+
+
+async def test_a_hangup_does_not_end_a_server_that_starts(tmp_path: Path) -> None:
+    file = tmp_path / "llmring.toml"
+    with socket.create_server(("127.0.0.1", 0)) as database:
+        port = database.getsockname()[1]
+        file.write_text(f"database_url = 'postgresql://u@127.0.0.1:{port}/x'\nauth = 'open'\n")
+        process = await asyncio.create_subprocess_exec(
+            *(PROGRAM, "serve", "--env", "prod", "--config", str(file), "--port", "0"),
+            env=ENVIRONMENT,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60):
+            connection, _ = await asyncio.to_thread(database.accept)
+        process.send_signal(signal.SIGHUP)
+        with connection:
+            # It refuses TLS, then the user.
+            for answer in (b"N", b"E\x00\x00\x00\x17SFATAL\x00C28000\x00Mno\x00\x00"):
+                await asyncio.to_thread(connection.recv, 1024)
+                connection.sendall(answer)
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1, said.decode()
