@@ -1,11 +1,13 @@
 """The database of llmring-server 0.1, at its former path: one of its own, or a borrowed one."""
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
 from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
 from llmring_server.db.migrations import migrate
+from llmring_server.db.monitored import with_schema
 
 DEFAULT_MIN_CONNECTIONS = 10
 DEFAULT_MAX_CONNECTIONS = 20
@@ -30,33 +32,37 @@ class Database:
                 "pass either connection_string='postgresql://...' or db_manager=..., not both"
             )
         self.external_db = db_manager is not None
+        self._connecting = asyncio.Lock()
         self.db: AsyncDatabaseManager | None = None
         self.config: DatabaseConfig | None = None
         if connection_string is not None:
             self.schema = schema or "llmring"
-            least = min_connections or DEFAULT_MIN_CONNECTIONS
+            most = max_connections
+            if most is None:
+                most = max(DEFAULT_MAX_CONNECTIONS, min_connections or 0)
+            least = min_connections
+            if least is None:
+                least = min(DEFAULT_MIN_CONNECTIONS, most)
             self.config = DatabaseConfig(
                 connection_string=connection_string,
                 schema=self.schema,
                 min_connections=least,
-                max_connections=max_connections or max(least, DEFAULT_MAX_CONNECTIONS),
+                max_connections=most,
             )
         elif db_manager is not None:
             self.schema = schema or db_manager.schema or "public"
             has_schema = schema in {None, db_manager.schema}
-            self.db = (
-                db_manager
-                if has_schema
-                else AsyncDatabaseManager(pool=db_manager._pool, schema=schema)
-            )
+            self.db = db_manager if has_schema else with_schema(db_manager, self.schema)
 
     async def connect(self) -> None:
         """Open the pool, unless it is borrowed or open."""
-        if self.config is None or self.db is not None:
+        if self.config is None:
             return
-        db = AsyncDatabaseManager(self.config)
-        await db.connect()
-        self.db = db
+        async with self._connecting:
+            if self.db is None:
+                db = AsyncDatabaseManager(self.config)
+                await db.connect()
+                self.db = db
 
     async def disconnect(self) -> None:
         """Close the pool, unless it is borrowed."""

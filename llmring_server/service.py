@@ -23,6 +23,12 @@ from llmring_server.settings import Settings
 from llmring_server.templates.service import Templates
 from llmring_server.usage.service import Usage
 
+NOT_OPEN = "the database is not open: await initialize() first"
+
+
+class NotInitializedError(RuntimeError, AttributeError):
+    """A service has no `usage`, for example, before its database is open: `hasattr` is false."""
+
 
 class LLMRingService:
     """Everything without HTTP, on the caller's `db`, or on a database that `initialize` opens.
@@ -86,13 +92,15 @@ class LLMRingService:
     def __getattr__(self, name: str) -> Any:
         # Called for what is not an attribute of the service itself.
         if name in LLMRingService.__annotations__:
-            return getattr(self.ring, name)
+            if self._ring is None:
+                raise NotInitializedError(NOT_OPEN)
+            return getattr(self._ring, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def ring(self) -> Ring:
         if self._ring is None:
-            raise RuntimeError("the database is not open: await initialize() first")
+            raise RuntimeError(NOT_OPEN)
         return self._ring
 
     @property

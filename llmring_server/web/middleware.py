@@ -54,7 +54,12 @@ class RequestMiddleware:
                 complete = not message.get("more_body", False)
             await send(message)
 
-        scope = {**scope, "path": without_trailing_slash(scope), "llmring.request_id": request_id}
+        scope = {
+            **scope,
+            "path": without_trailing_slash(scope),
+            "llmring.given_path": scope["path"],
+            "llmring.request_id": request_id,
+        }
         try:
             scope["llmring.headers"] = request_limits.check_head(scope)
             receive_in_time = request_limits.receive_with_deadline(scope, receive)

@@ -105,8 +105,12 @@ class Router:
             return self._other(scope, receive, send)
         path, method = path_below_root(scope), scope["method"]
         methods = self._exact.get(path)
-        if self._other.routes and self._is_for_other(scope, path):
-            return self._other_app(scope, receive, send)
+        if self._other.routes:
+            # A trailing slash may matter to them: it is the root of what is mounted.
+            given = {**scope, "path": scope.get("llmring.given_path", scope["path"])}
+            for each in (given, scope):
+                if self._is_for_other(each, path):
+                    return self._other_app(each, receive, send)
         if methods is None:
             methods, params = self._match(path, method)
             if not methods:

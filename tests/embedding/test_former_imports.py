@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from pgdbm import AsyncDatabaseManager, AsyncMigrationManager
+from pgdbm import AsyncDatabaseManager, AsyncMigrationManager, MonitoredAsyncDatabaseManager
 from pydantic import ValidationError
 
 import llmring_server
@@ -149,7 +149,9 @@ async def test_a_service_opens_a_database(
     service = LLMRingService(connection_string=role_url, schema=SCHEMA, settings=small)
     with pytest.raises(RuntimeError, match=r"await initialize\(\) first"):
         _ = service.usage
+    assert not hasattr(service, "pricing")
     async with service:
+        assert hasattr(service, "pricing")
         await service.usage.log(project_id, NewCall(**CALL))
         assert await service.run_migrations() == {"applied": []}
         pool = service.db._pool
@@ -197,6 +199,48 @@ async def test_a_database_of_its_own(url: str) -> None:
     assert pool.is_closing()
     await database.disconnect()
     assert database.db is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({}, (10, 20)),
+        ({"max_connections": 5}, (5, 5)),
+        ({"min_connections": 0}, (0, 20)),
+        ({"min_connections": 30}, (30, 30)),
+    ],
+)
+async def test_the_pool_of_a_database_has_the_sizes_that_are_given(
+    sizes: dict[str, Any], expected: tuple[int, int]
+) -> None:
+    config = Database("postgresql://h/x", **sizes).config
+    assert config
+    assert (config.min_connections, config.max_connections) == expected
+
+
+async def test_a_database_that_is_connected_twice_at_once_has_one_pool(
+    url: str, owner: AsyncDatabaseManager
+) -> None:
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    before = await owner.fetch_value(count)
+    database = Database(url, min_connections=1, max_connections=1)
+    await asyncio.gather(database.connect(), database.connect())
+    assert await owner.fetch_value(count) == before + 1
+    await database.disconnect()
+
+
+async def test_a_monitored_manager_counts_the_statements_of_another_schema(
+    db: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    manager = MonitoredAsyncDatabaseManager(pool=db._pool, schema="mine")
+    async with LLMRingService(manager, Settings(), schema=db.schema) as service:
+        await service.usage.log(project_id, NewCall(**CALL))
+    logged = (await manager.get_metrics()).queries_executed
+    assert logged > 0
+    database = Database(db_manager=manager, schema=db.schema).db
+    assert database
+    await database.fetch_value("SELECT 1")
+    assert (await manager.get_metrics()).queries_executed == logged + 1
 
 
 async def test_a_borrowed_database(db: AsyncDatabaseManager) -> None:

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp
 
 from llmring_server import Ring, Settings, build, create_app
@@ -387,12 +388,15 @@ async def test_a_host_adds_routes_to_the_app_and_replaces_some(db: AsyncDatabase
         assert (await client.get("/mine")).status_code == 404
         app.add_route("/mine", mine)
         app.add_route("/health", mine)
-        app.mount("/files", Starlette())
+        app.mount("/files", Starlette(routes=[StarletteRoute("/", mine)]))
+        app.add_route("/slash/", mine)
         app.add_route("/{anything:path}", mine)
         assert (await client.get("/mine")).text == "mine"
         assert (await client.get("/mine?fail")).status_code == 418
         assert (await client.get("/health")).text == "mine"
         assert (await client.get("/files/none")).status_code == 404
+        for path in ("/files/", "/slash/", "/mine/", "/health/"):
+            assert (await client.get(path)).text == "mine"
         assert (await client.get("/anything/else")).text == "mine"
         assert (await client.get("/")).json()["name"] == "LLMRing Server"
         assert (await client.post(LOG, json=CALL)).status_code == 200
