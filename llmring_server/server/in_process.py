@@ -44,6 +44,11 @@ class _InProcessServer(uvicorn.Server):
         await super().startup(sockets)
         self.is_up.set()
 
+    def close_listeners(self) -> None:
+        """Accept no more connections, also if the shutdown was cancelled."""
+        for each in getattr(self, "servers", ()):
+            each.close()
+
     async def close_connections(self) -> None:
         """Close what is open after the shutdown, which cancels requests and does not wait."""
         state = self.server_state
@@ -129,6 +134,8 @@ class Server:
         self._shutdown_timeout = shutdown_timeout
         self._app = ASGIFactory(ring.settings).around(ring)
         self._running: tuple[_InProcessServer, asyncio.Task[None]] | None = None
+        # One start or stop at a time.
+        self._changing = asyncio.Lock()
 
     @classmethod
     def run_in_thread(
@@ -161,11 +168,19 @@ class Server:
 
         Raise PortInUse, ListenNotPermitted or another CannotListen if it cannot.
         """
-        if self._running:
-            return
+        async with self._changing:
+            if not self._running:
+                await self._start()
+
+    async def _start(self) -> None:
         listener = listen(*self._address)
         config = _Config(
-            self._app, log_config=None, log_level=None, **uvicorn_options(self.ring.settings)
+            self._app,
+            log_config=None,
+            log_level=None,
+            # The app on an open ring has none.
+            lifespan="off",
+            **uvicorn_options(self.ring.settings),
         )
         server = _InProcessServer(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
@@ -185,19 +200,29 @@ class Server:
     async def stop(self, timeout: float | None = None) -> None:  # noqa: ASYNC109, to finish requests
         """Accept no more requests, finish those that run, and close all connections.
 
-        Requests that still run after `timeout` seconds (default: `shutdown_timeout`) are cancelled.
+        Requests that still run after `timeout` seconds (default: `shutdown_timeout`) are cancelled,
+        and so they are when this is cancelled.
         """
-        if not self._running:
-            return
-        server, task = self._running
+        async with self._changing:
+            if self._running:
+                await self._stop(*self._running, timeout)
+
+    async def _stop(
+        self,
+        server: _InProcessServer,
+        task: asyncio.Task[None],
+        timeout: float | None,  # noqa: ASYNC109, as above
+    ) -> None:
         seconds: Any = self._shutdown_timeout if timeout is None else timeout
         server.config.timeout_graceful_shutdown = seconds
         server.should_exit = True
         try:
+            # If this is cancelled, so is the task.
             await task
         finally:
-            await server.close_connections()
             self._running = None
+            server.close_listeners()
+            await server.close_connections()
 
     def reload(self, settings: Settings) -> ReloadedSettings:
         """Take over the settings that may change while the server runs: see `Ring.reload`."""
