@@ -227,7 +227,7 @@ class App(Starlette):
         ring = self.ring
         if ring.db is not db:
             ring = Ring(db, settings, self._factory.keyring)
-        elif self._is_replaced(settings, ring):
+        elif ring.events.is_closed or self._is_replaced(settings, ring):
             ring = ring.with_settings(settings)
         if self._migrates and self._migrated_db is not db:
             await migrate(db, settings.mcp_schema)

@@ -165,10 +165,11 @@ class Ring:
     def with_settings(self, settings: Settings) -> Self:
         """Return a ring with other settings, on the same databases and with the same subscribers.
 
-        Close the one that is used last.
+        Close the one that is used last. A ring that is closed has no subscribers any more.
         """
         other = type(self)(self.db, settings, self._keyring, self._read_db)
-        other.events = other._database.events = self.events
+        if not self.events.is_closed:
+            other.events = other._database.events = self.events
         return other
 
     def within(self, transaction: Any) -> Self:

@@ -234,6 +234,7 @@ class Events:
         self._callbacks: set[Subscription] = set()
         self._awaited: set[Subscription] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     def subscribe(
         self,
@@ -255,6 +256,10 @@ class Events:
             )
         if max_pending < 1:
             raise ValueError("max_pending: must be at least 1")
+        if project_id is not None and not isinstance(project_id, UUID):
+            raise TypeError("project_id: must be a UUID, such as that of project_of_key(key)")
+        if self._is_closed:
+            raise RuntimeError("The ring is closed: it announces no events.")
         subscription = Subscription(
             self, callback, project_id=project_id, kinds=wanted, max_pending=max_pending
         )
@@ -263,6 +268,11 @@ class Events:
             self._callbacks.add(subscription)
         self.has_subscribers = True
         return subscription
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `aclose` has been called."""
+        return self._is_closed
 
     def announce(self, events: Sequence[AnnouncedEvent]) -> None:
         """Queue events that are committed for all subscribers.
@@ -309,6 +319,7 @@ class Events:
         Callbacks that take longer than CLOSE_TIMEOUT_SECONDS are cancelled, and are left alone if
         they do not end after that.
         """
+        self._is_closed = True
         for subscription in [each() for each in self._subscriptions]:
             if subscription:
                 subscription.end()

@@ -347,8 +347,16 @@ async def test_closing_the_ring_delivers_what_is_committed_and_ends_its_subscrip
     with pytest.raises(StopAsyncIteration):
         await waiting
     assert asyncio.all_tasks() == before
+    with pytest.raises(RuntimeError, match="The ring is closed"):
+        ring.events.subscribe(found.append)
+
+
+async def test_a_subscription_that_would_get_nothing_is_refused(ring: Ring) -> None:
+    text: Any = "019a0000-0000-7000-8000-000000000001"
+    with pytest.raises(TypeError, match="project_id: must be a UUID"):
+        ring.events.subscribe(project_id=text)
     with pytest.raises(TypeError, match="has a callback"):
-        aiter(ring.events.subscribe(found.append))
+        aiter(ring.events.subscribe(print))
 
 
 async def test_a_callback_that_ends_as_if_it_were_cancelled_gets_the_next_events(

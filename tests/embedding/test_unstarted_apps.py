@@ -342,6 +342,13 @@ async def test_a_ring_with_other_settings_keeps_its_replica_and_its_subscribers(
         # The former ring is not that of the app any more.
         former.reload(OPEN.replace(max_aliases=1))
         assert app.state.settings is strict
+        # An app that is used again after it was closed has new subscribers.
+        await app.aclose()
+        assert await log(app) == 200
+        events = app.state.ring.events.subscribe()
+        assert await log(app) == 200
+        assert (await anext(events)).kind == "call.logged"
+        assert app.state.ring.has_replica
         await app.aclose()
 
 
