@@ -166,9 +166,9 @@ class Ring:
         `transaction` is pgdbm's, or an asyncpg connection that has one. No events are announced:
         only the caller knows whether it was committed.
         """
-        return self._on(self._database.within(transaction))
+        return self._with_database(self._database.within(transaction))
 
-    def _on(self, database: Database) -> Self:
+    def _with_database(self, database: Database) -> Self:
         other = copy(self)
         other._database = database
         other.has_replica = database.replica is not None
@@ -189,7 +189,7 @@ class Ring:
         if the position is not one of `Ring.position`, or of the header X-LLMRing-Position.
         """
         lsn = None if position is None else decode_position(position)
-        return self._on(self._database.reading(lsn))
+        return self._with_database(self._database.reading(lsn))
 
     @property
     def replica_lag(self) -> float | None:

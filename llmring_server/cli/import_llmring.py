@@ -19,6 +19,7 @@ from llmring_server.imports.llmring import KindReport, LlmringReport
 from llmring_server.imports.llmring_source import LEFT_OUT, Totals, open_llmring
 from llmring_server.ring import Ring
 
+# Names of kinds for people; the others are called as they are.
 _NAMES: Mapping[str, str] = {
     "servers": "MCP servers",
     "tools": "MCP tools",
@@ -96,7 +97,7 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     progress = Progress()
 
     def show(kind: KindReport) -> None:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         progress.show(f"{name}: {kind.read:,} of {kind.source.rows:,} read")
 
     async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int]]:
@@ -129,14 +130,14 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
         column.no_wrap = True
     for kind in report.kinds:
         sides = (kind.source, kind.here, kind.difference)
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         table.add_row(name, "rows", *(f"{side.rows:,}" for side in sides))
         if kind.kind in _WITH_AMOUNTS:
             table.add_row("", "tokens", *(f"{side.tokens:,}" for side in sides))
             table.add_row("", "USD", *(_dollars(side.cost) for side in sides))
     CONSOLE.print(table)
     for kind in report.kinds:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         for reason, totals in kind.refused.items():
             click.echo(f"{name} not stored: {_amount(kind.kind, totals)}: {reason}.")
         if kind.unexplained != Totals():
@@ -152,6 +153,10 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
     known = sum(kind.known for kind in report.kinds)
     click.echo(f"{'to be stored' if dry_run else 'stored'}: {stored:,}")
     click.echo(f"stored before: {known:,}")
+
+
+def _name(kind: KindReport) -> str:
+    return _NAMES.get(kind.kind, kind.kind)
 
 
 def _amount(kind: str, totals: Totals) -> str:

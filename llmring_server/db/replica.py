@@ -63,8 +63,12 @@ class _Sample(NamedTuple):
     timeline: str | None
 
 
-class _Behind(Exception):
+class _TooFarBehind(Exception):
     """The replica has not yet replayed what a read must see, or its data is too old."""
+
+
+# After these errors of the replica, the primary is asked.
+_PRIMARY_ANSWERS = (_TooFarBehind, Unavailable, NotMigrated)
 
 
 def encode_position(position: int) -> str:
@@ -123,7 +127,7 @@ class Replica(Repository):
         except RingError as exc:
             if self._is_same_cluster is False:
                 raise
-            self._failed(exc)
+            self._pause_after(exc)
 
     async def position(self) -> str:
         """Return a position that includes all commits of the primary until now."""
@@ -142,8 +146,8 @@ class Replica(Repository):
         try:
             async with self.connect(reader) as replica:
                 return await replica.fetch(text, *arguments)
-        except (_Behind, Unavailable, NotMigrated) as exc:
-            self._note(exc)
+        except _PRIMARY_ANSWERS as exc:
+            self._pause_if_unreachable(exc)
         return await reader.fetch(text, *arguments)
 
     async def stream(
@@ -164,8 +168,8 @@ class Replica(Repository):
                     has_begun = True
                     yield row
                 return
-        except (_Behind, Unavailable, NotMigrated) as exc:
-            self._note(exc)
+        except _PRIMARY_ANSWERS as exc:
+            self._pause_if_unreachable(exc)
             if has_begun:
                 raise
         async with aclosing(stream(reader)) as rows:
@@ -175,8 +179,8 @@ class Replica(Repository):
     @asynccontextmanager
     async def connect(self, reader: Database) -> AsyncIterator[Database]:
         """Yield the replica on one connection, which has replayed what `reader` must see."""
-        if not self._may_be_used():
-            raise _Behind
+        if not self._may_ask_replica():
+            raise _TooFarBehind
         connected = False
         try:
             async with self._database.acquire() as connection:
@@ -206,13 +210,13 @@ class Replica(Repository):
     ) -> float | None:
         """Return how old the replica's data is at most, in seconds; None if that is unknown.
 
-        Raise _Behind if that is too old, or if the position does not arrive in time.
+        Raise _TooFarBehind if that is too old, or if the position does not arrive in time.
         """
         primary_answers = await self._sample()
         deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
         while True:
-            state = await self._ask(connection, "position")
-            lag = self._lag(state)
+            state = await self._query_replica(connection, "position")
+            lag = self._data_age(state)
             # While the primary does not answer, old data is better than none.
             is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
             has_position = position is None or state["position"] >= position
@@ -223,19 +227,19 @@ class Replica(Repository):
                 # pause without reads, the replica has that position a moment later.
                 deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
             if time.monotonic() > deadline:
-                raise _Behind
+                raise _TooFarBehind
             await asyncio.sleep(POSITION_POLL_SECONDS)
 
-    def _lag(self, state: asyncpg.Record) -> float | None:
+    def _data_age(self, state: asyncpg.Record) -> float | None:
         """Return how old the data is at most, in seconds; None if it is older than all samples.
 
-        Raise _Behind if it is data of another primary, which once was a replica of ours.
+        Raise _TooFarBehind if it is data of another primary, which once was a replica of ours.
         """
         self.is_primary = not state["is_standby"]
         if self.is_primary:
             # Both have written since then, so their positions cannot be compared.
             if not self._samples or state["timeline"] != self._samples[-1].timeline:
-                raise _Behind
+                raise _TooFarBehind
             return 0.0
         for sample in reversed(self._samples):
             if sample.position <= state["position"]:
@@ -271,7 +275,7 @@ class Replica(Repository):
         [state] = await self._primary.fetch(self._sql["position"].text)
         return state
 
-    async def _ask(self, connection: Connection, name: str) -> asyncpg.Record:
+    async def _query_replica(self, connection: Connection, name: str) -> asyncpg.Record:
         """Run a statement of this class on the replica, which answers at once or not at all."""
         text = self._sql[name].text
         try:
@@ -286,7 +290,7 @@ class Replica(Repository):
     async def _compare_cluster(self, connection: Connection) -> None:
         try:
             [ours] = await self._primary.fetch(self._sql["cluster"].text)
-            self._is_same_cluster = ours == await self._ask(connection, "cluster")
+            self._is_same_cluster = ours == await self._query_replica(connection, "cluster")
         except NotMigrated:
             # The role may not read the identifier.
             self._is_same_cluster = True
@@ -294,7 +298,7 @@ class Replica(Repository):
             _logger.error(OTHER_CLUSTER)
             raise Unavailable(OTHER_CLUSTER)
 
-    def _may_be_used(self) -> bool:
+    def _may_ask_replica(self) -> bool:
         if not self.is_unreachable:
             return True
         if self._is_same_cluster is False:
@@ -302,25 +306,26 @@ class Replica(Repository):
         # No request waits for a replica that may still be unreachable.
         is_due = time.monotonic() >= self._retry_at
         if is_due and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.create_task(self._try_again())
+            self._probe = asyncio.create_task(self._probe_replica())
         return False
 
-    async def _try_again(self) -> None:
+    async def _probe_replica(self) -> None:
         try:
             async with self._database.acquire() as connection:
-                await self._ask(connection, "position")
+                await self._query_replica(connection, "position")
         except RingError as exc:
-            self._failed(exc)
+            self._pause_after(exc)
         else:
             self._pause = 0.0
             _logger.warning("The read replica can be reached again.")
 
-    def _note(self, exc: Exception) -> None:
-        """Leave an unreachable replica alone for a while."""
+    def _pause_if_unreachable(self, exc: Exception) -> None:
+        """Leave the replica alone for a while if `exc` says that it cannot be reached."""
         if isinstance(exc, Unavailable) and not isinstance(exc.__cause__, _CONFLICTS):
-            self._failed(exc)
+            self._pause_after(exc)
 
-    def _failed(self, exc: Exception) -> None:
+    def _pause_after(self, exc: Exception) -> None:
+        """Leave the replica alone, each time twice as long as after the failure before."""
         if time.monotonic() < self._retry_at:
             # Another read has failed at the same time.
             return
