@@ -69,7 +69,7 @@ class DatabaseUrl(click.ParamType[str]):
     type=click.Choice(["unpriced", "free"]),
     default="unpriced",
     show_default=True,
-    help="What a call is that used tokens and has the cost 0.",
+    help="How to import a call that used tokens and has a cost of 0.",
 )
 @click.option("--dry-run", is_flag=True, help="Read everything and change nothing.")
 def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
@@ -84,10 +84,10 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     zero_cost: str,
     dry_run: bool,
 ) -> None:
-    """Store the data of an llmring-server 0.1: all of it, each row once.
+    """Import all data of an llmring-server 0.1. Each row is imported once.
 
     Calls, conversations with their messages, templates, and MCP servers with their capabilities and
-    executions are read in one snapshot; nothing is changed there. Each API key becomes the project
+    executions are read in one snapshot; the source is not changed. Each API key becomes the project
     that it names in mode open; keys are not stored. Rows of neither a key nor a project go to
     --project.
 

@@ -62,7 +62,7 @@ AUTH = {
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML file with settings; LLMRING_CONFIG is its default. SIGHUP reads it again.",
+    help="TOML file with settings (default: LLMRING_CONFIG). SIGHUP reloads it.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
