@@ -60,7 +60,7 @@ class _Sample(NamedTuple):
 
     at: float
     position: int
-    timeline: str | None
+    timeline: int
 
 
 class _TooFarBehind(Exception):
@@ -148,6 +148,7 @@ class Replica(Repository):
                 return await replica.fetch(text, *arguments)
         except _PRIMARY_ANSWERS as exc:
             self._pause_if_unreachable(exc)
+        reader.note_primary()
         return await reader.fetch(text, *arguments)
 
     async def stream(
@@ -172,6 +173,7 @@ class Replica(Repository):
             self._pause_if_unreachable(exc)
             if has_begun:
                 raise
+        reader.note_primary()
         async with aclosing(stream(reader)) as rows:
             async for row in rows:
                 yield row
@@ -181,21 +183,53 @@ class Replica(Repository):
         """Yield the replica on one connection, which has replayed what `reader` must see."""
         if not self._may_ask_replica():
             raise _TooFarBehind
-        connected = False
-        try:
-            async with self._database.acquire() as connection:
-                connected = True
+        primary_answers = await self._sample()
+        await self._require_written(reader.position)
+        deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
+        while True:
+            async with self._acquire() as connection:
                 if self._is_same_cluster is None:
                     await self._compare_cluster(connection)
-                lag = await self._wait_until_replayed(connection, reader.position)
-                if reader.read_report:
-                    reader.read_report.lag = lag
-                yield self._database._on(connection)
+                state = await self._query_replica(connection, "position")
+                lag = self._data_age(state)
+                # While the primary does not answer, old data is better than none.
+                is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
+                has_position = reader.position is None or state["position"] >= reader.position
+                if is_recent and has_position:
+                    if reader.read_report:
+                        reader.read_report.lag = lag
+                    yield self._database._on(connection)
+                    return
+            if has_position:
+                # The lag can shrink at once only if a new sample has just been read: after a
+                # pause without reads, the replica has that position a moment later.
+                deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
+            if time.monotonic() > deadline:
+                raise _TooFarBehind
+            # Without a connection, so that reads that wait do not delay others.
+            await asyncio.sleep(POSITION_POLL_SECONDS)
+
+    @asynccontextmanager
+    async def _acquire(self) -> AsyncIterator[Connection]:
+        """Yield a connection of the replica; raise Unavailable if there is none in time."""
+        acquired = False
+        try:
+            async with self._database.acquire() as connection:
+                acquired = True
+                yield connection
         except Overloaded as exc:
-            if connected:
+            if acquired:
                 raise
-            # It is unreachable in a network without an answer, or its connections are occupied.
+            if self._has_no_free_connection():
+                raise _TooFarBehind from exc
+            # It is unreachable in a network without an answer.
             raise Unavailable from exc
+
+    def _has_no_free_connection(self) -> bool:
+        pool = self._database.manager._pool
+        if pool is None:
+            return False
+        return pool.get_size() == pool.get_max_size() and not pool.get_idle_size()
 
     async def aclose(self) -> None:
         """End background work and return all connections to the pool."""
@@ -205,30 +239,19 @@ class Replica(Repository):
             await asyncio.wait([task])
         await self._database.aclose()
 
-    async def _wait_until_replayed(
-        self, connection: Connection, position: int | None
-    ) -> float | None:
-        """Return how old the replica's data is at most, in seconds; None if that is unknown.
+    async def _require_written(self, position: int | None) -> None:
+        """Raise _TooFarBehind if not even the primary has come as far as a position.
 
-        Raise _TooFarBehind if that is too old, or if the position does not arrive in time.
+        Nobody need wait for it: a failover has lost it, or the client has made it up.
         """
-        primary_answers = await self._sample()
-        deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
-        while True:
-            state = await self._query_replica(connection, "position")
-            lag = self._data_age(state)
-            # While the primary does not answer, old data is better than none.
-            is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
-            has_position = position is None or state["position"] >= position
-            if is_recent and has_position:
-                return lag
-            if has_position:
-                # The lag can shrink at once only if a new sample has just been read: after a
-                # pause without reads, the replica has that position a moment later.
-                deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
-            if time.monotonic() > deadline:
-                raise _TooFarBehind
-            await asyncio.sleep(POSITION_POLL_SECONDS)
+        if position is None or (self._samples and position <= self._samples[-1].position):
+            return
+        try:
+            written = decode_position(await self.position())
+        except RingError as exc:
+            raise _TooFarBehind from exc
+        if position > written:
+            raise _TooFarBehind
 
     def _data_age(self, state: asyncpg.Record) -> float | None:
         """Return how old the data is at most, in seconds; None if it is older than all samples.
@@ -236,10 +259,11 @@ class Replica(Repository):
         Raise _TooFarBehind if it is data of another primary, which once was a replica of ours.
         """
         self.is_primary = not state["is_standby"]
+        # It is another primary, or follows one: both have written since then, so their positions
+        # cannot be compared.
+        if not self._samples or state["timeline"] != self._samples[-1].timeline:
+            raise _TooFarBehind
         if self.is_primary:
-            # Both have written since then, so their positions cannot be compared.
-            if not self._samples or state["timeline"] != self._samples[-1].timeline:
-                raise _TooFarBehind
             return 0.0
         for sample in reversed(self._samples):
             if sample.position <= state["position"]:
