@@ -14,6 +14,28 @@ FROM <<tables.usage_logs>>
 WHERE project_id = @project_id AND logged_at BETWEEN @since AND @until
   AND id = ANY (@ids::uuid[]);
 
+-- name: dropped_calls
+-- The calls of a day that were dropped here: what its totals count more than is stored.
+SELECT sums.requests - calls.requests AS rows, sums.tokens - calls.tokens AS tokens
+FROM (
+    SELECT coalesce(sum(requests), 0) AS requests, coalesce(sum(input_tokens + output_tokens), 0) AS tokens
+    FROM (
+        SELECT requests, input_tokens, output_tokens FROM <<tables.usage_rollups>>
+        WHERE project_id = @project_id AND minutes = 1440 AND bucket = @day::timestamptz
+          AND label_kind = 'model'
+        UNION ALL
+        SELECT requests, input_tokens, output_tokens FROM <<tables.usage_recent>>
+        WHERE project_id = @project_id
+          AND bucket >= @day::timestamptz AND bucket < @day::timestamptz + interval '24 hours'
+    ) AS counted
+) AS sums
+CROSS JOIN (
+    SELECT count(*) AS requests, coalesce(sum(input_tokens + output_tokens), 0) AS tokens
+    FROM <<tables.usage_logs>>
+    WHERE project_id = @project_id
+      AND logged_at >= @day::timestamptz AND logged_at < @day::timestamptz + interval '24 hours'
+) AS calls;
+
 -- name: insert_conversations
 WITH inserted AS (
     INSERT INTO <<tables.conversations>> (
@@ -98,6 +120,47 @@ FROM ROWS FROM (
     )
 ) WITH ORDINALITY AS imported (project_id, conversation_id, id, position)
 JOIN <<tables.messages>> AS stored USING (project_id, conversation_id, id);
+
+-- name: raise_totals
+-- Raises the totals of conversations to those of that server. Totals here are never less, unless a message
+-- was deleted there while an import was interrupted. That server rounded each cost to eight decimals: costs
+-- that differ by no more are kept.
+UPDATE <<tables.conversations>> AS conversation SET
+    message_count = greatest(conversation.message_count, imported.message_count),
+    total_input_tokens = greatest(conversation.total_input_tokens, imported.total_input_tokens),
+    total_output_tokens = greatest(conversation.total_output_tokens, imported.total_output_tokens),
+    total_cost = CASE
+        WHEN imported.total_cost - conversation.total_cost > (imported.message_count + 1) * 1e-8
+        THEN imported.total_cost ELSE conversation.total_cost
+    END
+FROM json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS imported (
+    project_id uuid, id uuid, message_count bigint, total_input_tokens numeric,
+    total_output_tokens numeric, total_cost numeric
+)
+WHERE conversation.project_id = imported.project_id AND conversation.id = imported.id
+  AND (
+    imported.message_count > conversation.message_count
+    OR imported.total_input_tokens > conversation.total_input_tokens
+    OR imported.total_output_tokens > conversation.total_output_tokens
+    OR imported.total_cost - conversation.total_cost > (imported.message_count + 1) * 1e-8
+  );
+
+-- name: stored_totals
+-- What is stored of the totals of that server. Messages that were added here are not counted.
+SELECT
+    coalesce(sum(
+        least(stored.total_input_tokens, imported.total_input_tokens)
+        + least(stored.total_output_tokens, imported.total_output_tokens)
+    ), 0)::bigint AS tokens,
+    coalesce(sum(
+        CASE WHEN imported.total_cost - stored.total_cost > (imported.message_count + 1) * 1e-8
+             THEN stored.total_cost ELSE imported.total_cost END
+    ), 0) AS cost
+FROM json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS imported (
+    project_id uuid, id uuid, message_count bigint, total_input_tokens numeric,
+    total_output_tokens numeric, total_cost numeric
+)
+JOIN <<tables.conversations>> AS stored USING (project_id, id);
 
 -- name: insert_templates
 -- Each with its first version: that server kept no others.
