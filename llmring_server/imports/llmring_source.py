@@ -193,17 +193,19 @@ class LlmringSource:
             cursor = await self._connection.cursor(self._text(kind), *self._arguments(kind))
         batch: list[asyncpg.Record] = []
         batch_bytes = 0
-        fetched = most = SMALL_ROWS_PER_FETCH if kind in _SMALL else ROWS_PER_FETCH
+        row_bytes = 0
+        most = SMALL_ROWS_PER_FETCH if kind in _SMALL else ROWS_PER_FETCH
         while True:
             with _reading():
-                rows = await cursor.fetch(min(fetched, size - len(batch)))
+                # Large rows are often neighbours.
+                fitting = max(1, (BATCH_BYTES - batch_bytes) // (row_bytes or 1))
+                rows = await cursor.fetch(min(fitting, most, size - len(batch)))
             if not rows:
                 break
-            row_bytes = sum(map(_bytes_of, rows))
+            fetched_bytes = sum(map(_bytes_of, rows))
+            row_bytes = fetched_bytes // len(rows)
             batch += rows
-            batch_bytes += row_bytes
-            # Large rows are often neighbours.
-            fetched = max(1, min(most, BATCH_BYTES * len(rows) // (row_bytes or 1)))
+            batch_bytes += fetched_bytes
             if len(batch) >= size or batch_bytes >= BATCH_BYTES:
                 yield batch
                 batch, batch_bytes = [], 0
@@ -238,7 +240,12 @@ async def open_llmring(
     InvalidRequest if the schema has no tables of such a server; Unavailable without a connection.
     """
     with connecting_to("the database to import", url):
-        connection = await connect(url)
+        try:
+            connection = await connect(url)
+        except asyncpg.InvalidCatalogNameError as exc:
+            raise Unavailable(
+                f"Cannot connect to the database to import: {exc}. Check its name in the URL."
+            ) from exc
     try:
         with _reading():
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
