@@ -66,6 +66,14 @@ DROPPED_UNSURE = (
     " --retain` deletes calls here; to get these, import into a new database"
 )
 SAME_ID = "its id follows from another row, too"
+CHANGED = (
+    "texts or a state that differ from those there, since they were changed after they were stored:"
+    " kept as they are here"
+)
+STAYS_UNPRICED = (
+    "a cost of 0 that was stored as unpriced before, and stays so: calls that are stored are not"
+    " changed"
+)
 NOT_STORABLE = "the database refuses one of its values"
 WITHOUT_AMOUNTS = (
     "a negative number of tokens, or a cost that is negative or too large: the row is stored"
@@ -320,7 +328,9 @@ class LlmringImport(Repository):
             until=calls[-1].logged_at,
             ids=[call.id for call in calls],
         )
-        report.here += Totals(*row)
+        report.here += Totals(row["rows"], row["tokens"], row["cost"])
+        if run.conversion.zero_cost_is_free and row["unpriced"]:
+            run.conversion.notes[STAYS_UNPRICED] += row["unpriced"]
 
     async def _import_rows(self, run: _Run, report: KindReport) -> None:
         kind = _ROWS[report.kind]
@@ -355,6 +365,8 @@ class LlmringImport(Repository):
                 continue
             if position not in here:
                 report.stored += 1
+            elif here[position]["is_changed"]:
+                run.conversion.notes[CHANGED] += 1
             tokens, cost = _amounts(report.kind, row)
             if report.kind == "messages":
                 tokens, cost = _storable_amounts(report, row)

@@ -2,14 +2,14 @@
 --
 -- Across projects: each row brings its own. Rows are sent as bytes of JSON, which the driver copies less
 -- often than text. `insert_...` leaves rows that are stored as they are; `stored_...` returns which of the
--- rows are stored, by their position, with their tokens and cost.
+-- rows are stored, by their position, with their tokens and cost, and whether they were changed since.
 
 -- name: sum_calls
 -- What is stored of a batch of calls. They are of one project and in the order of time, so that the range
 -- contains hardly any others.
 SELECT
     count(*) AS rows, coalesce(sum(input_tokens + output_tokens), 0)::bigint AS tokens,
-    coalesce(sum(cost), 0) AS cost
+    coalesce(sum(cost), 0) AS cost, count(*) FILTER (WHERE cost IS NULL) AS unpriced
 FROM <<tables.usage_logs>>
 WHERE project_id = @project_id AND logged_at BETWEEN @since AND @until
   AND id = ANY (@ids::uuid[]);
@@ -55,10 +55,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_conversations
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.title, stored.system_prompt, stored.model_alias)
+        IS DISTINCT FROM (
+            imported.title, imported.system_prompt, imported.model_alias
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, title text, system_prompt text, model_alias text
+    )
+) WITH ORDINALITY AS imported (project_id, id, title, system_prompt, model_alias, position)
 JOIN <<tables.conversations>> AS stored USING (project_id, id);
 
 -- name: insert_messages
@@ -113,7 +120,7 @@ SELECT count(*) AS inserted FROM inserted;
 -- name: stored_messages
 SELECT
     position - 1 AS position,
-    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens, cost
+    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens, cost, false AS is_changed
 FROM ROWS FROM (
     json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
         project_id uuid, conversation_id uuid, id uuid
@@ -192,10 +199,20 @@ first_version AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_templates
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.description, stored.system_prompt, stored.model, stored.is_active)
+        IS DISTINCT FROM (
+            imported.name, imported.description, imported.system_prompt, imported.model, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, description text, system_prompt text, model text,
+        is_active boolean
+    )
+) WITH ORDINALITY AS imported (
+    project_id, id, name, description, system_prompt, model, is_active, position
+)
 JOIN <<tables.templates>> AS stored USING (project_id, id);
 
 -- name: insert_servers
@@ -218,10 +235,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_servers
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.url, stored.is_active)
+        IS DISTINCT FROM (
+            imported.name, imported.url, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, url text, is_active boolean
+    )
+) WITH ORDINALITY AS imported (project_id, id, name, url, is_active, position)
 JOIN <<mcp.servers>> AS stored USING (project_id, id);
 
 -- name: insert_capabilities
@@ -250,10 +274,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_capabilities
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.description, stored.removed_at IS NULL)
+        IS DISTINCT FROM (
+            imported.name, imported.description, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, description text, is_active boolean
+    )
+) WITH ORDINALITY AS imported (project_id, id, name, description, is_active, position)
 JOIN <<mcp.capabilities>> AS stored USING (project_id, id);
 
 -- name: insert_executions
@@ -279,7 +310,7 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_executions
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost, false AS is_changed
 FROM ROWS FROM (
     json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
         project_id uuid, tool_id uuid, id uuid

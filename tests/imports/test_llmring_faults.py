@@ -274,6 +274,33 @@ async def test_what_is_read_at_once_is_bounded_by_its_size(old: str) -> None:
     assert max(sizes) <= 20
 
 
+async def test_what_was_changed_there_since_it_was_stored_is_named(new: Ring, old: str) -> None:
+    await change(
+        old,
+        ADD_CONVERSATION,
+        "INSERT INTO mcp_client.servers (name, url, transport_type, api_key_id)"
+        " VALUES ('files', 'https://mcp.example.org', 'http', 'key-of-a')",
+        "INSERT INTO mcp_client.tools (server_id, name, input_schema)"
+        " SELECT id, 'read', '{}' FROM mcp_client.servers",
+        "INSERT INTO llmring.conversation_templates (api_key_id, name, created_by)"
+        " VALUES ('key-of-a', 'Support', 'ann')",
+        "INSERT INTO llmring.usage_logs (api_key_id, model, provider, input_tokens, output_tokens,"
+        " cost) VALUES ('key-of-a', 'm', 'p', 1, 1, 0)",
+    )
+    assert (await imported(new, old)).notes == {llmring_rows.ZERO_COST: 1}
+    assert (await imported(new, old, zero_cost_is_free=True)).notes == {llmring.STAYS_UNPRICED: 1}
+    await change(
+        old,
+        "UPDATE llmring.conversations SET title = 'New'",
+        "UPDATE mcp_client.servers SET is_active = false",
+        "UPDATE mcp_client.tools SET is_active = false",
+        "UPDATE llmring.conversation_templates SET system_prompt = 'New'",
+    )
+    report = await imported(new, old)
+    assert report.notes[llmring.CHANGED] == 4
+    assert report.is_complete
+
+
 async def test_options_that_cannot_be_meant_are_errors(new: Ring, old: str) -> None:
     ran = command(new, old, "--since", "0001-01-01", "--tz", "Asia/Tokyo")
     assert "outside the calendar" in ran.stderr
