@@ -20,6 +20,7 @@ from llmring_server.imports.llmring import KindReport, LlmringReport
 from llmring_server.imports.llmring_source import LEFT_OUT, Totals, open_llmring
 from llmring_server.ring import Ring
 
+# Names of kinds for people; the others are called as they are.
 _NAMES: Mapping[str, str] = {
     "servers": "MCP servers",
     "tools": "MCP tools",
@@ -69,7 +70,7 @@ class DatabaseUrl(click.ParamType[str]):
     type=click.Choice(["unpriced", "free"]),
     default="unpriced",
     show_default=True,
-    help="What a call is that used tokens and has the cost 0.",
+    help="How to import a call that used tokens and has a cost of 0.",
 )
 @click.option("--dry-run", is_flag=True, help="Read everything and change nothing.")
 def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
@@ -84,10 +85,10 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     zero_cost: str,
     dry_run: bool,
 ) -> None:
-    """Store the data of an llmring-server 0.1: all of it, each row once.
+    """Import all data of an llmring-server 0.1. Each row is imported once.
 
     Calls, conversations with their messages, templates, and MCP servers with their capabilities and
-    executions are read in one snapshot; nothing is changed there. Each API key becomes the project
+    executions are read in one snapshot; the source is not changed. Each API key becomes the project
     that it names in mode open; keys are not stored. Rows of neither a key nor a project go to
     --project.
 
@@ -97,7 +98,7 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     progress = Progress()
 
     def show(kind: KindReport) -> None:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         progress.show(f"{name}: {kind.read:,} of {kind.source.rows:,} read")
 
     async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int], list[str]]:
@@ -136,14 +137,14 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
         column.no_wrap = True
     for kind in report.kinds:
         sides = (kind.source, kind.here, kind.difference)
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         table.add_row(name, "rows", *(f"{side.rows:,}" for side in sides))
         if kind.kind in _WITH_AMOUNTS:
             table.add_row("", "tokens", *(f"{side.tokens:,}" for side in sides))
             table.add_row("", "USD", *(_dollars(side.cost) for side in sides))
     CONSOLE.print(table)
     for kind in report.kinds:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         for reason, totals in kind.refused.items():
             click.echo(f"{name} not stored: {_amount(kind.kind, totals)}: {reason}.")
             more = ", ..." if totals.rows > len(kind.ids[reason]) else ""
@@ -162,6 +163,10 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
     known = sum(kind.known for kind in report.kinds)
     click.echo(f"{'to be stored' if dry_run else 'stored'}: {stored:,}")
     click.echo(f"stored before: {known:,}")
+
+
+def _name(kind: KindReport) -> str:
+    return _NAMES.get(kind.kind, kind.kind)
 
 
 def _amount(kind: str, totals: Totals) -> str:

@@ -24,7 +24,8 @@ from llmring_server.errors import BadRequest, NotFound, Unavailable, UnsafeDatab
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
-from tests.support.replica import PostgresNode, primary_and_replica
+from tests.support.postgres_node import PostgresNode
+from tests.support.replica import primary_and_replica
 
 POSITION, LAG = "X-LLMRing-Position", "X-LLMRing-Replica-Lag"
 WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE|TRUNCATE|LOCK|nextval|FOR (SHARE|NO KEY))\b")
