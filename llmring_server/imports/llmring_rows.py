@@ -28,6 +28,7 @@ from llmring_server.core.strict_json import (
     MAX_DEPTH,
     MAX_SMALL_OBJECT_BYTES,
     JsonRules,
+    check_json,
     dump_bounded_json,
     encode_json,
     load_json,
@@ -437,7 +438,7 @@ class Conversion:
 
     def _metadata(self, text: str | None, max_bytes: int) -> Row:
         try:
-            value = _unwrapped(parse_json(text.encode())) if text else {}
+            value = check_json(_unwrapped(parse_json(text.encode()))) if text else {}
             if value is None:
                 value = {}
             if isinstance(value, dict):

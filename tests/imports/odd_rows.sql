@@ -36,7 +36,9 @@ UPDATE llmring.usage_logs SET cost = 1e12 WHERE id_at_origin = '2';
 UPDATE llmring.usage_logs SET cost = 'Infinity' WHERE id_at_origin = '3';
 UPDATE llmring.usage_logs SET cost = '-Infinity' WHERE id_at_origin = '4';
 UPDATE llmring.usage_logs SET created_at = '12000-01-01' WHERE id_at_origin = '5';
-UPDATE llmring.usage_logs SET alias = repeat('é', 128) WHERE id_at_origin = '6';
+ALTER TABLE llmring.usage_logs ALTER latency_ms TYPE bigint;
+UPDATE llmring.usage_logs SET latency_ms = 3000000000 WHERE id_at_origin = '6';
+UPDATE llmring.usage_logs SET metadata = to_jsonb('{"a": "\u0000"}'::text) WHERE id_at_origin = '7';
 INSERT INTO mcp_client.servers (id, name, url, transport_type, api_key_id, created_at) VALUES
     ('20000000-0000-4000-8000-000000000001', 'files', 'https://mcp.example.org', 'http', 'key-of-a', now());
 UPDATE mcp_client.servers SET capabilities = (repeat('[', 210) || repeat(']', 210))::jsonb;

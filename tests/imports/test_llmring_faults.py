@@ -210,8 +210,9 @@ async def test_a_row_that_cannot_be_stored_is_listed_and_stops_no_other(
         llmring_rows.TOO_EXPENSIVE: Totals(1, 11, Decimal(10**12)),
         "it has no time, or one before 1970": Totals(1, 11, Decimal("0.5")),
         "the id of its project is no UUID": Totals(1, 11, Decimal("0.5")),
+        llmring.NOT_STORABLE: Totals(1, 11, Decimal("0.5")),
     }
-    assert calls.here.rows == 3
+    assert calls.here.rows == 2
     assert {reason: totals.rows for reason, totals in messages.refused.items()} == {
         llmring_rows.UNREADABLE_JSON: 3,
         "it has no time, or one before 1970": 2,
@@ -227,6 +228,7 @@ async def test_a_row_that_cannot_be_stored_is_listed_and_stops_no_other(
         llmring_rows.ODD_TIME: 3,
         llmring_rows.NOT_A_HEADER: 1,
         llmring_rows.NO_COST: 1,
+        llmring_rows.NO_METADATA: 1,
         llmring_rows.FEWER_THAN_TOTALS: 1,
         llmring_rows.NEGATIVE_TOKENS: 1,
     }
