@@ -15,6 +15,7 @@ from llmring_server.cli.dates import DATE, in_utc, tz_option
 from llmring_server.cli.environment import project_options
 from llmring_server.cli.output import CONSOLE, Progress
 from llmring_server.core.connection_string import parse
+from llmring_server.core.identity import project_of_key
 from llmring_server.imports.llmring import KindReport, LlmringReport
 from llmring_server.imports.llmring_source import LEFT_OUT, Totals, open_llmring
 from llmring_server.ring import Ring
@@ -27,8 +28,8 @@ _NAMES: Mapping[str, str] = {
     "prompts": "MCP prompts",
     "executions": "MCP executions",
 }
-# Rows of these have tokens and costs.
-_WITH_AMOUNTS = ("calls", "messages")
+# Rows of these have tokens and costs; those of conversations are their totals.
+_WITH_AMOUNTS = ("calls", "conversations", "messages")
 
 
 class DatabaseUrl(click.ParamType[str]):
@@ -100,13 +101,17 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
         name = _name(kind)
         progress.show(f"{name}: {kind.read:,} of {kind.source.rows:,} read")
 
-    async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int]]:
+    async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int], list[str]]:
         async with open_llmring(url, schema, in_utc(since, tz)) as source:
             project_id = None
             if source.without_owner:
-                project_id = await environment.find_or_create_project(
-                    ring, project, dry_run=dry_run
-                )
+                # A key of the source must not become the name of a project: it would be stored.
+                if await source.has_key(project):
+                    project_id = project_of_key(project)
+                else:
+                    project_id = await environment.find_or_create_project(
+                        ring, project, dry_run=dry_run
+                    )
             report = await ring.llmring_import.run(
                 source,
                 actor=environment.operator(),
@@ -115,10 +120,12 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
                 dry_run=dry_run,
                 progress=show,
             )
-            return report, source.left_out
+            return report, source.left_out, source.absent
 
-    report, left_out = environment.with_ring(env, data_dir, store, writes=not dry_run)
+    report, left_out, absent = environment.with_ring(env, data_dir, store, writes=not dry_run)
     _print(report, left_out, dry_run=dry_run)
+    if absent:
+        click.echo(f"The database has no tables {', '.join(absent)}: nothing was read of them.")
     if not report.is_complete:
         raise SystemExit(1)
 
@@ -140,10 +147,13 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
         name = _name(kind)
         for reason, totals in kind.refused.items():
             click.echo(f"{name} not stored: {_amount(kind.kind, totals)}: {reason}.")
+            more = ", ..." if totals.rows > len(kind.ids[reason]) else ""
+            click.echo(f"  ids: {', '.join(map(str, kind.ids[reason]))}{more}")
         if kind.unexplained != Totals():
             # Someone changes rows meanwhile, such as deleting messages that were just stored.
             click.echo(
-                f"{name} that differ without a known reason: {kind.unexplained.rows:,} rows."
+                f"{name} that differ without a known reason:"
+                f" {_amount(kind.kind, kind.unexplained)}."
             )
     for note, count in report.notes.items():
         click.echo(f"{count:,} rows with {note}.")
