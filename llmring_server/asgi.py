@@ -13,7 +13,6 @@ from pgdbm import AsyncDatabaseManager
 from starlette.applications import Starlette
 from starlette.datastructures import State
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -37,50 +36,19 @@ from llmring_server.ring import Ring
 from llmring_server.routes import API_GROUPS, META_GROUPS
 from llmring_server.settings import Settings, environment_warnings
 from llmring_server.web.body_memory import BodyMemory, large_body_slots
+from llmring_server.web.cors import with_cors
 from llmring_server.web.health import TIMEOUT_SECONDS
 from llmring_server.web.middleware import RequestMiddleware
 from llmring_server.web.openapi import openapi_document
 from llmring_server.web.rate_limits import RateLimits
 from llmring_server.web.request import Authenticator
-from llmring_server.web.request_limits import may_lose_framing
 from llmring_server.web.router import Router, path_below_root
 
 logger = logging.getLogger(__name__)
 
-CORS_REQUEST_HEADERS = (
-    "Authorization",
-    "X-API-Key",
-    "X-Project-Key",
-    "Content-Type",
-    "Idempotency-Key",
-    "If-None-Match",
-    "X-LLMRing-Position",
-)
-CORS_RESPONSE_HEADERS = (
-    "Link",
-    "X-Request-ID",
-    "Retry-After",
-    "Idempotent-Replayed",
-    "ETag",
-    "X-Registry-Stale",
-    "X-Warnings",
-    "X-LLMRing-Position",
-    "X-LLMRing-Replica-Lag",
-)
-
 # The paths that are served before the database is opened, or although it cannot be.
 WITHOUT_DATABASE = {"/", "/docs", "/redoc", "/openapi.json", "/health/live"}
 HEALTH_CHECKS = {"/health", "/health/ready"}
-
-
-class _Cors(CORSMiddleware):
-    """Cross-origin resource sharing, except for responses that must close their connection."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and may_lose_framing(scope):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
 
 
 class _State(State):
@@ -290,7 +258,7 @@ class App(Starlette):
         for cls, args, kwargs in reversed(self.user_middleware):
             app = cls(app, *args, **kwargs)
         self._inside_cors = app
-        return self._with_cors(app)
+        return with_cors(app, self.state.settings.cors_origins)
 
     def configure(self, settings: Settings) -> None:
         """Take over the settings that may change while the app serves; see `Ring.reload`."""
@@ -302,21 +270,7 @@ class App(Starlette):
         self.body_memory.configure(settings)
         # Requests that are being served end with the former middleware.
         if self.middleware_stack is not None:
-            self.middleware_stack = self._with_cors(self._inside_cors)
-
-    def _with_cors(self, app: ASGIApp) -> ASGIApp:
-        """Return the app with CORS outside, so that browsers may read error responses, too."""
-        origins = self.state.settings.cors_origins
-        # Mounted apps have none by default: CORS is up to the parent.
-        if not origins:
-            return app
-        return _Cors(
-            app,
-            allow_origins=origins,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=[*CORS_REQUEST_HEADERS],
-            expose_headers=[*CORS_RESPONSE_HEADERS],
-        )
+            self.middleware_stack = with_cors(self._inside_cors, settings.cors_origins)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,7 @@ from typing import Any
 from pydantic import model_validator
 
 from llmring_server import settings
-
-# Former names of settings.
-RENAMED = {
-    "message_logging_level": "conversation_content",
-    "registry_base_url": "registry_url",
-    "cache_ttl": "registry_ttl",
-}
+from llmring_server.core.variables import FORMER_NAMES
 
 # What to use instead of the settings that are gone.
 REPLACEMENTS = {
@@ -81,5 +75,5 @@ def _current_names(values: dict[str, Any]) -> dict[str, Any]:
             current["auth"] = "keys"
         else:
             plain = value.value if isinstance(value, MessageLoggingLevel) else value
-            current[RENAMED.get(name, name)] = plain
+            current[FORMER_NAMES.get(name, name)] = plain
     return current

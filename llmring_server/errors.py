@@ -349,4 +349,4 @@ class ListenNotPermitted(CannotListen):
     """The program may not listen on the port."""
 
     code: Code = "listen_not_permitted"
-    detail = "The port is not permitted: choose one above 1023."
+    detail = "Permission denied for this port: choose one above 1023."

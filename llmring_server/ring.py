@@ -178,14 +178,15 @@ class Ring:
         `transaction` is pgdbm's, or an asyncpg connection that has one. No events are announced:
         only the caller knows whether it was committed.
         """
-        return self._on(self._database.within(transaction))
+        return self._with_database(self._database.within(transaction))
 
-    def _on(self, database: Database) -> Self:
+    def _with_database(self, database: Database) -> Self:
         other = copy(self)
         other._database = database
         other.has_replica = database.replica is not None
         for name, value in vars(self).items():
-            if isinstance(value, Repository | Mcp):
+            # The check of the database is that of all copies: it remembers what it has logged.
+            if isinstance(value, Repository | Mcp) and value is not self._safety:
                 setattr(other, name, value.with_database(database))
         return other
 
@@ -201,7 +202,7 @@ class Ring:
         if the position is not one of `Ring.position`, or of the header X-LLMRing-Position.
         """
         lsn = None if position is None else decode_position(position)
-        return self._on(self._database.reading(lsn))
+        return self._with_database(self._database.reading(lsn))
 
     @property
     def replica_lag(self) -> float | None:

@@ -29,4 +29,7 @@ tz_option = click.option(
 
 def in_utc(moment: datetime | None, tz: str) -> datetime | None:
     """Return a date or a time of the zone as an instant; None if there is none."""
-    return first_instant(moment, tz) if moment else None
+    try:
+        return first_instant(moment, tz) if moment else None
+    except OverflowError as exc:
+        raise click.BadParameter("the date lies outside the calendar in this time zone") from exc

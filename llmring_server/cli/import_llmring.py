@@ -15,10 +15,12 @@ from llmring_server.cli.dates import DATE, in_utc, tz_option
 from llmring_server.cli.environment import project_options
 from llmring_server.cli.output import CONSOLE, Progress
 from llmring_server.core.connection_string import parse
+from llmring_server.core.identity import project_of_key
 from llmring_server.imports.llmring import KindReport, LlmringReport
 from llmring_server.imports.llmring_source import LEFT_OUT, Totals, open_llmring
 from llmring_server.ring import Ring
 
+# Names of kinds for people; the others are called as they are.
 _NAMES: Mapping[str, str] = {
     "servers": "MCP servers",
     "tools": "MCP tools",
@@ -26,8 +28,8 @@ _NAMES: Mapping[str, str] = {
     "prompts": "MCP prompts",
     "executions": "MCP executions",
 }
-# Rows of these have tokens and costs.
-_WITH_AMOUNTS = ("calls", "messages")
+# Rows of these have tokens and costs; those of conversations are their totals.
+_WITH_AMOUNTS = ("calls", "conversations", "messages")
 
 
 class DatabaseUrl(click.ParamType[str]):
@@ -68,7 +70,7 @@ class DatabaseUrl(click.ParamType[str]):
     type=click.Choice(["unpriced", "free"]),
     default="unpriced",
     show_default=True,
-    help="What a call is that used tokens and has the cost 0.",
+    help="How to import a call that used tokens and has a cost of 0.",
 )
 @click.option("--dry-run", is_flag=True, help="Read everything and change nothing.")
 def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
@@ -83,10 +85,10 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     zero_cost: str,
     dry_run: bool,
 ) -> None:
-    """Store the data of an llmring-server 0.1: all of it, each row once.
+    """Import all data of an llmring-server 0.1. Each row is imported once.
 
     Calls, conversations with their messages, templates, and MCP servers with their capabilities and
-    executions are read in one snapshot; nothing is changed there. Each API key becomes the project
+    executions are read in one snapshot; the source is not changed. Each API key becomes the project
     that it names in mode open; keys are not stored. Rows of neither a key nor a project go to
     --project.
 
@@ -96,16 +98,20 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
     progress = Progress()
 
     def show(kind: KindReport) -> None:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         progress.show(f"{name}: {kind.read:,} of {kind.source.rows:,} read")
 
-    async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int]]:
+    async def store(ring: Ring) -> tuple[LlmringReport, Mapping[str, int], list[str]]:
         async with open_llmring(url, schema, in_utc(since, tz)) as source:
             project_id = None
             if source.without_owner:
-                project_id = await environment.find_or_create_project(
-                    ring, project, dry_run=dry_run
-                )
+                # A key of the source must not become the name of a project: it would be stored.
+                if await source.has_key(project):
+                    project_id = project_of_key(project)
+                else:
+                    project_id = await environment.find_or_create_project(
+                        ring, project, dry_run=dry_run
+                    )
             report = await ring.llmring_import.run(
                 source,
                 actor=environment.operator(),
@@ -114,10 +120,12 @@ def import_llmring(  # noqa: PLR0913, PLR0917, they are the options
                 dry_run=dry_run,
                 progress=show,
             )
-            return report, source.left_out
+            return report, source.left_out, source.absent
 
-    report, left_out = environment.with_ring(env, data_dir, store, writes=not dry_run)
+    report, left_out, absent = environment.with_ring(env, data_dir, store, writes=not dry_run)
     _print(report, left_out, dry_run=dry_run)
+    if absent:
+        click.echo(f"The database has no tables {', '.join(absent)}: nothing was read of them.")
     if not report.is_complete:
         raise SystemExit(1)
 
@@ -129,20 +137,23 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
         column.no_wrap = True
     for kind in report.kinds:
         sides = (kind.source, kind.here, kind.difference)
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         table.add_row(name, "rows", *(f"{side.rows:,}" for side in sides))
         if kind.kind in _WITH_AMOUNTS:
             table.add_row("", "tokens", *(f"{side.tokens:,}" for side in sides))
             table.add_row("", "USD", *(_dollars(side.cost) for side in sides))
     CONSOLE.print(table)
     for kind in report.kinds:
-        name = _NAMES.get(kind.kind, kind.kind)
+        name = _name(kind)
         for reason, totals in kind.refused.items():
             click.echo(f"{name} not stored: {_amount(kind.kind, totals)}: {reason}.")
+            more = ", ..." if totals.rows > len(kind.ids[reason]) else ""
+            click.echo(f"  ids: {', '.join(map(str, kind.ids[reason]))}{more}")
         if kind.unexplained != Totals():
             # Someone changes rows meanwhile, such as deleting messages that were just stored.
             click.echo(
-                f"{name} that differ without a known reason: {kind.unexplained.rows:,} rows."
+                f"{name} that differ without a known reason:"
+                f" {_amount(kind.kind, kind.unexplained)}."
             )
     for note, count in report.notes.items():
         click.echo(f"{count:,} rows with {note}.")
@@ -152,6 +163,10 @@ def _print(report: LlmringReport, left_out: Mapping[str, int], *, dry_run: bool)
     known = sum(kind.known for kind in report.kinds)
     click.echo(f"{'to be stored' if dry_run else 'stored'}: {stored:,}")
     click.echo(f"stored before: {known:,}")
+
+
+def _name(kind: KindReport) -> str:
+    return _NAMES.get(kind.kind, kind.kind)
 
 
 def _amount(kind: str, totals: Totals) -> str:

@@ -70,7 +70,7 @@ def migrate(target: ConfiguredModules) -> None:
     asyncio.run(migrate_modules(config, settings, _report, _report_waiting))
     for module, (schema, *others) in planned:
         if module.is_own:
-            _tell_settings(module, schema, others[0], settings)
+            _print_settings_to_serve(module, schema, others[0], settings)
 
 
 def show_status(target: ConfiguredModules) -> None:
@@ -94,8 +94,10 @@ def _report_waiting() -> None:
     click.echo("Waiting for another process that migrates this database ...", err=True)
 
 
-def _tell_settings(module: Module, schema: str, mcp_schema: str, settings: Settings) -> None:
-    """Name the settings by which the server finds the tables, unless it finds them anyway."""
+def _print_settings_to_serve(
+    module: Module, schema: str, mcp_schema: str, settings: Settings
+) -> None:
+    """Print the settings by which the server finds the tables, unless the defaults do."""
     needed = []
     if schema != settings.database_schema:
         needed.append(f"LLMRING_DATABASE_SCHEMA={schema}")

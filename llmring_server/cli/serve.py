@@ -29,7 +29,7 @@ from llmring_server.errors import InvalidSettings
 from llmring_server.ring import Ring
 from llmring_server.server.access_log import AccessLog
 from llmring_server.server.in_process import listen, url_of, uvicorn_options
-from llmring_server.server.workers import Workers, follow
+from llmring_server.server.workers import Workers, end_with_parent
 from llmring_server.settings import Settings
 from llmring_server.web.about import EXAMPLE_KEYS, first_call
 
@@ -64,7 +64,7 @@ AUTH = {
 @click.option(
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML file with settings; LLMRING_CONFIG is its default. SIGHUP reads it again.",
+    help="TOML file with settings (default: LLMRING_CONFIG). SIGHUP reloads it.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -254,7 +254,9 @@ class _Workers(Workers):
         except (InvalidSettings, click.ClickException):
             # The workers report the reason, and change nothing.
             reloaded = settings
-        self.config.app = partial(_following, parent, partial(factory.func, reloaded, source))
+        self.config.app = partial(
+            _app_ending_with_parent, parent, partial(factory.func, reloaded, source)
+        )
         for process in self.processes:
             # Before it is ready, the signal would end it.
             if process.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
@@ -316,7 +318,7 @@ def _run(
     click.echo(banner)
     # The other end is open in this process only, as long as it runs.
     parent, end_of_parent = Pipe(duplex=False)
-    config.app = partial(_following, parent, cast("Any", config.app))
+    config.app = partial(_app_ending_with_parent, parent, cast("Any", config.app))
     with end_of_parent:
         if reload:
             reloader = _Reloader if source else ChangeReload
@@ -330,7 +332,7 @@ def _run(
             workers.run()
 
 
-def _following(parent: Connection, factory: Callable[[], ASGIApp]) -> ASGIApp:
+def _app_ending_with_parent(parent: Connection, factory: Callable[[], ASGIApp]) -> ASGIApp:
     """Return the application, in a process that ends with its parent."""
-    follow(parent)
+    end_with_parent(parent)
     return factory()

@@ -38,7 +38,7 @@ class ProjectStats(NamedTuple):
     type=click.IntRange(1, MAX_LABELS),
     default=10,
     show_default=True,
-    help="How many models, aliases, origins and profiles to list, those that cost most.",
+    help="Number of models, aliases, origins and profiles to list, most expensive first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what GET /api/v1/stats returns.")
 def stats(env: str, data_dir: Path, project: str, *, as_json: bool, **options: Any) -> None:

@@ -37,12 +37,13 @@ _OTHER_VARIABLES = ("LLMRING_DATA_DIR", "LLMRING_PG_OS_USER", CONFIG)
 # Of tests.
 _TEST_PREFIX = "LLMRING_TEST_"
 
-# Settings of llmring-server 0.1 that have another name now.
-RENAMED = {
-    "LLMRING_MESSAGE_LOGGING_LEVEL": "conversation_content",
-    "LLMRING_REGISTRY_BASE_URL": "registry_url",
-    "LLMRING_CACHE_TTL": "registry_ttl",
+# Settings of llmring-server 0.1 that have another name now, and the variables that set them.
+FORMER_NAMES = {
+    "message_logging_level": "conversation_content",
+    "registry_base_url": "registry_url",
+    "cache_ttl": "registry_ttl",
 }
+RENAMED = {PREFIX + former.upper(): name for former, name in FORMER_NAMES.items()}
 _VALIDATION_MODE = "LLMRING_API_KEY_VALIDATION_MODE"
 _TRACKING = "LLMRING_ENABLE_CONVERSATION_TRACKING"
 _LEVEL = "LLMRING_CONVERSATION_CONTENT"

@@ -226,8 +226,14 @@ class Database:
         inside.replica = None
         return inside
 
+    def note_primary(self) -> None:
+        """Note that the primary answers, although a replica was asked."""
+        if self.read_report:
+            self.read_report.lag = None
+
     def without_replica(self) -> Self:
         """Return this database with all reads on the primary."""
+        self.note_primary()
         primary = copy(self)
         primary.replica = None
         return primary

@@ -101,8 +101,8 @@ async def migrate_modules(
                 async with open_database(_settings_of(settings, schemas)) as db:
                     applied = await migrate(db, schemas[1])
             else:
-                async with _connection(settings, schemas[0]) as connection:
-                    applied = await _apply(connection, module, schemas[0], config)
+                async with _open_connection(settings, schemas[0]) as connection:
+                    applied = await _apply_foreign(connection, module, schemas[0], config)
             on_applied(module, applied)
 
 
@@ -111,10 +111,10 @@ async def module_status(config: PgdbmConfig, settings: Settings) -> list[ModuleM
     statuses: list[ModuleMigration] = []
     for module, schemas in plan(config, settings):
         if module.is_own:
-            statuses += await _own_status(module, _settings_of(settings, schemas))
+            statuses += await _status_of_own(module, _settings_of(settings, schemas))
         else:
-            async with _connection(settings, schemas[0]) as connection:
-                statuses += await _status(connection, module, schemas[0], config)
+            async with _open_connection(settings, schemas[0]) as connection:
+                statuses += await _status_of_foreign(connection, module, schemas[0], config)
     return statuses
 
 
@@ -123,7 +123,7 @@ def _settings_of(settings: Settings, schemas: tuple[str, ...]) -> Settings:
     return settings.model_copy(update={"database_schema": schema, "mcp_schema": mcp_schema})
 
 
-async def _own_status(module: Module, settings: Settings) -> list[ModuleMigration]:
+async def _status_of_own(module: Module, settings: Settings) -> list[ModuleMigration]:
     async with open_database(settings) as db:
         statuses = await migration_status(db, settings.mcp_schema)
         modules = schema_modules(db.schema or "", settings.mcp_schema or "")
@@ -135,7 +135,7 @@ async def _own_status(module: Module, settings: Settings) -> list[ModuleMigratio
 
 
 @asynccontextmanager
-async def _connection(settings: Settings, schema: str) -> AsyncIterator[Connection]:
+async def _open_connection(settings: Settings, schema: str) -> AsyncIterator[Connection]:
     """Open a connection on which unqualified names are of `schema`, as pgdbm's own pool does."""
     url = settings.dsn() or ""
     session = _SESSION | {"search_path": f'"{schema}", public'}
@@ -154,7 +154,7 @@ async def _locked(settings: Settings, on_wait: Callable[[], None]) -> AsyncItera
     The lock is polled: a session that waits in `pg_advisory_lock` holds a snapshot, for which
     CREATE INDEX CONCURRENTLY in a migration of the other process would wait in turn.
     """
-    async with _connection(settings, "pg_catalog") as connection:
+    async with _open_connection(settings, "pg_catalog") as connection:
         is_first = True
         while not await connection.fetchval(_TRY_LOCK):
             if is_first:
@@ -165,13 +165,15 @@ async def _locked(settings: Settings, on_wait: Callable[[], None]) -> AsyncItera
         yield
 
 
-async def _apply(
+async def _apply_foreign(
     connection: Connection, module: Module, schema: str, config: PgdbmConfig
 ) -> list[str]:
     try:
         if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", f'"{schema}"'):
             await connection.execute(f'CREATE SCHEMA "{schema}"')
-        result = await _manager(connection, module, schema, config).apply_pending_migrations()
+        result = await _migration_manager(
+            connection, module, schema, config
+        ).apply_pending_migrations()
     except MigrationError as exc:
         text = ". ".join(line.strip() for line in str(exc).splitlines())
         raise NotMigrated(
@@ -183,7 +185,7 @@ async def _apply(
     return [migration["filename"] for migration in result["applied"]]
 
 
-def _manager(
+def _migration_manager(
     connection: Connection, module: Module, schema: str, config: PgdbmConfig
 ) -> AsyncMigrationManager:
     pool = cast("Any", SingleConnectionPool(connection))
@@ -195,10 +197,10 @@ def _manager(
     )
 
 
-async def _status(
+async def _status_of_foreign(
     connection: Connection, module: Module, schema: str, config: PgdbmConfig
 ) -> list[ModuleMigration]:
-    manager = _manager(connection, module, schema, config)
+    manager = _migration_manager(connection, module, schema, config)
     table = f'"{schema}".{config.migrations_table}'
     is_known = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", table)
     applied = await manager.get_applied_migrations() if is_known else {}

@@ -196,7 +196,11 @@ def _expanded(value: Any, place: str, environ: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_expanded(each, place, environ) for each in value]
     if isinstance(value, str):
-        return _VARIABLE.sub(partial(_value_of, place=place, environ=environ), value)
+        value_of = partial(_value_of, place=place, environ=environ)
+        if place.endswith((".url", ".connection_string")) and not _VARIABLE.fullmatch(value):
+            # A part of a URL, such as the password, may have characters that end this part.
+            return _VARIABLE.sub(lambda match: quote(value_of(match), safe=""), value)
+        return _VARIABLE.sub(value_of, value)
     return value
 
 

@@ -60,11 +60,15 @@ class _Sample(NamedTuple):
 
     at: float
     position: int
-    timeline: str | None
+    timeline: int
 
 
-class _Behind(Exception):
+class _TooFarBehind(Exception):
     """The replica has not yet replayed what a read must see, or its data is too old."""
+
+
+# After these errors of the replica, the primary is asked.
+_PRIMARY_ANSWERS = (_TooFarBehind, Unavailable, NotMigrated)
 
 
 def encode_position(position: int) -> str:
@@ -123,7 +127,7 @@ class Replica(Repository):
         except RingError as exc:
             if self._is_same_cluster is False:
                 raise
-            self._failed(exc)
+            self._pause_after(exc)
 
     async def position(self) -> str:
         """Return a position that includes all commits of the primary until now."""
@@ -142,8 +146,9 @@ class Replica(Repository):
         try:
             async with self.connect(reader) as replica:
                 return await replica.fetch(text, *arguments)
-        except (_Behind, Unavailable, NotMigrated) as exc:
-            self._note(exc)
+        except _PRIMARY_ANSWERS as exc:
+            self._pause_if_unreachable(exc)
+        reader.note_primary()
         return await reader.fetch(text, *arguments)
 
     async def stream(
@@ -164,10 +169,11 @@ class Replica(Repository):
                     has_begun = True
                     yield row
                 return
-        except (_Behind, Unavailable, NotMigrated) as exc:
-            self._note(exc)
+        except _PRIMARY_ANSWERS as exc:
+            self._pause_if_unreachable(exc)
             if has_begun:
                 raise
+        reader.note_primary()
         async with aclosing(stream(reader)) as rows:
             async for row in rows:
                 yield row
@@ -175,23 +181,55 @@ class Replica(Repository):
     @asynccontextmanager
     async def connect(self, reader: Database) -> AsyncIterator[Database]:
         """Yield the replica on one connection, which has replayed what `reader` must see."""
-        if not self._may_be_used():
-            raise _Behind
-        connected = False
-        try:
-            async with self._database.acquire() as connection:
-                connected = True
+        if not self._may_ask_replica():
+            raise _TooFarBehind
+        primary_answers = await self._sample()
+        await self._require_written(reader.position)
+        deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
+        while True:
+            async with self._acquire() as connection:
                 if self._is_same_cluster is None:
                     await self._compare_cluster(connection)
-                lag = await self._wait_until_replayed(connection, reader.position)
-                if reader.read_report:
-                    reader.read_report.lag = lag
-                yield self._database._on(connection)
+                state = await self._query_replica(connection, "position")
+                lag = self._data_age(state)
+                # While the primary does not answer, old data is better than none.
+                is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
+                has_position = reader.position is None or state["position"] >= reader.position
+                if is_recent and has_position:
+                    if reader.read_report:
+                        reader.read_report.lag = lag
+                    yield self._database._on(connection)
+                    return
+            if has_position:
+                # The lag can shrink at once only if a new sample has just been read: after a
+                # pause without reads, the replica has that position a moment later.
+                deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
+            if time.monotonic() > deadline:
+                raise _TooFarBehind
+            # Without a connection, so that reads that wait do not delay others.
+            await asyncio.sleep(POSITION_POLL_SECONDS)
+
+    @asynccontextmanager
+    async def _acquire(self) -> AsyncIterator[Connection]:
+        """Yield a connection of the replica; raise Unavailable if there is none in time."""
+        acquired = False
+        try:
+            async with self._database.acquire() as connection:
+                acquired = True
+                yield connection
         except Overloaded as exc:
-            if connected:
+            if acquired:
                 raise
-            # It is unreachable in a network without an answer, or its connections are occupied.
+            if self._has_no_free_connection():
+                raise _TooFarBehind from exc
+            # It is unreachable in a network without an answer.
             raise Unavailable from exc
+
+    def _has_no_free_connection(self) -> bool:
+        pool = self._database.manager._pool
+        if pool is None:
+            return False
+        return pool.get_size() == pool.get_max_size() and not pool.get_idle_size()
 
     async def aclose(self) -> None:
         """End background work and return all connections to the pool."""
@@ -201,41 +239,31 @@ class Replica(Repository):
             await asyncio.wait([task])
         await self._database.aclose()
 
-    async def _wait_until_replayed(
-        self, connection: Connection, position: int | None
-    ) -> float | None:
-        """Return how old the replica's data is at most, in seconds; None if that is unknown.
+    async def _require_written(self, position: int | None) -> None:
+        """Raise _TooFarBehind if not even the primary has come as far as a position.
 
-        Raise _Behind if that is too old, or if the position does not arrive in time.
+        Nobody need wait for it: a failover has lost it, or the client has made it up.
         """
-        primary_answers = await self._sample()
-        deadline = time.monotonic() + POSITION_TIMEOUT_SECONDS
-        while True:
-            state = await self._ask(connection, "position")
-            lag = self._lag(state)
-            # While the primary does not answer, old data is better than none.
-            is_recent = not primary_answers or (lag is not None and lag <= self._max_lag)
-            has_position = position is None or state["position"] >= position
-            if is_recent and has_position:
-                return lag
-            if has_position:
-                # The lag can shrink at once only if a new sample has just been read: after a
-                # pause without reads, the replica has that position a moment later.
-                deadline = self._samples[-1].at + POSITION_TIMEOUT_SECONDS if self._samples else 0
-            if time.monotonic() > deadline:
-                raise _Behind
-            await asyncio.sleep(POSITION_POLL_SECONDS)
+        if position is None or (self._samples and position <= self._samples[-1].position):
+            return
+        try:
+            written = decode_position(await self.position())
+        except RingError as exc:
+            raise _TooFarBehind from exc
+        if position > written:
+            raise _TooFarBehind
 
-    def _lag(self, state: asyncpg.Record) -> float | None:
+    def _data_age(self, state: asyncpg.Record) -> float | None:
         """Return how old the data is at most, in seconds; None if it is older than all samples.
 
-        Raise _Behind if it is data of another primary, which once was a replica of ours.
+        Raise _TooFarBehind if it is data of another primary, which once was a replica of ours.
         """
         self.is_primary = not state["is_standby"]
+        # It is another primary, or follows one: both have written since then, so their positions
+        # cannot be compared.
+        if not self._samples or state["timeline"] != self._samples[-1].timeline:
+            raise _TooFarBehind
         if self.is_primary:
-            # Both have written since then, so their positions cannot be compared.
-            if not self._samples or state["timeline"] != self._samples[-1].timeline:
-                raise _Behind
             return 0.0
         for sample in reversed(self._samples):
             if sample.position <= state["position"]:
@@ -271,7 +299,7 @@ class Replica(Repository):
         [state] = await self._primary.fetch(self._sql["position"].text)
         return state
 
-    async def _ask(self, connection: Connection, name: str) -> asyncpg.Record:
+    async def _query_replica(self, connection: Connection, name: str) -> asyncpg.Record:
         """Run a statement of this class on the replica, which answers at once or not at all."""
         text = self._sql[name].text
         try:
@@ -286,7 +314,7 @@ class Replica(Repository):
     async def _compare_cluster(self, connection: Connection) -> None:
         try:
             [ours] = await self._primary.fetch(self._sql["cluster"].text)
-            self._is_same_cluster = ours == await self._ask(connection, "cluster")
+            self._is_same_cluster = ours == await self._query_replica(connection, "cluster")
         except NotMigrated:
             # The role may not read the identifier.
             self._is_same_cluster = True
@@ -294,7 +322,7 @@ class Replica(Repository):
             _logger.error(OTHER_CLUSTER)
             raise Unavailable(OTHER_CLUSTER)
 
-    def _may_be_used(self) -> bool:
+    def _may_ask_replica(self) -> bool:
         if not self.is_unreachable:
             return True
         if self._is_same_cluster is False:
@@ -302,25 +330,26 @@ class Replica(Repository):
         # No request waits for a replica that may still be unreachable.
         is_due = time.monotonic() >= self._retry_at
         if is_due and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.create_task(self._try_again())
+            self._probe = asyncio.create_task(self._probe_replica())
         return False
 
-    async def _try_again(self) -> None:
+    async def _probe_replica(self) -> None:
         try:
             async with self._database.acquire() as connection:
-                await self._ask(connection, "position")
+                await self._query_replica(connection, "position")
         except RingError as exc:
-            self._failed(exc)
+            self._pause_after(exc)
         else:
             self._pause = 0.0
             _logger.warning("The read replica can be reached again.")
 
-    def _note(self, exc: Exception) -> None:
-        """Leave an unreachable replica alone for a while."""
+    def _pause_if_unreachable(self, exc: Exception) -> None:
+        """Leave the replica alone for a while if `exc` says that it cannot be reached."""
         if isinstance(exc, Unavailable) and not isinstance(exc.__cause__, _CONFLICTS):
-            self._failed(exc)
+            self._pause_after(exc)
 
-    def _failed(self, exc: Exception) -> None:
+    def _pause_after(self, exc: Exception) -> None:
+        """Leave the replica alone, each time twice as long as after the failure before."""
         if time.monotonic() < self._retry_at:
             # Another read has failed at the same time.
             return

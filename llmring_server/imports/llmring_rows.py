@@ -27,12 +27,14 @@ from llmring_server.core.providers import normal_provider
 from llmring_server.core.strict_json import (
     MAX_DEPTH,
     MAX_SMALL_OBJECT_BYTES,
+    JsonRules,
+    check_json,
     dump_bounded_json,
     encode_json,
     load_json,
     parse_json,
 )
-from llmring_server.errors import RingError
+from llmring_server.errors import InvalidRequest, RingError
 from llmring_server.mcp.capabilities import stored_row
 from llmring_server.mcp.models import (
     NewMcpServer,
@@ -67,6 +69,30 @@ NEGATIVE_TOKENS = "a negative number of tokens: left out"
 NO_CONTENT = "content that is not kept, as LLMRING_CONVERSATION_CONTENT says"
 FEWER_THAN_TOTALS = "totals of less than the messages that are kept: those of the messages count"
 
+ODD_TIME = "a time that is infinite or beyond the calendar: left out"
+ODD_TOTAL = "a total cost that is not a number: that of the messages counts"
+NO_COST = "a cost in their metadata that is no amount of USD: left out"
+NOT_A_HEADER = (
+    "an API key that is not ASCII: stored in the project of this key, which no request in mode open"
+    " can name"
+)
+TOO_EXPENSIVE = "its cost is 10,000,000,000 USD or more"
+OTHER_OWNER = "its API key or project is not that of its server"
+UNREADABLE_JSON = "it has JSON that is nested too deep, or has U+0000 or a number that is too large"
+
+# What the columns here can hold: less than this.
+MAX_COST = Decimal(10) ** 10
+_MAX_STORED_DEPTH = 200
+# What a row that is not as that server wrote it may raise.
+UNCONVERTIBLE = (
+    RingError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
 Row = dict[str, Any]
 
 
@@ -88,6 +114,18 @@ def imported_id(id: UUID, at: datetime) -> UUID:
     return UUID(int=high | 2 << 62 | id.int & _LOW_62_BITS)
 
 
+def reason_of(error: Exception) -> str:
+    """Return why a row was refused, without its values."""
+    if isinstance(error, Refused):
+        return str(error)
+    return f"it cannot be converted ({type(error).__name__})"
+
+
+def is_storable_cost(cost: Decimal) -> bool:
+    """Tell whether a cost of a message can be stored."""
+    return 0 <= cost < MAX_COST
+
+
 @dataclass
 class Conversion:
     """How rows are stored: whose they are, with how much content, and what was changed so far."""
@@ -99,12 +137,17 @@ class Conversion:
     latest: datetime = field(default_factory=lambda: datetime.now(UTC) + MAX_CLOCK_SKEW)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def project_of(self, row: asyncpg.Record) -> ProjectId:
-        """Return the project of a row's owner. Its key is not kept."""
+    def project_of(self, row: asyncpg.Record, rows: int = 1) -> ProjectId:
+        """Return the project of the owner of these rows. Its key is not kept."""
         if row["api_key_id"]:
+            if not row["api_key_id"].isascii():
+                self.notes[NOT_A_HEADER] += rows
             return project_of_key(row["api_key_id"])
         if row["project_id"]:
-            return ProjectId(UUID(int=row["project_id"].int))
+            try:
+                return ProjectId(UUID(row["project_id"]))
+            except ValueError as exc:
+                raise Refused("the id of its project is no UUID") from exc
         if self.without_owner is None:
             raise Refused("it has no owner, and no project is named for such rows")
         return self.without_owner
@@ -113,14 +156,18 @@ class Conversion:
         at = self._time(row["at"])
         id = imported_id(row["id"], at)
         input_tokens, output_tokens = row["input_tokens"], row["output_tokens"]
+        if input_tokens is None or output_tokens is None:
+            raise Refused("a number of tokens is missing")
         cached = row["cached_input_tokens"] or 0
         if input_tokens < 0 or output_tokens < 0 or cached < 0:
             raise Refused("a number of tokens is negative")
         cost: Decimal | None = row["cost"]
-        if cost is None or cost.is_nan():
+        if cost is None or not cost.is_finite():
             raise Refused("its cost is not a number")
         if cost < 0:
             raise Refused("its cost is negative")
+        if cost >= MAX_COST:
+            raise Refused(TOO_EXPENSIVE)
         source = "client"
         if not cost and input_tokens + output_tokens and not self.zero_cost_is_free:
             self.notes[ZERO_COST] += 1
@@ -162,6 +209,7 @@ class Conversion:
             temperature=row["temperature"],
             max_tokens=row["max_tokens"],
         )
+        self._note_odd_time(row)
         created_at = row["created_at"] or row["updated_at"] or EPOCH
         return {
             "project_id": self.project_of(row),
@@ -179,11 +227,15 @@ class Conversion:
         Costs were rounded to eight decimals with each message, and are not rounded here.
         """
         messages = row["kept_messages"]
+        total_cost = row["total_cost"] or Decimal(0)
+        if not total_cost.is_finite():
+            self.notes[ODD_TOTAL] += 1
+            total_cost = Decimal(0)
         totals: Row = {
             "message_count": (row["message_count"] or 0) - messages,
             "total_input_tokens": (row["total_input_tokens"] or 0) - row["kept_input_tokens"],
             "total_output_tokens": (row["total_output_tokens"] or 0) - row["kept_output_tokens"],
-            "total_cost": (row["total_cost"] or Decimal(0)) - row["kept_cost"],
+            "total_cost": total_cost - row["kept_cost"],
         }
         if abs(totals["total_cost"]) <= messages * Decimal("1e-8"):
             totals["total_cost"] = Decimal(0)
@@ -198,6 +250,9 @@ class Conversion:
         is_kept = self.level == "full" or not (content or results)
         if not is_kept:
             self.notes[NO_CONTENT] += 1
+        cost: Decimal | None = row["cost"]
+        if cost is None and row["has_cost"]:
+            self.notes[NO_COST] += 1
         message = Message(
             id=imported_id(row["id"], at),
             conversation_id=row["conversation_id"],
@@ -207,7 +262,7 @@ class Conversion:
             tool_call_id=None,
             input_tokens=self._tokens(row["input_tokens"]),
             output_tokens=self._tokens(row["output_tokens"]),
-            cost=row["cost"],
+            cost=cost if cost is not None and is_storable_cost(cost) else None,
             content=content if is_kept and content is not None else "",
             content_kept=is_kept and (content is not None or row["content_hash"] is None),
             tool_calls=_json(row["tool_calls"]),
@@ -234,6 +289,8 @@ class Conversion:
             tool_config=_object(row["tool_config"]),
             shared=row["api_key_id"] is None and row["project_id"] is None,
         )
+        self._note_odd_time(row)
+        created_at = row["created_at"] or row["updated_at"] or EPOCH
         return {
             "project_id": self.project_of(row),
             "id": row["id"],
@@ -241,8 +298,8 @@ class Conversion:
             **new.model_dump(),
             "is_active": row["is_active"],
             "usage_count": max(row["usage_count"], 0),
-            "created_at": row["created_at"],
-            "updated_at": row["updated_at"],
+            "created_at": created_at,
+            "updated_at": row["updated_at"] or created_at,
             "last_used_at": row["last_used_at"],
         }
 
@@ -260,6 +317,7 @@ class Conversion:
         secret = None
         if new.auth_config is not None:
             secret = self.secret_box.encrypt(project_id, row["id"], new.auth_config).hex()
+        self._note_odd_time(row)
         created_at = row["created_at"] or EPOCH
         return {
             "project_id": project_id,
@@ -302,7 +360,14 @@ class Conversion:
     def _capability(
         self, row: asyncpg.Record, offered: OfferedTool | OfferedResource | OfferedPrompt
     ) -> Row:
-        return stored_row(offered) | {
+        _require_same_owner(row)
+        self._note_odd_time(row)
+        try:
+            stored = stored_row(offered)
+        except InvalidRequest as exc:
+            # Its text contains the name.
+            raise Refused("its definition or its content is too large") from exc
+        return stored | {
             "project_id": self.project_of(row),
             "id": row["id"],
             "server_id": row["server_id"],
@@ -311,6 +376,7 @@ class Conversion:
         }
 
     def execution(self, row: asyncpg.Record) -> Row:
+        _require_same_owner(row)
         at = self._time(row["at"])
         new = _validated(
             NewToolExecution,
@@ -334,6 +400,10 @@ class Conversion:
             "input": orjson.Fragment(encoded_input),
             "output": None if output is None else orjson.Fragment(output),
         }
+
+    def _note_odd_time(self, row: asyncpg.Record) -> None:
+        if row["has_odd_time"]:
+            self.notes[ODD_TIME] += 1
 
     def _require_conversations(self) -> None:
         if self.level == "none":
@@ -368,13 +438,13 @@ class Conversion:
 
     def _metadata(self, text: str | None, max_bytes: int) -> Row:
         try:
-            value = _unwrapped(parse_json(text.encode())) if text else {}
+            value = check_json(_unwrapped(parse_json(text.encode()))) if text else {}
             if value is None:
                 value = {}
             if isinstance(value, dict):
                 dump_bounded_json(value, "metadata", max_bytes)
                 return value
-        except RingError:
+        except (RingError, ValueError, RecursionError):
             pass
         self.notes[NO_METADATA] += 1
         return {}
@@ -394,13 +464,28 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, str):
         try:
             return load_json(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
 
 def _json(text: str | None) -> Any:
-    return None if text is None else _unwrapped(load_json(text))
+    if text is None:
+        return None
+    try:
+        value = _unwrapped(load_json(text))
+        return JsonRules(max_depth=_MAX_STORED_DEPTH).check(value)
+    except (ValueError, ArithmeticError, RecursionError) as exc:
+        raise Refused(UNREADABLE_JSON) from exc
+
+
+def _require_same_owner(row: asyncpg.Record) -> None:
+    """Refuse what has an owner of its own who is not that of the server."""
+    key, project = row["own_key"], row["own_project"]
+    if key is None and project is None:
+        return
+    if key != row["api_key_id"] or (key is None and project != row["project_id"]):
+        raise Refused(OTHER_OWNER)
 
 
 def _object(text: str | None) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import asyncpg
@@ -277,10 +277,10 @@ class Receipts(Repository):
         self, project_id: ProjectId, id: str, page: OffsetPage = _FIRST_CALLS
     ) -> ReceiptCalls:
         """Return a page of the calls of a receipt that are still stored, newest first."""
-        receipt = await self._get(project_id, id)
+        service, receipt = await self._find(project_id, id)
         last_at, last_id = page.after(project_id, receipt.flat_id.encode())
         async with self._database.long_statement(project_id):
-            rows = await self._fetch_all(
+            rows = await service._fetch_all(
                 "list_calls",
                 project_id=project_id,
                 id=receipt.id,
@@ -289,7 +289,7 @@ class Receipts(Repository):
                 limit=page.limit,
                 offset=page.offset,
             )
-            count = await self._fetch_one("count_calls", project_id=project_id, id=receipt.id)
+            count = await service._fetch_one("count_calls", project_id=project_id, id=receipt.id)
         return {"receipt_id": receipt.flat_id, **_page_of_calls(rows, count["total"], page)}
 
     async def uncertified(
@@ -316,8 +316,8 @@ class Receipts(Repository):
 
         The generator holds a transaction: use `contextlib.aclosing` if you may stop before its end.
         """
-        receipt = await self._get(project_id, id)
-        rows = self._stream("export", project_id=project_id, id=receipt.id)
+        service, receipt = await self._find(project_id, id)
+        rows = service._stream("export", project_id=project_id, id=receipt.id)
         async with aclosing(ExportedCall.from_stream(rows, self._read_json)) as calls:
             async for call in calls:
                 yield call
@@ -328,10 +328,10 @@ class Receipts(Repository):
         Raise NotFound if the receipt does not certify the call or the call is no longer stored, and
         InvalidRequest if the receipt is of one call, which it contains.
         """
-        receipt = await self._get(project_id, id)
+        service, receipt = await self._find(project_id, id)
         envelope = receipt.envelope()
         async with self._database.long_statement(project_id):
-            position = await self._fetch_one(
+            position = await service._fetch_one(
                 "leaf_index", "Call", project_id=project_id, id=receipt.id, log_id=log_id
             )
         if envelope is None:
@@ -342,7 +342,8 @@ class Receipts(Repository):
             )
         call = call_from_row(await self._selection.call(project_id, log_id))
         path = InclusionPath(position["index"])
-        async with aclosing(self._stream("leaves", project_id=project_id, id=receipt.id)) as rows:
+        leaves = service._stream("leaves", project_id=project_id, id=receipt.id)
+        async with aclosing(leaves) as rows:
             async for row in rows:
                 path.add(row["leaf"])
         return {
@@ -388,8 +389,19 @@ class Receipts(Repository):
 
     async def _get(self, project_id: ProjectId, id: str) -> StoredReceipt:
         """Return a receipt by the id in its envelope, or by the one beside it."""
+        return (await self._find(project_id, id))[1]
+
+    async def _find(self, project_id: ProjectId, id: str) -> tuple[Self, StoredReceipt]:
+        """Return a receipt, and this service on a database that has the receipt's calls, too.
+
+        A replica may not have a receipt that was issued a moment ago.
+        """
         id = legacy.envelope_id(id) or id
-        return StoredReceipt.from_row(await self._fetch_one("get", project_id=project_id, id=id))
+        service = self
+        if not (rows := await service._fetch_all("get", project_id=project_id, id=id)):
+            service = self._on_primary()
+            rows = [await service._fetch_one("get", project_id=project_id, id=id)]
+        return service, StoredReceipt.from_row(rows[0])
 
 
 def receipt_issued(project_id: ProjectId, receipt: Receipt, calls: int) -> ReceiptIssued:

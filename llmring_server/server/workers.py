@@ -37,15 +37,17 @@ class Workers(Multiprocess):
         super().keep_subprocess_alive()
 
 
-def follow(parent: Connection) -> None:
+def end_with_parent(parent: Connection) -> None:
     """End this process when the other end of a pipe is closed, which its parent holds.
 
     The system closes it however the parent ends, also before this process has begun to wait.
     """
-    threading.Thread(target=_wait_and_end, args=(parent,), name="parent", daemon=True).start()
+    threading.Thread(
+        target=_wait_for_parent_and_end, args=(parent,), name="parent", daemon=True
+    ).start()
 
 
-def _wait_and_end(parent: Connection) -> None:
+def _wait_for_parent_and_end(parent: Connection) -> None:
     with suppress(EOFError, OSError):
         parent.recv_bytes()
     os.kill(os.getpid(), signal.SIGTERM)

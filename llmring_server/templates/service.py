@@ -195,6 +195,8 @@ class Templates(Repository):
             )
         # Every template has a version, so an empty first page means that the template is missing.
         if not rows and not page.offset and not page.cursor:
+            if self._database.replica is not None:
+                return await self._on_primary().versions(project_id, id, page)
             raise NotFound.of(self.row_kind)
         return [TemplateVersion.from_row(row, self._read_json) for row in rows]
 

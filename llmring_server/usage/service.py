@@ -422,10 +422,12 @@ class Usage(Repository):
         try:
             async with self._database.transaction() as transaction:
                 inside = self.with_database(transaction)
-                await inside._fetch_all("short_lock_timeout")
-                if await inside._idempotency_keys.insert(
+                timeout = await inside._fetch_one("shorten_lock_timeout")
+                is_new = await inside._idempotency_keys.insert(
                     record.project_id, idempotency_key, record.id, record.logged_at
-                ):
+                )
+                await inside._fetch_all("restore_lock_timeout", previous=timeout["previous"])
+                if is_new:
                     return (await inside._insert_records([record], keys_inserted=True))[0]
                 return (await inside._first_results([record]))[record.id]
         except RingError as exc:

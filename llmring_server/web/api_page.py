@@ -50,7 +50,7 @@ $groups</body>
 
 
 async def get_api_docs(request: Request) -> Annotated[Response, {HTML: str}]:
-    """Show all endpoints to people, as a page."""
+    """Show all endpoints as an HTML page."""
     # The first request takes a quarter of a second; others need not wait for it.
     page = await asyncio.to_thread(_page, request.app.openapi, request.scope.get("root_path", ""))
     return Response(page, headers=_HEADERS, media_type=HTML)

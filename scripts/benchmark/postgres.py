@@ -101,13 +101,18 @@ def _embedded_cluster() -> Iterator[str]:
         yield server.url()
 
 
+def system_programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL that Debian's packages have installed."""
+    installed = [initdb.parent for initdb in Path("/usr/lib/postgresql").glob("[0-9]*/bin/initdb")]
+    return max(installed, key=lambda path: float(path.parent.name), default=None)
+
+
 @contextmanager
 def _system_cluster() -> Iterator[str]:
     """Run the newest PostgreSQL of the operating system on a new data directory."""
-    installed = [initdb.parent for initdb in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
-    if not installed:
+    programs = system_programs()
+    if programs is None:
         sys.exit(MISSING)
-    programs = max(installed, key=lambda path: float(path.parent.name))
     with _directory() as path:
         user: dict[str, Any] = {}
         if os.geteuid() == 0:

@@ -2,17 +2,39 @@
 --
 -- Across projects: each row brings its own. Rows are sent as bytes of JSON, which the driver copies less
 -- often than text. `insert_...` leaves rows that are stored as they are; `stored_...` returns which of the
--- rows are stored, by their position, with their tokens and cost.
+-- rows are stored, by their position, with their tokens and cost, and whether they were changed since.
 
 -- name: sum_calls
 -- What is stored of a batch of calls. They are of one project and in the order of time, so that the range
 -- contains hardly any others.
 SELECT
     count(*) AS rows, coalesce(sum(input_tokens + output_tokens), 0)::bigint AS tokens,
-    coalesce(sum(cost), 0) AS cost
+    coalesce(sum(cost), 0) AS cost, count(*) FILTER (WHERE cost IS NULL) AS unpriced
 FROM <<tables.usage_logs>>
 WHERE project_id = @project_id AND logged_at BETWEEN @since AND @until
   AND id = ANY (@ids::uuid[]);
+
+-- name: dropped_calls
+-- The calls of a day that were dropped here: what its totals count more than is stored.
+SELECT sums.requests - calls.requests AS rows, sums.tokens - calls.tokens AS tokens
+FROM (
+    SELECT coalesce(sum(requests), 0) AS requests, coalesce(sum(input_tokens + output_tokens), 0) AS tokens
+    FROM (
+        SELECT requests, input_tokens, output_tokens FROM <<tables.usage_rollups>>
+        WHERE project_id = @project_id AND minutes = 1440 AND bucket = @day::timestamptz
+          AND label_kind = 'model'
+        UNION ALL
+        SELECT requests, input_tokens, output_tokens FROM <<tables.usage_recent>>
+        WHERE project_id = @project_id
+          AND bucket >= @day::timestamptz AND bucket < @day::timestamptz + interval '24 hours'
+    ) AS counted
+) AS sums
+CROSS JOIN (
+    SELECT count(*) AS requests, coalesce(sum(input_tokens + output_tokens), 0) AS tokens
+    FROM <<tables.usage_logs>>
+    WHERE project_id = @project_id
+      AND logged_at >= @day::timestamptz AND logged_at < @day::timestamptz + interval '24 hours'
+) AS calls;
 
 -- name: insert_conversations
 WITH inserted AS (
@@ -33,10 +55,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_conversations
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.title, stored.system_prompt, stored.model_alias)
+        IS DISTINCT FROM (
+            imported.title, imported.system_prompt, imported.model_alias
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, title text, system_prompt text, model_alias text
+    )
+) WITH ORDINALITY AS imported (project_id, id, title, system_prompt, model_alias, position)
 JOIN <<tables.conversations>> AS stored USING (project_id, id);
 
 -- name: insert_messages
@@ -91,13 +120,54 @@ SELECT count(*) AS inserted FROM inserted;
 -- name: stored_messages
 SELECT
     position - 1 AS position,
-    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens, cost
+    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens, cost, false AS is_changed
 FROM ROWS FROM (
     json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
         project_id uuid, conversation_id uuid, id uuid
     )
 ) WITH ORDINALITY AS imported (project_id, conversation_id, id, position)
 JOIN <<tables.messages>> AS stored USING (project_id, conversation_id, id);
+
+-- name: raise_totals
+-- Raises the totals of conversations to those of that server. Totals here are never less, unless a message
+-- was deleted there while an import was interrupted. That server rounded each cost to eight decimals: costs
+-- that differ by no more are kept.
+UPDATE <<tables.conversations>> AS conversation SET
+    message_count = greatest(conversation.message_count, imported.message_count),
+    total_input_tokens = greatest(conversation.total_input_tokens, imported.total_input_tokens),
+    total_output_tokens = greatest(conversation.total_output_tokens, imported.total_output_tokens),
+    total_cost = CASE
+        WHEN imported.total_cost - conversation.total_cost > (imported.message_count + 1) * 1e-8
+        THEN imported.total_cost ELSE conversation.total_cost
+    END
+FROM json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS imported (
+    project_id uuid, id uuid, message_count bigint, total_input_tokens numeric,
+    total_output_tokens numeric, total_cost numeric
+)
+WHERE conversation.project_id = imported.project_id AND conversation.id = imported.id
+  AND (
+    imported.message_count > conversation.message_count
+    OR imported.total_input_tokens > conversation.total_input_tokens
+    OR imported.total_output_tokens > conversation.total_output_tokens
+    OR imported.total_cost - conversation.total_cost > (imported.message_count + 1) * 1e-8
+  );
+
+-- name: stored_totals
+-- What is stored of the totals of that server. Messages that were added here are not counted.
+SELECT
+    coalesce(sum(
+        least(stored.total_input_tokens, imported.total_input_tokens)
+        + least(stored.total_output_tokens, imported.total_output_tokens)
+    ), 0)::bigint AS tokens,
+    coalesce(sum(
+        CASE WHEN imported.total_cost - stored.total_cost > (imported.message_count + 1) * 1e-8
+             THEN stored.total_cost ELSE imported.total_cost END
+    ), 0) AS cost
+FROM json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS imported (
+    project_id uuid, id uuid, message_count bigint, total_input_tokens numeric,
+    total_output_tokens numeric, total_cost numeric
+)
+JOIN <<tables.conversations>> AS stored USING (project_id, id);
 
 -- name: insert_templates
 -- Each with its first version: that server kept no others.
@@ -129,10 +199,20 @@ first_version AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_templates
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.description, stored.system_prompt, stored.model, stored.is_active)
+        IS DISTINCT FROM (
+            imported.name, imported.description, imported.system_prompt, imported.model, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, description text, system_prompt text, model text,
+        is_active boolean
+    )
+) WITH ORDINALITY AS imported (
+    project_id, id, name, description, system_prompt, model, is_active, position
+)
 JOIN <<tables.templates>> AS stored USING (project_id, id);
 
 -- name: insert_servers
@@ -155,10 +235,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_servers
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.url, stored.is_active)
+        IS DISTINCT FROM (
+            imported.name, imported.url, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, url text, is_active boolean
+    )
+) WITH ORDINALITY AS imported (project_id, id, name, url, is_active, position)
 JOIN <<mcp.servers>> AS stored USING (project_id, id);
 
 -- name: insert_capabilities
@@ -187,10 +274,17 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_capabilities
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT
+    position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost,
+    (stored.name, stored.description, stored.removed_at IS NULL)
+        IS DISTINCT FROM (
+            imported.name, imported.description, imported.is_active
+        ) AS is_changed
 FROM ROWS FROM (
-    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (project_id uuid, id uuid)
-) WITH ORDINALITY AS imported (project_id, id, position)
+    json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
+        project_id uuid, id uuid, name text, description text, is_active boolean
+    )
+) WITH ORDINALITY AS imported (project_id, id, name, description, is_active, position)
 JOIN <<mcp.capabilities>> AS stored USING (project_id, id);
 
 -- name: insert_executions
@@ -216,7 +310,7 @@ WITH inserted AS (
 SELECT count(*) AS inserted FROM inserted;
 
 -- name: stored_executions
-SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost
+SELECT position - 1 AS position, NULL::bigint AS tokens, NULL::numeric AS cost, false AS is_changed
 FROM ROWS FROM (
     json_to_recordset(convert_from(@rows::bytea, 'UTF8')::json) AS (
         project_id uuid, tool_id uuid, id uuid

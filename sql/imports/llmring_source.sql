@@ -5,12 +5,25 @@
 --
 -- Earlier releases lack columns. `absent` stands in for them: a name in the inner query is the column of
 -- the table if there is one, and else that of `absent`.
+--
+-- An empty API key is none. Costs are numeric, and ids of projects text, whatever type their column has. Times
+-- that Python cannot represent are null.
 
 -- name: tables
--- The columns of its tables.
-SELECT table_schema, table_name, column_name
-FROM information_schema.columns
-WHERE table_schema = ANY (@schemas::text[]);
+-- The columns of its tables, also of those that this role may not read: the views of information_schema
+-- hide them.
+SELECT
+    nspname AS table_schema, relname AS table_name, attname AS column_name,
+    has_schema_privilege(pg_namespace.oid, 'USAGE') AND has_column_privilege(pg_class.oid, attnum, 'SELECT')
+        AS is_readable
+FROM pg_namespace
+JOIN pg_class ON relnamespace = pg_namespace.oid
+JOIN pg_attribute ON attrelid = pg_class.oid
+WHERE nspname = ANY (@schemas::text[]) AND relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND attnum > 0 AND NOT attisdropped;
+
+-- name: has_key
+SELECT EXISTS (SELECT FROM <<source.table>> WHERE api_key_id = @key::text) AS found;
 
 -- name: count_rows
 -- Of tables that are not imported.
@@ -22,23 +35,27 @@ SELECT log.*
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
-        id, api_key_id, project_id, CASE WHEN isfinite(created_at) THEN created_at::timestamptz END AS at,
+        id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id,
+        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at::timestamptz END AS at,
         model, provider, alias, profile, input_tokens, output_tokens,
-        cached_input_tokens, cost, latency_ms, origin, id_at_origin, conversation_id,
-        metadata::text AS metadata
+        cached_input_tokens, cost::numeric AS cost, latency_ms, origin, id_at_origin, conversation_id,
+        -- More than is stored is cut off: it is not read whole, and is no JSON any more.
+        left(metadata::text, 262144) AS metadata
     FROM <<source.usage_logs>>
     WHERE @since::timestamptz IS NULL OR created_at >= @since
 ) AS log
-ORDER BY api_key_id, project_id, at, id;
+ORDER BY log.api_key_id, CASE WHEN log.api_key_id IS NULL THEN log.project_id END, log.at, log.id;
 
 -- name: count_calls
 SELECT
-    count(*) AS rows, coalesce(sum(input_tokens::bigint + output_tokens), 0) AS tokens,
-    coalesce(sum(cost) FILTER (WHERE cost <> 'NaN'), 0) AS cost,
+    count(*) AS rows,
+    coalesce(sum(coalesce(input_tokens, 0)::bigint + coalesce(output_tokens, 0)), 0) AS tokens,
+    coalesce(sum(cost) FILTER (WHERE abs(cost) < 1e100), 0) AS cost,
     count(*) FILTER (WHERE log.api_key_id IS NULL AND log.project_id IS NULL) AS without_owner
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
-    SELECT api_key_id, project_id, input_tokens, output_tokens, cost FROM <<source.usage_logs>>
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id, input_tokens, output_tokens, cost::numeric AS cost
+    FROM <<source.usage_logs>>
     WHERE @since::timestamptz IS NULL OR created_at >= @since
 ) AS log;
 
@@ -48,9 +65,17 @@ SELECT conversation.*, kept.*
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
-        id, api_key_id, project_id, title, system_prompt, model_alias, temperature, max_tokens,
-        message_count, total_input_tokens, total_output_tokens, total_cost,
-        created_at::timestamptz, updated_at::timestamptz, last_message_at::timestamptz
+        id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id, title,
+        system_prompt, model_alias, temperature, max_tokens,
+        message_count, total_input_tokens, total_output_tokens, total_cost::numeric AS total_cost,
+        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at::timestamptz END AS created_at,
+        CASE WHEN updated_at BETWEEN '0001-01-02' AND '9999-12-30' THEN updated_at::timestamptz END AS updated_at,
+        CASE WHEN last_message_at BETWEEN '0001-01-02' AND '9999-12-30' THEN last_message_at::timestamptz END AS last_message_at,
+        NOT (
+            coalesce(created_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+            AND coalesce(updated_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+            AND coalesce(last_message_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+        ) AS has_odd_time
     FROM <<source.conversations>>
     WHERE @since::timestamptz IS NULL OR updated_at >= @since
 ) AS conversation
@@ -58,21 +83,39 @@ CROSS JOIN LATERAL (
     SELECT
         count(*) AS kept_messages, coalesce(sum(input_tokens), 0) AS kept_input_tokens,
         coalesce(sum(output_tokens), 0) AS kept_output_tokens,
-        coalesce(sum(
-            CASE WHEN metadata ->> 'cost' ~ '^[0-9]{1,9}([.][0-9]{1,40})?$'
-                 THEN round((metadata ->> 'cost')::numeric, 10) END
-        ), 0) AS kept_cost
+        coalesce(sum(cost) FILTER (WHERE cost >= 0 AND cost < 1e10), 0) AS kept_cost
     FROM <<source.messages>> AS message
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN metadata ->> 'cost' ~ '^\s*[-+]?(\d{1,100}([.]\d{0,250})?|[.]\d{1,250})([eE][-+]?\d{1,2})?\s*$'
+                    THEN round((metadata ->> 'cost')::numeric, 10) END AS cost
+    ) AS costs
     WHERE message.conversation_id = conversation.id
 ) AS kept;
 
+-- name: conversation_totals
+SELECT conversation.*
+FROM (SELECT NULL::uuid AS project_id) AS absent
+CROSS JOIN LATERAL (
+    SELECT
+        id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id,
+        message_count, total_input_tokens, total_output_tokens, total_cost::numeric AS total_cost
+    FROM <<source.conversations>>
+    WHERE @since::timestamptz IS NULL OR updated_at >= @since
+) AS conversation;
+
 -- name: count_conversations
+-- With the amounts of their totals, where those can be stored.
 SELECT
-    count(*) AS rows, NULL::bigint AS tokens, NULL::numeric AS cost,
+    count(*) AS rows,
+    coalesce(sum(greatest(total_input_tokens, 0)::bigint + greatest(total_output_tokens, 0)), 0) AS tokens,
+    coalesce(sum(total_cost) FILTER (WHERE total_cost > 0 AND total_cost < 1e100), 0) AS cost,
     count(*) FILTER (WHERE conversation.api_key_id IS NULL AND conversation.project_id IS NULL) AS without_owner
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<source.conversations>>
+    SELECT
+        nullif(api_key_id, '') AS api_key_id, project_id, total_input_tokens, total_output_tokens,
+        total_cost::numeric AS total_cost
+    FROM <<source.conversations>>
     WHERE @since::timestamptz IS NULL OR updated_at >= @since
 ) AS conversation;
 
@@ -81,17 +124,18 @@ CROSS JOIN LATERAL (
 SELECT message.*, conversation.api_key_id, conversation.project_id
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
-    SELECT id, api_key_id, project_id FROM <<source.conversations>>
+    SELECT id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<source.conversations>>
     WHERE @since::timestamptz IS NULL OR updated_at >= @since
 ) AS conversation
 JOIN (
     SELECT
-        id, conversation_id, CASE WHEN isfinite("timestamp") THEN "timestamp"::timestamptz END AS at,
+        id, conversation_id, CASE WHEN "timestamp" BETWEEN '0001-01-02' AND '9999-12-30' THEN "timestamp"::timestamptz END AS at,
         role, content, content_hash, input_tokens, output_tokens,
         tool_calls::text AS tool_calls, tool_results::text AS tool_results,
         metadata::text AS metadata,
-        CASE WHEN metadata ->> 'cost' ~ '^[0-9]{1,9}([.][0-9]{1,40})?$'
-             THEN round((metadata ->> 'cost')::numeric, 10) END AS cost
+        CASE WHEN metadata ->> 'cost' ~ '^\s*[-+]?(\d{1,100}([.]\d{0,250})?|[.]\d{1,250})([eE][-+]?\d{1,2})?\s*$'
+             THEN round((metadata ->> 'cost')::numeric, 10) END AS cost,
+        metadata ->> 'cost' IS NOT NULL AS has_cost
     FROM <<source.messages>>
 ) AS message ON message.conversation_id = conversation.id
 ORDER BY message.conversation_id, message.at, message.id;
@@ -101,7 +145,7 @@ SELECT
     count(*) AS rows,
     coalesce(sum(coalesce(input_tokens, 0)::bigint + coalesce(output_tokens, 0)), 0) AS tokens,
     coalesce(sum(
-        CASE WHEN message.metadata ->> 'cost' ~ '^[0-9]{1,9}([.][0-9]{1,40})?$'
+        CASE WHEN message.metadata ->> 'cost' ~ '^\s*[-+]?(\d{1,100}([.]\d{0,250})?|[.]\d{1,250})([eE][-+]?\d{1,2})?\s*$'
              THEN round((message.metadata ->> 'cost')::numeric, 10) END
     ), 0) AS cost,
     0 AS without_owner
@@ -114,9 +158,17 @@ SELECT template.*
 FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
-        id, api_key_id, project_id, name, description, system_prompt, model, temperature, max_tokens,
+        id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id, name,
+        description, system_prompt, model, temperature, max_tokens,
         tool_config::text AS tool_config, created_by, is_active, usage_count,
-        created_at::timestamptz, updated_at::timestamptz, last_used_at::timestamptz
+        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at::timestamptz END AS created_at,
+        CASE WHEN updated_at BETWEEN '0001-01-02' AND '9999-12-30' THEN updated_at::timestamptz END AS updated_at,
+        CASE WHEN last_used_at BETWEEN '0001-01-02' AND '9999-12-30' THEN last_used_at::timestamptz END AS last_used_at,
+        NOT (
+            coalesce(created_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+            AND coalesce(updated_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+            AND coalesce(last_used_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+        ) AS has_odd_time
     FROM <<source.conversation_templates>>
 ) AS template;
 
@@ -126,7 +178,7 @@ SELECT
     count(*) FILTER (WHERE template.api_key_id IS NULL AND template.project_id IS NULL) AS without_owner
 FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
 CROSS JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<source.conversation_templates>>
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<source.conversation_templates>>
 ) AS template;
 
 -- name: servers
@@ -134,9 +186,15 @@ SELECT server.*
 FROM (SELECT NULL::uuid AS project_id) AS absent
 CROSS JOIN LATERAL (
     SELECT
-        id, api_key_id, project_id, name, url, transport_type, auth_config::text AS auth_config,
-        capabilities::text AS capabilities, is_active, created_at::timestamptz,
-        updated_at::timestamptz
+        id, nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id, name, url,
+        transport_type, auth_config::text AS auth_config,
+        capabilities::text AS capabilities, is_active,
+        CASE WHEN created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN created_at::timestamptz END AS created_at,
+        CASE WHEN updated_at BETWEEN '0001-01-02' AND '9999-12-30' THEN updated_at::timestamptz END AS updated_at,
+        NOT (
+            coalesce(created_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+            AND coalesce(updated_at BETWEEN '0001-01-02' AND '9999-12-30', true)
+        ) AS has_odd_time
     FROM <<mcp_source.servers>>
 ) AS server;
 
@@ -145,21 +203,26 @@ SELECT
     count(*) AS rows, NULL::bigint AS tokens, NULL::numeric AS cost,
     count(*) FILTER (WHERE server.api_key_id IS NULL AND server.project_id IS NULL) AS without_owner
 FROM (SELECT NULL::uuid AS project_id) AS absent
-CROSS JOIN LATERAL (SELECT api_key_id, project_id FROM <<mcp_source.servers>>) AS server;
+CROSS JOIN LATERAL (SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<mcp_source.servers>>) AS server;
 
 -- name: count_credentials
 SELECT count(*) AS rows FROM <<mcp_source.servers>> WHERE auth_config IS NOT NULL;
 
 -- name: tools
--- A capability belongs to the owner of its server: a refresh stored it without its own.
+-- A capability belongs to the owner of its server: a refresh stored it without its own. That server did not
+-- check that the owner of a tool is that of its server.
 SELECT
-    tool.id, tool.server_id, server.api_key_id, server.project_id, tool.name, tool.description,
+    tool.id, tool.server_id, tool.own_key, tool.own_project, server.api_key_id, server.project_id, tool.name, tool.description,
     NULL::text AS title, NULL::text AS mime_type, tool.input_schema::text AS definition,
-    tool.is_active, tool.created_at::timestamptz
-FROM (SELECT NULL::uuid AS project_id) AS absent
-CROSS JOIN <<mcp_source.tools>> AS tool
+    tool.is_active, CASE WHEN tool.created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN tool.created_at::timestamptz END AS created_at,
+    NOT coalesce(tool.created_at BETWEEN '0001-01-02' AND '9999-12-30', true) AS has_odd_time
+FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
+CROSS JOIN LATERAL (
+    SELECT *, nullif(api_key_id, '') AS own_key, project_id::text AS own_project
+    FROM <<mcp_source.tools>>
+) AS tool
 LEFT JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<mcp_source.servers>> WHERE id = tool.server_id
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<mcp_source.servers>> WHERE id = tool.server_id
 ) AS server ON true;
 
 -- name: count_tools
@@ -168,13 +231,17 @@ FROM <<mcp_source.tools>>;
 
 -- name: resources
 SELECT
-    resource.id, resource.server_id, server.api_key_id, server.project_id, resource.uri AS name,
+    resource.id, resource.server_id, resource.own_key, resource.own_project, server.api_key_id, server.project_id, resource.uri AS name,
     resource.description, resource.name AS title, resource.mime_type, NULL::text AS definition,
-    resource.is_active, resource.created_at::timestamptz
-FROM (SELECT NULL::uuid AS project_id) AS absent
-CROSS JOIN <<mcp_source.resources>> AS resource
+    resource.is_active, CASE WHEN resource.created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN resource.created_at::timestamptz END AS created_at,
+    NOT coalesce(resource.created_at BETWEEN '0001-01-02' AND '9999-12-30', true) AS has_odd_time
+FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
+CROSS JOIN LATERAL (
+    SELECT *, nullif(api_key_id, '') AS own_key, project_id::text AS own_project
+    FROM <<mcp_source.resources>>
+) AS resource
 LEFT JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<mcp_source.servers>> WHERE id = resource.server_id
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<mcp_source.servers>> WHERE id = resource.server_id
 ) AS server ON true;
 
 -- name: count_resources
@@ -183,13 +250,17 @@ FROM <<mcp_source.resources>>;
 
 -- name: prompts
 SELECT
-    prompt.id, prompt.server_id, server.api_key_id, server.project_id, prompt.name,
+    prompt.id, prompt.server_id, prompt.own_key, prompt.own_project, server.api_key_id, server.project_id, prompt.name,
     prompt.description, NULL::text AS title, NULL::text AS mime_type,
-    prompt.arguments::text AS definition, prompt.is_active, prompt.created_at::timestamptz
-FROM (SELECT NULL::uuid AS project_id) AS absent
-CROSS JOIN <<mcp_source.prompts>> AS prompt
+    prompt.arguments::text AS definition, prompt.is_active, CASE WHEN prompt.created_at BETWEEN '0001-01-02' AND '9999-12-30' THEN prompt.created_at::timestamptz END AS created_at,
+    NOT coalesce(prompt.created_at BETWEEN '0001-01-02' AND '9999-12-30', true) AS has_odd_time
+FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
+CROSS JOIN LATERAL (
+    SELECT *, nullif(api_key_id, '') AS own_key, project_id::text AS own_project
+    FROM <<mcp_source.prompts>>
+) AS prompt
 LEFT JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<mcp_source.servers>> WHERE id = prompt.server_id
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<mcp_source.servers>> WHERE id = prompt.server_id
 ) AS server ON true;
 
 -- name: count_prompts
@@ -199,16 +270,20 @@ FROM <<mcp_source.prompts>>;
 -- name: executions
 SELECT
     execution.id, execution.tool_id, execution.conversation_id,
-    CASE WHEN isfinite(execution.executed_at) THEN execution.executed_at::timestamptz END AS at,
+    CASE WHEN execution.executed_at BETWEEN '0001-01-02' AND '9999-12-30'
+         THEN execution.executed_at::timestamptz END AS at,
     execution.input::text AS input, execution.output::text AS output, execution.error,
-    execution.duration_ms, server.api_key_id, server.project_id
-FROM (SELECT NULL::uuid AS project_id) AS absent
-CROSS JOIN <<mcp_source.tool_executions>> AS execution
+    execution.duration_ms, execution.own_key, execution.own_project, server.api_key_id, server.project_id
+FROM (SELECT NULL::uuid AS project_id, NULL::text AS api_key_id) AS absent
+CROSS JOIN LATERAL (
+    SELECT *, nullif(api_key_id, '') AS own_key, project_id::text AS own_project
+    FROM <<mcp_source.tool_executions>>
+    WHERE @since::timestamptz IS NULL OR executed_at >= @since
+) AS execution
 LEFT JOIN <<mcp_source.tools>> AS tool ON tool.id = execution.tool_id
 LEFT JOIN LATERAL (
-    SELECT api_key_id, project_id FROM <<mcp_source.servers>> WHERE id = tool.server_id
+    SELECT nullif(api_key_id, '') AS api_key_id, project_id::text AS project_id FROM <<mcp_source.servers>> WHERE id = tool.server_id
 ) AS server ON true
-WHERE @since::timestamptz IS NULL OR executed_at >= @since
 ORDER BY execution.tool_id, at, execution.id;
 
 -- name: count_executions

@@ -83,8 +83,13 @@ added_sums AS (
 )
 SELECT id FROM inserted_keys;
 
--- name: short_lock_timeout
-SET LOCAL lock_timeout = '20ms';
+-- name: shorten_lock_timeout
+-- Until the end of the transaction, which may be the caller's. Returns what the timeout was.
+SELECT previous, set_config('lock_timeout', '20ms', true)
+FROM (SELECT current_setting('lock_timeout') AS previous OFFSET 0) AS settings;
+
+-- name: restore_lock_timeout
+SELECT set_config('lock_timeout', @previous::text, true);
 
 -- name: list_calls
 -- Newest first. The columns are the fields of `Call` in their order, which it checks. A page ends with the

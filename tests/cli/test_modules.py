@@ -299,6 +299,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             'host = "h"\nport = 1\ndatabase = "d b"\nuser = "u@x"\npassword = "${SECRET}/"',
             "postgresql://u%40x:s%2F@h:1/d%20b",
         ),
+        ('url = "postgresql://u:${SPECIAL}@h/d"', "postgresql://u:p%40s%2Fw%25@h/d"),
+        ('url = "${URL}"', "postgresql://u:p%40@h/d"),
         ('host = "/run/pg"\ndatabase = "d"', "postgresql:///d?host=%2Frun%2Fpg&port=5432"),
         (
             'url = "postgresql://h/d"\nssl_enabled = true\nssl_ca_file = "ca.pem"',
@@ -310,6 +312,7 @@ def test_an_environment_names_its_database(environment: str, url: str, tmp_path:
     (tmp_path / "sql").mkdir()
     path = tmp_path / "pgdbm.toml"
     path.write_text(f"[environments.x]\n{environment}\n{MODULE}")
-    variables: dict[str, Any] = {"SECRET": "s", "PGDBM_ENV": "x"}
+    variables: dict[str, Any] = {"SECRET": "s", "PGDBM_ENV": "x", "SPECIAL": "p@s/w%"}
+    variables["URL"] = "postgresql://u:p%40@h/d"
     config = read_pgdbm_config(path, None, variables)
     assert config.url == url.format(folder=quote(str(tmp_path), safe=""))

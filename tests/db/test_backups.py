@@ -1,10 +1,6 @@
 """Backups: what docs/operations.md says of them works with the programs of PostgreSQL."""
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -12,10 +8,16 @@ import pytest
 from llmring_server import Ring, Settings
 from llmring_server.core.identity import LIBRARY, project_of_key
 from llmring_server.db.embedded_postgres import find_programs
-from llmring_server.db.postgres_supervisor import USER, chown_to_postgres, spawn
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
-from tests.support.postgres import database, make_cluster, open_folder
+from tests.support.postgres import database, make_cluster
+from tests.support.postgres_node import (
+    PostgresNode,
+    create_owned_folder,
+    nodes_folder,
+    run_as_postgres,
+    running,
+)
 
 
 async def run(program: str, *arguments: str) -> None:
@@ -61,52 +63,31 @@ recovery_target_action = 'promote'
 """
 
 
-@asynccontextmanager
-async def running(data: Path) -> AsyncIterator[str]:
-    """Run PostgreSQL on a data directory, whose folder is also that of its socket."""
-    options = f"-c listen_addresses= -c unix_socket_directories={data.parent}"
-    control = find_programs() / "pg_ctl"
-    arguments = ("-D", data, "-l", data.parent / "log", "-w")
-    assert await asyncio.to_thread(spawn(control, *arguments, "-o", options, "start").wait) == 0
-    try:
-        yield f"postgresql://{USER}@/postgres?host={data.parent}"
-    finally:
-        await asyncio.to_thread(spawn(control, *arguments, "-m", "fast", "stop").wait)
-
-
 @pytest.mark.full
 async def test_a_base_backup_and_the_archive_restore_a_point_in_time() -> None:
-    # PostgreSQL's user cannot enter pytest's folders, and a path of a socket must be short.
-    folder = Path(tempfile.mkdtemp(prefix="llmring-"))
     project_id = project_of_key("project")
-    try:
-        open_folder(folder)
+    with nodes_folder() as folder:
         for name in ("wal", "first", "second"):
-            open_folder(folder / name)
-            chown_to_postgres(folder / name)
-        make_cluster(folder / "first", ARCHIVING.format(folder=folder))
+            create_owned_folder(folder / name)
+        first, second = PostgresNode(folder / "first"), PostgresNode(folder / "second")
+        make_cluster(first.folder, ARCHIVING.format(folder=folder))
+        # Stopping fast archives what has been written.
         async with (
-            running(folder / "first/data") as url,
-            Ring.open(Settings(database_url=url)) as ring,
+            running(first, stop="fast"),
+            Ring.open(Settings(database_url=first.url)) as ring,
         ):
             await ring.usage.log(project_id, NewCall(**CALL | {"alias": "before the backup"}))
-            backup = ("--pgdata", folder / "second/data", "--checkpoint", "fast", "--dbname", url)
-            program = find_programs() / "pg_basebackup"
-            assert await asyncio.to_thread(spawn(program, *backup).wait) == 0
+            backup = ("--pgdata", second.data, "--checkpoint", "fast", "--dbname", first.url)
+            await run_as_postgres("pg_basebackup", *backup)
             await ring.usage.log(project_id, NewCall(**CALL | {"alias": "after the backup"}))
             expected = await ring.usage.stats(project_id)
             await ring.db.execute("SELECT pg_create_restore_point('before the mistake')")
             await ring.projects.erase(project_id, actor=LIBRARY)
             await ring.db.execute("SELECT pg_switch_wal()")
-        with (folder / "second/data/postgresql.conf").open("a") as file:
+        with (second.data / "postgresql.conf").open("a") as file:
             file.write(RESTORING.format(folder=folder))
-        (folder / "second/data/recovery.signal").touch()
-        async with (
-            running(folder / "second/data") as url,
-            Ring.open(Settings(database_url=url)) as ring,
-        ):
+        (second.data / "recovery.signal").touch()
+        async with running(second), Ring.open(Settings(database_url=second.url)) as ring:
             assert await ring.usage.stats(project_id) == expected
             assert len(await ring.usage.logs(project_id)) == 2
             await ring.usage.log(project_id, NewCall(**CALL))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

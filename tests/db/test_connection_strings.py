@@ -210,7 +210,14 @@ FORMS = [
     ("postgresql://db", ("db", None, None)),
 ]  # fmt: skip
 
-HIDDEN = ["canary@h?x/y", "u:12?canary@h/x", "u:12?canary=d@h/x", "u:12/canary@h/x", "h/x#canary"]
+HIDDEN = [
+    "canary@h?x/y",
+    "u:12?canary@h/x",
+    "u:12?canary=d@h/x",
+    "u:12/canary@h/x",
+    "u:1@2/canary@h/x",
+    "h/x#canary",
+]
 
 
 @pytest.fixture

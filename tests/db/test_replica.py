@@ -21,10 +21,13 @@ from llmring_server.db import replica as replica_module
 from llmring_server.db.replica import OTHER_CLUSTER, decode_position, encode_position
 from llmring_server.db.repository import Repository
 from llmring_server.errors import BadRequest, NotFound, Unavailable, UnsafeDatabase
+from llmring_server.receipts.models import ReceiptRequest
 from llmring_server.templates.models import NewTemplate
 from llmring_server.usage.models import NewCall
 from tests.conftest import CALL
-from tests.support.replica import PostgresNode, primary_and_replica
+from tests.support.postgres_node import PostgresNode
+from tests.support.replica import primary_and_replica
+from tests.support.signing import keyring
 
 POSITION, LAG = "X-LLMRing-Position", "X-LLMRing-Replica-Lag"
 WRITING = re.compile(r"\b(INSERT|UPDATE|DELETE|TRUNCATE|LOCK|nextval|FOR (SHARE|NO KEY))\b")
@@ -155,6 +158,43 @@ def build_on(ring: Ring, nodes: Nodes) -> Starlette:
     replica = ring._database.replica
     assert replica
     return build(ring.db, nodes.settings(), read_db=replica._database.manager)
+
+
+async def test_what_is_not_yet_replayed_is_complete(nodes: Nodes, project_id: ProjectId) -> None:
+    async with Ring.open(nodes.settings(), keyring()) as ring:
+        for _ in range(2):
+            await log(ring, project_id)
+        await count(ring.reading(await ring.position()), project_id)
+        logged = await ring.usage.logs(project_id)
+        async with nodes.paused():
+            request = ReceiptRequest(log_ids=[call.id for call in logged])
+            issued = await ring.receipts.generate(project_id, request)
+            id = issued["receipt"]["receipt_id"]
+            reading = ring.reading()
+            assert (await reading.receipts.calls(project_id, id))["total"] == 2
+            exported = [each async for each in reading.receipts.export(project_id, id)]
+            assert len(exported) == 2
+            proof = await reading.receipts.proof(project_id, id, logged[0].id)
+            assert proof["call"]
+            template = await ring.templates.create(
+                project_id,
+                NewTemplate(name="new", system_prompt="x", created_by="test"),
+                actor=LIBRARY,
+            )
+            assert len(await reading.templates.versions(project_id, template.id)) == 1
+
+
+async def test_each_warning_is_logged_once(
+    replicated: Ring, nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = build_on(replicated, nodes)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test"
+    ) as client:
+        for _ in range(3):
+            warnings = (await client.get("/health/ready")).json()["warnings"]
+            assert "fsync_off" in {warning["code"] for warning in warnings}
+    assert len([text for text in caplog.messages if "fsync is off" in text]) == 1
 
 
 async def test_without_a_replica_no_response_has_a_position(client: httpx.AsyncClient) -> None:

@@ -16,7 +16,8 @@ from llmring_server.db import replica as replica_module
 from llmring_server.db.database import Database
 from llmring_server.db.repository import _stream_on
 from tests.db.test_replica import Nodes, count, log
-from tests.support.replica import PostgresNode, primary_and_replica
+from tests.support.postgres_node import PostgresNode
+from tests.support.replica import primary_and_replica
 
 pytestmark = pytest.mark.full
 

@@ -18,7 +18,8 @@ from llmring_server.server.in_process import listen
 from tests.faults.test_kills import LONGEST, children, postmaster, run_server
 from tests.support.crash_writers import CrashReport, check
 from tests.support.paced_writers import PacedWriters
-from tests.support.replica import PostgresNode, primary_and_replica
+from tests.support.postgres_node import PostgresNode
+from tests.support.replica import primary_and_replica
 
 pytestmark = [pytest.mark.full, pytest.mark.xdist_group("processes")]
 

@@ -3,14 +3,19 @@
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from llmring_server.core.identity import project_of_key
-from scripts.benchmark.postgres import execute, fetch, running_cluster, temporary_database
+from scripts.benchmark.postgres import (
+    execute,
+    fetch,
+    running_cluster,
+    system_programs,
+    temporary_database,
+)
 from scripts.benchmark.servers import ServerUnderTest, peer
 from tests.cli.test_db import ENVIRONMENT, PROGRAM
 from tests.faults.test_kills import seeded_random
@@ -42,7 +47,7 @@ SUMS = {
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A PostgreSQL with pgcrypto, which 0.1.3 needs: that of the operating system."""
-    if not [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]:
+    if system_programs() is None:
         pytest.fail("there is no PostgreSQL with pgcrypto: apt-get install postgresql")
     with running_cluster(None, with_extensions=True) as url:
         yield url

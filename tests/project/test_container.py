@@ -26,7 +26,7 @@ from llmring_server.core.variables import PREFIX
 from llmring_server.routes import META
 from llmring_server.server.in_process import listen, uvicorn_options
 from llmring_server.settings import Settings
-from scripts.benchmark.postgres import running_cluster
+from scripts.benchmark.postgres import running_cluster, system_programs
 from tests.conftest import CALL
 from tests.support.containerfile import Stage, stages
 
@@ -160,7 +160,7 @@ def image() -> Iterator[Path]:
 @pytest.fixture
 def own_database() -> Iterator[str]:
     """A database that every user can reach: that of the operating system's PostgreSQL, by TCP."""
-    if not [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]:
+    if system_programs() is None:
         pytest.fail("there is no PostgreSQL of the operating system: apt-get install postgresql")
     with running_cluster(None, with_extensions=True) as cluster:
         yield f"{cluster}_of_image"

@@ -56,7 +56,7 @@ SCRIPTS = {
     (EMBEDDING, "In your own transaction"): ["0"],
     (EMBEDDING, "Receive events"): ["call.logged 0.00036"],
     (EMBEDDING, "Serve from a running program"): ["ready"],
-    (EMBEDDING, "In a thread"): ["ready", "0.00036"],
+    (EMBEDDING, "In a thread"): ["ready", "0.00036", "call.logged"],
     (EMBEDDING, "Reload settings"): ["('rate_limit',)"],
 }
 # tests/embedding/test_testing_plugin.py runs these.

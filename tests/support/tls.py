@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llmring_server.db.postgres_supervisor import chown_to_postgres, spawn
+from scripts.benchmark.postgres import system_programs
 from tests.support.pooler import FOLDER
 from tests.support.postgres import open_folder
 
@@ -84,10 +85,7 @@ class TlsServer(NamedTuple):
 
 
 def _programs() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("[0-9]*/bin/initdb"))
-    if not found:
-        pytest.fail(MISSING)
-    return found[-1].parent
+    return system_programs() or pytest.fail(MISSING)
 
 
 def _run(*command: str | Path) -> None:

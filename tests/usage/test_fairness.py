@@ -219,6 +219,20 @@ async def test_a_call_that_the_database_refuses_does_not_end_the_callers_transac
     assert len(await refusing.usage.logs(project_id)) == 3
 
 
+async def test_a_held_key_leaves_the_settings_of_the_callers_transaction(
+    ring: Ring, owner: AsyncDatabaseManager, project_id: ProjectId
+) -> None:
+    async with owner.transaction() as holding, ring.db.transaction() as transaction:
+        await ring.within(holding).usage.log(project_id, call(), "held")
+        before = await transaction.fetch_value("SHOW lock_timeout")
+        inside = ring.within(transaction)
+        held, free = await inside.usage.log_each(
+            project_id, [call(idempotency_key="held"), call(idempotency_key="free")]
+        )
+        assert (isinstance(held, RingError), isinstance(free, LogResult)) == (True, True)
+        assert await transaction.fetch_value("SHOW lock_timeout") == before
+
+
 async def test_each_call_has_its_own_outcome(ring: Ring, project_id: ProjectId) -> None:
     await ring.usage.log(project_id, call(), "used")
     calls: list[NewCall | RingError] = [
