@@ -289,7 +289,7 @@ def parse(url: str) -> ConnectionString:
     try:
         parts = urlsplit(url.strip().removeprefix("jdbc:"))
         # The last @: hosts have none, and a password may have one that was not encoded.
-        credentials, at, hosts = parts.netloc.rpartition("@")
+        credentials, _, hosts = parts.netloc.rpartition("@")
         for host in hosts.split(","):
             _ = urlsplit(f"//{host}").port
     except ValueError:
@@ -297,8 +297,8 @@ def parse(url: str) -> ConnectionString:
     scheme = parts.scheme.partition("+")[0]
     if scheme not in SCHEMES and parts.netloc:
         raise ValueError(f"not a PostgreSQL URL: {FORM}")
-    # After a #, or a ? in a password, a part of the password could be taken for something else.
-    if scheme not in SCHEMES or parts.fragment or (not at and "@" in parts.path):
+    # After a #, ? or / in a password, a part of it could be taken for something else, and shown.
+    if scheme not in SCHEMES or parts.fragment or "@" in parts.path:
         raise ValueError(FORM)
     return ConnectionString(
         scheme if scheme == "postgres" else "postgresql",
