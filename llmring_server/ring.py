@@ -202,7 +202,14 @@ class Ring:
         if the position is not one of `Ring.position`, or of the header X-LLMRing-Position.
         """
         lsn = None if position is None else decode_position(position)
-        return self._with_database(self._database.reading(lsn))
+        database = self._database.reading(lsn)
+        other = copy(self)
+        other._database = database
+        for name, value in vars(self).items():
+            # The others stay as they are: a copy would forget what it learns, such as prices.
+            if isinstance(value, Mcp) or (isinstance(value, Repository) and value.replica_reads):
+                setattr(other, name, value.with_database(database))
+        return other
 
     @property
     def replica_lag(self) -> float | None:

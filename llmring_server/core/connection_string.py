@@ -297,7 +297,7 @@ def parse(url: str) -> ConnectionString:
     scheme = parts.scheme.partition("+")[0]
     if scheme not in SCHEMES and parts.netloc:
         raise ValueError(f"not a PostgreSQL URL: {FORM}")
-    # After a #, a ? or a / in a password, a part of it could be taken for something else.
+    # After a #, ? or / in a password, a part of it could be taken for something else, and shown.
     if scheme not in SCHEMES or parts.fragment or "@" in parts.path:
         raise ValueError(FORM)
     return ConnectionString(

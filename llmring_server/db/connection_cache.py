@@ -80,7 +80,7 @@ class ConnectionCache:
         self._idle: list[CachedConnection] = []
         self._acquisitions = 0
         self._release_task: asyncio.Task[None] | None = None
-        # Of the pool, which a manager may have only later.
+        # Of the pool, which a manager may have only later, and replaces when it connects again.
         self._monitor: PoolMonitor | None = None
 
     async def acquire(self) -> CachedConnection:
@@ -150,9 +150,12 @@ class ConnectionCache:
         self._look_if_busy()
 
     def monitor(self) -> PoolMonitor | None:
-        """Return the monitor of the pool; None if the manager has no pool yet."""
-        if self._monitor is None and self._manager._pool is not None:
-            self._monitor = monitor_of(self._manager._pool)
+        """Return the monitor of the pool; None if the manager has none now."""
+        pool = self._manager._pool
+        if pool is None:
+            self._monitor = None
+        elif self._monitor is None or not self._monitor.is_of(pool):
+            self._monitor = monitor_of(pool)
         return self._monitor
 
     def pool_stats(self) -> PoolStats | None:

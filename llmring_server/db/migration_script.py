@@ -14,12 +14,13 @@ _HEADER = """\
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL search_path = pg_catalog;
 SET LOCAL timezone = 'UTC';
+SET LOCAL standard_conforming_strings = on;
 SET LOCAL lock_timeout = 0;
 SET LOCAL statement_timeout = 0;
 """
 
 # As the server does: it waits for other processes that migrate, but not for a table.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtext('{name}'));\n"
+_LOCK = "DO $block$ BEGIN PERFORM pg_advisory_xact_lock(hashtext('{name}')); END $block$;\n"
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '10s';\n"
 
 # pgdbm's list of the migrations that were applied.

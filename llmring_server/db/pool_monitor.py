@@ -34,6 +34,9 @@ class PoolMonitor:
         self._has_warned = False
         self._looked_at = 0.0
 
+    def is_of(self, pool: Any) -> bool:
+        return self._pool is pool
+
     def begin_waiting(self, kept: int) -> object:
         """Note that a request waits for a connection; return what `end_waiting` takes."""
         ticket, now = object(), time.monotonic()

@@ -20,7 +20,7 @@ import asyncpg
 from pgdbm import AsyncDatabaseManager
 
 from llmring_server.core.identity import ProjectId
-from llmring_server.db.connection_cache import Connection
+from llmring_server.db.connection_cache import Connection, OwnedPool
 from llmring_server.db.database import Database
 from llmring_server.db.errors import translated
 from llmring_server.db.repository import Repository
@@ -107,6 +107,9 @@ class Replica(Repository):
         self._position_queries = 0
         self._last_position = (0, 0)
         self._position_lock = asyncio.Lock()
+        # Through a pooler, two transactions may run on two hosts. A parent's pool may lead to one.
+        read_settings = settings.model_copy(update={"database_url": settings.database_read_url})
+        self._may_change_hosts = read_settings.has_pooler or not isinstance(manager, OwnedPool)
         # While the replica is unreachable: when it is tried again, after which pause.
         self._retry_at = 0.0
         self._pause = 0.0
@@ -211,9 +214,17 @@ class Replica(Repository):
 
     @asynccontextmanager
     async def _acquire(self) -> AsyncIterator[Connection]:
-        """Yield a connection of the replica; raise Unavailable if there is none in time."""
+        """Yield a connection of the replica, which stays on one host.
+
+        Raise Unavailable if there is none in time.
+        """
         acquired = False
         try:
+            if self._may_change_hosts:
+                async with self._database.transaction() as inside, inside.acquire() as connection:
+                    acquired = True
+                    yield connection
+                return
             async with self._database.acquire() as connection:
                 acquired = True
                 yield connection
@@ -244,7 +255,8 @@ class Replica(Repository):
 
         Nobody need wait for it: a failover has lost it, or the client has made it up.
         """
-        if position is None or (self._samples and position <= self._samples[-1].position):
+        known = max(self._last_position[1], self._samples[-1].position if self._samples else 0)
+        if position is None or position <= known:
             return
         try:
             written = decode_position(await self.position())

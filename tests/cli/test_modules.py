@@ -286,6 +286,17 @@ def test_an_invalid_file_is_refused_with_its_error(message: str, tmp_path: Path)
     assert refused.stdout == ""
 
 
+@pytest.mark.parametrize("password", ["pa/55word", "p@ss/w:55word%", "1/55word", "h?55word"])
+def test_no_part_of_a_password_from_a_variable_is_shown(password: str, tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    path = tmp_path / "pgdbm.toml"
+    path.write_text(f"{MODULE}{DEV}url = 'postgresql://app:${{PW}}@/d1?host={tmp_path}'")
+    refused = run("db", "status", "--config", path, PW=password)
+    assert refused.returncode == 1
+    assert "55word" not in refused.stdout + refused.stderr
+    assert "environments.dev: " in refused.stderr
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     refused = run("db", "status", "--config", tmp_path / "none.toml")
     assert (refused.returncode, refused.stdout) == (1, "")

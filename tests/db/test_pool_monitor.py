@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from pgdbm import AsyncDatabaseManager
+from pgdbm import AsyncDatabaseManager, DatabaseConfig
 
 from llmring_server import Ring, Settings
 from llmring_server.db import pool_monitor
@@ -143,3 +143,22 @@ async def test_a_busy_pool_with_room_is_not_warned_of(
 async def test_managers_of_one_pool_share_its_monitor(db: AsyncDatabaseManager) -> None:
     other = AsyncDatabaseManager(pool=db._pool, schema="other")
     assert pool_monitor.monitor_of(db._pool) is pool_monitor.monitor_of(other._pool)
+
+
+async def test_a_manager_that_connects_again_is_still_watched(url: str, settings: Settings) -> None:
+    config = DatabaseConfig(
+        connection_string=url, schema=SCHEMA, min_connections=1, max_connections=3
+    )
+    manager = AsyncDatabaseManager(config)
+    ring = Ring(manager, settings)
+    for _ in range(2):
+        await manager.connect()
+        await ring.ping()
+        async with AsyncExitStack() as stack:
+            await occupy(ring._database, 2, stack)
+            pool = ring._database.pool_stats()
+            assert pool
+            assert pool["in_use"] == 2
+        await manager.disconnect()
+        assert ring._database.pool_stats() is None
+    await ring.aclose()

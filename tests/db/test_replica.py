@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -184,6 +184,62 @@ async def test_what_is_not_yet_replayed_is_complete(nodes: Nodes, project_id: Pr
             assert len(await reading.templates.versions(project_id, template.id)) == 1
 
 
+async def test_a_position_that_the_primary_does_not_have_is_not_waited_for(
+    replicated: Ring, nodes: Nodes, project_id: ProjectId
+) -> None:
+    """Nor do many such reads keep others from the replica."""
+    replica = replicated._database.replica
+    assert replica
+    await log(replicated, project_id)
+    await count(replicated.reading(await replicated.position()), project_id)
+    async with nodes.paused():
+        readings = [replicated.reading(encode_position(2**62)) for _ in range(40)]
+        assert await asyncio.gather(*(count(each, project_id) for each in readings)) == [1] * 40
+        assert {each.replica_lag for each in readings} == {None}
+        assert not replica.is_unreachable
+        other = replicated.reading()
+        assert await count(other, project_id) == 1
+        assert other.replica_lag is not None
+
+
+async def test_an_occupied_replica_is_not_called_unreachable(
+    nodes: Nodes, project_id: ProjectId
+) -> None:
+    async with Ring.open(nodes.settings(acquire_timeout=0.1)) as ring:
+        await log(ring, project_id)
+        await count(ring.reading(await ring.position()), project_id)
+        replica = ring._database.replica
+        assert replica
+        async with AsyncExitStack() as stack:
+            for _ in range(replica._database.max_connections):
+                await stack.enter_async_context(replica._database.acquire())
+            assert await count(ring.reading(), project_id) == 1
+        codes = [warning["code"] for warning in await ring.database_warnings()]
+        assert "replica_unreachable" not in codes
+
+
+@pytest.mark.parametrize("pooler", [False, True])
+async def test_a_read_and_its_check_are_one_transaction_where_hosts_may_change(
+    nodes: Nodes, project_id: ProjectId, *, pooler: bool
+) -> None:
+    read_url = nodes.replica.url + "&pgbouncer=true" * pooler
+    async with Ring.open(nodes.settings(database_read_url=read_url)) as ring:
+        await log(ring, project_id)
+        replica, reader = ring._database.replica, ring.reading(await ring.position())._database
+        assert replica
+        async with replica.connect(reader) as database:
+            assert database.connection
+            assert database.connection.is_in_transaction() is pooler
+        assert reader.read_report
+        assert reader.read_report.lag is not None
+
+
+def test_reading_shares_what_has_a_state(replicated: Ring) -> None:
+    reading = replicated.reading()
+    for name in ("_safety", "pricing", "registry", "rollups", "events"):
+        assert getattr(reading, name) is getattr(replicated, name)
+
+
 async def test_each_warning_is_logged_once(
     replicated: Ring, nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -224,7 +280,7 @@ async def test_a_query_in_conflict_with_replaying_is_run_on_the_primary(
     running = asyncio.create_task(replica.fetch(reading, text))
     await asyncio.sleep(0.3)
     await nodes.primary.query("DO 'BEGIN LOCK TABLE llmring.templates; END'")
-    [row] = await running
+    row, *_ = await running
     assert row["pg_is_in_recovery"] is False
     assert not replica.is_unreachable
 
