@@ -185,8 +185,7 @@ class Ring:
         other._database = database
         other.has_replica = database.replica is not None
         for name, value in vars(self).items():
-            # The check of the database is that of all copies: it remembers what it has logged.
-            if isinstance(value, Repository | Mcp) and value is not self._safety:
+            if isinstance(value, Repository | Mcp):
                 setattr(other, name, value.with_database(database))
         return other
 

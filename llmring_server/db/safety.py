@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import asyncpg
@@ -58,6 +59,15 @@ _DETAILS: dict[DatabaseWarningCode, str] = {
 _HARMLESS: set[DatabaseWarningCode] = {"replica_unreachable", "replica_is_primary"}
 
 
+@dataclass
+class _Result:
+    """The last result of the check, and what is logged of it."""
+
+    warnings: list[DatabaseWarning]
+    expires: float
+    logged: set[DatabaseWarningCode]
+
+
 class DatabaseSafety(Repository):
     """The check of one database. Its result is kept for a moment."""
 
@@ -66,16 +76,15 @@ class DatabaseSafety(Repository):
     def __init__(self, database: Database, settings: Settings) -> None:
         super().__init__(database)
         self._refuses = settings.unsafe_database == "refuse"
-        self._warnings: list[DatabaseWarning] = []
-        self._expires = 0.0
-        self._logged: set[DatabaseWarningCode] = set()
+        # Shared by all copies, such as those of single requests.
+        self._result = _Result([], 0.0, set())
 
     async def warnings(self) -> list[DatabaseWarning]:
         """Return what is unsafe; an earlier result, if it is recent."""
-        if time.monotonic() >= self._expires:
-            self._warnings = await self._inspect()
-            self._expires = time.monotonic() + CACHE_SECONDS
-        return self._warnings
+        if time.monotonic() >= self._result.expires:
+            self._result.warnings = await self._inspect()
+            self._result.expires = time.monotonic() + CACHE_SECONDS
+        return self._result.warnings
 
     async def require(self) -> None:
         """Raise UnsafeDatabase with the reasons, if the settings refuse an unsafe database."""
@@ -88,9 +97,9 @@ class DatabaseSafety(Repository):
         """Log what is unsafe, each warning once until it ends."""
         warnings = await self.warnings()
         for warning in warnings:
-            if warning["code"] not in self._logged:
+            if warning["code"] not in self._result.logged:
                 _logger.warning("Unsafe database: %s", warning["detail"])
-        self._logged = {warning["code"] for warning in warnings}
+        self._result.logged = {warning["code"] for warning in warnings}
 
     async def _inspect(self) -> list[DatabaseWarning]:
         text, _ = self._prepare("database_state", {})
